@@ -1,0 +1,39 @@
+"""The one way to be evaluated: `Evaluate: (program, seed, budget) -> Outcome`.
+
+Implementations: `slot.Slot` (a GPU or CPU slot; sandboxed training, trusted judge) and `instant.Instant` (the deterministic lab:
+a program's score is a known function of its tree). One suite, tests/test_evaluate.py, holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from evaluator.outcome import CurvePoint, Outcome
+
+Watch = Callable[[CurvePoint], str | None]
+"""Sees each point of the running curve; returns None to go on or a one-line note to stop the run."""
+
+
+class Evaluate(Protocol):
+    """Evaluates one program at a time and can be used again. Not thread-safe."""
+
+    measurement_key: str  # of every score it gives
+
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+        """Trains and scores `program`, never raises for what the program does.
+
+        Returns:
+            Scored, Stopped, Failed or Interrupted.
+        Raises:
+            HarnessError: the harness itself is broken (no disk, no judge); not the program's fault.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends all helper processes. Idempotent."""
+        ...
+
+
+class HarnessError(RuntimeError):
+    """The evaluation could not be made for a reason that is not the program's: stop and tell the user."""

@@ -1,0 +1,139 @@
+"""What an evaluation can come to: one of six frozen values, never an exception, and never a number for a failure.
+
+An outcome crosses processes, machines and restarts, so it holds plain data only and survives `to_dict` / `from_dict` unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Phase(StrEnum):
+    """Where in its life a program was when something happened to it."""
+
+    START = "start"  # the process, before the program's first line
+    IMPORT = "import"
+    SETUP = "setup"  # building the model and warming up on random tokens
+    TRAIN = "train"
+    SAVE = "save"
+    SCORE = "score"
+
+
+class Reason(StrEnum):
+    """Why a program has no score. Each says what to do next."""
+
+    SYNTAX = "syntax"  # does not parse: have it rewritten
+    CONTRACT = "contract"  # lacks build_model() or main(), or misuses what prepare offers: have it rewritten
+    CRASH = "crash"  # raised or died: show the writer the last frames
+    OUT_OF_MEMORY = "out_of_memory"  # halve the device batch at constant total batch
+    SETUP_TIMEOUT = "setup_timeout"  # too slow before the first batch: compile or build less
+    OVERRAN = "overran"  # weights arrived too late: it ignored the end of its batches
+    NO_MODEL = "no_model"  # ended without saving: have it rewritten
+    NOT_FINITE = "not_finite"  # weights or logits hold NaN or infinity: lower a rate
+    BAD_LOGITS = "bad_logits"  # wrong shape or type of logits
+    NOT_CAUSAL = "not_causal"  # a prediction changed with its future, its neighbours or the order of rows
+    TAMPERED = "tampered"  # a file of the lab was changed while the program ran
+    TOO_BIG = "too_big"  # weights or files over the limit
+    SCORE_TIMEOUT = "score_timeout"  # too slow to be scored
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of a learning curve, as the parent saw it arrive."""
+
+    seconds: float  # since the first real batch, on the parent's clock
+    step: int
+    tokens: int
+    loss: float | None  # nats per token as the program reports it; informational, never ranked
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The program trained within its budget and was scored by the judge."""
+
+    val_bpb: float  # validation bits per byte
+    training_seconds: float  # first real batch to last byte of the weights, on the parent's clock
+    total_seconds: float  # the whole evaluation
+    steps: int
+    tokens: int  # handed out by prepare, as it reports them
+    parameters: int
+    peak_memory_gib: float
+    measurement_key: str  # scores with different keys are never compared
+    sandbox: str  # level the score was taken at: "namespaces" or "process"
+    self_reported: bool = False  # compat mode only: the number is the program's own word
+    curve: tuple[CurvePoint, ...] = ()
+    log: str = ""  # last part of what the program printed, control characters removed
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Ended early on purpose by whoever watched its curve."""
+
+    note: str
+    training_seconds: float
+    curve: tuple[CurvePoint, ...] = ()
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The program is at fault. `message` is one line; `trace` the last frames, both safe to print."""
+
+    reason: Reason
+    phase: Phase
+    message: str
+    trace: str = ""
+    total_seconds: float = 0.0
+    curve: tuple[CurvePoint, ...] = ()
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """The same canonical tree as a genome that is known already: not evaluated."""
+
+    of: int  # index of the candidate that has the same genome
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """No program came of the proposal: no mutation applied, the merge gave a parent, the writer failed."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The harness, not the program, ended it (worker lost, machine gone): run it again under its index."""
+
+    why: str
+
+
+Outcome = Scored | Stopped | Failed | Duplicate | Unwritten | Interrupted
+
+_KINDS: dict[str, type] = {c.__name__: c for c in (Scored, Stopped, Failed, Duplicate, Unwritten, Interrupted)}
+
+
+def to_dict(outcome: Outcome) -> dict[str, Any]:
+    """JSON-ready form: the fields, and the class name under `outcome`."""
+    return {"outcome": type(outcome).__name__, **dataclasses.asdict(outcome)}
+
+
+def from_dict(data: dict[str, Any]) -> Outcome:
+    """Inverse of `to_dict`.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    fields = dict(data)
+    name = fields.pop("outcome", None)
+    if name not in _KINDS:
+        raise ValueError(f"unknown outcome {name!r}; known: {', '.join(_KINDS)}")
+    if "curve" in fields:
+        fields["curve"] = tuple(CurvePoint(**point) for point in fields["curve"])
+    if name == "Failed":
+        fields["reason"], fields["phase"] = Reason(fields["reason"]), Phase(fields["phase"])
+    return _KINDS[name](**fields)  # type: ignore[no-any-return]
