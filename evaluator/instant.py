@@ -1,0 +1,134 @@
+"""The instant deterministic lab: a program's score is a known function of its syntax tree. No training, no processes, no files.
+
+It is the third implementation of `Evaluate`, an honest landscape for tests, demonstrations and faults: search, store, executors and
+writers run on it for thousands of evaluations in seconds. It says nothing about training.
+
+The landscape: each statement, with its numbers blanked, is worth a fixed amount drawn from its hash; each number in it adds a smooth
+basin over the logarithm of its value, whose optimum is drawn from the same hash. So numbers have optima, structure matters, and the
+two interact: a changed statement moves the optima of its own numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evaluator.evaluate import Watch
+from evaluator.outcome import CurvePoint, Failed, Outcome, Phase, Reason, Scored, Stopped
+
+_BASE_BPB = 1.0
+_STATEMENT_SD = 0.002  # worth of one statement
+_NUMBER_DEPTH = 0.006  # worst minus best value of one number
+_PERIOD_OCTAVES = 6.0  # every number is within three octaves of an optimum
+_CURVE_POINTS = 4
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """One instant lab; labs with different salts have different optima."""
+
+    salt: int = 0
+    noise_sd: float = 0.0  # standard deviation of one score, drawn from (salt, tree, seed)
+    failure_share: float = 0.0  # share of trees, chosen by hash, that crash
+    seconds: float = 0.0  # wall-clock time that one evaluation takes
+
+
+class Instant:
+    """`Evaluate` over a `Landscape`."""
+
+    def __init__(self, landscape: Landscape | None = None) -> None:
+        self.landscape = landscape or Landscape()
+        lab = self.landscape
+        self.measurement_key = f"instant/salt={lab.salt}/noise={lab.noise_sd:g}/failures={lab.failure_share:g}"
+
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+        started = time.monotonic()
+        try:
+            tree = ast.parse(program)
+        except (SyntaxError, ValueError) as error:
+            return Failed(Reason.SYNTAX, Phase.IMPORT, str(error))
+        missing = {"build_model", "main"} - {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if missing:
+            return Failed(Reason.CONTRACT, Phase.IMPORT, f"defines no {' and no '.join(sorted(missing))}()")
+        digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        curve = []
+        for k in range(1, _CURVE_POINTS + 1):
+            time.sleep(self.landscape.seconds / _CURVE_POINTS)
+            curve.append(CurvePoint(budget_seconds * k / _CURVE_POINTS, 10 * k, 1000 * k, 8.0 / (1 + k)))
+            note = watch(curve[-1]) if watch else None
+            if note is not None:
+                return Stopped(note, curve[-1].seconds, tuple(curve))
+        if _uniform(f"{self.landscape.salt}/fails/{digest}") < self.landscape.failure_share:
+            return Failed(Reason.CRASH, Phase.TRAIN, "RuntimeError: this tree crashes in the instant lab", curve=tuple(curve))
+        noise = random.Random(f"{self.landscape.salt}/{digest}/{seed}").gauss(0.0, 1.0) * self.landscape.noise_sd
+        return Scored(
+            val_bpb=true_bpb(tree, self.landscape.salt) + noise,
+            training_seconds=budget_seconds,
+            total_seconds=time.monotonic() - started,
+            steps=10 * _CURVE_POINTS,
+            tokens=1000 * _CURVE_POINTS,
+            parameters=len(digest),
+            peak_memory_gib=0.0,
+            measurement_key=self.measurement_key,
+            sandbox="instant",
+            curve=tuple(curve),
+        )
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def true_bpb(tree: ast.Module, salt: int = 0) -> float:
+    """The noise-free value of a program; always positive."""
+    total = sum(_statement_worth(statement, salt) for statement in _statements(tree))
+    return _BASE_BPB * math.exp(total)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Each statement that holds no other statement, and each compound one's head."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            yield node
+
+
+def _statement_worth(statement: ast.stmt, salt: int) -> float:
+    numbers: list[float] = []
+    shape = _blanked(statement, numbers)
+    if not shape:
+        return 0.0
+    rng = random.Random(f"{salt}/{shape}")
+    worth = rng.gauss(0.0, _STATEMENT_SD)
+    for value in numbers:
+        phase = rng.random()
+        octave = math.log2(abs(value)) if value else -10.0
+        worth += _NUMBER_DEPTH * (1.0 - math.cos(2 * math.pi * (octave / _PERIOD_OCTAVES - phase))) / 2
+    return worth
+
+
+def _blanked(node: ast.AST, numbers: list[float]) -> str:
+    """Text of the tree without nested statements, docstrings and numbers; the numbers are appended in order."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+            return repr(node.value)
+        numbers.append(float(node.value))
+        return "#"
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return ""
+    parts = []
+    for field, value in ast.iter_fields(node):
+        if isinstance(value, list):
+            parts += [_blanked(item, numbers) for item in value if isinstance(item, ast.AST) and not isinstance(item, ast.stmt)]
+        elif isinstance(value, ast.AST):
+            parts.append(_blanked(value, numbers))
+        elif field not in ("type_comment", "kind"):
+            parts.append(str(value))
+    return f"{type(node).__name__}({','.join(parts)})"
+
+
+def _uniform(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
