@@ -50,6 +50,15 @@ class Record:
     finished: float = 0.0
 
 
+def lean(record: Record) -> Record:
+    """The record without learning curve, trace and log, which only people read: 10,000 records must fit in the driver's memory."""
+    bulk = {f.name for f in dataclasses.fields(record.outcome)} & {"curve", "trace", "log"}
+    slim = {name: () if name == "curve" else "" for name in bulk if getattr(record.outcome, name)}
+    if not slim:
+        return record
+    return dataclasses.replace(record, outcome=dataclasses.replace(record.outcome, **slim))  # type: ignore[arg-type]
+
+
 def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
     return dataclasses.asdict(candidate)
 

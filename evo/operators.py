@@ -1,0 +1,113 @@
+"""A proposal becomes a program: the one place where genomes are written.
+
+    calibrate, confirm, final   the text of the known genome
+    mutate                      a built-in mutation of the parent; tried again while the child is known already
+    crossover                   three-way merge on the trees, the parents' lowest common ancestor as base
+
+Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
+the same canonical tree. Randomness comes from (run seed, proposal index) alone. Language models enter here, beside `mutate` (issue 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+import genomes
+from evaluator.outcome import Duplicate, Unwritten
+from evo.population import lowest_common_ancestor
+from evo.records import CALIBRATE, MUTATE, REPEATS, Candidate, Proposal
+
+ATTEMPTS = 12  # mutations of one proposal before it counts as a duplicate
+REPEAT_NOTES = {"calibrate": "seed genome", "confirm": "repeat of a contender", "final": "fresh draw for the announcement"}
+
+
+@dataclass(frozen=True)
+class Library:
+    """What is known when a proposal is written."""
+
+    founder: Candidate  # the seed genome; its proposal does not matter
+    texts: Callable[[str], str]  # genome id -> program
+    known: Mapping[str, Candidate]  # genome id -> the candidate that introduced it, pending ones included
+    seed: int  # of the run
+
+
+@dataclass(frozen=True)
+class Written:
+    """The candidate and its text; `outcome` is set where there is nothing to evaluate, and the text is empty then."""
+
+    candidate: Candidate
+    text: str
+    outcome: Unwritten | Duplicate | None = None
+
+
+def describe_seed(text: str) -> Candidate:
+    """The seed genome as a candidate."""
+    return _candidate(Proposal(-1, CALIBRATE, (), 0), text, REPEAT_NOTES[CALIBRATE])
+
+
+def write(proposal: Proposal, library: Library) -> Written:
+    """Turns a proposal into a program, or says why not. Never raises for what the genomes are like."""
+    if proposal.operator in REPEATS:
+        return _repeat(proposal, library)
+    rng = Random(f"{library.seed}/{proposal.index}/write")
+    make = _mutate if proposal.operator == MUTATE else _crossover
+    try:
+        return make(proposal, library, rng)
+    except genomes.GenomeError as error:
+        return _unwritten(proposal, _one_line(str(error)))
+
+
+def _repeat(proposal: Proposal, library: Library) -> Written:
+    id_ = proposal.parents[0] if proposal.parents else library.founder.genome
+    original = library.known.get(id_, library.founder)
+    note = REPEAT_NOTES[proposal.operator]
+    return Written(Candidate(proposal, original.genome, original.species, original.size, note), library.texts(id_))
+
+
+def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
+    parent = library.texts(proposal.parents[0])
+    last = _unwritten(proposal, "no mutation applied")
+    for _ in range(ATTEMPTS):
+        mutant = genomes.mutate(parent, rng)
+        last = _judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
+        if last.outcome is None:
+            break
+    return last
+
+
+def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
+    a, b = proposal.parents
+    base = lowest_common_ancestor(
+        {id_: c.proposal.parents for id_, c in library.known.items()}, {id_: c.proposal.index for id_, c in library.known.items()}, a, b
+    )
+    if base is None:
+        return _unwritten(proposal, f"{a} and {b} have no common ancestor")
+    text = library.texts(a)
+    merge = genomes.merge(library.texts(base), text, library.texts(b), rng)
+    settled = f", {len(merge.conflicts)} conflicts settled" if merge.conflicts else ""
+    return _judge(proposal, library, merge.text, f"{b[:8]} into {a[:8]}: {genomes.describe(genomes.diff(text, merge.text))}{settled}")
+
+
+def _judge(proposal: Proposal, library: Library, text: str, note: str) -> Written:
+    """A written text as a candidate, or why it is not worth an evaluation."""
+    problems = genomes.check(text)
+    if problems:
+        return _unwritten(proposal, _one_line(f"{note}: {problems[0]}"))
+    candidate = _candidate(proposal, text, _one_line(note))
+    if candidate.genome in library.known:
+        return Written(candidate, "", Duplicate(library.known[candidate.genome].proposal.index))
+    return Written(candidate, text)
+
+
+def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:
+    return Candidate(proposal, genomes.identity(text), genomes.species(text), genomes.size(text), note)
+
+
+def _unwritten(proposal: Proposal, why: str) -> Written:
+    return Written(Candidate(proposal, "", "", 0, ""), "", Unwritten(why))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

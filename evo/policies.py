@@ -1,0 +1,164 @@
+"""Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
+
+evo     steady state: parents drawn from the survivors by belief and by how little they were tried; mutate, crossover,
+        and confirm where a repeat can change who leads
+greedy  karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
+        one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
+random  the baseline that isolates selection: the same mutations and crossovers with parents drawn uniformly from everything
+        that has a score. Its champion is chosen by the same belief as evo's, so that only the search differs
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from evo.belief import Belief
+from evo.history import History
+from evo.population import ancestors, best, draw_parent
+from evo.records import CONFIRM, CROSSOVER, MUTATE
+
+DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
+PARTNER_DRAWS = 8  # tries to find a partner that is no relative in direct line and was not crossed with before
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Settings of a search, fixed for a run except for the limits."""
+
+    policy: str = "evo"
+    population: int = 16  # survivors
+    seed: int = 0  # of the run; with the index of a proposal it gives all randomness
+    calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
+    evals: int | None = None  # new genomes to evaluate; None: no limit
+    crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors
+    confirm_share: float = 0.15  # of evaluations, at most
+    confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
+    species_share: float = 0.5  # of the survivors that one species may take while others could
+    final_draws: int = 4  # fresh draws of champion and seed genome each, behind the announcement
+    widen_after: int = 8  # explorations in a row without an evaluation: leave the survivors, mutate anything
+    give_up_after: int = 200  # … in a row: nothing new can be written
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"search.policy is {self.policy!r}, known: {', '.join(POLICIES)}")
+        least = {"population": 1, "calibrations": 4, "final_draws": 2, "confirm_draws": 1, "widen_after": 1, "give_up_after": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"search.{name} is {getattr(self, name)}, must be at least {low}")
+        for name in ("crossover_share", "confirm_share", "species_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"search.{name} is {getattr(self, name)}, must be between 0 and 1")
+        if self.evals is not None and self.evals < 0:
+            raise ValueError(f"search.evals is {self.evals}, must not be negative")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees: the told records, and the pending proposals counted in."""
+
+    config: SearchConfig
+    founder: str  # the seed genome
+    history: History
+    belief: Belief
+    survivors: tuple[str, ...]
+    tries: Mapping[str, int]  # genome -> explorations with it as a parent, pending ones included
+    crossed: frozenset[frozenset[str]]
+    draws: Mapping[str, int]  # genome -> pending repeats
+    explorations: int  # evaluated and pending
+    confirmations: int  # told and pending
+
+
+@dataclass(frozen=True)
+class Move:
+    """An operator and its parents."""
+
+    operator: str
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to explore, and whom to present."""
+
+    explore: Callable[[View, Random], Move]
+    champion: Callable[[History, Belief], str | None]
+
+
+def widen(view: View, rng: Random) -> Move:
+    """Out of ideas near the survivors: mutate anything that ever had a score."""
+    return Move(MUTATE, (_anyone(view, rng),))
+
+
+def _evo(view: View, rng: Random) -> Move:
+    contender = confirmation(view)
+    if contender is not None:
+        return Move(CONFIRM, (contender,))
+    candidates = view.survivors or (view.founder,)
+    parent = draw_parent(candidates, view.belief, view.tries, rng)
+    if rng.random() < view.config.crossover_share:
+        others = tuple(c for c in candidates if c != parent)
+        partner = _partner(view, parent, lambda: draw_parent(others, view.belief, view.tries, rng)) if others else None
+        if partner is not None:
+            return Move(CROSSOVER, (parent, partner))
+    return Move(MUTATE, (parent,))
+
+
+def _greedy(view: View, rng: Random) -> Move:
+    return Move(MUTATE, (_lowest_observed(view.history, view.belief) or view.founder,))
+
+
+def _random(view: View, rng: Random) -> Move:
+    parent = _anyone(view, rng)
+    if rng.random() < view.config.crossover_share:
+        partner = _partner(view, parent, lambda: _anyone(view, rng))
+        if partner is not None:
+            return Move(CROSSOVER, (parent, partner))
+    return Move(MUTATE, (parent,))
+
+
+def confirmation(view: View) -> str | None:
+    """The genome whose repeat could change who leads: leader or runner-up, while their gap is within `DECISIVE` sds.
+
+    The one with fewer draws goes first. None when the lead is clear, both are settled, or the share is used up.
+    """
+    config, estimates = view.config, view.belief.of
+    if len(view.survivors) < 2 or view.confirmations + 1 > config.confirm_share * (view.explorations + view.confirmations + 1):
+        return None
+    first, second = view.survivors[:2]
+    lead = estimates[second].mean - estimates[first].mean
+    if lead > DECISIVE * math.hypot(estimates[first].sd, estimates[second].sd):
+        return None
+    drawn = {id_: estimates[id_].n + view.draws.get(id_, 0) for id_ in (first, second)}
+    least = first if drawn[first] <= drawn[second] else second
+    return least if drawn[least] < config.confirm_draws else None
+
+
+def _partner(view: View, parent: str, draw: Callable[[], str]) -> str | None:
+    """Someone to cross `parent` with: no relative in direct line (the merge would be the younger one), no pair twice."""
+    parents_of = {id_: g.parents for id_, g in view.history.genomes.items()}
+    line = ancestors(parents_of, parent)
+    for _ in range(PARTNER_DRAWS):
+        other = draw()
+        if other not in line and frozenset((parent, other)) not in view.crossed and parent not in ancestors(parents_of, other):
+            return other
+    return None
+
+
+def _anyone(view: View, rng: Random) -> str:
+    return rng.choice(list(view.belief.of) or [view.founder])
+
+
+def _lowest_observed(history: History, belief: Belief) -> str | None:
+    """The chain's incumbent. The seed's repeats count once, by its first draw, as upstream would have run it."""
+    scored = [g for g in history.genomes.values() if g.scores]
+    return min(scored, key=lambda g: (g.scores[0], g.index)).id if scored else None
+
+
+POLICIES: Mapping[str, Policy] = {
+    "evo": Policy(_evo, best),
+    "greedy": Policy(_greedy, _lowest_observed),
+    "random": Policy(_random, best),
+}

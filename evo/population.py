@@ -1,0 +1,98 @@
+"""Who survives, who becomes a parent, and how genomes are related. Pure functions of the history and the belief."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+from statistics import median
+
+from evo.belief import MAD_TO_SD, Belief
+from evo.history import Genome, History
+
+TIE_BAND = 0.5  # noise sds: posterior means closer than this are a tie, and fewer tree nodes rank first
+SHARPNESS = 2.0  # of the parent weight per robust sd of posterior mean
+
+
+def ranking(genomes: Mapping[str, Genome], belief: Belief) -> list[str]:
+    """Scored genomes, best first by posterior mean; within a tie band the smaller program, then the better, then the older."""
+    by_mean = sorted(belief.of, key=lambda id_: (belief.of[id_].mean, genomes[id_].index))
+    ranked: list[str] = []
+    start = 0
+    while start < len(by_mean):
+        end = start + 1
+        limit = belief.of[by_mean[start]].mean + TIE_BAND * belief.noise_sd
+        while end < len(by_mean) and belief.of[by_mean[end]].mean <= limit:
+            end += 1
+        ranked += sorted(by_mean[start:end], key=lambda id_: (genomes[id_].size, belief.of[id_].mean, genomes[id_].index))
+        start = end
+    return ranked
+
+
+def survivors(history: History, belief: Belief, size: int, species_share: float) -> tuple[str, ...]:
+    """At most `size` genomes, best first: kept for value, and for difference.
+
+    No species takes more than `species_share` of the places while another one could fill them; places that nobody else
+    wants go to the best of the rest.
+    """
+    cap = max(1, math.ceil(size * species_share))
+    kept: list[str] = []
+    crowded: list[str] = []
+    members: dict[str, int] = {}
+    for id_ in ranking(history.genomes, belief):
+        species = history.genomes[id_].species
+        if len(kept) < size and members.get(species, 0) < cap:
+            kept.append(id_)
+            members[species] = members.get(species, 0) + 1
+        else:
+            crowded.append(id_)
+    chosen = set(kept) | set(crowded[: size - len(kept)])
+    return tuple(sorted(chosen, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
+
+
+def best(history: History, belief: Belief) -> str | None:
+    """The genome to hand out: best by belief, simpler in ties."""
+    return next(iter(ranking(history.genomes, belief)), None)
+
+
+def parent_weights(candidates: Sequence[str], belief: Belief, tries: Mapping[str, int]) -> list[float]:
+    """How likely each candidate is to be drawn: better and less tried ones are likelier.
+
+    Sigmoid of the posterior mean in robust sds from the median, times 1 / (1 + tries) with pending tries counted
+    (ShinkaEvolve's weighted parent sampling, arXiv 2509.19349, section 3.1). A candidate without an estimate counts as typical.
+    """
+    means = [belief.of[id_].mean for id_ in candidates if id_ in belief.of]
+    centre = median(means) if means else 0.0
+    spread = MAD_TO_SD * median(abs(m - centre) for m in means) if means else 0.0
+    scale = max(spread, belief.noise_sd)
+    weights = []
+    for id_ in candidates:
+        z = (centre - belief.of[id_].mean) / scale if id_ in belief.of else 0.0
+        weights.append(1 / (1 + math.exp(-SHARPNESS * max(min(z, 20.0), -20.0))) / (1 + tries.get(id_, 0)))
+    return weights
+
+
+def draw_parent(candidates: Sequence[str], belief: Belief, tries: Mapping[str, int], rng: Random) -> str:
+    """One of `candidates`, by `parent_weights`."""
+    return rng.choices(candidates, weights=parent_weights(candidates, belief, tries))[0]
+
+
+def ancestors(parents_of: Mapping[str, Iterable[str]], genome: str) -> set[str]:
+    """`genome` and everything it descends from."""
+    found, open_ = {genome}, [genome]
+    while open_:
+        for parent in parents_of.get(open_.pop(), ()):
+            if parent not in found:
+                found.add(parent)
+                open_.append(parent)
+    return found
+
+
+def lowest_common_ancestor(parents_of: Mapping[str, Iterable[str]], born: Mapping[str, int], a: str, b: str) -> str | None:
+    """The youngest genome that both descend from (or are); None if they are strangers.
+
+    Lineage is a directed graph with two parents per crossover. Ancestors are born earlier than their descendants, so the
+    common ancestor born last is never an ancestor of another common ancestor: it is a lowest one.
+    """
+    common = ancestors(parents_of, a) & ancestors(parents_of, b)
+    return max(common, key=lambda id_: (born.get(id_, -1), id_), default=None)

@@ -1,0 +1,257 @@
+"""The search: `ask` what to try next, `tell` what came of it. Pure: no clock, file, log or global randomness.
+
+State is a function of the set of told records and of the pending proposals, both by index: any order of tells gives the same next
+ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, proposal index). There is no generation barrier.
+
+    calibrate   repeats of the seed genome, first of all: they give the noise. Slots beyond them get mutations of the seed
+    explore     what the policy moves (mutate, crossover, confirm), until the limit of evaluations or `closing`
+    final       once nothing else is pending: fresh draws of champion and seed genome in pairs, k-th against k-th under one
+                evaluation seed. Exploring further after them voids the announcement; the next closing draws afresh
+
+Not covered: stopping on curves, tuning, bandits over operators (issue 7): they enter through `policies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+
+from evaluator.outcome import Interrupted, Scored
+from evo.belief import Belief, believe
+from evo.history import EXPLORATIONS, History, count_tries, crossed_pairs, fold
+from evo.policies import POLICIES, SearchConfig, View, widen
+from evo.population import survivors
+from evo.records import CALIBRATE, CONFIRM, FINAL, Candidate, Proposal, Record, lean
+from evo.statistics import Announcement, announce
+
+__all__ = ["Founder", "Search", "SearchConfig"]
+
+SEEDS = 2**31  # evaluation seeds are below
+
+
+@dataclass(frozen=True)
+class Founder:
+    """The seed genome: where every run starts, and what a champion is compared with."""
+
+    id: str
+    species: str
+    size: int
+
+
+class _Facts:
+    """What the told records amount to; computed once per set of records."""
+
+    def __init__(self, records: Iterable[Record], config: SearchConfig) -> None:
+        self.history: History = fold(records)
+        self.config = config
+
+    @cached_property
+    def belief(self) -> Belief:
+        return believe(self.history.genomes)
+
+    @cached_property
+    def survivors(self) -> tuple[str, ...]:
+        return survivors(self.history, self.belief, self.config.population, self.config.species_share)
+
+
+class Search:
+    """See the module. Not thread-safe: the driver is its only caller."""
+
+    def __init__(self, config: SearchConfig, founder: Founder) -> None:
+        self.config = config
+        self.founder = founder
+        self._records: dict[int, Record] = {}
+        self._pending: dict[int, Proposal] = {}
+        self._facts = _Facts((), config)
+        self._closing = False
+
+    # ---- verbs
+
+    def ask(self, free_slots: int, closing: bool = False) -> tuple[Proposal, ...]:
+        """Up to `free_slots` proposals, pending from now on until told.
+
+        Nothing is returned when there is nothing to do (`finished`) or when the last explorations must come in first: before the
+        final draws, and where they could use up the limit of evaluations.
+
+        Args:
+            closing: the driver's limit of hours is reached: explore no further, make the final draws.
+        """
+        self._closing = closing
+        asked = []
+        for _ in range(free_slots):
+            proposal = self._next(closing)
+            if proposal is None:
+                break
+            self._pending[proposal.index] = proposal
+            asked.append(proposal)
+        return tuple(asked)
+
+    def tell(self, record: Record) -> None:
+        """Takes in what came of a pending proposal.
+
+        Raises:
+            ValueError: the index was told already or never asked, the proposal is another one, or the outcome is
+                Interrupted, which is run again under its index instead.
+        """
+        proposal = record.candidate.proposal
+        if proposal.index in self._records:
+            raise ValueError(f"index {proposal.index} was told already")
+        if proposal.index not in self._pending:
+            raise ValueError(f"index {proposal.index} was never asked")
+        if self._pending[proposal.index] != proposal:
+            raise ValueError(f"index {proposal.index} was asked as {self._pending[proposal.index]}, told as {proposal}")
+        self._take(record)
+        del self._pending[proposal.index]
+        self._facts = _Facts(self._records.values(), self.config)
+
+    def resume(self, records: Iterable[Record], pending: Iterable[Candidate | Proposal] = ()) -> None:
+        """Replaces the state by that of a search that was told `records` and waits for `pending`.
+
+        Raises:
+            ValueError: an index occurs twice, or an outcome is Interrupted.
+        """
+        self._records, self._pending = {}, {}
+        for record in records:
+            if record.candidate.proposal.index in self._records:
+                raise ValueError(f"index {record.candidate.proposal.index} occurs twice among the records")
+            self._take(record)
+        for item in pending:
+            proposal = item.proposal if isinstance(item, Candidate) else item
+            if proposal.index in self._records or proposal.index in self._pending:
+                raise ValueError(f"index {proposal.index} is pending and known already")
+            self._pending[proposal.index] = proposal
+        self._facts = _Facts(self._records.values(), self.config)
+
+    # ---- what people want to know
+
+    @property
+    def pending(self) -> tuple[Proposal, ...]:
+        """Asked and not told, in index order."""
+        return tuple(self._pending[i] for i in sorted(self._pending))
+
+    @property
+    def history(self) -> History:
+        return self._facts.history
+
+    @property
+    def belief(self) -> Belief:
+        return self._facts.belief
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is pending and nothing is left to ask, `closing` being what the last ask said."""
+        return not self._pending and self._next(self._closing) is None
+
+    @property
+    def exhausted(self) -> str:
+        """Why exploration cannot go on although no limit is reached; empty while it can."""
+        scored, told = self.history.calibrations
+        if not scored and told >= 2 * self.config.calibrations:
+            return f"the seed genome got no score in {told} evaluations: see their logs"
+        if self.history.fruitless >= self.config.give_up_after:
+            return f"{self.history.fruitless} proposals in a row gave no new program"
+        return ""
+
+    @property
+    def champion(self) -> str | None:
+        """The announced genome while its final draws stand, else the one that the policy would present now."""
+        group = self._group()
+        return group[0].parents[0] if group else POLICIES[self.config.policy].champion(self.history, self.belief)
+
+    @property
+    def announcement(self) -> Announcement | None:
+        """The verdict of the standing final draws; None before both arms have two scores, and where no genome beat the seed."""
+        group = self._group()
+        if not group:
+            return None
+        finals = [r for r in self.history.finals if r.candidate.proposal.group == group[0].group]
+        return announce(finals, group[0].parents[0])
+
+    # ---- the next proposal: pure in (records, pending, closing)
+
+    def _next(self, closing: bool) -> Proposal | None:
+        index = 1 + max(max(self._records, default=-1), max(self._pending, default=-1))
+        rng = Random(f"{self.config.seed}/{index}")
+        seed = rng.randrange(SEEDS)
+        if closing or self.exhausted or self._limit_reached():
+            return self._next_final(index)
+        if self._calibration_due():
+            return Proposal(index, CALIBRATE, (), seed)
+        view = self._view()
+        if self.config.evals is not None and view.explorations >= self.config.evals:
+            return None
+        stuck = self.history.fruitless >= self.config.widen_after
+        move = widen(view, rng) if stuck else POLICIES[self.config.policy].explore(view, rng)
+        return Proposal(index, move.operator, move.parents, seed)
+
+    def _limit_reached(self) -> bool:
+        return self.config.evals is not None and self.history.evaluated >= self.config.evals and not self._calibration_due()
+
+    def _calibration_due(self) -> bool:
+        """Failed calibrations are replaced, up to as many again."""
+        scored, told = self.history.calibrations
+        pending = sum(1 for p in self._pending.values() if p.operator == CALIBRATE)
+        return scored + pending < self.config.calibrations and told + pending < 2 * self.config.calibrations
+
+    def _view(self) -> View:
+        history, pending = self.history, self._pending.values()
+        tries = dict(history.tries)
+        for genome, count in count_tries(pending).items():
+            tries[genome] = tries.get(genome, 0) + count
+        draws: dict[str, int] = {}
+        for proposal in pending:
+            if proposal.operator == CONFIRM:
+                draws[proposal.parents[0]] = draws.get(proposal.parents[0], 0) + 1
+        return View(
+            config=self.config,
+            founder=self.founder.id,
+            history=history,
+            belief=self.belief,
+            survivors=self._facts.survivors,
+            tries=tries,
+            crossed=history.crossed | crossed_pairs(pending),
+            draws=draws,
+            explorations=history.evaluated + sum(1 for p in pending if p.operator in EXPLORATIONS),
+            confirmations=history.confirmations + sum(draws.values()),
+        )
+
+    # ---- final draws
+
+    def _group(self) -> list[Proposal]:
+        """The proposals of the standing group of final draws: the latest one, if nothing was explored after it."""
+        finals = [r.candidate.proposal for r in self.history.finals] + [p for p in self._pending.values() if p.operator == FINAL]
+        latest = max((p.group for p in finals), default=-1)
+        others = max((i for i, p in self._pending.items() if p.operator != FINAL), default=-1)
+        if latest <= max(self.history.explored_until, others):
+            return []
+        return sorted((p for p in finals if p.group == latest), key=lambda p: p.index)
+
+    def _next_final(self, index: int) -> Proposal | None:
+        if any(p.operator != FINAL for p in self._pending.values()):
+            return None
+        champion = self.champion
+        if champion is None or champion == self.founder.id or self.founder.id not in self.belief.of:
+            return None
+        drawn = self._group()
+        group = drawn[0].group if drawn else index
+        due = [arm for arm in (champion, self.founder.id) if self._final_due(arm, drawn)]
+        if not due:
+            return None
+        arm = min(due, key=lambda a: sum(1 for p in drawn if p.parents[0] == a))
+        pair = sum(1 for p in drawn if p.parents[0] == arm)
+        seed = Random(f"{self.config.seed}/{group}/final/{pair}").randrange(SEEDS)
+        return Proposal(index, FINAL, (arm,), seed, group)
+
+    def _final_due(self, arm: str, drawn: list[Proposal]) -> bool:
+        """A failed draw is replaced by another, up to as many again."""
+        draws = [p for p in drawn if p.parents[0] == arm]
+        outcomes = [self._records[p.index].outcome for p in draws if p.index in self._records]
+        usable = len(draws) - len(outcomes) + sum(1 for o in outcomes if isinstance(o, Scored))
+        return usable < self.config.final_draws and len(draws) < 2 * self.config.final_draws
+
+    def _take(self, record: Record) -> None:
+        if isinstance(record.outcome, Interrupted):
+            raise ValueError(f"index {record.candidate.proposal.index} was interrupted: run it again under its index")
+        self._records[record.candidate.proposal.index] = lean(record)

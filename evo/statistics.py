@@ -1,0 +1,134 @@
+"""The announcement: is the champion better than the seed genome, judged by final draws alone?
+
+Welch's unequal-variances t interval on fresh draws, none of which took part in choosing the champion. The Student-t quantile is our
+own (scipy is not a dependency): incomplete beta by continued fraction, Numerical Recipes 3rd ed., section 6.4.
+Not covered: a correction for announcing repeatedly when a run is extended again and again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from evaluator.outcome import Scored
+from evo.records import Record
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What the final draws say. Values in bits per byte; a positive gain is an improvement."""
+
+    champion: str
+    seed_mean: float
+    champion_mean: float
+    gain: float  # seed_mean - champion_mean
+    low: float  # 95 % interval of the gain
+    high: float
+    p: float  # two-sided
+    n_seed: int
+    n_champion: int
+
+    @property
+    def proven(self) -> bool:
+        """The interval lies above 0: only then is a gain announced."""
+        return self.low > 0
+
+    def sentence(self) -> str:
+        """One line for people."""
+        interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, {self.n_champion} + {self.n_seed} fresh draws"
+        means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
+        if self.proven:
+            return f"{self.champion} gains {self.gain:.4f} val_bpb: {means} ({interval})"
+        return f"no gain to announce: {self.champion} has {means}, which noise explains ({interval})"
+
+
+def announce(finals: Sequence[Record], champion: str) -> Announcement | None:
+    """The verdict of one group of final draws; None until each arm has two scores."""
+    arms: dict[bool, list[float]] = {True: [], False: []}
+    for record in finals:
+        if isinstance(record.outcome, Scored):
+            arms[record.candidate.proposal.parents[0] == champion].append(record.outcome.val_bpb)
+    ours, seeds = arms[True], arms[False]
+    if len(ours) < 2 or len(seeds) < 2:
+        return None
+    low, high, p = welch(seeds, ours)
+    seed_mean, champion_mean = fmean(seeds), fmean(ours)
+    return Announcement(champion, seed_mean, champion_mean, seed_mean - champion_mean, low, high, p, len(seeds), len(ours))
+
+
+def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(low, high, two-sided p) of mean(a) - mean(b); degrees of freedom by Welch-Satterthwaite.
+
+    Raises:
+        ValueError: an arm has fewer than two values.
+    """
+    if len(a) < 2 or len(b) < 2:
+        raise ValueError(f"Welch needs at least two values per arm, got {len(a)} and {len(b)}")
+    difference = fmean(a) - fmean(b)
+    va, vb = variance(a) / len(a), variance(b) / len(b)
+    if va + vb == 0:
+        return difference, difference, 0.0 if difference else 1.0
+    error = math.sqrt(va + vb)
+    freedom = 1 / ((va / (va + vb)) ** 2 / (len(a) - 1) + (vb / (va + vb)) ** 2 / (len(b) - 1))
+    reach = t_quantile((1 + confidence) / 2, freedom) * error
+    return difference - reach, difference + reach, 2 * (1 - t_cdf(abs(difference) / error, freedom))
+
+
+def t_cdf(t: float, freedom: float) -> float:
+    """P(T <= t) of Student's t."""
+    tail = 0.5 * _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
+    return 1 - tail if t >= 0 else tail
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """The t with `t_cdf(t, freedom) == probability`, by bisection.
+
+    Raises:
+        ValueError: the probability is not inside (0, 1) or the degrees of freedom are not positive.
+    """
+    if not 0 < probability < 1 or freedom <= 0:
+        raise ValueError(f"needs 0 < probability < 1 and freedom > 0, got {probability} and {freedom}")
+    if probability < 0.5:
+        return -t_quantile(1 - probability, freedom)
+    low, high = 0.0, 1.0
+    while t_cdf(high, freedom) < probability:
+        low, high = high, 2 * high
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if t_cdf(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """Regularised incomplete beta function I_x(a, b)."""
+    if x <= 0 or x >= 1:
+        return 0.0 if x <= 0 else 1.0
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    if x < (a + 1) / (a + b + 2):
+        return front * _beta_fraction(a, b, x) / a
+    return 1 - front * _beta_fraction(b, a, 1 - x) / b
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """Lentz's continued fraction for the incomplete beta function."""
+    tiny = 1e-300
+    c, d = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1), tiny)
+    value = d
+    for m in range(1, 500):
+        for numerator in (m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)), -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))):
+            d = 1 / _away_from_zero(1 + numerator * d, tiny)
+            c = _away_from_zero(1 + numerator / c, tiny)
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return value
+
+
+def _away_from_zero(value: float, tiny: float) -> float:
+    return value if abs(value) > tiny else tiny
