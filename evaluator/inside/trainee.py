@@ -1,0 +1,58 @@
+"""Runs a genome's main() inside the sandbox and tells the harness how far it got. Untrusted code shares this process: nothing said
+here is believed, it only helps to explain failures. What counts (clock, data, metric) happens on the other side."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import socket
+import sys
+import traceback
+from typing import Any
+
+import wire  # this folder is on the path, and all of the harness that exists in here
+
+FRAMES_KEPT = 6
+
+
+def explain(error: BaseException) -> dict[str, Any]:
+    """The exception as a message: class, text and the last frames."""
+    kept = traceback.TracebackException.from_exception(error)
+    kept.stack = traceback.StackSummary.from_list(list(kept.stack)[-FRAMES_KEPT:])
+    return {"op": "error", "type": type(error).__name__, "message": str(error)[:2000], "trace": "".join(kept.format())[-6000:]}
+
+
+def seed_everything(seed: int) -> None:
+    """The seed belongs to the harness; a program that seeds nothing is seeded all the same."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def main() -> None:
+    """Imports the genome, runs it, reports phases and the exception that ended it, if one did."""
+    channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
+    sys.path[:0] = [os.environ["EVO_LAB"]]
+    try:
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        seed_everything(int(os.environ["EVO_SEED"]))
+        wire.send(channel, {"op": "phase", "phase": "import"})
+        program = importlib.import_module("train")
+        wire.send(channel, {"op": "phase", "phase": "setup"})
+        program.main()
+        wire.send(channel, {"op": "returned"})
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  every end of an untrusted program is data
+        wire.send(channel, explain(error))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The measurement key: what must be equal for two scores to be compared. Recorded at the start of a run and not probed again."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+
+from evaluator import judge
+from evaluator.data import Data
+
+
+def measurement_key(profile: str, device_model: str, budget_seconds: float, prepare: str, data: Data) -> str:
+    """One line that people can read and compare, such as
+    `cpu | AMD EPYC | 10 s | data 3f2a… | tokenisers 91bc… | prepare 77de… | judge 1 | torch 2.13.0+cpu`."""
+    return " | ".join(
+        (
+            profile,
+            device_model,
+            f"{budget_seconds:g} s",
+            f"data {data.sha256[:12]}",
+            f"tokenisers {data.tokenizers_sha256[:12]}",
+            f"prepare {hashlib.sha256(prepare.encode()).hexdigest()[:12]}",
+            f"judge {judge.VERSION}",
+            f"torch {metadata.version('torch')}",
+        )
+    )

@@ -1,0 +1,184 @@
+"""The slot's side of `launch.py`: what a confined process is given, at which level this machine can confine, how it is started and ended.
+
+A program sees an allow-list: the interpreter, its installed packages, system libraries, its lab files (read-only) and one work folder.
+It never sees the home folder, the run folder, the data folder, other slots' files, the network or the environment of the harness.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+INSIDE = Path(__file__).parent / "inside"
+_LAUNCH = Path(__file__).parent / "launch.py"
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_SYSTEM_FILES = (
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/alternatives",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+    "/sys",
+)
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a confined process ended."""
+
+    code: int  # 128 + signal when a signal ended it
+    killed: str | None  # "slot", "memory" or None when it ended by itself
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Confined:
+    """What a process is given. Paths are absolute."""
+
+    script: str  # a file of evaluator/inside
+    cwd: str
+    readable: tuple[str, ...]
+    writable: tuple[str, ...]
+    masked: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cpus: tuple[int, ...]
+    memory_bytes: int
+    file_bytes: int
+    level: str  # "namespaces" or "process"
+
+
+class Process:
+    """A running confined process; `end()` leaves nothing of it behind."""
+
+    def __init__(self, what: Confined, pass_fds: tuple[int, ...], log: int) -> None:
+        """Starts it, with the descriptors `pass_fds` open in it and its output going to the descriptor `log`."""
+        lifeline_there, self._lifeline = os.pipe()
+        self._report, report_there = os.pipe()
+        self._root = tempfile.TemporaryDirectory(prefix="evo-root-")
+        spec = _spec(what, self._root.name) | {"lifeline": lifeline_there, "report": report_there}
+        try:
+            self._launcher = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", str(_LAUNCH), json.dumps(spec)],
+                env=dict(what.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(*pass_fds, lifeline_there, report_there),
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(lifeline_there)
+            os.close(report_there)
+        self._lock = threading.Lock()
+        self._exit: Exit | None = None
+
+    def end(self) -> Exit:
+        """Kills it if it still runs, waits until all its descendants are gone, says how it ended. Idempotent."""
+        with self._lock:
+            if self._exit is None:
+                os.close(self._lifeline)
+                self._exit = self._reap()
+            return self._exit
+
+    def wait(self) -> Exit:
+        """Waits for its own end."""
+        with self._lock:
+            if self._exit is None:
+                self._exit = self._reap()
+                os.close(self._lifeline)
+            return self._exit
+
+    def _reap(self) -> Exit:
+        report = b""
+        while piece := os.read(self._report, 4096):
+            report += piece
+        os.close(self._report)
+        self._launcher.wait()
+        self._root.cleanup()
+        if not report:
+            return Exit(self._launcher.returncode, None, 0)
+        return Exit(**json.loads(report))
+
+
+@cache
+def level() -> tuple[str, str]:
+    """The strongest level that works here, found by trying, and why not a stronger one ("" at the strongest)."""
+    if sys.platform != "linux":
+        return "process", f"namespaces are a Linux feature, this is {sys.platform}"
+    with tempfile.TemporaryDirectory(prefix="evo-probe-") as folder, tempfile.TemporaryFile() as log:
+        what = Confined("probe.py", folder, (), (folder,), (), environment(1), (), 1 << 30, 1 << 20, "namespaces")
+        process = Process(what, (), log.fileno())
+        outcome = process.wait()
+        if outcome.code == 0:
+            return "namespaces", ""
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+        return "process", lines[-1] if lines else f"the probe ended with code {outcome.code}"
+
+
+def environment(threads: int, **more: str) -> tuple[tuple[str, str], ...]:
+    """All that a program finds in its environment: nothing of the harness's but what it needs to run."""
+    fixed = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/tmp",
+        "USER": "evo",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": os.pathsep.join([str(INSIDE), *_package_folders()]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",  # a spinning thread pool takes the sibling slot's core (FIELD_NOTES 7)
+    }
+    return tuple({**fixed, **more}.items())
+
+
+def _package_folders() -> list[str]:
+    """Folders of installed packages on this interpreter's path, and what the user put on PYTHONPATH, but nothing of the project's own."""
+    project, prefix = Path(__file__).resolve().parent.parent, Path(sys.prefix).resolve()
+    asked = {Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    kept = []
+    for folder in dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry and os.path.isdir(entry)):
+        installed = folder.name in ("site-packages", "dist-packages")
+        ours = project.is_relative_to(folder) or (folder.is_relative_to(project) and not folder.is_relative_to(prefix))
+        if (installed or folder in asked) and not ours:
+            kept.append(str(folder))
+    return kept
+
+
+def _spec(what: Confined, root: str) -> dict[str, Any]:
+    """What launch.py is told."""
+    links = [(path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path)]
+    interpreter = [os.path.realpath(sys.base_prefix), *_package_folders(), str(INSIDE)]
+    readable = [path for path in (*_SYSTEM, *_SYSTEM_FILES) if os.path.exists(path) and not os.path.islink(path)]
+    devices = [f"/dev/{name}" for name in _DEVICES]
+    devices += [str(path) for path in sorted(Path("/dev").glob("nvidia*"))]
+    python = os.path.realpath(sys.executable)
+    return {
+        "argv": [python, "-S", "-P", str(INSIDE / what.script)],
+        "env": dict(what.env),
+        "cwd": what.cwd,
+        "root": root,
+        "links": links,
+        "devices": devices,
+        "readable": [*readable, *(p for p in interpreter if not p.startswith("/usr/")), *what.readable],
+        "writable": list(what.writable),
+        "masked": list(what.masked),
+        "cpus": list(what.cpus),
+        "memory_bytes": what.memory_bytes,
+        "file_bytes": what.file_bytes,
+        "level": what.level,
+    }

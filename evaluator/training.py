@@ -1,0 +1,229 @@
+"""The harness's side of one training run: keeps the clock, hands out the data when it starts, takes the weights in, ends the process.
+
+The clock starts when the training rows are sent, which is the program's first sight of real text, and stops when the last byte of the
+weights has arrived. The program is told the time only to plan its schedule; nothing it says about time is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluator.data import Data, Vocabulary
+from evaluator.evaluate import Watch
+from evaluator.inside import wire
+from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
+from evaluator.sandbox import Exit, Process
+
+_CURVE_POINTS_MAX = 400
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\n\t\x20-\x7e\xa0-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use. A device profile sets them."""
+
+    setup_seconds: float = 120.0  # process start to first real batch
+    grace_seconds: float = 2.0  # after the budget, for steps in flight and for handing over the weights
+    score_seconds: float = 120.0  # longest silence while scoring
+    host_memory_gib: float = 8.0
+    weights_gib: float = 4.0
+    file_gib: float = 4.0
+    log_bytes: int = 16_384  # kept of what the program prints
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights are in `weights_file`; everything else is for people."""
+
+    vocabulary: Vocabulary
+    seconds: float
+    steps: int
+    tokens: int
+    parameters: int
+    peak_memory_gib: float  # as the program reports it; 0 when it does not
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass
+class TrainingRun:
+    """One training process and the state of its conversation. `run()` is called once."""
+
+    process: Process
+    channel: socket.socket
+    data: Data
+    limits: Limits
+    budget_seconds: float
+    weights_file: Path
+    watch: Watch | None = None
+    phase: Phase = Phase.START
+    _born: float = field(default_factory=time.monotonic)
+    _clock_start: float = math.inf
+    _vocabulary: Vocabulary | None = None
+    _curve: list[CurvePoint] = field(default_factory=list)
+
+    def run(self) -> Trained | Stopped | Failed:
+        """Holds the conversation to its end; the process and all it started are gone afterwards."""
+        try:
+            ended = self._converse()
+        except (wire.WireError, KeyError, TypeError, ValueError) as error:
+            ended = self._fail(Reason.CONTRACT, f"the process broke the protocol of prepare.py: {error}")
+        finally:
+            exit_ = self.process.end()
+        return self._explain(exit_) if ended is None else ended
+
+    def _converse(self) -> Trained | Stopped | Failed | None:
+        """None: the process ended without saying why."""
+        while True:
+            try:
+                self._set_timeout()
+                received = wire.receive(self.channel)
+            except TimeoutError:
+                return self._late()
+            except ConnectionError:
+                return None
+            if received is None:
+                return None
+            ended = self._handle(received[0])
+            if ended is not None:
+                return ended
+
+    def _handle(self, message: dict[str, Any]) -> Trained | Stopped | Failed | None:
+        match message["op"]:
+            case "phase":
+                self.phase = Phase(message["phase"])
+            case "start":
+                return self._start_clock(message)
+            case "step":
+                return self._note_step(message)
+            case "weights":
+                return self._take_weights(message)
+            case "error":
+                return self._program_error(message)
+            case "returned":
+                return self._fail(Reason.NO_MODEL, "main() returned without prepare.save(model)")
+            case other:
+                raise wire.WireError(f"unknown message {other!r}")
+        return None
+
+    def _start_clock(self, message: dict[str, Any]) -> Failed | None:
+        if self._vocabulary is not None:
+            return self._fail(Reason.CONTRACT, "batches() was started twice")
+        vocabulary = self.data.vocabulary(message["vocab_size"])
+        if vocabulary is None:
+            sizes = ", ".join(str(v.size) for v in self.data.vocabularies)
+            return self._fail(Reason.CONTRACT, f"no tokeniser of size {message['vocab_size']}; prepared are {sizes}")
+        rows = os.open(vocabulary.train.file, os.O_RDONLY)
+        try:
+            self.phase, self._vocabulary = Phase.TRAIN, vocabulary
+            self._clock_start = time.monotonic()
+            go = {"op": "go", "budget_seconds": self.budget_seconds, "rows": vocabulary.train.rows, "row_tokens": self.data.length + 1}
+            wire.send(self.channel, go, (rows,))
+        finally:
+            os.close(rows)
+        return None
+
+    def _note_step(self, message: dict[str, Any]) -> Stopped | None:
+        loss = message.get("loss")
+        loss = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
+        point = CurvePoint(self._elapsed(), int(message["step"]), int(message["tokens"]), loss)
+        if len(self._curve) >= _CURVE_POINTS_MAX:
+            del self._curve[1::2]
+        self._curve.append(point)
+        note = self.watch(point) if self.watch else None
+        return None if note is None else Stopped(note, self._elapsed(), tuple(self._curve))
+
+    def _take_weights(self, message: dict[str, Any]) -> Trained | Failed:
+        """Receives the bytes; the clock stops with the last one."""
+        if self._vocabulary is None:
+            return self._fail(Reason.CONTRACT, "save() came before the first real batch")
+        self.phase = Phase.SAVE
+        expected, limit = int(message["bytes"]), int(self.limits.weights_gib * 2**30)
+        if not 0 < expected <= limit:
+            return self._fail(Reason.TOO_BIG, f"weights of {expected} bytes, allowed are {limit}")
+        with open(self.weights_file, "wb") as file:
+            left = expected
+            while left:
+                try:
+                    self._set_timeout()
+                    piece = self.channel.recv(min(left, 1 << 20))
+                except TimeoutError:
+                    return self._late()
+                if not piece:
+                    return self._fail(Reason.CRASH, f"the process ended with {left} bytes of its weights to send")
+                file.write(piece)
+                left -= len(piece)
+        seconds = self._elapsed()
+        if seconds > self.budget_seconds + self.limits.grace_seconds:
+            return self._late()
+        steps, tokens, parameters = (int(message[name]) for name in ("steps", "tokens", "parameters"))
+        peak = float(message["peak_memory_gib"])
+        return Trained(self._vocabulary, seconds, steps, tokens, parameters, peak, tuple(self._curve))
+
+    def _set_timeout(self) -> None:
+        """No wait outlasts the deadline, however often the program writes.
+
+        Raises:
+            TimeoutError: it has passed.
+        """
+        left = self._deadline() - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.channel.settimeout(left)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._clock_start
+
+    def _deadline(self) -> float:
+        if self._vocabulary is None:
+            return self._born + self.limits.setup_seconds
+        return self._clock_start + self.budget_seconds + self.limits.grace_seconds
+
+    def _late(self) -> Failed:
+        if self._vocabulary is None:
+            return self._fail(Reason.SETUP_TIMEOUT, f"no real batch asked for within {self.limits.setup_seconds:g} s")
+        allowed = f"{self.budget_seconds:g} s budget and {self.limits.grace_seconds:g} s of grace"
+        return self._fail(Reason.OVERRAN, f"the weights had not arrived after the {allowed}")
+
+    def _program_error(self, message: dict[str, Any]) -> Failed:
+        kind, text = str(message.get("type")), str(message.get("message"))
+        reason = {"SyntaxError": Reason.SYNTAX, "IndentationError": Reason.SYNTAX}.get(kind, Reason.CRASH)
+        if kind in ("OutOfMemoryError", "MemoryError") or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+            reason = Reason.OUT_OF_MEMORY
+        elif kind == "FloatingPointError":
+            reason = Reason.NOT_FINITE
+        return self._fail(reason, f"{kind}: {text}", str(message.get("trace", "")))
+
+    def _explain(self, exit_: Exit) -> Failed:
+        """A process that ended without a word."""
+        if exit_.killed == "memory":
+            held = f"{exit_.peak_memory_bytes / 2**30:.1f} GiB"
+            return self._fail(
+                Reason.OUT_OF_MEMORY, f"more host memory than the {self.limits.host_memory_gib:g} GiB allowed (peak of one process {held})"
+            )
+        how = f"signal {exit_.code - 128}" if exit_.code > 128 else f"exit status {exit_.code}"
+        return self._fail(Reason.CRASH, f"the process ended with {how}")
+
+    def _fail(self, reason: Reason, message: str, trace: str = "") -> Failed:
+        spent = time.monotonic() - self._born
+        line = printable(message).strip().split("\n")[0][:500]
+        return Failed(reason, self.phase, line, printable(trace)[-6000:], spent, tuple(self._curve))
+
+
+def printable(text: str) -> str:
+    """Without terminal escapes and control characters: a program's own words may reach a terminal, a page or a model."""
+    return _CONTROL.sub("", text)
+
+
+def read_log(path: Path, limit: int) -> str:
+    """Last `limit` bytes of what a process printed, made printable."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - limit))
+        return printable(file.read().decode("utf-8", errors="replace"))
