@@ -24,6 +24,7 @@ from evo.history import Genome
 MAD_TO_SD = 1.4826  # of a normal
 Z90 = 1.645  # 90 % of a normal's |z| lie below
 WIDE_SHARE = 0.1  # prior weight of "this edit did much"
+WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
 NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
 NOISE_UNKNOWN = 5e-3  # of the level of the scores, until two draws of one genome exist
 FEW = 8  # child-parent differences below which their spread is not trusted
@@ -51,32 +52,38 @@ class Belief:
 
 def believe(genomes: Mapping[str, Genome]) -> Belief:
     """Estimates for every genome with a score. `genomes` has parents before children, as `history.fold` gives them."""
-    noise = noise_sd(g.scores for g in genomes.values())
-    own = {g.id: math.fsum(g.scores) / len(g.scores) for g in genomes.values() if g.scores}
-    shift, narrow, wide = _spread(genomes, own, noise)
+    noise = noise_sd(genomes.values())
+    shift, narrow, wide = _spread(genomes, noise)
+    narrow_variance, wide_variance = narrow * narrow, wide * wide
     estimates: dict[str, Estimate] = {}
-    for genome in genomes.values():
+    for id_, genome in genomes.items():
         if not genome.scores:
             continue
         n = len(genome.scores)
-        parents = [estimates[p] for p in genome.parents if p in estimates]
-        if not parents:
-            estimates[genome.id] = Estimate(own[genome.id], noise / math.sqrt(n), n)
-            continue
-        centre = sum(p.mean for p in parents) / len(parents) + shift
-        uncertainty = sum(p.sd * p.sd for p in parents) / len(parents) ** 2
-        spreads = (narrow * narrow + uncertainty, wide * wide + uncertainty)
-        mean, sd = _posterior(own[genome.id], noise * noise / n, centre, spreads)
-        estimates[genome.id] = Estimate(mean, sd, n)
+        known = [estimates[p] for p in genome.parents if p in estimates]
+        if known:
+            centre, extra = shift + sum([e.mean for e in known]) / len(known), sum([e.sd * e.sd for e in known]) / len(known) ** 2
+            mean, sd = _posterior(genome.mean - centre, noise * noise / n, narrow_variance + extra, wide_variance + extra)
+            estimates[id_] = Estimate(centre + mean, sd, n)
+        else:
+            estimates[id_] = Estimate(genome.mean, noise / math.sqrt(n), n)
     return Belief(estimates, noise, shift, narrow, wide)
 
 
-def noise_sd(scores: Iterable[tuple[float, ...]]) -> float:
-    """Pooled within-genome sd of one draw: root of the summed squares over the summed degrees of freedom."""
+def noise_sd(genomes: Iterable[Genome]) -> float:
+    """Pooled within-genome sd of one draw: root of the summed squares over the summed degrees of freedom.
+
+    Only the seed's first draw counts: any other genome is repeated because its first draw was good, so that the gap to its
+    repeats is partly selection, not noise.
+    """
     squares, freedom, level, count = 0.0, 0, 0.0, 0
-    for draws in scores:
-        level += math.fsum(draws)
-        count += len(draws)
+    for genome in genomes:
+        draws = genome.scores
+        if draws:
+            level += draws[0]
+            count += 1
+        if genome.parents:
+            draws = draws[1:]
         if len(draws) >= 2:
             mean = math.fsum(draws) / len(draws)
             squares += math.fsum((x - mean) ** 2 for x in draws)
@@ -87,33 +94,39 @@ def noise_sd(scores: Iterable[tuple[float, ...]]) -> float:
     return max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)
 
 
-def _spread(genomes: Mapping[str, Genome], own: Mapping[str, float], noise: float) -> tuple[float, float, float]:
+def _spread(genomes: Mapping[str, Genome], noise: float) -> tuple[float, float, float]:
     """(shift, narrow sd, wide sd) of children around their parents, robust to the many ruinous edits."""
     differences, error = [], []
-    for id_, mean in own.items():
-        parents = [p for p in genomes[id_].parents if p in own]
-        if parents:
-            differences.append(mean - sum(own[p] for p in parents) / len(parents))
-            inverse = sum(1 / len(genomes[p].scores) for p in parents) / len(parents) ** 2
-            error.append(1 / len(genomes[id_].scores) + inverse)
+    for genome in genomes.values():
+        if genome.scores and genome.parents:
+            known = [p for p in (genomes.get(id_) for id_ in genome.parents) if p is not None and p.scores]
+            if known:
+                differences.append(genome.mean - sum([p.mean for p in known]) / len(known))
+                error.append(1 / len(genome.scores) + sum([1 / len(p.scores) for p in known]) / len(known) ** 2)
     if len(differences) < FEW:
         return 0.0, 2 * noise, 10 * noise
     shift = median(differences)
-    distances = sorted(abs(d - shift) for d in differences)
-    excess = (MAD_TO_SD * median(distances)) ** 2 - noise * noise * median(error)
+    distances = sorted([abs(d - shift) for d in differences])
+    excess = (MAD_TO_SD * distances[len(distances) // 2]) ** 2 - noise * noise * median(error)
     narrow = math.sqrt(max(excess, (noise / 2) ** 2))
     wide = max(distances[int(0.9 * (len(distances) - 1))] / Z90, 3 * narrow)
-    return max(shift, 0.0), narrow, wide
+    return max(shift, 0.0), narrow, wide  # never a promise that children improve: parents were chosen for lucky draws
 
 
-def _posterior(own: float, own_variance: float, centre: float, spreads: tuple[float, float]) -> tuple[float, float]:
-    """Mean and sd of the truth: each component's conjugate update, weighted by how well it foretold `own`."""
-    gap = own - centre
-    logs = [-0.5 * (math.log(s + own_variance) + gap * gap / (s + own_variance)) for s in spreads]
-    top = max(logs)
-    weights = [(1 - WIDE_SHARE) * math.exp(logs[0] - top), WIDE_SHARE * math.exp(logs[1] - top)]
-    total = sum(weights)
-    means = [centre + gap * s / (s + own_variance) for s in spreads]
-    mean = sum(w * m for w, m in zip(weights, means, strict=True)) / total
-    second = sum(w * (s * own_variance / (s + own_variance) + (m - mean) ** 2) for w, s, m in zip(weights, spreads, means, strict=True))
-    return mean, math.sqrt(second / total)
+def _posterior(gap: float, noise: float, narrow: float, wide: float) -> tuple[float, float]:
+    """Posterior mean and sd of the truth, as seen from the prior mean: each component's conjugate update, weighted by how well
+    it foretold the own mean.
+
+    Args:
+        gap: own mean minus prior mean.
+        noise: variance of the own mean.
+        narrow: prior variance of the narrow component.
+        wide: prior variance of the wide one.
+    """
+    keep_near, keep_far = narrow / (narrow + noise), wide / (wide + noise)
+    ratio = (narrow + noise) / (wide + noise)
+    log_odds = 0.5 * (gap * gap * (1 - ratio) / (narrow + noise) + math.log(ratio)) + WIDE_LOG_ODDS
+    trust = 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0  # in the wide component
+    keep = (1 - trust) * keep_near + trust * keep_far
+    between = trust * (1 - trust) * (gap * (keep_far - keep_near)) ** 2
+    return gap * keep, math.sqrt(keep * noise + between)

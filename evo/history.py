@@ -1,16 +1,18 @@
 """What the records of a run say about each genome: the fold that every view of a run starts from.
 
-A pure function of the set of records: they are folded in index order, whatever order they arrived in. A failure adds to
-`failures` and never becomes a score. Duplicate and Unwritten consume an index and count as tries of their parents, nothing more.
+A function of the set of records: a `Ledger` files each record under its index, so the order of arrival cannot matter. A failure adds
+to `failures` and never becomes a score. Duplicate and Unwritten consume an index and count as tries of their parents, nothing more.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluator.outcome import Duplicate, Scored, Unwritten
-from evo.records import CALIBRATE, CROSSOVER, FINAL, MUTATE, REPEATS, Candidate, Proposal, Record
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPEATS, Candidate, Proposal, Record
 
 EXPLORATIONS = (MUTATE, CROSSOVER)  # operators that make new genomes
 
@@ -27,6 +29,10 @@ class Genome:
     parents: tuple[str, ...]
     scores: tuple[float, ...]  # val_bpb of all its draws, in index order
     failures: int  # evaluations that gave no score
+    mean: float = field(init=False)  # of the scores; nan without any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", math.fsum(self.scores) / len(self.scores) if self.scores else math.nan)
 
 
 @dataclass(frozen=True)
@@ -44,47 +50,110 @@ class History:
     explored_until: int  # highest index that is no final draw; -1 if none
 
 
-@dataclass
-class _Growing:
-    candidate: Candidate
-    scores: list[float] = field(default_factory=list)
-    failures: int = 0
-
-    def freeze(self) -> Genome:
-        proposal = self.candidate.proposal
-        repeat = proposal.operator in REPEATS
-        return Genome(
-            id=self.candidate.genome,
-            index=proposal.index,
-            species=self.candidate.species,
-            size=self.candidate.size,
-            operator=CALIBRATE if repeat else proposal.operator,
-            parents=() if repeat else proposal.parents,
-            scores=tuple(self.scores),
-            failures=self.failures,
-        )
-
-
 def fold(records: Iterable[Record]) -> History:
     """The history of a run; `records` may come in any order and hold each index once."""
-    ordered = sorted(records, key=_index)
-    explorations = [r for r in ordered if r.candidate.proposal.operator in EXPLORATIONS]
-    calibrations = [r for r in ordered if r.candidate.proposal.operator == CALIBRATE]
-    return History(
-        genomes=_genomes(ordered),
-        tries=count_tries(r.candidate.proposal for r in explorations),
-        crossed=crossed_pairs(r.candidate.proposal for r in explorations),
-        finals=tuple(r for r in ordered if r.candidate.proposal.operator == FINAL),
-        evaluated=sum(1 for r in explorations if _was_evaluated(r)),
-        confirmations=sum(1 for r in ordered if r.candidate.proposal.operator == "confirm"),
-        calibrations=(sum(1 for r in calibrations if isinstance(r.outcome, Scored)), len(calibrations)),
-        fruitless=_fruitless(explorations),
-        explored_until=max((_index(r) for r in ordered if r.candidate.proposal.operator != FINAL), default=-1),
-    )
+    ledger = Ledger()
+    for record in records:
+        ledger.add(record)
+    return ledger.history()
+
+
+class Ledger:
+    """Grows a history record by record. Everything in it is kept by index or counted: no order of `add` shows."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._births: list[tuple[int, str]] = []  # (index, genome), ascending
+        self._tries: dict[str, int] = {}
+        self._crossed: frozenset[frozenset[str]] = frozenset()
+        self._finals: list[Record] = []
+        self._explorations: list[tuple[int, bool]] = []  # (index, was evaluated), ascending
+        self._evaluated = self._confirmations = self._calibrations = self._calibrated = 0
+        self._explored_until = -1
+
+    def add(self, record: Record) -> None:
+        """Files one record; its index must be new."""
+        proposal, evaluated = record.candidate.proposal, not isinstance(record.outcome, Unwritten | Duplicate)
+        if proposal.operator in EXPLORATIONS:
+            insort(self._explorations, (proposal.index, evaluated))
+            self._evaluated += evaluated
+            for parent in proposal.parents:
+                self._tries[parent] = self._tries.get(parent, 0) + 1
+            if proposal.operator == CROSSOVER:
+                self._crossed |= crossed_pairs((proposal,))
+        elif proposal.operator == FINAL:
+            insort(self._finals, record, key=_index)
+        self._confirmations += proposal.operator == CONFIRM
+        self._calibrations += proposal.operator == CALIBRATE
+        self._calibrated += proposal.operator == CALIBRATE and isinstance(record.outcome, Scored)
+        if proposal.operator != FINAL:
+            self._explored_until = max(self._explored_until, proposal.index)
+        if evaluated:
+            self._enter(record)
+
+    def history(self) -> History:
+        """All records added so far, as a value."""
+        return History(
+            genomes={id_: self._entries[id_].genome() for _, id_ in self._births},
+            tries=dict(self._tries),
+            crossed=self._crossed,
+            finals=tuple(self._finals),
+            evaluated=self._evaluated,
+            confirmations=self._confirmations,
+            calibrations=(self._calibrated, self._calibrations),
+            fruitless=self._fruitless(),
+            explored_until=self._explored_until,
+        )
+
+    def _enter(self, record: Record) -> None:
+        id_, index = record.candidate.genome, _index(record)
+        entry = self._entries.get(id_)
+        if entry is None:
+            entry = self._entries[id_] = _Entry(record.candidate)
+            insort(self._births, (index, id_))
+        elif index < _birth(entry):
+            self._births.remove((_birth(entry), id_))
+            entry.candidate = record.candidate
+            insort(self._births, (index, id_))
+        entry.add(index, record.outcome.val_bpb if isinstance(record.outcome, Scored) else None)
+
+    def _fruitless(self) -> int:
+        for count, (_, evaluated) in enumerate(reversed(self._explorations)):
+            if evaluated:
+                return count
+        return len(self._explorations)
+
+
+@dataclass
+class _Entry:
+    """One genome while records arrive; its value is made once per change."""
+
+    candidate: Candidate  # of the record with the lowest index
+    draws: list[tuple[int, float]] = field(default_factory=list)  # (index, val_bpb), ascending
+    failures: int = 0
+    _value: Genome | None = None
+
+    def add(self, index: int, val_bpb: float | None) -> None:
+        if val_bpb is None:
+            self.failures += 1
+        else:
+            insort(self.draws, (index, val_bpb))
+        self._value = None
+
+    def genome(self) -> Genome:
+        if self._value is None:
+            candidate, proposal = self.candidate, self.candidate.proposal
+            repeat = proposal.operator in REPEATS
+            operator, parents = (CALIBRATE, ()) if repeat else (proposal.operator, proposal.parents)
+            scores = tuple(score for _, score in self.draws)
+            self._value = Genome(
+                candidate.genome, proposal.index, candidate.species, candidate.size, operator, parents, scores, self.failures
+            )
+        return self._value
 
 
 def count_tries(proposals: Iterable[Proposal]) -> dict[str, int]:
-    """How often each genome was asked to be a parent of a new one."""
+    """How often each genome is asked to be a parent of a new one."""
     tries: dict[str, int] = {}
     for proposal in proposals:
         if proposal.operator in EXPLORATIONS:
@@ -98,29 +167,9 @@ def crossed_pairs(proposals: Iterable[Proposal]) -> frozenset[frozenset[str]]:
     return frozenset(frozenset(p.parents) for p in proposals if p.operator == CROSSOVER)
 
 
-def _genomes(ordered: list[Record]) -> dict[str, Genome]:
-    growing: dict[str, _Growing] = {}
-    for record in ordered:
-        if not _was_evaluated(record):
-            continue
-        genome = growing.setdefault(record.candidate.genome, _Growing(record.candidate))
-        if isinstance(record.outcome, Scored):
-            genome.scores.append(record.outcome.val_bpb)
-        else:
-            genome.failures += 1
-    return {id_: genome.freeze() for id_, genome in growing.items()}
-
-
-def _fruitless(explorations: list[Record]) -> int:
-    for count, record in enumerate(reversed(explorations)):
-        if _was_evaluated(record):
-            return count
-    return len(explorations)
-
-
-def _was_evaluated(record: Record) -> bool:
-    return not isinstance(record.outcome, Unwritten | Duplicate)
-
-
 def _index(record: Record) -> int:
     return record.candidate.proposal.index
+
+
+def _birth(entry: _Entry) -> int:
+    return entry.candidate.proposal.index

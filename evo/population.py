@@ -16,7 +16,7 @@ SHARPNESS = 2.0  # of the parent weight per robust sd of posterior mean
 
 def ranking(genomes: Mapping[str, Genome], belief: Belief) -> list[str]:
     """Scored genomes, best first by posterior mean; within a tie band the smaller program, then the better, then the older."""
-    by_mean = sorted(belief.of, key=lambda id_: (belief.of[id_].mean, genomes[id_].index))
+    by_mean = sorted(belief.of, key=lambda id_: belief.of[id_].mean)  # stable: equal means stay in order of introduction
     ranked: list[str] = []
     start = 0
     while start < len(by_mean):

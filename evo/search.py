@@ -20,7 +20,7 @@ from random import Random
 
 from evaluator.outcome import Interrupted, Scored
 from evo.belief import Belief, believe
-from evo.history import EXPLORATIONS, History, count_tries, crossed_pairs, fold
+from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs
 from evo.policies import POLICIES, SearchConfig, View, widen
 from evo.population import survivors
 from evo.records import CALIBRATE, CONFIRM, FINAL, Candidate, Proposal, Record, lean
@@ -41,11 +41,15 @@ class Founder:
 
 
 class _Facts:
-    """What the told records amount to; computed once per set of records."""
+    """What the told records amount to; each part is computed once per set of records, when it is wanted."""
 
-    def __init__(self, records: Iterable[Record], config: SearchConfig) -> None:
-        self.history: History = fold(records)
-        self.config = config
+    def __init__(self, ledger: Ledger, config: SearchConfig) -> None:
+        self._ledger = ledger
+        self._config = config
+
+    @cached_property
+    def history(self) -> History:
+        return self._ledger.history()
 
     @cached_property
     def belief(self) -> Belief:
@@ -53,7 +57,7 @@ class _Facts:
 
     @cached_property
     def survivors(self) -> tuple[str, ...]:
-        return survivors(self.history, self.belief, self.config.population, self.config.species_share)
+        return survivors(self.history, self.belief, self._config.population, self._config.species_share)
 
 
 class Search:
@@ -64,7 +68,8 @@ class Search:
         self.founder = founder
         self._records: dict[int, Record] = {}
         self._pending: dict[int, Proposal] = {}
-        self._facts = _Facts((), config)
+        self._ledger = Ledger()
+        self._facts = _Facts(self._ledger, config)
         self._closing = False
 
     # ---- verbs
@@ -104,7 +109,7 @@ class Search:
             raise ValueError(f"index {proposal.index} was asked as {self._pending[proposal.index]}, told as {proposal}")
         self._take(record)
         del self._pending[proposal.index]
-        self._facts = _Facts(self._records.values(), self.config)
+        self._facts = _Facts(self._ledger, self.config)
 
     def resume(self, records: Iterable[Record], pending: Iterable[Candidate | Proposal] = ()) -> None:
         """Replaces the state by that of a search that was told `records` and waits for `pending`.
@@ -112,7 +117,7 @@ class Search:
         Raises:
             ValueError: an index occurs twice, or an outcome is Interrupted.
         """
-        self._records, self._pending = {}, {}
+        self._records, self._pending, self._ledger = {}, {}, Ledger()
         for record in records:
             if record.candidate.proposal.index in self._records:
                 raise ValueError(f"index {record.candidate.proposal.index} occurs twice among the records")
@@ -122,7 +127,7 @@ class Search:
             if proposal.index in self._records or proposal.index in self._pending:
                 raise ValueError(f"index {proposal.index} is pending and known already")
             self._pending[proposal.index] = proposal
-        self._facts = _Facts(self._records.values(), self.config)
+        self._facts = _Facts(self._ledger, self.config)
 
     # ---- what people want to know
 
@@ -254,4 +259,6 @@ class Search:
     def _take(self, record: Record) -> None:
         if isinstance(record.outcome, Interrupted):
             raise ValueError(f"index {record.candidate.proposal.index} was interrupted: run it again under its index")
-        self._records[record.candidate.proposal.index] = lean(record)
+        record = lean(record)
+        self._records[record.candidate.proposal.index] = record
+        self._ledger.add(record)
