@@ -11,7 +11,8 @@ from evo.belief import MAD_TO_SD, Belief
 from evo.history import Genome, History
 
 TIE_BAND = 0.5  # noise sds: posterior means closer than this are a tie, and fewer tree nodes rank first
-SHARPNESS = 2.0  # of the parent weight per robust sd of posterior mean
+SHARPNESS = 4.0  # log weight of a parent per robust sd of posterior mean
+Z_MOST = 5.0  # beyond, better is not likelier: nobody takes all the draws
 
 
 def ranking(genomes: Mapping[str, Genome], belief: Belief) -> list[str]:
@@ -58,8 +59,9 @@ def best(history: History, belief: Belief) -> str | None:
 def parent_weights(candidates: Sequence[str], belief: Belief, tries: Mapping[str, int]) -> list[float]:
     """How likely each candidate is to be drawn: better and less tried ones are likelier.
 
-    Sigmoid of the posterior mean in robust sds from the median, times 1 / (1 + tries) with pending tries counted
-    (ShinkaEvolve's weighted parent sampling, arXiv 2509.19349, section 3.1). A candidate without an estimate counts as typical.
+    exp(SHARPNESS z) / (1 + tries), z being the posterior mean in robust sds below the median, pending tries counted. After
+    ShinkaEvolve's weighted parents (arXiv 2509.19349, section 3.1), with an exponential in place of its sigmoid: a sigmoid weighs all
+    of the better half alike, and lost to the greedy chain on four synthetic landscapes. A candidate without an estimate is typical.
     """
     means = [belief.of[id_].mean for id_ in candidates if id_ in belief.of]
     centre = median(means) if means else 0.0
@@ -68,7 +70,7 @@ def parent_weights(candidates: Sequence[str], belief: Belief, tries: Mapping[str
     weights = []
     for id_ in candidates:
         z = (centre - belief.of[id_].mean) / scale if id_ in belief.of else 0.0
-        weights.append(1 / (1 + math.exp(-SHARPNESS * max(min(z, 20.0), -20.0))) / (1 + tries.get(id_, 0)))
+        weights.append(math.exp(SHARPNESS * max(min(z, Z_MOST), -Z_MOST)) / (1 + tries.get(id_, 0)))
     return weights
 
 

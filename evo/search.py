@@ -24,7 +24,8 @@ from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pair
 from evo.policies import POLICIES, SearchConfig, View, widen
 from evo.population import survivors
 from evo.records import CALIBRATE, CONFIRM, FINAL, Candidate, Proposal, Record, lean
-from evo.statistics import Announcement, announce
+from evo.standing import Standing, standing_finals, verdict
+from evo.statistics import Announcement
 
 __all__ = ["Founder", "Search", "SearchConfig"]
 
@@ -168,11 +169,13 @@ class Search:
     @property
     def announcement(self) -> Announcement | None:
         """The verdict of the standing final draws; None before both arms have two scores, and where no genome beat the seed."""
-        group = self._group()
-        if not group:
-            return None
-        finals = [r for r in self.history.finals if r.candidate.proposal.group == group[0].group]
-        return announce(finals, group[0].parents[0])
+        return verdict(self.history, self._group())
+
+    @property
+    def standing(self) -> Standing:
+        """Everything that people look at, as one value."""
+        records = tuple(self._records[i] for i in sorted(self._records))
+        return Standing(records, self.history, self.belief, self.founder.id, self.champion, self.announcement)
 
     # ---- the next proposal: pure in (records, pending, closing)
 
@@ -225,13 +228,10 @@ class Search:
     # ---- final draws
 
     def _group(self) -> list[Proposal]:
-        """The proposals of the standing group of final draws: the latest one, if nothing was explored after it."""
+        """The standing final draws, pending ones included."""
         finals = [r.candidate.proposal for r in self.history.finals] + [p for p in self._pending.values() if p.operator == FINAL]
-        latest = max((p.group for p in finals), default=-1)
         others = max((i for i, p in self._pending.items() if p.operator != FINAL), default=-1)
-        if latest <= max(self.history.explored_until, others):
-            return []
-        return sorted((p for p in finals if p.group == latest), key=lambda p: p.index)
+        return standing_finals(finals, max(self.history.explored_until, others))
 
     def _next_final(self, index: int) -> Proposal | None:
         if any(p.operator != FINAL for p in self._pending.values()):

@@ -15,21 +15,33 @@ Everything else in the folder is a view that can be deleted (evo/views.py).
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from evaluator.outcome import CurvePoint, Duplicate, Interrupted, Outcome, Scored, Unwritten, from_dict, to_dict
+from evaluator.outcome import CurvePoint, Duplicate, Interrupted, Scored, Unwritten
+from evo.folder import (
+    DATABASE,
+    FOLDERS,
+    StoreError,
+    as_json,
+    locked,
+    log,
+    outcome_path,
+    read_outcomes,
+    read_text,
+    refuse_foreign,
+    write_atomically,
+    write_outcome,
+)
 from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_from_dict, record_to_dict
 
+__all__ = ["Snapshot", "Store", "StoreError", "curve", "known", "log", "read_outcomes", "read_text", "snapshot", "write_outcome"]
+
 VERSION = 1  # of the schema
-DATABASE, LOCK = "run.sqlite", "run.lock"
-FOLDERS = ("genomes", "logs", "outcomes")
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -39,10 +51,6 @@ CREATE TABLE records (
     idx INTEGER PRIMARY KEY, operator TEXT NOT NULL, genome TEXT NOT NULL, outcome TEXT NOT NULL, val_bpb REAL,
     slot TEXT NOT NULL, started REAL NOT NULL, finished REAL NOT NULL, curve TEXT NOT NULL, payload TEXT NOT NULL);
 """
-
-
-class StoreError(Exception):
-    """The run folder cannot be used as asked; the message says why and what to do."""
 
 
 class Store:
@@ -64,17 +72,20 @@ class Store:
             StoreError: the folder is no run, is another run, is being written, or is newer than this program.
         """
         run_dir = Path(run_dir)
-        _refuse_foreign(run_dir)
+        refuse_foreign(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = _locked(run_dir)
+        lock = locked(run_dir)
         try:
             for folder in FOLDERS:
                 (run_dir / folder).mkdir(exist_ok=True)
-            connection = _connected(run_dir, meta)
-            store = cls(run_dir, json.loads(json.dumps(meta)), lock, connection)
-            store._recover()
+            store = cls(run_dir, meta, lock, _connected(run_dir, meta))
         except BaseException:
             lock.close()
+            raise
+        try:
+            store._recover()
+        except BaseException:
+            store.close()
             raise
         return store
 
@@ -101,7 +112,7 @@ class Store:
         if not path.exists():
             write_atomically(path, text)
         proposal = candidate.proposal
-        row = (proposal.index, proposal.operator, candidate.genome, candidate.note, _json(candidate_to_dict(candidate)))
+        row = (proposal.index, proposal.operator, candidate.genome, candidate.note, as_json(candidate_to_dict(candidate)))
         self._insert("candidates", row, "begun")
 
     def finish(self, record: Record) -> None:
@@ -123,11 +134,11 @@ class Store:
         row = (
             *(index, candidate.proposal.operator, candidate.genome, type(outcome).__name__),
             *(outcome.val_bpb if isinstance(outcome, Scored) else None, record.slot, record.started, record.finished),
-            _json([dataclasses.astuple(point) for point in getattr(outcome, "curve", ())]),
-            _json(record_to_dict(lean(record))),
+            as_json([dataclasses.astuple(point) for point in getattr(outcome, "curve", ())]),
+            as_json(record_to_dict(lean(record))),
         )
         self._insert("records", row, "finished")
-        _outcome_path(self.run_dir, index).unlink(missing_ok=True)
+        outcome_path(self.run_dir, index).unlink(missing_ok=True)
 
     # ---- reading
 
@@ -165,40 +176,15 @@ class Store:
             raise StoreError(f"index {candidate.proposal.index} finishes a candidate that was not begun: {candidate}")
 
     def _recover(self) -> None:
-        """Outcome files that were never reported become records."""
+        """Outcome files that were never reported become records; half-written files of a killed process go."""
+        for folder in ("genomes", "logs"):  # of the store alone: a slot may be writing into outcomes/
+            for torn in (self.run_dir / folder).glob(".*.tmp"):
+                torn.unlink()
         begun = {c.proposal.index: c for c in self.pending()}
         for index, report in read_outcomes(self.run_dir).items():
             if index in begun and not isinstance(report.outcome, Interrupted):
                 self.finish(Record(begun[index], report.outcome, report.slot, report.started, report.finished))
-            _outcome_path(self.run_dir, index).unlink(missing_ok=True)
-
-
-# ---- the slot's side
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """An outcome as a slot leaves it in the run folder."""
-
-    outcome: Outcome
-    slot: str
-    started: float  # seconds since the epoch
-    finished: float
-
-
-def write_outcome(run_dir: Path | str, index: int, outcome: Outcome, slot: str, started: float, finished: float) -> None:
-    """Makes an evaluation finished: from here on no kill loses it. For the slot's side, before it reports; needs no Store."""
-    data = {"outcome": to_dict(outcome), "slot": slot, "started": started, "finished": finished}
-    write_atomically(_outcome_path(Path(run_dir), index), _json(data))
-
-
-def read_outcomes(run_dir: Path | str) -> dict[int, Report]:
-    """Index -> report, of the outcome files that are in place."""
-    reports = {}
-    for path in sorted((Path(run_dir) / "outcomes").glob("*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        reports[int(path.stem)] = Report(from_dict(data["outcome"]), data["slot"], data["started"], data["finished"])
-    return reports
+            outcome_path(self.run_dir, index).unlink(missing_ok=True)
 
 
 # ---- reading without writing
@@ -234,24 +220,6 @@ def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
     return tuple(CurvePoint(*point) for point in json.loads(found[0])) if found else ()
 
 
-def log(run_dir: Path | str, index: int) -> str:
-    """What the program of one record printed; empty if nothing."""
-    path = Path(run_dir) / "logs" / f"{index}.log"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def read_text(run_dir: Path | str, genome: str) -> str:
-    """A stored program.
-
-    Raises:
-        StoreError: there is none under this id.
-    """
-    path = Path(run_dir) / "genomes" / f"{genome}.py"
-    if not path.exists():
-        raise StoreError(f"{path} is missing: the run folder is damaged, or {genome} is no genome of it")
-    return path.read_bytes().decode("utf-8")
-
-
 def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[str, Candidate]:
     """Genome id -> the candidate that introduced it."""
     real = [r.candidate for r in records if not isinstance(r.outcome, Duplicate | Unwritten)]
@@ -261,48 +229,7 @@ def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[s
     return first
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """The file appears whole or not at all, and stays after a power cut: written beside, synced, renamed, folder synced."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as file:
-        file.write(text.encode("utf-8", errors="backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 # ---- the database
-
-
-def _refuse_foreign(run_dir: Path) -> None:
-    if run_dir.exists() and not run_dir.is_dir():
-        raise StoreError(f"{run_dir} is a file, not a run folder: name another folder")
-    if not run_dir.exists() or (run_dir / DATABASE).exists():
-        return
-    ours = {LOCK, *FOLDERS}
-    strange = sorted(p.name for p in run_dir.iterdir() if p.name not in ours and not p.name.startswith(DATABASE))
-    if strange:
-        raise StoreError(f"{run_dir} is no run folder (it holds {', '.join(strange[:3])} and no {DATABASE}): name a new or empty one")
-
-
-def _locked(run_dir: Path) -> IO[str]:
-    lock = (run_dir / LOCK).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        owner = lock.read().strip() or "?"
-        lock.close()
-        raise StoreError(f"{run_dir} is being written by process {owner}: wait for it, or stop it first") from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
 
 
 def _connected(run_dir: Path, meta: Mapping[str, Any]) -> sqlite3.Connection:
@@ -329,7 +256,7 @@ def _create(connection: sqlite3.Connection, meta: Mapping[str, Any]) -> None:
     with _transaction(connection):
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", [(key, _json(value)) for key, value in meta.items()])
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", [(key, as_json(value)) for key, value in meta.items()])
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
@@ -381,11 +308,3 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-
-
-def _outcome_path(run_dir: Path, index: int) -> Path:
-    return run_dir / "outcomes" / f"{index}.json"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,114 @@
+"""The files of a run folder: whole or not there at all. What a slot writes before it reports, programs and logs by name, the lock.
+
+Usable without the database: slots write their outcomes on machines that never open it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from evaluator.outcome import Outcome, from_dict, to_dict
+
+DATABASE, LOCK = "run.sqlite", "run.lock"
+FOLDERS = ("genomes", "logs", "outcomes")
+
+
+class StoreError(Exception):
+    """The run folder cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An outcome as a slot leaves it in the run folder."""
+
+    outcome: Outcome
+    slot: str
+    started: float  # seconds since the epoch
+    finished: float
+
+
+def write_outcome(run_dir: Path | str, index: int, outcome: Outcome, slot: str, started: float, finished: float) -> None:
+    """Makes an evaluation finished: from here on no kill loses it. For the slot's side, before it reports; needs no Store."""
+    data = {"outcome": to_dict(outcome), "slot": slot, "started": started, "finished": finished}
+    write_atomically(outcome_path(Path(run_dir), index), as_json(data))
+
+
+def read_outcomes(run_dir: Path | str) -> dict[int, Report]:
+    """Index -> report, of the outcome files that are in place."""
+    reports = {}
+    for path in sorted((Path(run_dir) / "outcomes").glob("*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        reports[int(path.stem)] = Report(from_dict(data["outcome"]), data["slot"], data["started"], data["finished"])
+    return reports
+
+
+def log(run_dir: Path | str, index: int) -> str:
+    """What the program of one record printed; empty if nothing."""
+    path = Path(run_dir) / "logs" / f"{index}.log"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def read_text(run_dir: Path | str, genome: str) -> str:
+    """A stored program.
+
+    Raises:
+        StoreError: there is none under this id.
+    """
+    path = Path(run_dir) / "genomes" / f"{genome}.py"
+    if not path.exists():
+        raise StoreError(f"{path} is missing: the run folder is damaged, or {genome} is no genome of it")
+    return path.read_bytes().decode("utf-8")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file appears whole or not at all, and stays after a power cut: written beside, synced, renamed, folder synced."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with beside.open("wb") as file:
+        file.write(text.encode("utf-8", errors="backslashreplace"))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def refuse_foreign(run_dir: Path) -> None:
+    if run_dir.exists() and not run_dir.is_dir():
+        raise StoreError(f"{run_dir} is a file, not a run folder: name another folder")
+    if not run_dir.exists() or (run_dir / DATABASE).exists():
+        return
+    ours = {LOCK, *FOLDERS}
+    strange = sorted(p.name for p in run_dir.iterdir() if p.name not in ours and not p.name.startswith(DATABASE))
+    if strange:
+        raise StoreError(f"{run_dir} is no run folder (it holds {', '.join(strange[:3])} and no {DATABASE}): name a new or empty one")
+
+
+def locked(run_dir: Path) -> IO[str]:
+    lock = (run_dir / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "?"
+        lock.close()
+        raise StoreError(f"{run_dir} is being written by process {owner}: wait for it, or stop it first") from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def outcome_path(run_dir: Path, index: int) -> Path:
+    return run_dir / "outcomes" / f"{index}.json"
+
+
+def as_json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,54 @@
+"""Where a run stands: who leads, and what may be announced. Pure functions of the records, shared by the search and the views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from evo.belief import Belief, believe
+from evo.history import History, fold
+from evo.population import best
+from evo.records import CALIBRATE, Proposal, Record
+from evo.statistics import Announcement, announce
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run so far, as people want to see it."""
+
+    records: tuple[Record, ...]  # in index order
+    history: History
+    belief: Belief
+    founder: str | None  # the seed genome; None before its first record
+    champion: str | None  # announced, or else best by belief
+    announcement: Announcement | None
+
+
+def assess(records: Iterable[Record]) -> Standing:
+    """The standing of a run from its records alone."""
+    ordered = tuple(sorted(records, key=lambda r: r.candidate.proposal.index))
+    history = fold(ordered)
+    belief = believe(history.genomes)
+    group = standing_finals((r.candidate.proposal for r in history.finals), history.explored_until)
+    champion = group[0].parents[0] if group else best(history, belief)
+    founder = next((r.candidate.genome for r in ordered if r.candidate.proposal.operator == CALIBRATE), None)
+    return Standing(ordered, history, belief, founder, champion, verdict(history, group))
+
+
+def standing_finals(finals: Iterable[Proposal], explored_until: int) -> list[Proposal]:
+    """The final draws that count: the latest group, unless something was explored after it began. In index order.
+
+    The champion's draw is asked first, so the group's champion is the first one's parent.
+    """
+    finals = list(finals)
+    latest = max((p.group for p in finals), default=-1)
+    if latest <= explored_until:
+        return []
+    return sorted((p for p in finals if p.group == latest), key=lambda p: p.index)
+
+
+def verdict(history: History, group: list[Proposal]) -> Announcement | None:
+    """What a group of final draws says; None before each arm has two scores."""
+    if not group:
+        return None
+    return announce([r for r in history.finals if r.candidate.proposal.group == group[0].group], group[0].parents[0])
