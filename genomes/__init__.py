@@ -1,0 +1,41 @@
+"""Programs as data: what a training program is, what differs between two, and how a new one is made of old ones.
+
+    identity, species, size    equal programs hash equally; equal but for knobs; how large
+    knobs, set_knobs           every literal by name
+    diff, apply, describe      edits between two programs
+    merge                      three-way merge on the tree
+    mutate, MUTATIONS          children without a model
+    check                      parse and contract
+
+All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
+"""
+
+from genomes.canonical import identity, size, species
+from genomes.contract import Problem, check
+from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
+from genomes.knobs import Knob, knobs, set_knobs
+from genomes.literals import Value
+from genomes.mutations import MUTATIONS, Mutant, mutate
+from genomes.mutations.mutation import Mutation
+
+__all__ = [
+    "MUTATIONS",
+    "ContractError",
+    "EditError",
+    "GenomeError",
+    "Knob",
+    "KnobError",
+    "Mutant",
+    "Mutation",
+    "MutationError",
+    "ParseError",
+    "Problem",
+    "Value",
+    "check",
+    "identity",
+    "knobs",
+    "mutate",
+    "set_knobs",
+    "size",
+    "species",
+]

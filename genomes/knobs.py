@@ -1,0 +1,219 @@
+"""Knobs: every literal of a program, addressable by name.
+
+Numbers, booleans and short categorical strings; also the ones inside calls and expressions: 12 of the 22 improvements of the flagship
+autoresearch run were such inline literals. `names` names them, `places` says what may be tuned, `ranges` how far, `remarks` what comments say.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from genomes import places, ranges, remarks
+from genomes.errors import KnobError, nearest
+from genomes.literals import Literal, Step, Value, find
+from genomes.names import assign_names, own_label
+from genomes.source import Source, Splice, parse, splice
+
+_CATEGORY = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]{0,31}")
+_NO_CATEGORY = re.compile(
+    r"dtype|device|backend|name|path|file|dir|kind|type|title|label|fix|key|url|fmt|format|encoding|unit|mode|desc|text|help|action"
+)
+_CACHED_PROGRAMS = 64
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One literal. `log` implies low > 0; `choices` are the values of a choice; `comment` is the remark on its line."""
+
+    name: str
+    value: Value
+    kind: str  # "float" | "int" | "power_of_two" | "choice" | "bool"
+    low: float
+    high: float
+    log: bool
+    tunable: bool
+    comment: str
+    line: int
+    choices: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """A knob, the characters that hold it, and what its place in the tree says about it."""
+
+    knob: Knob
+    start: int
+    end: int
+    node: ast.expr
+    blanked: bool  # its place may be tuned: not part of the species
+    constant: bool  # value, or element, of a module-level UPPER_CASE constant
+    named: bool  # somebody gave it a name: constant, field, keyword, entry or default
+    power_base: bool  # a negative number here needs parentheses
+
+
+def knobs(text: str) -> tuple[Knob, ...]:
+    """Every knob in the order of the tree, tunable or not."""
+    return tuple(spot.knob for spot in spots(text))
+
+
+def set_knobs(text: str, values: Mapping[str, Value]) -> str:
+    """Write values; no other character changes, and a knob that has its value already keeps its spelling.
+
+    Raises:
+        KnobError: an unknown name (the message has the nearest ones), or a value of the wrong type.
+    """
+    known = {spot.knob.name: spot for spot in spots(text)}
+    cuts = []
+    for name, value in values.items():
+        if name not in known:
+            raise KnobError(f"no knob {name!r} among {len(known)}; {nearest(name, known)}")
+        cuts += _write(text, known[name], value)
+    return splice(text, cuts)
+
+
+def blanked_nodes(text: str) -> frozenset[int]:
+    """`id`s of the nodes of the cached tree that a species leaves out."""
+    return frozenset(id(spot.node) for spot in spots(text) if spot.blanked)
+
+
+@lru_cache(maxsize=_CACHED_PROGRAMS)
+def spots(text: str) -> tuple[Spot, ...]:
+    """The knobs with their places."""
+    source = parse(text)
+    literals = find(source)
+    kept = [_is_knob(literal) for literal in literals.found]
+    literals.found = [literal for literal, keep in zip(literals.found, kept, strict=True) if keep]
+    names = assign_names(literals)
+    spans = [source.span(literal.node) for literal in literals.found]
+    found = _remarks(source, literals.found, spans)
+    return tuple(_spot(source, *parts) for parts in zip(literals.found, names, spans, found, strict=True))
+
+
+def _is_knob(literal: Literal) -> bool:
+    """Numbers and booleans always; a string only where it names one of several ways."""
+    if not isinstance(literal.value, str):
+        return True
+    if not _CATEGORY.fullmatch(literal.value):
+        return False
+    if places.is_constant(literal):
+        return not own_label(literal).startswith("__")
+    if places.HARDWARE.fullmatch(literal.value):
+        return False
+    if _NO_CATEGORY.search(own_label(literal).lower()) or not _assigned(literal.path):
+        return False
+    return all(step.field not in ("annotation", "returns", "decorator_list", "slice") for step in literal.path)
+
+
+def _assigned(path: tuple[Step, ...]) -> bool:
+    """Is the literal, alone or in a tuple, the value of a name, keyword, entry or default?"""
+    outer = [step.node for step in path if not isinstance(step.node, ast.Tuple | ast.List)]
+    last = outer[-1] if outer else None
+    if isinstance(last, ast.Assign):
+        return all(isinstance(target, ast.Name | ast.Attribute) and not _is_dunder(target) for target in last.targets)
+    return isinstance(last, ast.AnnAssign | ast.keyword | ast.arguments | ast.Dict)
+
+
+def _is_dunder(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name) and target.id.startswith("__")
+
+
+def _remarks(source: Source, literals: list[Literal], spans: list[tuple[int, int]]) -> list[remarks.Remark]:
+    """The remark of each literal's line, given only to those that it fits where several share a line."""
+    comments = [remarks.comment_after(source.text, end) for _, end in spans]
+    lines = [source.line_at(start) for start, _ in spans]
+    crowd = Counter(lines)
+    found = []
+    for literal, comment, line in zip(literals, comments, lines, strict=True):
+        remark = remarks.read(comment)
+        if crowd[line] > 1 and not _fits(literal.value, remark):
+            remark = remarks.Remark(comment=comment, tuned=remark.tuned)
+        found.append(remark)
+    return found
+
+
+def _fits(value: Value, remark: remarks.Remark) -> bool:
+    if remark.options:
+        return str(value) in remark.options
+    if remark.low is not None and remark.high is not None:
+        return not isinstance(value, bool | str) and remark.low <= value <= remark.high
+    return True
+
+
+def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], remark: remarks.Remark) -> Spot:
+    shape = ranges.infer(own_label(literal), literal.value, remark)
+    place = places.place_tunable(literal) and remark.tuned and (shape.kind != ranges.CHOICE or len(shape.choices) > 1)
+    parent = literal.path[-1].node
+    return Spot(
+        knob=Knob(
+            name=name,
+            value=literal.value,
+            kind=shape.kind,
+            low=shape.low,
+            high=shape.high,
+            log=shape.log,
+            tunable=place and (places.value_tunable(literal) or bool(remark.options or remark.low is not None)),
+            comment=remark.comment,
+            line=source.line_at(span[0]),
+            choices=shape.choices,
+        ),
+        start=span[0],
+        end=span[1],
+        node=literal.node,
+        blanked=place,
+        constant=places.is_constant(literal),
+        named=places.is_named(literal),
+        power_base=isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Pow) and parent.left is literal.node,
+    )
+
+
+def _write(text: str, spot: Spot, value: Value) -> list[Splice]:
+    accepted = _accept(spot.knob, value)
+    if accepted == spot.knob.value and type(accepted) is type(spot.knob.value) and repr(accepted) == repr(spot.knob.value):
+        return []
+    written = _spell(accepted, text[spot.start : spot.end])
+    if spot.power_base and written.startswith("-"):
+        written = f"({written})"
+    before, after = text[spot.start - 1 : spot.start], text[spot.end : spot.end + 1]
+    gap_before = " " if before.isalnum() or before == "_" else ""
+    gap_after = " " if after.isalnum() or after == "_" else ""
+    return [Splice(spot.start, spot.end, gap_before + written + gap_after)]
+
+
+def _accept(knob: Knob, value: Value) -> Value:
+    """The value in the knob's own type, or KnobError."""
+    wanted = "string" if isinstance(knob.value, str) else knob.kind
+    refusal = KnobError(f"{knob.name} is a {wanted}, now {knob.value!r}; it cannot become {value!r}")
+    if isinstance(knob.value, bool) or isinstance(value, bool):
+        if isinstance(knob.value, bool) and isinstance(value, bool):
+            return value
+        raise refusal
+    if isinstance(knob.value, str) or isinstance(value, str):
+        if isinstance(knob.value, str) and isinstance(value, str):
+            return value
+        raise refusal
+    if not math.isfinite(value):
+        raise refusal
+    if isinstance(knob.value, float):
+        return float(value)
+    if knob.kind == ranges.FLOAT and value != int(value):
+        return float(value)
+    if value != int(value):
+        raise refusal
+    return int(value)
+
+
+def _spell(value: Value, old: str) -> str:
+    """Source text of a value, in the manner of the old text where it has one: quotes, powers of two."""
+    if isinstance(value, str):
+        plain = repr(value)
+        return f'"{value}"' if old[:1] == '"' and plain == f"'{value}'" and '"' not in value else plain
+    power_of_two = isinstance(value, int) and not isinstance(value, bool) and value > 1 and value & (value - 1) == 0
+    if "**" in old and power_of_two:
+        return f"2**{int(value).bit_length() - 1}"
+    return repr(value)

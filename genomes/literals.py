@@ -1,0 +1,136 @@
+"""Finds every literal of a program together with its place in the tree. One walk; names, kinds and ranges are read off the result.
+
+Left out: f-strings (they print), docstrings and other bare strings, dictionary keys, bytes, complex numbers. A minus sign belongs to
+its number, and `2**19` is one literal of value 524288, because that is how people write batch sizes.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from genomes.source import Source
+
+Value = bool | int | float | str
+_MAX_EXPONENT = 62
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the way from the module to a literal: the node, the field taken, the index in it (-1 where it is no list)."""
+
+    node: ast.AST
+    field: str
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Literal:
+    """A literal and the way to it, outermost first."""
+
+    node: ast.expr
+    value: Value
+    path: tuple[Step, ...]
+
+
+@dataclass
+class Literals:
+    """All literals in source order, and the number of each call among the calls of its name in its scope."""
+
+    found: list[Literal] = field(default_factory=list)
+    call_numbers: dict[int, int] = field(default_factory=dict)  # id(call or dict node) → 0, 1, 2 …
+
+
+def read_value(node: ast.AST) -> Value | None:
+    """The value of a literal node, sign and power of two folded in; None for anything else."""
+    if isinstance(node, ast.Constant):
+        value = node.value
+        return value if isinstance(value, bool | int | float | str) else None
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        number = node.operand.value
+        return -number if isinstance(number, int | float) and not isinstance(number, bool) else None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.left, ast.Constant):
+        base, power = node.left.value, node.right.value if isinstance(node.right, ast.Constant) else None
+        if type(base) is int and base == 2 and type(power) is int and 0 <= power <= _MAX_EXPONENT:
+            return 1 << power
+    return None
+
+
+def call_label(node: ast.AST) -> str:
+    """What a call or a dictionary goes by: the function's last name; a parameter group goes by its kind."""
+    if isinstance(node, ast.Call):
+        label = last_name(node.func)
+        if label != "dict":
+            return label
+        pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
+    elif isinstance(node, ast.Dict):
+        pairs = [(key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else None, v) for key, v in _items(node)]
+    else:
+        return ""
+    kinds = [v.value for k, v in pairs if k in ("kind", "name") and isinstance(v, ast.Constant) and isinstance(v.value, str)]
+    return kinds[0] if kinds else ""
+
+
+def last_name(node: ast.AST) -> str:
+    """`self.wte.weight` → weight, `f(x)[0]` → f, anything without a name → ''."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Subscript | ast.Starred):
+        return last_name(node.value)
+    if isinstance(node, ast.Call):
+        return last_name(node.func)
+    return ""
+
+
+def find(source: Source) -> Literals:
+    """Walk the program once."""
+    result = Literals()
+    _Walk(result).visit(source.tree, "")
+    return result
+
+
+class _Walk:
+    def __init__(self, result: Literals) -> None:
+        self.result = result
+        self.path: list[Step] = []
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def visit(self, node: ast.AST, scope: str) -> None:
+        value = read_value(node)
+        if value is not None:
+            assert isinstance(node, ast.expr)
+            self.result.found.append(Literal(node, value, tuple(self.path)))
+            return
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            return
+        if isinstance(node, ast.Call | ast.Dict) and (label := call_label(node)):
+            number = self.counts.get((scope, label), 0)
+            self.counts[scope, label] = number + 1
+            self.result.call_numbers[id(node)] = number
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            scope = f"{scope}.{node.name}"
+        for name, index, child in _children(node):
+            self.path.append(Step(node, name, index))
+            self.visit(child, scope)
+            self.path.pop()
+
+
+def _children(node: ast.AST) -> Iterator[tuple[str, int, ast.AST]]:
+    """Child nodes in field order. Dictionary keys are names, not values."""
+    for name in node._fields:
+        if name == "ctx" or (name == "keys" and isinstance(node, ast.Dict)):
+            continue
+        child = getattr(node, name, None)
+        if isinstance(child, list):
+            for index, item in enumerate(child):
+                if isinstance(item, ast.AST):
+                    yield name, index, item
+        elif isinstance(child, ast.AST):
+            yield name, -1, child
+
+
+def _items(node: ast.Dict) -> Iterator[tuple[ast.expr | None, ast.expr]]:
+    return zip(node.keys, node.values, strict=True)

@@ -1,0 +1,76 @@
+"""The catalogue of mutations that need no model, and how one is drawn."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from genomes.canonical import identity
+from genomes.contract import check
+from genomes.errors import MutationError, nearest
+from genomes.mutations.literal import LITERAL_MUTATIONS
+from genomes.mutations.mutation import LITERAL, STRUCTURAL, Mutation, Program, Rewrite, program
+
+MUTATIONS: tuple[Mutation, ...] = LITERAL_MUTATIONS
+_LITERAL_SHARE = 0.7
+_TRIES = 3  # of one mutation, before the next is drawn
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A child: its text, the name of the mutation, and one line on what it did."""
+
+    text: str
+    mutation: str
+    note: str
+
+
+def mutate(text: str, rng: random.Random, names: Iterable[str] | None = None) -> Mutant:
+    """One child of a program by a mutation drawn from the catalogue, or from the named part of it.
+
+    The child parses, has no problem with the contract that the parent lacks, and differs from it by identity.
+
+    Raises:
+        ParseError: the parent is no program.
+        MutationError: a name is unknown, or none of the mutations applies.
+    """
+    catalogue = _named(names)
+    parent = program(text)
+    for mutation in _draws(catalogue, rng):
+        for _ in range(_TRIES):
+            child = mutation.apply(parent, rng)
+            if child is None:
+                break
+            if _is_sound(parent, child):
+                return Mutant(child.text, mutation.name, child.note)
+    raise MutationError(f"none of {len(catalogue)} mutations applies: {', '.join(mutation.name for mutation in catalogue)}")
+
+
+def _named(names: Iterable[str] | None) -> tuple[Mutation, ...]:
+    if names is None:
+        return MUTATIONS
+    known = {mutation.name: mutation for mutation in MUTATIONS}
+    wanted = list(names)
+    for name in wanted:
+        if name not in known:
+            raise MutationError(f"no mutation {name!r} among {len(known)}; {nearest(name, known)}")
+    return tuple(known[name] for name in wanted)
+
+
+def _draws(catalogue: tuple[Mutation, ...], rng: random.Random) -> Iterable[Mutation]:
+    """All of them once, in random order: a kind is drawn first, then one of it by weight; the other kind follows when it is used up."""
+    kinds = [LITERAL, STRUCTURAL] if rng.random() < _LITERAL_SHARE else [STRUCTURAL, LITERAL]
+    for kind in kinds:
+        pool = [mutation for mutation in catalogue if mutation.kind == kind]
+        while pool:
+            mutation = rng.choices(pool, [mutation.weight for mutation in pool])[0]
+            pool.remove(mutation)
+            yield mutation
+
+
+def _is_sound(parent: Program, child: Rewrite) -> bool:
+    problems = {problem.message for problem in check(child.text)}
+    if problems - {problem.message for problem in check(parent.text)}:
+        return False
+    return identity(child.text) != identity(parent.text)

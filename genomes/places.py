@@ -1,0 +1,140 @@
+"""Which literals a search may turn. Everything is addressable; indices, axes, shapes, seeds, devices, guards and printing are never tuned.
+
+Two rules, kept apart: the *place* rule looks at the tree alone, so that setting a knob never changes the species; the *value* rule then
+leaves neutral elements (a `+ 0`, a `max(1, …)`) alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+
+from genomes.literals import Literal, Step, last_name
+from genomes.names import own_label, words
+
+_INDEX_WORDS = words(
+    """dim dims axis axes ndim start_dim end_dim dim0 dim1 index idx diagonal pad step epoch ignore_index padding_idx device_id start"""
+)
+_INDEX_CALLS = words(
+    """size transpose unsqueeze squeeze flatten unflatten view reshape permute expand repeat repeat_interleave softmax log_softmax sum mean
+    amax amin argmax argmin norm cat stack chunk split select narrow movedim roll triu tril cumsum sort topk gather flip zeros
+    full_like randint arange diagonal new_zeros new_ones ones empty isinstance getattr hasattr append pop get exp2 as_strided"""
+)
+_SYSTEM_CALLS = words(
+    """print log info debug warning write format manual_seed seed Generator device to cuda cpu compile autocast sleep getenv
+    set_printoptions     set_float32_matmul_precision get_device_capability get_device_properties empty_cache synchronize freeze collect exit round
+    join replace startswith endswith strip open report progress save field add_argument Event"""
+)
+_SYSTEM_WORDS = words(
+    """seed device dtype backend backends pin_memory non_blocking fullgraph dynamic fused foreach num_workers persistent requires_grad
+    keepdim keepdims inplace flush end sep mode verbose debug capturable differentiable maximize set_to_none frozen slots init_step
+    strict compile log_every print_every report_every eval_every persistent_workers precision dry_steps max_loss
+    is_causal causal training bias affine elementwise_affine"""
+)
+_SEED = re.compile(r"(^|_)seeds?($|_)", re.IGNORECASE)
+_NO_STATEMENT = ast.Assert | ast.Raise | ast.Import | ast.ImportFrom | ast.Delete
+_INDEX_OPERATORS = ast.LShift | ast.RShift | ast.BitAnd | ast.BitOr | ast.BitXor
+_NEUTRAL_CALLS = frozenset({"max", "min", "clamp", "clip", "int", "float", "lerp"})
+HARDWARE = re.compile(
+    r"cuda|cpu|mps|nccl|gloo|b?float\d*|half|u?int\d+|[bt]?f\d+|fp\d+|high|highest|medium|flex|sdpa|flash|cudnn|eager|inductor|utf|w|r|a|[rw]b",
+    re.IGNORECASE,
+)
+_HUGE = 1e8  # peak FLOPs, units of bytes and nanoseconds
+
+
+def place_tunable(literal: Literal) -> bool:
+    """May a literal at this place be tuned, whatever its value? A string that names a kernel or a number format may not."""
+    if _SEED.search(own_label(literal)) or (isinstance(literal.value, str) and HARDWARE.fullmatch(literal.value)):
+        return False
+    return all(_step_tunable(step, literal) for step in literal.path)
+
+
+def value_tunable(literal: Literal) -> bool:
+    """May this value be tuned, given a place that allows it? Not neutral elements, signs, infinities or units of measurement."""
+    value = literal.value
+    if isinstance(value, str | bool):
+        return True
+    if value != value or abs(value) >= _HUGE:
+        return False
+    if is_named(literal):
+        return True
+    if isinstance(value, int):
+        return value > 1
+    return value not in (0.0, 1.0, -1.0) or not _is_neutral(literal.path)
+
+
+def is_constant(literal: Literal) -> bool:
+    """The value, or an element of the value, of a module-level UPPER_CASE assignment."""
+    if len(literal.path) < 2 or not isinstance(statement := literal.path[1].node, ast.Assign | ast.AnnAssign):
+        return False
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    inside = literal.path[2:]
+    return all(isinstance(t, ast.Name) and t.id.isupper() for t in targets) and all(
+        isinstance(s.node, ast.Tuple | ast.List) for s in inside
+    )
+
+
+def is_named(literal: Literal) -> bool:
+    """The whole value of a module constant, class field, keyword, dictionary entry or default: somebody chose it."""
+    if is_constant(literal):
+        return True
+    outer = [step for step in literal.path if not isinstance(step.node, ast.Tuple | ast.List)]
+    last = outer[-1].node if outer else None
+    if isinstance(last, ast.AnnAssign | ast.Assign):
+        return len(outer) > 1 and isinstance(outer[-2].node, ast.ClassDef)
+    return isinstance(last, ast.keyword | ast.arguments | ast.Dict)
+
+
+def _step_tunable(step: Step, literal: Literal) -> bool:
+    node = step.node
+    if isinstance(node, _NO_STATEMENT) or step.field in ("decorator_list", "annotation", "returns", "slice", "format_spec"):
+        return False
+    if isinstance(node, ast.Call):
+        return _call_tunable(node, step, literal)
+    if isinstance(node, ast.keyword):
+        return node.arg not in _INDEX_WORDS and node.arg not in _SYSTEM_WORDS and not _SEED.search(node.arg or "")
+    if isinstance(node, ast.BinOp):
+        inline_int = type(literal.value) is int and (node.left is literal.node or node.right is literal.node)
+        if isinstance(node.op, _INDEX_OPERATORS):
+            return False
+        return not (inline_int and isinstance(node.op, ast.Add | ast.Sub | ast.Mod))
+    if isinstance(node, ast.Compare):
+        return isinstance(literal.value, float)
+    if isinstance(node, ast.If):
+        return "__name__" not in ast.dump(node.test)
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        return not _system_target(node)
+    return not isinstance(node, ast.pattern | ast.Slice)
+
+
+def _call_tunable(node: ast.Call, step: Step, literal: Literal) -> bool:
+    name = last_name(node.func)
+    if name in _SYSTEM_CALLS:
+        return False
+    if step.field != "args":
+        return True
+    direct = node.args[step.index] is literal.node
+    if name == "range":
+        return direct and len(node.args) == 1
+    inside_shape = direct or isinstance(node.args[step.index], ast.Tuple | ast.List)
+    return not (inside_shape and name in _INDEX_CALLS and not isinstance(literal.value, float))
+
+
+def _system_target(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
+    targets: Iterable[ast.expr] = node.targets if isinstance(node, ast.Assign) else [node.target]
+    for target in targets:
+        name = last_name(target)
+        if name.lower() in _SYSTEM_WORDS or _SEED.search(name) or (name.startswith("__") and name.endswith("__")):
+            return True
+        if isinstance(target, ast.Subscript) and last_name(target.value) == "environ":
+            return True
+    return False
+
+
+def _is_neutral(path: tuple[Step, ...]) -> bool:
+    """0.0 and 1.0 as parts of an expression, bounds of a clamp, or start of a sum."""
+    node = path[-1].node
+    if isinstance(node, ast.Call):
+        return last_name(node.func) in _NEUTRAL_CALLS
+    return isinstance(node, ast.BinOp | ast.Compare | ast.IfExp | ast.Return | ast.Assign | ast.Tuple)

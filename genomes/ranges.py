@@ -1,0 +1,95 @@
+"""Kind, bounds and scale of a knob, read off its label, its value and the remark beside it.
+
+The bounds are wide on purpose, about a factor of eight either way: they keep a tuner out of nonsense; beliefs narrow them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from genomes.literals import Value
+from genomes.names import words
+from genomes.remarks import Remark
+
+FLOAT, INT, POWER_OF_TWO, CHOICE, BOOL = "float", "int", "power_of_two", "choice", "bool"
+_RATES = words("lr lrs rate rates")
+_EPSILONS = words("eps epsilon tol")
+_DECAYS = words("beta beta1 beta2 betas momentum ema smoothing mu")
+_SHARES = words("ratio ratios frac fraction share warmup warmdown cooldown dropout prob p probability percent keep smoothing mix")
+_SIZES = words("batch width dim dims embd embed channels size seq length len hidden block chunk tokens heads head vocab")
+_WINDOWS = ("L", "SL", "SSL", "SSSL", "SSSSSL", "SSLL")
+_POWER_FLOOR = 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a knob may move. A log scale implies low > 0. Choices are the values of a choice, of its own type."""
+
+    kind: str
+    low: float
+    high: float
+    log: bool
+    choices: tuple[Value, ...] = ()
+
+
+def infer(label: str, value: Value, remark: Remark) -> Shape:
+    """The remark where it says something, else the best guess."""
+    if isinstance(value, bool):
+        return Shape(BOOL, 0.0, 1.0, False)
+    choices = _options(value, remark)
+    if choices or isinstance(value, str):
+        choices = choices or _window_patterns(label, str(value))
+        return Shape(CHOICE, 0.0, float(max(len(choices) - 1, 0)), False, choices)
+    parts = frozenset(re.findall(r"[a-z]+\d*", label.lower()))
+    shape = _integer(parts, value, remark) if isinstance(value, int) and not remark.real else _real(parts, float(value))
+    if remark.low is None or remark.high is None:
+        return shape
+    log = shape.log if not remark.scale else remark.scale == "log"
+    return Shape(shape.kind, remark.low, remark.high, log and remark.low > 0)
+
+
+def _options(value: Value, remark: Remark) -> tuple[Value, ...]:
+    """The options of the remark in the type of the value, with the value itself; none if they do not read as that type."""
+    try:
+        options: list[Value] = [type(value)(option) for option in remark.options]
+    except ValueError:
+        return ()
+    return tuple(dict.fromkeys([*options, value])) if options else ()
+
+
+def _window_patterns(label: str, value: str) -> tuple[Value, ...]:
+    """S(hort) and L(ong) attention windows, repeated over the layers, as nanochat writes them."""
+    if "pattern" in label.lower() and value and set(value) <= {"S", "L"}:
+        return tuple(dict.fromkeys([*_WINDOWS, value]))
+    return ()
+
+
+def _integer(parts: frozenset[str], value: int, remark: Remark) -> Shape:
+    size = abs(value)
+    is_power = size > 1 and size & (size - 1) == 0 and value > 0
+    if is_power and (remark.power_of_two or size >= _POWER_FLOOR or parts & _SIZES):
+        return Shape(POWER_OF_TWO, max(1.0, value / 8), value * 8.0, True)
+    if value < 0:
+        return Shape(INT, value * 4.0, -1.0, False)
+    if value == 0:
+        return Shape(INT, 0.0, 4.0, False)
+    factor = 4.0 if value < 1000 else 16.0
+    return Shape(INT, float(max(1, math.floor(value / factor))), value * factor, value >= 32)
+
+
+def _real(parts: frozenset[str], value: float) -> Shape:
+    if value == 0.0:
+        return Shape(FLOAT, 0.0, 0.1 if parts & _RATES else 0.5 if "decay" in parts else 1.0, False)
+    if value < 0:
+        return Shape(FLOAT, value * 4, 0.0, False)
+    if parts & _RATES:
+        return Shape(FLOAT, value / 16, value * 16, True)
+    if parts & _EPSILONS or value < 1e-5:
+        return Shape(FLOAT, value / 100, value * 100, True)
+    if parts & _DECAYS and 0.5 <= value < 1.0:
+        return Shape(FLOAT, 0.5, 0.9999, False)
+    if parts & _SHARES and value <= 1.0:
+        return Shape(FLOAT, 0.0, 1.0, False)
+    return Shape(FLOAT, value / 8, value * 8, True)

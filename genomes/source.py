@@ -1,0 +1,103 @@
+"""A program's text with its syntax tree and exact positions. Parsing is cached, because a parent has many children.
+
+`ast` gives positions as (line, UTF-8 byte); edits need characters. `Source.span` translates, so that an edit splices the characters of
+one node and leaves every other character as it was.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from genomes.errors import EditError, ParseError
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_CACHED_PROGRAMS = 64
+
+
+class _Positioned(ast.AST):
+    lineno: int
+    col_offset: int
+    end_lineno: int
+    end_col_offset: int
+
+
+@dataclass(frozen=True)
+class Splice:
+    """Replace the characters `start:end` of a text by `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One parsed program. `lines` keep their ends and concatenate to `text`. The tree is shared: read it, never change it."""
+
+    text: str
+    tree: ast.Module
+    lines: tuple[str, ...]
+    starts: tuple[int, ...]  # character offset of each line
+
+    def offset(self, line: int, byte: int) -> int:
+        """Character offset of a position as `ast` gives it (line from 1, UTF-8 bytes)."""
+        content = self.lines[line - 1] if line <= len(self.lines) else ""
+        if content.isascii():
+            return self.starts[line - 1] + byte
+        return self.starts[line - 1] + len(content.encode()[:byte].decode())
+
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        """First and past-the-end character of a node that has a position (expressions, statements, keywords, …)."""
+        place: _Positioned = node  # type: ignore[assignment]  # every node that callers pass has a position
+        return self.offset(place.lineno, place.col_offset), self.offset(place.end_lineno, place.end_col_offset)
+
+    def code(self, node: ast.AST) -> str:
+        """The characters of a node, without parentheses around it."""
+        start, end = self.span(node)
+        return self.text[start:end]
+
+    def line_at(self, offset: int) -> int:
+        """Line number, from 1, of a character."""
+        return bisect_right(self.starts, offset)
+
+
+def parse_tree(text: str) -> ast.Module:
+    """Parse without caching. Warnings about the text (an invalid escape) are the program's business, not ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
+    except SyntaxError as error:
+        line = f" in {error.text.strip()!r}" if error.text else ""
+        raise ParseError(f"line {error.lineno or '?'}: {error.msg}{line}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ParseError(f"not a Python program: {error}") from error
+
+
+@lru_cache(maxsize=_CACHED_PROGRAMS)
+def parse(text: str) -> Source:
+    """The parsed program; raises ParseError with line and reason."""
+    tree = parse_tree(text)
+    lines = tuple(_LINE.findall(text))
+    starts, position = [], 0
+    for line in lines:
+        starts.append(position)
+        position += len(line)
+    return Source(text, tree, lines, tuple(starts) or (0,))
+
+
+def splice(text: str, splices: Iterable[Splice]) -> str:
+    """All splices at once; they must not overlap."""
+    pieces, position = [], 0
+    for cut in sorted(splices, key=lambda cut: (cut.start, cut.end)):
+        if cut.start < position:
+            raise EditError(f"two edits overlap at character {cut.start}: {cut.text!r}")
+        pieces += [text[position : cut.start], cut.text]
+        position = cut.end
+    return "".join([*pieces, text[position:]])
