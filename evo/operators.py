@@ -92,7 +92,8 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
 
 def _judge(proposal: Proposal, library: Library, text: str, note: str) -> Written:
     """A written text as a candidate, or why it is not worth an evaluation."""
-    problems = genomes.check(text)
+    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent))}
+    problems = [problem for problem in genomes.check(text) if problem.message not in inherited]
     if problems:
         return _unwritten(proposal, _one_line(f"{note}: {problems[0]}"))
     candidate = _candidate(proposal, text, _one_line(note))

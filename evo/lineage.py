@@ -1,0 +1,258 @@
+"""`python -m evo.lineage RUN [show ID | path ID | best] [--json]`: how the genomes of a run came to be.
+
+    (nothing)   the tree: id, posterior val_bpb ± sd, draws, operator, note; failures marked, champion starred
+    show ID     one genome: its figures, all its evaluations, learning curve, differences to its parents, end of its log
+    path ID     from the seed genome to ID, with the gain of each step and the sum so far
+    best        the path of the champion, its figures and the announcement
+
+IDs may be cut short as long as they are unique. Reads only, also while the run goes on. Wrong input: one line, exit code 2.
+Differences of two posterior means come with the root of the summed squares of their sds, as if they were independent; relatives share
+information, so this is on the wide side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any
+
+import genomes
+from evaluator.outcome import Failed, Scored, Stopped
+from evo.history import Genome
+from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
+from evo.records import Record
+from evo.standing import Standing, assess
+from evo.store import Snapshot, StoreError, curve, log, read_text, snapshot
+from evo.views import announcement_figures, best_figures
+
+LOG_LINES = 20  # of the end of a log
+
+
+class LineageError(Exception):
+    """The question cannot be answered; the message says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it was when this command read it."""
+
+    snapshot: Snapshot
+    standing: Standing
+    by_index: Mapping[int, Record]
+
+    def genome(self, id_: str) -> Genome:
+        return self.standing.history.genomes[id_]
+
+
+def read(run_dir: Path | str) -> Run:
+    """A run folder, read without locking it."""
+    found = snapshot(run_dir)
+    return Run(found, assess(found.records), {r.candidate.proposal.index: r for r in found.records})
+
+
+def resolve(run: Run, prefix: str) -> str:
+    """The full id that starts with `prefix`.
+
+    Raises:
+        LineageError: none or several do.
+    """
+    matches = [id_ for id_ in run.standing.history.genomes if id_.startswith(prefix)]
+    if prefix in matches:
+        return prefix
+    if not matches:
+        raise LineageError(f"no evaluated genome starts with {prefix!r}: python -m evo.lineage {run.snapshot.run_dir} lists them")
+    if len(matches) > 1:
+        raise LineageError(f"{prefix!r} is ambiguous: {', '.join(matches[:4])}{', …' if len(matches) > 4 else ''}")
+    return matches[0]
+
+
+# ---- the answers, as plain data
+
+
+def tree(run: Run) -> dict[str, Any]:
+    """All genomes in order of introduction, and what happened besides."""
+    counts = {"Duplicate": 0, "Unwritten": 0}
+    for record in run.standing.records:
+        kind = type(record.outcome).__name__
+        if kind in counts:
+            counts[kind] += 1
+    return {
+        "run": str(run.snapshot.run_dir),
+        "champion": run.standing.champion,
+        "noise_sd": run.standing.belief.noise_sd,
+        "genomes": [_summary(run, g) for g in run.standing.history.genomes.values()],
+        "running": [{"index": c.proposal.index, "operator": c.proposal.operator, "genome": c.genome} for c in run.snapshot.pending],
+        "duplicates": counts["Duplicate"],
+        "unwritten": counts["Unwritten"],
+    }
+
+
+def show(run: Run, id_: str) -> dict[str, Any]:
+    """All about one genome."""
+    folder, genome = run.snapshot.run_dir, run.genome(id_)
+    text = read_text(folder, id_)
+    evaluations = [_evaluation(r) for r in run.standing.records if r.candidate.genome == id_]
+    return {
+        **_summary(run, genome),
+        "species": genome.species,
+        "size": genome.size,
+        "file": str(folder / "genomes" / f"{id_}.py"),
+        "evaluations": [e for e in evaluations if e],
+        "curve": [[p.seconds, p.step, p.tokens, p.loss] for p in curve(folder, genome.index)],
+        "diffs": [_difference(run, parent, id_, text) for parent in genome.parents],
+        "log": log(folder, genome.index).splitlines()[-LOG_LINES:],
+    }
+
+
+def path(run: Run, id_: str) -> dict[str, Any]:
+    """The steps from the seed genome to `id_`; of a crossover's parents the first, into which the other was merged."""
+    chain = [run.genome(id_)]
+    while chain[-1].parents and chain[-1].parents[0] in run.standing.history.genomes:
+        chain.append(run.genome(chain[-1].parents[0]))
+    chain.reverse()
+    steps = []
+    for before, genome in zip([chain[0], *chain], chain, strict=False):
+        steps.append({**_summary(run, genome), "gain": _gain(run, before, genome), "total": _gain(run, chain[0], genome)})
+    return {"genome": id_, "steps": steps}
+
+
+def best(run: Run) -> dict[str, Any]:
+    """The champion: figures, path and announcement.
+
+    Raises:
+        LineageError: nothing has a score yet.
+    """
+    if run.standing.champion is None:
+        raise LineageError(f"{run.snapshot.run_dir} has no scored genome yet")
+    return {
+        **best_figures(run.standing),
+        "file": str(run.snapshot.run_dir / "best" / "train.py"),
+        "path": path(run, run.standing.champion)["steps"],
+        "announcement": announcement_figures(run.standing),
+    }
+
+
+def _summary(run: Run, genome: Genome) -> dict[str, Any]:
+    estimate = run.standing.belief.of.get(genome.id)
+    record = run.by_index[genome.index]
+    trouble = None
+    if not genome.scores:
+        trouble = f"{record.outcome.reason}: {record.outcome.message}" if isinstance(record.outcome, Failed) else "stopped"
+    return {
+        "genome": genome.id,
+        "index": genome.index,
+        "operator": genome.operator,
+        "parents": list(genome.parents),
+        "note": record.candidate.note,
+        "val_bpb": estimate.mean if estimate else None,
+        "sd": estimate.sd if estimate else None,
+        "n": len(genome.scores),
+        "failures": genome.failures,
+        "trouble": trouble,
+    }
+
+
+def _evaluation(record: Record) -> dict[str, Any] | None:
+    """One evaluation of a genome; None for what was not evaluated."""
+    outcome, proposal = record.outcome, record.candidate.proposal
+    row = {"index": proposal.index, "operator": proposal.operator, "seed": proposal.seed, "slot": record.slot}
+    if isinstance(outcome, Scored):
+        kept = ("val_bpb", "steps", "tokens", "parameters", "peak_memory_gib", "training_seconds", "total_seconds", "self_reported")
+        return {**row, "outcome": "Scored", **{name: getattr(outcome, name) for name in kept}}
+    if isinstance(outcome, Failed):
+        return {**row, "outcome": "Failed", "reason": str(outcome.reason), "phase": str(outcome.phase), "message": outcome.message}
+    if isinstance(outcome, Stopped):
+        return {**row, "outcome": "Stopped", "message": outcome.note, "training_seconds": outcome.training_seconds}
+    return None
+
+
+def _difference(run: Run, parent: str, id_: str, text: str) -> dict[str, Any]:
+    original = read_text(run.snapshot.run_dir, parent)
+    try:
+        edits = genomes.describe(genomes.diff(original, text))
+    except genomes.GenomeError as error:
+        edits = f"not described: {error}"
+    lines = unified_diff(original.splitlines(), text.splitlines(), parent, id_, lineterm="", n=2)
+    return {"parent": parent, "edits": edits, "unified": list(lines)}
+
+
+def _gain(run: Run, before: Genome, after: Genome) -> dict[str, float] | None:
+    """Improvement in bits per byte and its sd; None where one has no score."""
+    a, b = run.standing.belief.of.get(before.id), run.standing.belief.of.get(after.id)
+    if a is None or b is None:
+        return None
+    return {"mean": a.mean - b.mean, "sd": 0.0 if before.id == after.id else math.hypot(a.sd, b.sd)}
+
+
+# ---- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        run = read(options.run)
+        data, lines = _answer(run, options)
+    except (StoreError, LineageError) as error:
+        print(f"evo.lineage: {error}", file=sys.stderr)
+        return 2
+    try:
+        _print(json.dumps(data, ensure_ascii=False, indent=2) if options.json else lines)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="evo.lineage", description="How the genomes of a run came to be.")
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("what", nargs="?", default="tree", choices=["tree", "show", "path", "best"], help="default: tree")
+    parser.add_argument("id", nargs="?", metavar="ID", help="genome id or the start of one, for show and path")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    return parser
+
+
+def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    if options.what in ("show", "path") and not options.id:
+        raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {options.run} {options.what} ID")
+    if options.what in ("tree", "best") and options.id:
+        raise LineageError(f"{options.what} takes no ID, got {options.id!r}")
+    if options.what == "show":
+        data = show(run, resolve(run, options.id))
+        return data, show_lines(data)
+    if options.what == "path":
+        data = path(run, resolve(run, options.id))
+        return data, path_lines(data["steps"])
+    if options.what == "best":
+        data = best(run)
+        return data, best_lines(data)
+    data = tree(run)
+    return data, tree_lines(data)
+
+
+def _print(output: str | list[tuple[str, str]]) -> None:
+    """Text as it is; styled lines in colour on a terminal only."""
+    if isinstance(output, str):
+        print(output)
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(soft_wrap=True, highlight=False)
+        for text, style in output:
+            console.print(Text(text, style=style))
+    else:
+        for text, _ in output:
+            print(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
