@@ -1,0 +1,81 @@
+"""A run of the pure core without programs: genomes are names, their true values follow a rule, draws add noise.
+
+A genome's value is a function of (salt, the proposal that made it), so that a resumed run sees the same world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from evaluator.outcome import Duplicate, Failed, Outcome, Phase, Reason, Scored, Unwritten
+from evo.records import CROSSOVER, REPEATS, Candidate, Proposal, Record
+from evo.search import Founder, Search, SearchConfig
+
+Effect = Callable[[Random], float]  # what one mutation does to val_bpb
+FOUNDER = Founder("seed", "species-0", 100)
+
+
+def scored(val_bpb: float) -> Scored:
+    return Scored(val_bpb, 10.0, 12.0, 100, 1000, 50, 1.5, "key", "process")
+
+
+@dataclass
+class World:
+    """True values and what evaluations say."""
+
+    effect: Effect
+    noise_sd: float = 0.001
+    failures: float = 0.0  # share of new genomes that crash
+    blanks: float = 0.0  # share of proposals that are unwritten, and as many duplicates
+    salt: int = 0
+    truth: dict[str, float] = field(default_factory=lambda: {FOUNDER.id: 1.0})
+
+    def evaluate(self, proposal: Proposal) -> Record:
+        rng = Random(f"world/{self.salt}/{proposal.index}")
+        if proposal.operator in REPEATS:
+            genome = proposal.parents[0] if proposal.parents else FOUNDER.id
+            return self._record(proposal, genome, scored(self.truth[genome] + rng.gauss(0, self.noise_sd)))
+        draw = rng.random()
+        if draw < self.blanks:
+            return Record(Candidate(proposal, "", "", 0, ""), Unwritten("nothing applies"))
+        if draw < 2 * self.blanks:
+            return self._record(proposal, proposal.parents[0], Duplicate(0))
+        genome = f"g{proposal.index}"
+        parents = [self.truth[p] for p in proposal.parents]
+        self.truth[genome] = min(parents) + self.effect(rng) * (0.3 if proposal.operator == CROSSOVER else 1.0)
+        if rng.random() < self.failures:
+            return self._record(proposal, genome, Failed(Reason.CRASH, Phase.TRAIN, "boom"))
+        return self._record(proposal, genome, scored(self.truth[genome] + rng.gauss(0, self.noise_sd)))
+
+    def _record(self, proposal: Proposal, genome: str, outcome: Outcome) -> Record:
+        species = FOUNDER.species if genome == FOUNDER.id else f"species-{int(genome[1:]) % 3}"
+        return Record(Candidate(proposal, genome, species, 100 + len(genome), f"note of {genome}"), outcome)
+
+
+def search(**config: object) -> Search:
+    return Search(SearchConfig(**config), FOUNDER)  # type: ignore[arg-type]
+
+
+def drive(found: Search, world: World, slots: int = 4, stop_after: int | None = None) -> list[Record]:
+    """Runs to the end with `slots` slots that finish in a shuffled but reproducible order; the records in the order told."""
+    told: list[Record] = []
+    rng = Random(world.salt)
+    running = list(found.pending)
+    while stop_after is None or len(told) < stop_after:
+        running += found.ask(slots - len(running))
+        if not running:
+            break
+        told.append(world.evaluate(running.pop(rng.randrange(len(running)))))
+        found.tell(told[-1])
+    return told
+
+
+def improving(rng: Random) -> float:
+    """One edit in four gains up to 0.01, one in four ruins."""
+    return rng.choice([0.0, 0.0, -0.01, 0.05]) * rng.random()
+
+
+def neutral(rng: Random) -> float:
+    return 0.0
