@@ -12,28 +12,37 @@ All pure: no files, no clock, randomness only from the `rng` handed in. Imports 
 
 from genomes.canonical import identity, size, species
 from genomes.contract import Problem, check
+from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
 from genomes.literals import Value
+from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 
 __all__ = [
     "MUTATIONS",
+    "Conflict",
     "ContractError",
+    "Edit",
     "EditError",
     "GenomeError",
     "Knob",
     "KnobError",
+    "Merge",
     "Mutant",
     "Mutation",
     "MutationError",
     "ParseError",
     "Problem",
     "Value",
+    "apply",
     "check",
+    "describe",
+    "diff",
     "identity",
     "knobs",
+    "merge",
     "mutate",
     "set_knobs",
     "size",

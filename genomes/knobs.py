@@ -1,7 +1,7 @@
 """Knobs: every literal of a program, addressable by name.
 
 Numbers, booleans and short categorical strings; also the ones inside calls and expressions: 12 of the 22 improvements of the flagship
-autoresearch run were such inline literals. `names` names them, `places` says what may be tuned, `ranges` how far, `remarks` what comments say.
+autoresearch run were such literals. `names` names them, `places` says which may be tuned, `ranges` how far, `remarks` what comments say.
 """
 
 from __future__ import annotations

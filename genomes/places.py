@@ -23,8 +23,8 @@ _INDEX_CALLS = words(
 )
 _SYSTEM_CALLS = words(
     """print log info debug warning write format manual_seed seed Generator device to cuda cpu compile autocast sleep getenv
-    set_printoptions     set_float32_matmul_precision get_device_capability get_device_properties empty_cache synchronize freeze collect exit round
-    join replace startswith endswith strip open report progress save field add_argument Event"""
+    set_printoptions set_float32_matmul_precision get_device_capability get_device_properties empty_cache synchronize freeze collect
+    exit round join replace startswith endswith strip open report progress save field add_argument Event"""
 )
 _SYSTEM_WORDS = words(
     """seed device dtype backend backends pin_memory non_blocking fullgraph dynamic fused foreach num_workers persistent requires_grad

@@ -1,0 +1,81 @@
+"""Which items of two sequences correspond, and the three-way walk that follows from it. Used on statements and on arguments alike."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Keyed(Generic[T]):
+    """An item with the text that makes it equal to another, and the label that makes it the same thing, changed."""
+
+    item: T
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Stage(Generic[T]):
+    """One stage of a three-way walk: what each side inserts here, then one item of the base as each side has it (None: deleted).
+
+    `base` is None in the last stage, which only inserts.
+    """
+
+    inserted_a: tuple[T, ...]
+    inserted_b: tuple[T, ...]
+    base: T | None
+    a: T | None
+    b: T | None
+
+
+def align(a: Sequence[Keyed[T]], b: Sequence[Keyed[T]]) -> dict[int, int]:
+    """Pairs of indices, increasing on both sides: equal items first, then between them items of one label, then gaps of one length."""
+    pairs: dict[int, int] = {}
+    texts = difflib.SequenceMatcher(None, [item.text for item in a], [item.text for item in b], autojunk=False)
+    for tag, i1, i2, j1, j2 in texts.get_opcodes():
+        if tag == "equal":
+            pairs.update(zip(range(i1, i2), range(j1, j2), strict=True))
+        elif tag == "replace":
+            pairs.update(_align_changed(a, b, (i1, i2), (j1, j2)))
+    return pairs
+
+
+def _align_changed(a: Sequence[Keyed[T]], b: Sequence[Keyed[T]], i: tuple[int, int], j: tuple[int, int]) -> dict[int, int]:
+    pairs: dict[int, int] = {}
+    left, right = [item.label for item in a[i[0] : i[1]]], [item.label for item in b[j[0] : j[1]]]
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        if tag == "equal" or (tag == "replace" and i2 - i1 == j2 - j1 and _may_pair(left[i1:i2], right[j1:j2])):
+            pairs.update(zip(range(i[0] + i1, i[0] + i2), range(j[0] + j1, j[0] + j2), strict=True))
+    return pairs
+
+
+def _may_pair(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Definitions and keywords of different names are different things."""
+    named = ("def ", "class ", "keyword ")
+    return not any(label.startswith(named) for label in [*left, *right])
+
+
+def walk(base: Sequence[Keyed[T]], a: Sequence[Keyed[T]], b: Sequence[Keyed[T]]) -> list[Stage[T]]:
+    """The stages of a three-way merge of sequences, in the order of the base."""
+    to_a, to_b = align(base, a), align(base, b)
+    stages, at_a, at_b = [], 0, 0
+    for index in range(len(base) + 1):
+        ends = index == len(base)
+        stop_a = len(a) if ends else to_a.get(index, at_a)
+        stop_b = len(b) if ends else to_b.get(index, at_b)
+        stages.append(
+            Stage(
+                tuple(item.item for item in a[at_a:stop_a]),
+                tuple(item.item for item in b[at_b:stop_b]),
+                None if ends else base[index].item,
+                a[stop_a].item if index in to_a else None,
+                b[stop_b].item if index in to_b else None,
+            )
+        )
+        at_a, at_b = stop_a + (index in to_a), stop_b + (index in to_b)
+    return stages

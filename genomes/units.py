@@ -1,0 +1,149 @@
+"""A program as a lossless tree of statements, for diff and merge.
+
+Each unit owns whole lines: a statement with the blank lines and comments above it. Units of a block, one after the other, are the block's
+exact text, so that what an edit does not touch cannot change. Built from `ast` positions, which takes a tenth of a libcst parse;
+inside a statement, where tokens matter, `trees` uses libcst.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from genomes.literals import last_name
+from genomes.source import Source, parse
+
+_CACHED_PROGRAMS = 64
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A head (`def f(x):`, `else:`, or a whole simple statement) and the units below it."""
+
+    head: str
+    body: tuple[Unit, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return self.head + "".join(unit.text for unit in self.body)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One statement: `text == lead + clauses`. The end of the file, if only comments, is a unit of kind "Tail"."""
+
+    kind: str  # name of the ast class
+    label: str  # "def forward", "class GPT", "MATRIX_LR", "if": what it goes by
+    lead: str  # blank lines and comments above
+    clauses: tuple[Clause, ...]
+    text: str
+
+    @property
+    def is_leaf(self) -> bool:
+        return all(not clause.body for clause in self.clauses)
+
+    @property
+    def is_definition(self) -> bool:
+        return self.label.startswith(("def ", "class "))
+
+
+@lru_cache(maxsize=_CACHED_PROGRAMS)
+def units(text: str) -> tuple[Unit, ...]:
+    """The top-level units; their texts concatenate to `text`."""
+    source = parse(text)
+    return _block(source, source.tree.body, 1, len(source.lines))
+
+
+def _block(source: Source, statements: Sequence[ast.stmt], first: int, last: int) -> tuple[Unit, ...]:
+    """Units that cover the lines first..last."""
+    found, line = [], first
+    for group in _groups(statements):
+        start, end = _start(group[0]), _end(group[-1])
+        found.append(_unit(source, group, line, start, end))
+        line = end + 1
+    if line <= last:
+        rest = _lines(source, line, last)
+        found.append(Unit("Tail", "end", rest, (), rest))
+    return tuple(found)
+
+
+def _unit(source: Source, group: list[ast.stmt], line: int, start: int, end: int) -> Unit:
+    lead = _lines(source, line, start - 1)
+    clauses = _clauses(source, group[0], start, end) if len(group) == 1 else None
+    core = _lines(source, start, end)
+    return Unit(type(group[0]).__name__, _label(group[0]), lead, clauses or (Clause(core),), lead + core)
+
+
+def _clauses(source: Source, statement: ast.stmt, start: int, end: int) -> tuple[Clause, ...] | None:
+    """Heads and bodies of a compound statement; None where a body shares a line with its head."""
+    clauses, line = [], start
+    for body in _bodies(source, statement):
+        first, last = _start(body[0]), _end(body[-1])
+        before = source.lines[first - 1][: body[0].col_offset]
+        if first <= line or before.strip():
+            return None
+        top = first
+        while top - 1 > line and source.lines[top - 2].strip()[:1] in ("", "#"):
+            top -= 1
+        clauses.append(Clause(_lines(source, line, top - 1), _block(source, body, top, last)))
+        line = last + 1
+    return tuple(clauses) if clauses and line == end + 1 else None
+
+
+def _bodies(source: Source, statement: ast.stmt) -> list[list[ast.stmt]]:
+    """The blocks of a statement in source order; a chain of `elif` is one statement."""
+    if isinstance(statement, ast.If):
+        bodies = [statement.body]
+        while len(statement.orelse) == 1 and isinstance(inner := statement.orelse[0], ast.If) and _is_elif(source, inner):
+            bodies.append(inner.body)
+            statement = inner
+        return [*bodies, statement.orelse] if statement.orelse else bodies
+    if isinstance(statement, ast.Match):
+        return [case.body for case in statement.cases]
+    handlers = [handler.body for handler in getattr(statement, "handlers", [])]
+    blocks = [getattr(statement, "body", []), *handlers, getattr(statement, "orelse", []), getattr(statement, "finalbody", [])]
+    return [block for block in blocks if block]
+
+
+def _is_elif(source: Source, statement: ast.If) -> bool:
+    return source.text.startswith("elif", source.offset(statement.lineno, statement.col_offset))
+
+
+def _groups(statements: Sequence[ast.stmt]) -> list[list[ast.stmt]]:
+    """Statements that share a line, by semicolon, belong together."""
+    groups: list[list[ast.stmt]] = []
+    for statement in statements:
+        if groups and _start(statement) <= _end(groups[-1][-1]):
+            groups[-1].append(statement)
+        else:
+            groups.append([statement])
+    return groups
+
+
+def _start(statement: ast.stmt) -> int:
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _end(statement: ast.stmt) -> int:
+    return statement.end_lineno or statement.lineno
+
+
+def _lines(source: Source, first: int, last: int) -> str:
+    return "".join(source.lines[first - 1 : last])
+
+
+def _label(statement: ast.stmt) -> str:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        return f"def {statement.name}"
+    if isinstance(statement, ast.ClassDef):
+        return f"class {statement.name}"
+    if isinstance(statement, ast.Assign):
+        return ", ".join(ast.unparse(target) for target in statement.targets)
+    if isinstance(statement, ast.AugAssign | ast.AnnAssign):
+        return ast.unparse(statement.target)
+    if isinstance(statement, ast.Expr):
+        return f"{last_name(statement.value) or 'text'}()"
+    return type(statement).__name__.lower().removeprefix("async")
