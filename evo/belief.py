@@ -109,7 +109,7 @@ def _spread(genomes: Mapping[str, Genome], noise: float) -> tuple[float, float, 
     distances = sorted([abs(d - shift) for d in differences])
     excess = (MAD_TO_SD * distances[len(distances) // 2]) ** 2 - noise * noise * median(error)
     narrow = math.sqrt(max(excess, (noise / 2) ** 2))
-    wide = max(distances[int(0.9 * (len(distances) - 1))] / Z90, 3 * narrow)
+    wide = max(distances[int(0.9 * (len(distances) - 1))] / Z90, 3 * narrow, 5 * noise)
     return max(shift, 0.0), narrow, wide  # never a promise that children improve: parents were chosen for lucky draws
 
 

@@ -1,0 +1,118 @@
+"""The belief is calibrated, shrinks luck, trusts large gains, and never sees a failure."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated import FOUNDER, World, drive, improving, search
+
+from evo.belief import believe, noise_sd
+from evo.history import Genome, fold
+
+
+def genome(id_: str, index: int, parents: tuple[str, ...], *scores: float) -> Genome:
+    return Genome(id_, index, "s", 10, "mutate", parents, scores, 0)
+
+
+def family(children: dict[str, float], repeats: tuple[float, ...] = (1.00, 1.01, 0.99, 1.00)) -> dict[str, Genome]:
+    found = {"seed": genome("seed", 0, (), *repeats)}
+    for index, (id_, score) in enumerate(children.items(), start=1):
+        found[id_] = genome(id_, index, ("seed",), score)
+    return found
+
+
+def test_noise_is_pooled_over_repeated_genomes() -> None:
+    a, b = genome("a", 0, (), 1.0, 1.2), genome("b", 1, (), 2.0, 2.2, 2.1)
+    assert noise_sd([a, b]) == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
+
+
+def test_the_lucky_first_draw_of_a_contender_does_not_count_as_noise() -> None:
+    seed = genome("seed", 0, (), 1.00, 1.01, 0.99)
+    contender = genome("c", 5, ("seed",), 0.90, 0.99, 0.99)
+    assert noise_sd([seed, contender]) == pytest.approx(math.sqrt(0.0002 / 3))
+
+
+def test_noise_has_a_floor_and_a_guess_without_repeats() -> None:
+    assert noise_sd([genome("a", 0, (), 2.0, 2.0, 2.0)]) == pytest.approx(2e-5)
+    assert noise_sd([genome("a", 0, (), 2.0)]) == pytest.approx(0.01)
+    assert noise_sd([]) > 0
+
+
+def test_a_genome_without_scores_has_no_estimate() -> None:
+    found = {**family({"a": 0.99}), "dead": genome("dead", 9, ("seed",))}
+    assert set(believe(found).of) == {"seed", "a"}
+
+
+def test_a_child_of_a_genome_that_only_failed_stands_on_its_own_scores() -> None:
+    found = {**family({}), "dead": genome("dead", 1, ("seed",)), "child": genome("child", 2, ("dead",), 0.9)}
+    assert believe(found).of["child"].mean == 0.9
+
+
+def test_luck_inside_the_noise_is_shrunk_towards_the_parent() -> None:
+    rng = Random(3)
+    children = {f"c{i}": 1.0 + rng.gauss(0, 0.01) for i in range(30)}
+    belief = believe(family(children))
+    lucky = min(children, key=lambda id_: children[id_])
+    assert children[lucky] < belief.of[lucky].mean < 1.0
+    assert 1.0 - belief.of[lucky].mean < 0.5 * (1.0 - children[lucky])
+
+
+def test_a_gain_of_many_sd_is_believed() -> None:
+    rng = Random(4)
+    children = {f"c{i}": 1.0 + rng.gauss(0, 0.01) for i in range(30)} | {"giant": 0.80}
+    assert believe(family(children)).of["giant"].mean < 0.83
+
+
+def test_repeats_narrow_the_estimate() -> None:
+    few, many = family({"a": 0.97}), family({"a": 0.97})
+    many["a"] = genome("a", 1, ("seed",), *[0.97] * 5)
+    assert believe(many).of["a"].sd < believe(few).of["a"].sd
+    assert believe(many).of["a"].n == 5
+
+
+def test_a_crossover_is_expected_between_its_parents() -> None:
+    found = family({f"c{i}": 1.0 for i in range(10)})
+    found["low"], found["high"] = genome("low", 20, ("seed",), *[0.99] * 3), genome("high", 21, ("seed",), *[1.01] * 3)
+    found["cross"] = genome("cross", 22, ("low", "high"), 1.0)
+    alone = {**found, "cross": genome("cross", 22, ("high",), 1.0)}
+    assert believe(found).of["cross"].mean < believe(alone).of["cross"].mean
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.5, 3.0), min_size=0, max_size=40), st.floats(0, 0.1))
+def test_estimates_lie_between_own_scores_and_prior_with_finite_sd(scores: list[float], spread: float) -> None:
+    found = family({f"c{i}": s for i, s in enumerate(scores)}, (1.0, 1.0 + spread, 1.0 - spread, 1.0))
+    belief = believe(found)
+    prior = belief.of["seed"].mean + belief.shift
+    for id_, estimate in belief.of.items():
+        if id_ != "seed":
+            own = found[id_].mean
+            assert min(own, prior) - 1e-9 <= estimate.mean <= max(own, prior) + 1e-9
+        assert 0 < estimate.sd < math.inf
+
+
+def test_the_posterior_is_calibrated_on_simulated_runs() -> None:
+    """The truth lies within two posterior sds nearly always, and the champion's claim is not far below its truth."""
+    inside, total, flattery = 0, 0, []
+    for salt in range(12):
+        world = World(improving, noise_sd=0.003, salt=salt)
+        found = search(evals=80, seed=salt)
+        drive(found, world, stop_after=80)
+        for id_, estimate in found.belief.of.items():
+            inside += abs(world.truth[id_] - estimate.mean) <= 2 * estimate.sd
+            total += 1
+        champion = found.champion or FOUNDER.id
+        flattery.append(world.truth[champion] - found.belief.of[champion].mean)
+    assert inside / total > 0.88
+    assert sum(flattery) / len(flattery) < 0.003
+
+
+def test_failures_leave_every_estimate_as_it_was() -> None:
+    records = drive(search(evals=40), World(improving, failures=0.3), stop_after=40)
+    alive = [r for r in records if hasattr(r.outcome, "val_bpb")]
+    assert len(alive) < len(records)
+    assert believe(fold(records).genomes).of == believe(fold(alive).genomes).of

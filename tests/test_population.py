@@ -1,0 +1,99 @@
+"""Survivors, parents and ancestors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evo.belief import Belief, Estimate
+from evo.history import Genome, History
+from evo.population import ancestors, best, draw_parent, lowest_common_ancestor, parent_weights, ranking, survivors
+
+
+def world(
+    values: Mapping[str, float], species: Mapping[str, str] | None = None, sizes: Mapping[str, int] | None = None
+) -> tuple[History, Belief]:
+    genomes = {
+        id_: Genome(id_, index, (species or {}).get(id_, "s"), (sizes or {}).get(id_, 10), "mutate", (), (value,), 0)
+        for index, (id_, value) in enumerate(values.items())
+    }
+    history = History(genomes, {}, frozenset(), (), len(genomes), 0, (0, 0), 0, len(genomes) - 1)
+    return history, Belief({id_: Estimate(v, 0.001, 1) for id_, v in values.items()}, 0.001, 0.0, 0.001, 0.01)
+
+
+def test_survivors_are_the_best_in_order() -> None:
+    history, belief = world({"a": 3.0, "b": 1.0, "c": 2.0})
+    assert survivors(history, belief, 2, 1.0) == ("b", "c")
+
+
+def test_inside_the_noise_band_the_smaller_program_ranks_first() -> None:
+    history, belief = world({"large": 1.0, "small": 1.0004, "worse": 1.0006}, sizes={"large": 20, "small": 10, "worse": 5})
+    assert ranking(history.genomes, belief) == ["small", "large", "worse"]
+    assert best(history, belief) == "small"
+
+
+def test_a_species_takes_no_more_than_its_share_while_others_want_places() -> None:
+    values = {f"a{i}": 1.0 + 0.01 * i for i in range(8)} | {f"b{i}": 2.0 + 0.01 * i for i in range(8)}
+    history, belief = world(values, {id_: id_[0] for id_ in values})
+    assert Counter(id_[0] for id_ in survivors(history, belief, 8, 0.5)) == {"a": 4, "b": 4}
+
+
+def test_places_that_no_other_species_wants_are_filled() -> None:
+    history, belief = world({f"a{i}": 1.0 + 0.01 * i for i in range(8)})
+    assert survivors(history, belief, 6, 0.5) == ("a0", "a1", "a2", "a3", "a4", "a5")
+
+
+def test_nobody_survives_an_empty_run() -> None:
+    history, belief = world({})
+    assert survivors(history, belief, 4, 0.5) == ()
+    assert best(history, belief) is None
+
+
+def test_better_and_less_tried_parents_are_likelier() -> None:
+    _, belief = world({"good": 1.0, "fair": 1.01, "poor": 1.02})
+    weights = parent_weights(("good", "fair", "poor"), belief, {})
+    assert weights == sorted(weights, reverse=True)
+    assert parent_weights(("good",), belief, {"good": 3})[0] * 4 == parent_weights(("good",), belief, {})[0]
+
+
+def test_an_outlier_does_not_make_the_others_equal() -> None:
+    _, belief = world({"good": 1.0, "fair": 1.01, "poor": 1.02, "ruin": 9.0})
+    good, fair, poor, ruin = parent_weights(("good", "fair", "poor", "ruin"), belief, {})
+    assert good > 2 * fair > 4 * poor
+    assert ruin > 0
+
+
+def test_a_drawn_parent_depends_on_the_rng_alone() -> None:
+    _, belief = world({"a": 1.0, "b": 1.1, "c": 1.2})
+    drawn = [draw_parent(("a", "b", "c"), belief, {}, Random(7)) for _ in range(5)]
+    assert len(set(drawn)) == 1
+
+
+PARENTS = {"seed": (), "a": ("seed",), "b": ("a",), "c": ("a",), "d": ("b", "c"), "e": ("c",), "stranger": ()}
+BORN = {id_: index for index, id_ in enumerate(PARENTS)}
+
+
+def test_lowest_common_ancestor_through_crossovers() -> None:
+    assert lowest_common_ancestor(PARENTS, BORN, "b", "c") == "a"
+    assert lowest_common_ancestor(PARENTS, BORN, "d", "e") == "c"
+    assert lowest_common_ancestor(PARENTS, BORN, "d", "b") == "b"
+    assert lowest_common_ancestor(PARENTS, BORN, "seed", "e") == "seed"
+    assert lowest_common_ancestor(PARENTS, BORN, "d", "stranger") is None
+
+
+@given(st.data())
+def test_no_child_of_the_lowest_common_ancestor_is_common_too(data: st.DataObject) -> None:
+    parents: dict[str, tuple[str, ...]] = {"0": ()}
+    for i in range(1, data.draw(st.integers(2, 25))):
+        count = data.draw(st.integers(1, 2))
+        parents[str(i)] = tuple(str(data.draw(st.integers(0, i - 1))) for _ in range(count))
+    born = {id_: int(id_) for id_ in parents}
+    a, b = (data.draw(st.sampled_from(sorted(parents))) for _ in range(2))
+    base = lowest_common_ancestor(parents, born, a, b)
+    common = ancestors(parents, a) & ancestors(parents, b)
+    assert base in common
+    assert not any(base in parents[other] for other in common)

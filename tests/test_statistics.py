@@ -1,0 +1,101 @@
+"""Student's t against tables, Welch against a worked example, announcements against their rule."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from simulated import scored
+
+from evo.records import FINAL, Candidate, Proposal, Record
+from evo.statistics import announce, t_cdf, t_quantile, welch
+
+# NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2: critical values of Student's t
+TABLE = [(0.975, 1, 12.706), (0.975, 2, 4.303), (0.975, 5, 2.571), (0.975, 10, 2.228), (0.975, 30, 2.042), (0.975, 100, 1.984)]
+TABLE += [(0.90, 4, 1.533), (0.95, 6, 1.943), (0.99, 8, 2.896), (0.999, 20, 3.552)]
+
+
+@pytest.mark.parametrize(("probability", "freedom", "expected"), TABLE)
+def test_quantiles_agree_with_the_table(probability: float, freedom: float, expected: float) -> None:
+    assert t_quantile(probability, freedom) == pytest.approx(expected, abs=6e-4)
+
+
+@given(st.floats(0.001, 0.999), st.floats(1, 500))
+def test_quantile_inverts_the_distribution_and_is_odd(probability: float, freedom: float) -> None:
+    quantile = t_quantile(probability, freedom)
+    assert t_cdf(quantile, freedom) == pytest.approx(probability, abs=1e-7)
+    assert t_quantile(1 - probability, freedom) == pytest.approx(-quantile, rel=1e-6, abs=1e-6)
+
+
+def test_one_degree_of_freedom_is_the_cauchy_distribution() -> None:
+    assert t_cdf(1.0, 1) == pytest.approx(0.75, abs=1e-12)
+
+
+@pytest.mark.parametrize(("probability", "freedom"), [(0.0, 3), (1.0, 3), (0.5, 0)])
+def test_quantile_refuses_what_has_no_answer(probability: float, freedom: float) -> None:
+    with pytest.raises(ValueError, match="0 < probability < 1"):
+        t_quantile(probability, freedom)
+
+
+def test_welch_agrees_with_a_worked_example() -> None:
+    """Example 1 of https://en.wikipedia.org/wiki/Welch%27s_t-test: t = -2.46, 25.0 degrees of freedom, p = 0.021."""
+    a = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6, 19.0, 21.7, 21.4]
+    b = [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 20.5, 24.4]
+    low, high, p = welch(a, b)
+    assert p == pytest.approx(0.021, abs=5e-4)
+    assert low < -2.17 < high < 0
+
+
+def test_welch_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
+    rng, covered = Random(1), 0
+    for _ in range(2000):
+        low, high, _ = welch([rng.gauss(1, 1) for _ in range(4)], [rng.gauss(0, 3) for _ in range(4)])
+        covered += low <= 1 <= high
+    assert 0.935 <= covered / 2000 <= 0.97
+
+
+def test_welch_of_exact_repeats_is_a_point() -> None:
+    assert welch([2.0, 2.0], [1.0, 1.0]) == (1.0, 1.0, 0.0)
+    assert welch([1.0, 1.0], [1.0, 1.0]) == (0.0, 0.0, 1.0)
+
+
+def test_welch_refuses_an_arm_without_spread() -> None:
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        welch([1.0], [1.0, 2.0])
+
+
+def draws(champion: list[float], seed: list[float]) -> list[Record]:
+    arms = [("best", v) for v in champion] + [("seed", v) for v in seed]
+    return [
+        Record(Candidate(Proposal(10 + i, FINAL, (arm,), i, 10), arm, "s", 1, ""), scored(value)) for i, (arm, value) in enumerate(arms)
+    ]
+
+
+def test_a_gain_is_announced_when_the_interval_excludes_zero() -> None:
+    said = announce(draws([0.90, 0.91, 0.90, 0.91], [1.00, 1.01, 1.00, 1.01]), "best")
+    assert said is not None
+    assert said.proven
+    assert said.gain == pytest.approx(0.1)
+    assert said.low < said.gain < said.high
+    assert "gains 0.1000" in said.sentence()
+
+
+def test_noise_is_called_noise() -> None:
+    said = announce(draws([0.99, 1.03, 0.98, 1.00], [1.00, 1.01, 0.97, 1.03]), "best")
+    assert said is not None
+    assert not said.proven
+    assert "no gain to announce" in said.sentence()
+    assert "noise explains" in said.sentence()
+
+
+def test_a_loss_is_never_announced_as_a_gain() -> None:
+    said = announce(draws([1.10, 1.11, 1.10, 1.11], [1.00, 1.01, 1.00, 1.01]), "best")
+    assert said is not None
+    assert not said.proven
+
+
+def test_nothing_is_announced_from_fewer_than_two_draws_per_arm() -> None:
+    assert announce(draws([0.9], [1.0, 1.0, 1.0]), "best") is None
+    assert announce([], "best") is None
