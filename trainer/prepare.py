@@ -152,18 +152,18 @@ def path_source(paths: list[Path]) -> Source:
 
 
 def _read_files(files: list[Path]) -> tuple[list[str], list[str], Callable[[], Iterator[str]]]:
-    cut = len(files) - max(1, len(files) // 50)
-    if cut:
-        tail = _limited(itertools.chain.from_iterable(map(_documents, files[cut:])), 16 * EVAL_TOKENS)
-    else:
-        tail = _limited(itertools.islice(_documents(files[0]), 32, None, 33), 16 * EVAL_TOKENS)
-    slices = list(tail)
+    cut, slices = len(files) - len(files) // 50, []
+    while len(slices) < 3 and cut > 1:
+        cut -= 1
+        slices = list(_limited(itertools.chain.from_iterable(map(_documents, files[cut:])), 16 * EVAL_TOKENS))
+    if len(files) == 1:
+        slices = list(_limited(itertools.islice(_documents(files[0]), 32, None, 33), 16 * EVAL_TOKENS))
     if len(slices) < 3:
-        raise DataError(f"{files[-1]}: too few documents for a validation text (a single file needs 99, else the last file needs 3)")
+        raise DataError(f"{files[-1]}: too few documents for a validation text: 99 in a single file, or 3 in the last of several")
     known = {_digest(text) for text in slices}
 
     def train() -> Iterator[str]:
-        texts = itertools.chain.from_iterable(map(_documents, files[: cut or 1]))
+        texts = itertools.chain.from_iterable(map(_documents, files[:cut]))
         return _limited((text for text in texts if _digest(text) not in known), TRAIN_BYTES)
 
     heldout = slices[2::3]
@@ -585,8 +585,8 @@ def _point(step: int, loss: torch.Tensor | float | None) -> _Point:
 
 
 def _announce(point: _Point | None, last: bool = False) -> None:
-    """Sends (alone: prints) a step, at most five (one) a second; the last always, waiting for its loss."""
-    now, interval = time.monotonic(), 0.2 if _run.channel else 1.0
+    """Sends a step, at most five a second (alone: prints it, more rarely); the last always, waiting for its loss."""
+    now, interval = time.monotonic(), 0.2 if _run.channel else min(1.0, _run.budget / 20)
     if point is None or point.step <= _run.announced or (not last and now - _run.announced_at < interval):
         return
     if point.ready is not None and not last and not point.ready.query():

@@ -380,15 +380,15 @@ def train(model: GPT, optimisers: list[torch.optim.Optimizer], loss_of, batches)
 
 def rehearse(model: GPT, optimisers: list[torch.optim.Optimizer], loss_of) -> None:
     """A few steps on random tokens, to compile everything and fill the caches, and then all as it was."""
-    weights, randomness = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    weights = copy.deepcopy(model.state_dict())
     batches = prepare.warmup_batches(DEVICE_BATCH_SIZE, VOCAB_SIZE)
-    train(model, optimisers, loss_of, (next(batches) for _ in range(DRY_STEPS * accumulation())))
+    with torch.random.fork_rng():  # restores the random state of the CPU and of the GPUs
+        train(model, optimisers, loss_of, (next(batches) for _ in range(DRY_STEPS * accumulation())))
     model.load_state_dict(weights)
     for optimiser in optimisers:
         for tensors in optimiser.state.values():
             for tensor in tensors.values():
                 tensor.zero_()
-    torch.set_rng_state(randomness)
 
 
 def main() -> None:

@@ -1,0 +1,346 @@
+"""The data folder, its bytes, and what prepare.py offers: real text, real tokenisers, no mocks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+TRAINER = Path(__file__).parent.parent / "trainer"
+T = 64
+SMALL = {
+    "MAX_SEQ_LEN": T, "EVAL_TOKENS": 64 * T, "VOCAB_SIZES": (256, 400, 700), "DEFAULT_VOCAB": 700, "TRAIN_BYTES": 1_500_000,
+}  # fmt: skip
+CHINESE = "训练程序的演化：每一个字节都算数。“引号”—and dashes…\n" * 40
+
+
+def load(folder: Path, **constants: object) -> ModuleType:
+    """prepare.py with other constants, written as text as the harness does, imported from `folder`."""
+    text = (TRAINER / "prepare.py").read_text()
+    for name, value in {**SMALL, **constants}.items():
+        text, count = re.subn(rf"^{name} = [^#\n]*?(  #.*)?$", f"{name} = {value!r}\\1", text, flags=re.MULTILINE)
+        assert count == 1, name
+    (folder / "prepare.py").write_text(text)
+    spec = importlib.util.spec_from_file_location(f"prepare_{folder.name}", folder / "prepare.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> ModuleType:
+    return load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Path, dict]:
+    folder = tmp_path_factory.mktemp("embedded")
+    module = load(folder)
+    data, manifest = module.prepare_data([], folder / "data")
+    return module, data, manifest
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder of real text files, with one of Chinese and typographic text in the validation part."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for path in sorted(Path(sysconfig.get_path("stdlib"), "json").glob("*.py")):
+        (folder / f"{path.stem}.txt").write_text(path.read_text())
+    (folder / "zz.md").write_text(CHINESE * 12)
+    return folder
+
+
+def rows_of(data: Path, manifest: dict, vocab: int, part: str) -> np.ndarray:
+    entry = manifest["vocabularies"][str(vocab)][part]
+    return np.fromfile(data / entry["file"], "<u2").reshape(entry["rows"], T + 1)
+
+
+def token_strings(data: Path, vocab: int) -> list[bytes]:
+    import base64
+
+    return [base64.b64decode(token) for token in json.loads((data / f"v{vocab}" / "tokenizer.json").read_text())["tokens"]]
+
+
+def test_embedded_text_comes_from_packages_that_training_never_imports(embedded: tuple[ModuleType, Path, dict]) -> None:
+    _, _, manifest = embedded
+    assert manifest["source"] == "embedded"
+    assert all(Path(path).is_absolute() and Path(path).is_dir() for path in manifest["masked"])
+    names = {Path(path).name for path in manifest["masked"]}
+    assert "idlelib" in names
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import torch, numpy, torch._dynamo, sys; print(*{name.split('.')[0] for name in sys.modules})"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert not names & set(loaded)
+
+
+def test_each_validation_token_is_a_target_exactly_once(embedded: tuple[ModuleType, Path, dict]) -> None:
+    _, data, manifest = embedded
+    rows = rows_of(data, manifest, 700, "val")
+    stream = np.concatenate([rows[0, :1], rows[:, 1:].ravel()])
+    assert (rows[1:, 0] == rows[:-1, -1]).all()
+    assert rows.shape[0] == 64, "EVAL_TOKENS counts exactly"
+    assert stream[0] == 699, "the stream starts with BOS"
+    strings = token_strings(data, 700)
+    text = b"".join(strings[token] for token in stream)
+    assert b"import" in text
+    assert text.decode()
+
+
+@pytest.mark.parametrize("part", ["val", "heldout"])
+def test_each_vocabulary_scores_the_same_bytes(embedded: tuple[ModuleType, Path, dict], part: str) -> None:
+    _, data, manifest = embedded
+    texts = set()
+    for vocab in SMALL["VOCAB_SIZES"]:
+        strings = token_strings(data, vocab)
+        texts.add(b"".join(strings[token] for token in rows_of(data, manifest, vocab, part)[:, 1:].ravel()))
+        sizes = np.fromfile(data / f"v{vocab}" / "token_bytes.bin", "<i4")
+        assert sizes.tolist() == [len(string) for string in strings]
+        assert sizes[vocab - 1] == 0
+    assert len(texts) == 1
+
+
+def test_a_fixed_predictor_has_the_same_bits_per_byte_under_each_vocabulary(prepare: ModuleType, texts: Path, tmp_path: Path) -> None:
+    data, manifest = prepare.prepare_data([texts], tmp_path / "data")
+    scores = []
+    for vocab in SMALL["VOCAB_SIZES"]:
+        strings = token_strings(data, vocab)
+        targets = rows_of(data, manifest, vocab, "val")[:, 1:].ravel()
+        counts = Counter(b"".join(strings[token] for token in rows_of(data, manifest, vocab, "train").ravel()))
+        total = sum(counts.values()) + 256
+        nats = sum(-math.log((counts[byte] + 1) / total) for token in targets for byte in strings[token])
+        scores.append((nats, np.fromfile(data / f"v{vocab}" / "token_bytes.bin", "<i4")[targets].sum()))
+    assert len({size for _, size in scores}) == 1
+    bpb = [nats / (math.log(2) * size) for nats, size in scores]
+    assert bpb == pytest.approx([bpb[0]] * len(bpb), rel=0.01), "up to the training bytes that the last row dropped"
+
+
+def test_the_training_text_loses_only_what_does_not_fill_a_row(prepare: ModuleType, texts: Path, tmp_path: Path) -> None:
+    data, manifest = prepare.prepare_data([texts], tmp_path / "data")
+    strings = token_strings(data, 256)
+    packed = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel())
+    whole = b"".join(path.read_bytes() for path in sorted(texts.glob("*.txt")))
+    assert whole.startswith(packed)
+    assert len(whole) - len(packed) <= T
+
+
+def test_bits_per_byte_of_a_hand_computed_text(prepare: ModuleType, tmp_path: Path) -> None:
+    """Two documents, "ab" and "é": BOS a b BOS é₁ é₂. Uniform over 256 tokens: each byte costs 8 bits, BOS is free."""
+    tokeniser = prepare.Tokeniser([bytes([i]) for i in range(255)] + [b""])
+    inside = tmp_path / "v256"
+    inside.mkdir()
+    rows = prepare.write_scored_rows(inside / "val.bin", tokeniser.stream(["ab", "é"]), tokeniser.bos)
+    (inside / "token_bytes.bin").write_bytes(tokeniser.token_bytes.tobytes())
+    entry = {"val": {"file": "v256/val.bin", "rows": rows}, "token_bytes": {"file": "v256/token_bytes.bin"}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"vocabularies": {"256": entry}}))
+    assert np.fromfile(inside / "val.bin", "<u2")[:8].tolist() == [255, 97, 98, 255, 0xC3, 0xA9, 255, 255]
+
+    class Favours(torch.nn.Module):
+        """Logit 1 for byte "a", 0 for all others."""
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(*tokens.shape, 256)
+            logits[..., 97] = 1.0
+            return logits
+
+    normaliser = math.log(255 + math.e)
+    expected = (4 * normaliser - 1) / (4 * math.log(2))  # four bytes, one of them "a"
+    assert prepare.evaluate(Favours(), tmp_path, 256) == pytest.approx(expected, rel=1e-6)
+
+
+def test_encoding_keeps_the_bytes_of_any_text(embedded: tuple[ModuleType, Path, dict]) -> None:
+    module, data, _ = embedded
+    for vocab in SMALL["VOCAB_SIZES"]:
+        strings = token_strings(data, vocab)
+        for text in (CHINESE, "plain\n\n  text\t12345", "<|bos|>", "\x00\U0001f600", ""):
+            assert b"".join(strings[token] for token in module.Tokeniser(strings).encode(text)) == text.encode()
+
+
+def test_a_second_run_checks_and_builds_nothing(prepare: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--from", str(texts), "--out", str(tmp_path / "data"), "--json"]
+    assert prepare.main(arguments) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    stamps = {path: path.stat().st_mtime_ns for path in Path(first["data"]).rglob("*")}
+    assert prepare.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
+    assert stamps == {path: path.stat().st_mtime_ns for path in Path(first["data"]).rglob("*")}
+    assert first["manifest"]["masked"] == [str(texts)]
+
+
+def test_other_constants_or_text_get_a_folder_of_their_own(texts: Path, tmp_path: Path) -> None:
+    folders = set()
+    for name, constants in {"a": {}, "b": {"MAX_SEQ_LEN": 32}, "c": {"VOCAB_SIZES": (700,)}}.items():
+        (tmp_path / name).mkdir()
+        folders.add(load(tmp_path / name, **constants).prepare_data([texts], tmp_path / "data")[0])
+    (texts / "json.txt").write_text("changed\n" * 900)
+    folders.add(load(tmp_path / "a").prepare_data([texts], tmp_path / "data")[0])
+    assert len(folders) == 4
+
+
+def test_the_budget_does_not_change_the_folder(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, _ = load(tmp_path / "a").prepare_data([texts], tmp_path / "data")
+    assert load(tmp_path / "b", TIME_BUDGET=7).prepare_data([texts], tmp_path / "data")[0] == one
+
+
+def test_a_changed_file_is_named(prepare: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data, _ = prepare.prepare_data([texts], tmp_path / "data")
+    rows = np.fromfile(data / "v256" / "val.bin", "<u2")
+    rows[3] ^= 1
+    rows.tofile(data / "v256" / "val.bin")
+    assert prepare.main(["--from", str(texts), "--out", str(tmp_path / "data")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "v256/val.bin" in message
+    assert "delete" in message
+
+
+def test_an_interrupted_build_leaves_no_folder(prepare: ModuleType, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_scored_rows", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare_data([texts], tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir() if path.is_dir()] == []
+    killed = tmp_path / "data" / "leftover"
+    data, _ = prepare.prepare_data([texts], tmp_path / "data")
+    data.rename(killed)  # what a kill leaves: a building folder that is half full
+    (killed / "manifest.json").unlink()
+    killed.rename(tmp_path / "data" / f".{data.name}.building")
+    assert prepare.verify(prepare.prepare_data([texts], tmp_path / "data")[0])
+
+
+def write_parquet(path: Path, columns: dict[str, list]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_path: Path) -> None:
+    documents = [f"document {i}: {CHINESE[:40]} {'words and more words ' * (i % 7)}" for i in range(200)]
+    digests = set()
+    for kind in ("parquet", "jsonl"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for shard, part in enumerate((documents[:150], documents[150:])):
+            path = folder / f"shard_{shard:05d}.{kind}"
+            if kind == "parquet":
+                write_parquet(path, {"text": part})
+            else:
+                path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+        data, manifest = prepare.prepare_data([folder], tmp_path / "data")
+        digests.add(manifest["data_sha256"])
+        strings = token_strings(data, 256)
+        train = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel()).decode(errors="ignore")
+        assert "document 149" in train
+        assert "document 150" not in train
+    assert len(digests) == 1
+
+
+def test_a_single_file_gives_all_three_parts(prepare: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("".join(f"{i} squared is {i * i}\n" for i in range(40_000)))
+    data, manifest = prepare.prepare_data([path], tmp_path / "data")
+    for part in ("val", "heldout"):
+        strings = token_strings(data, 256)
+        text = b"".join(strings[token] for token in rows_of(data, manifest, 256, part)[:, 1:].ravel()).decode()
+        assert len(text) > 4000
+        packed = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel()).decode(errors="ignore")
+        assert text[:1000] not in packed
+
+
+BAD = {
+    "missing.txt": None,
+    "empty_folder": {},
+    "broken.parquet": b"PAR1 but not really",
+    "latin.txt": "Zürich\n".encode("latin-1") * 2000,
+    "bad.jsonl": b'{"text": "fine"}\n{"text": \n',
+    "wrong.jsonl": b'{"body": "no text"}\n',
+    "short.txt": b"too short\n",
+    "picture.png": b"\x89PNG",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_unreadable_input_gives_one_line_and_builds_nothing(
+    prepare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    path, content = tmp_path / name, BAD[name]
+    if content == {}:
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    assert prepare.main(["--from", str(path), "--out", str(tmp_path / "data")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("prepare: ")
+    assert message.count("\n") == 1
+    assert name in message
+    assert not any(path.is_dir() for path in (tmp_path / "data").glob("*"))
+
+
+def test_a_parquet_file_without_text_is_refused(prepare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_parquet(tmp_path / "other.parquet", {"body": ["a"]})
+    assert prepare.main(["--from", str(tmp_path / "other.parquet"), "--out", str(tmp_path / "data")]) == 2
+    assert "no column `text`" in capsys.readouterr().err
+
+
+def test_rows_are_dealt_once_an_epoch_in_an_order_fixed_by_the_seed(prepare: ModuleType) -> None:
+    def first(count: int, seed: int) -> np.ndarray:
+        order = prepare.row_order(10, 4, seed)
+        return np.concatenate([next(order) for _ in range(count)])
+
+    assert (first(5, 1) == first(5, 1)).all()
+    assert (first(5, 1) != first(5, 2)).any()
+    twenty = first(5, 1)
+    assert sorted(twenty[:10]) == sorted(twenty[10:]) == list(range(10))
+    assert (twenty[:10] != twenty[10:]).any(), "each epoch has its own order"
+    assert len(next(prepare.row_order(3, 8, 1))) == 8, "a batch may be larger than the data"
+
+
+def test_misuse_is_named(prepare: ModuleType) -> None:
+    with pytest.raises(ValueError, match="positive int, got 0"):
+        prepare.batches(0, 700)
+    with pytest.raises(ValueError, match="vocab_size 512 is not prepared; prepared are 256, 400, 700"):
+        prepare.warmup_batches(4, 512)
+    with pytest.raises(RuntimeError, match="after the first batch"):
+        prepare.save(torch.nn.Linear(1, 1))
+    prepare.batches(4, 700)
+    with pytest.raises(RuntimeError, match="once"):
+        prepare.batches(4, 700)
+
+
+def test_warmup_batches_leave_the_random_state_alone(prepare: ModuleType) -> None:
+    before = torch.get_rng_state()
+    x, y = next(prepare.warmup_batches(3, 400))
+    assert x.shape == y.shape == (3, T)
+    assert x.dtype == torch.int64
+    assert 0 <= int(x.min()) <= int(x.max()) < 400
+    assert (x[:, 1:] == y[:, :-1]).all()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_importing_prepare_is_light_and_writes_nothing(tmp_path: Path) -> None:
+    load(tmp_path)
+    code = "import sys, prepare; print(*{'pyarrow', 'tiktoken', 'rustbpe', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["prepare.py"]
