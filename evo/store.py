@@ -207,7 +207,7 @@ def snapshot(run_dir: Path | str) -> Snapshot:
         StoreError: the folder is no run, or is newer than this program.
     """
     run_dir = Path(run_dir)
-    with closing(_reader(run_dir)) as connection:
+    with _translated(run_dir), closing(_reader(run_dir)) as connection:
         _check_version(connection, run_dir)
         with _transaction(connection):
             return Snapshot(run_dir, _meta(connection), _records(connection), _pending(connection))
@@ -215,7 +215,7 @@ def snapshot(run_dir: Path | str) -> Snapshot:
 
 def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
     """The learning curve of one record."""
-    with closing(_reader(Path(run_dir))) as connection:
+    with _translated(Path(run_dir)), closing(_reader(Path(run_dir))) as connection:
         found = connection.execute("SELECT curve FROM records WHERE idx = ?", (index,)).fetchone()
     return tuple(CurvePoint(*point) for point in json.loads(found[0])) if found else ()
 
@@ -235,20 +235,26 @@ def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[s
 def _connected(run_dir: Path, meta: Mapping[str, Any]) -> sqlite3.Connection:
     connection = sqlite3.connect(run_dir / DATABASE, isolation_level=None)
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        _check_version(connection, run_dir, empty_is_fine=True)
-        given = json.loads(json.dumps(meta))
-        if _version(connection) == 0:
-            _create(connection, given)
-        _check_meta(_meta(connection), given, run_dir)
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run: {error}") from error
+        with _translated(run_dir):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            _check_version(connection, run_dir, empty_is_fine=True)
+            given = json.loads(json.dumps(meta))
+            if _version(connection) == 0:
+                _create(connection, given)
+            _check_meta(_meta(connection), given, run_dir)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def _translated(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run: {error}") from error
 
 
 def _create(connection: sqlite3.Connection, meta: Mapping[str, Any]) -> None:
