@@ -1,0 +1,182 @@
+"""A proposal becomes a program: repeats, mutations, crossovers, duplicates, and what could not be written."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+import genomes
+from evaluator.outcome import Duplicate, Unwritten
+from evo.operators import Library, Written, describe_seed, write
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, Candidate, Proposal
+
+SEED_TEXT = '''"""A program of the test."""
+
+import torch.nn as nn
+
+MATRIX_LR = 0.04  # rate of the matrices
+DEPTH = 4  # blocks
+WARMDOWN = 0.5  # share of the budget
+
+
+def build_model():
+    layers = [nn.Linear(8, 8) for _ in range(DEPTH)]
+    return nn.Sequential(*layers)
+
+
+def main():
+    model = build_model()
+    scale = 1.25
+    bias = 0.75
+    return model, scale, bias
+'''
+
+
+class Shelf:
+    """Candidates and texts as a driver would keep them."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.founder = describe_seed(SEED_TEXT)
+        self.texts = {self.founder.genome: SEED_TEXT}
+        self.known = {self.founder.genome: Candidate(Proposal(0, CALIBRATE, (), 1), *self._rest(self.founder))}
+        self.seed = seed
+
+    def library(self) -> Library:
+        return Library(self.founder, self.texts.__getitem__, self.known, self.seed)
+
+    def add(self, index: int, text: str, *parents: str) -> str:
+        id_ = genomes.identity(text)
+        self.texts[id_] = text
+        proposal = Proposal(index, MUTATE, parents or (self.founder.genome,), index)
+        self.known[id_] = Candidate(proposal, id_, genomes.species(text), genomes.size(text), "")
+        return id_
+
+    def write(self, index: int, operator: str, *parents: str) -> Written:
+        return write(Proposal(index, operator, parents, 7), self.library())
+
+    @staticmethod
+    def _rest(candidate: Candidate) -> tuple[str, str, int, str]:
+        return candidate.genome, candidate.species, candidate.size, candidate.note
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+def test_calibration_reuses_the_seed_text(shelf: Shelf) -> None:
+    written = shelf.write(0, CALIBRATE)
+    assert written.outcome is None
+    assert written.text == SEED_TEXT
+    assert written.candidate.genome == genomes.identity(SEED_TEXT)
+
+
+@pytest.mark.parametrize("operator", [CONFIRM, FINAL])
+def test_repeats_reuse_the_text_of_their_genome(operator: str, shelf: Shelf) -> None:
+    child = shelf.add(1, SEED_TEXT.replace("0.04", "0.05"))
+    written = shelf.write(5, operator, child)
+    assert written.outcome is None
+    assert written.candidate.genome == child
+    assert "0.05" in written.text
+
+
+def test_a_mutation_gives_a_new_sound_program_with_a_note(shelf: Shelf) -> None:
+    for index in range(1, 20):
+        written = shelf.write(index, MUTATE, shelf.founder.genome)
+        assert written.outcome is None
+        assert written.candidate.genome == genomes.identity(written.text) != shelf.founder.genome
+        assert written.candidate.size == genomes.size(written.text)
+        assert not genomes.check(written.text)
+        assert written.candidate.note
+        assert "\n" not in written.candidate.note
+
+
+def test_what_is_written_depends_on_run_seed_and_index_alone() -> None:
+    def texts(seed: int) -> list[str]:
+        return [Shelf(seed).write(i, MUTATE, Shelf().founder.genome).text for i in range(1, 6)]
+
+    assert texts(1) == texts(1)
+    assert texts(1) != texts(2)
+    assert len(set(texts(1))) > 1
+
+
+def test_a_known_child_is_written_again_from_the_same_stream(shelf: Shelf) -> None:
+    first = shelf.write(1, MUTATE, shelf.founder.genome)
+    shelf.add(1, first.text)
+    second = shelf.write(1, MUTATE, shelf.founder.genome)
+    assert second.outcome is None
+    assert second.candidate.genome != first.candidate.genome
+
+
+def test_when_every_child_is_known_it_is_a_duplicate_of_the_first(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = SEED_TEXT.replace("0.04", "0.05")
+    shelf.add(3, child)
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng: genomes.Mutant(child, "nudge", "MATRIX_LR"))
+    written = shelf.write(9, MUTATE, shelf.founder.genome)
+    assert written.outcome == Duplicate(3)
+    assert written.text == ""
+
+
+def test_a_parent_that_nothing_applies_to_is_unwritten_with_the_reason(shelf: Shelf) -> None:
+    empty = shelf.add(1, "x = y\n")
+    written = shelf.write(2, MUTATE, empty)
+    assert isinstance(written.outcome, Unwritten)
+    assert written.outcome.why
+    assert (written.candidate.genome, written.candidate.species, written.candidate.size) == ("", "", 0)
+
+
+def test_a_child_that_breaks_the_contract_is_unwritten(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = SEED_TEXT.replace("def main", "def other")
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng: genomes.Mutant(broken, "rename", "main"))
+    written = shelf.write(2, MUTATE, shelf.founder.genome)
+    assert isinstance(written.outcome, Unwritten)
+    assert "main" in written.outcome.why
+
+
+def test_a_crossover_unites_the_edits_of_both_parents(shelf: Shelf) -> None:
+    a = shelf.add(1, SEED_TEXT.replace("0.04", "0.05"))
+    b = shelf.add(2, SEED_TEXT.replace("scale = 1.25", "scale = 2.5"))
+    written = shelf.write(3, CROSSOVER, a, b)
+    assert written.outcome is None
+    assert "0.05" in written.text
+    assert "scale = 2.5" in written.text
+    assert "1.25" in written.candidate.note
+
+
+def test_crossovers_are_merged_on_the_lowest_common_ancestor(shelf: Shelf) -> None:
+    """Both children keep the edit of their common parent: on the seed as base it would look like an agreement, on it like nothing."""
+    parent_text = SEED_TEXT.replace("WARMDOWN = 0.5", "WARMDOWN = 0.9")
+    parent = shelf.add(1, parent_text)
+    a = shelf.add(2, parent_text.replace("WARMDOWN = 0.9", "WARMDOWN = 0.5").replace("0.04", "0.05"), parent)
+    b = shelf.add(3, parent_text.replace("scale = 1.25", "scale = 2.5"), parent)
+    text = shelf.write(4, CROSSOVER, a, b).text
+    assert "WARMDOWN = 0.5" in text  # a took the edit back; against the seed as base, b's 0.9 would win
+    assert "0.05" in text
+    assert "scale = 2.5" in text
+
+
+def test_a_crossover_that_is_a_parent_again_is_a_duplicate(shelf: Shelf) -> None:
+    a = shelf.add(1, SEED_TEXT.replace("0.04", "0.05"))
+    assert shelf.write(2, CROSSOVER, a, shelf.founder.genome).outcome == Duplicate(1)
+
+
+def test_strangers_cannot_be_crossed(shelf: Shelf) -> None:
+    stranger = shelf.add(1, SEED_TEXT.replace("0.04", "0.07"))
+    shelf.known[stranger] = Candidate(Proposal(1, MUTATE, (), 1), stranger, "s", 1, "")
+    outcome = shelf.write(2, CROSSOVER, shelf.founder.genome, stranger).outcome
+    assert isinstance(outcome, Unwritten)
+    assert "no common ancestor" in outcome.why
+
+
+def test_duplicates_are_never_evaluated_in_a_long_run(shelf: Shelf) -> None:
+    """Whatever is written for evaluation is new, over generations."""
+    evaluated = {shelf.founder.genome}
+    for index in range(1, 60):
+        parent = Random(index).choice(sorted(evaluated))
+        written = shelf.write(index, MUTATE, parent)
+        if written.outcome is None:
+            assert written.candidate.genome not in evaluated
+            evaluated.add(written.candidate.genome)
+            shelf.add(index, written.text, parent)
+    assert len(evaluated) > 40
