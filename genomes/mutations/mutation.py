@@ -6,7 +6,8 @@ import ast
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 from genomes.knobs import Spot, spots
@@ -14,6 +15,19 @@ from genomes.source import Source, Splice, parse, splice
 
 T = TypeVar("T")
 LITERAL, STRUCTURAL = "literal", "structural"
+_CACHED_PROGRAMS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A node inside a function, with what surrounds it."""
+
+    node: ast.AST
+    parent: ast.AST
+    statement: ast.stmt  # the innermost around the node, or the node itself
+    block: list[ast.stmt]  # the statement's block
+    function: ast.FunctionDef
+    name: str  # the function's qualified name
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +36,7 @@ class Program:
 
     source: Source
     spots: tuple[Spot, ...]
+    places: tuple[Place, ...]  # every expression and statement inside a function that may be changed
 
     @property
     def text(self) -> str:
@@ -61,9 +76,43 @@ class Mutation:
     apply: Apply
 
 
+@lru_cache(maxsize=_CACHED_PROGRAMS)
 def program(text: str) -> Program:
     """The parent as mutations see it; raises ParseError."""
-    return Program(parse(text), spots(text))
+    source = parse(text)
+    return Program(source, spots(text), tuple(_module_places(source.tree, "")))
+
+
+def _module_places(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[Place]:
+    for child in node.body:
+        if isinstance(child, ast.ClassDef):
+            yield from _module_places(child, f"{prefix}{child.name}.")
+        elif isinstance(child, ast.FunctionDef):
+            yield from _block_places(child.body, child, f"{prefix}{child.name}")
+
+
+def _block_places(block: list[ast.stmt], function: ast.FunctionDef, name: str) -> Iterator[Place]:
+    for statement in block:
+        if isinstance(statement, ast.FunctionDef):
+            yield from _block_places(statement.body, statement, f"{name}.{statement.name}")
+        else:
+            yield Place(statement, function, statement, block, function, name)
+            yield from _inner_places(statement, Place(statement, function, statement, block, function, name))
+
+
+def _inner_places(node: ast.AST, around: Place) -> Iterator[Place]:
+    """Expressions of a statement, outermost first, then the blocks below it."""
+    for field, value in ast.iter_fields(node):
+        children = value if isinstance(value, list) else [value]
+        if field in ("body", "orelse", "finalbody") and isinstance(value, list):
+            yield from _block_places(value, around.function, around.name)
+            continue
+        for child in children:
+            if isinstance(child, ast.AST) and not isinstance(child, ast.expr_context | ast.operator | ast.unaryop | ast.cmpop | ast.boolop):
+                place = replace(around, node=child, parent=node)
+                if isinstance(child, ast.expr) and not isinstance(child, ast.Constant | ast.JoinedStr):
+                    yield place
+                yield from _inner_places(child, place)
 
 
 def pick(items: Iterable[T], rng: random.Random) -> T | None:
@@ -85,16 +134,3 @@ def rewrite(parent: Program, cuts: Iterable[Splice], note: str) -> Rewrite:
 def significant(value: float, digits: int) -> float:
     """Rounded to significant digits, so that programs stay readable: 0.0431 rather than 0.04312887."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else value
-
-
-def definitions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Every function with its qualified name, outermost first."""
-    stack: list[tuple[str, ast.AST]] = [("", tree)]
-    while stack:
-        prefix, node = stack.pop(0)
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.ClassDef):
-                stack.append((f"{prefix}{child.name}.", child))
-            elif isinstance(child, ast.FunctionDef):
-                yield f"{prefix}{child.name}", child
-                stack.append((f"{prefix}{child.name}.", child))

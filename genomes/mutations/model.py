@@ -1,0 +1,247 @@
+"""Structural mutations of the network: activations, norms, residuals, gates, caps, initial values.
+
+Each looks for its construct anywhere in the functions that hold the recipe, in whatever style it is written, and changes one occurrence.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+
+from genomes.literals import last_name, read_value
+from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
+from genomes.mutations.patterns import (
+    atom,
+    in_recipe,
+    is_norm,
+    is_operation,
+    is_touchable,
+    names_in,
+    one_of,
+    replaced,
+    shown,
+    uses_module,
+    without,
+)
+from genomes.source import Splice
+
+_VITAL = re.compile(
+    r"lr\b|rate|std|weights|update|loss|\bx\b|width|bound|ramp|momentum|\bcos\b|\bsin\b", re.IGNORECASE
+)  # nothing trains without
+_ACTIVATIONS = ("relu", "gelu", "silu", "leaky_relu", "elu", "mish", "relu6")
+_SHAPES = (
+    "{f}.relu({x}).square()",
+    "{f}.gelu({x})",
+    "{f}.silu({x})",
+    "{f}.leaky_relu({x}, 0.1).square()",
+    "{f}.relu({x})",
+    "{f}.mish({x})",
+)
+
+
+def _activation(parent: Program, rng: random.Random) -> Rewrite | None:
+    source = parent.source
+    found = [place for place in parent.places if isinstance(place.node, ast.Call) and last_name(place.node.func) in _ACTIVATIONS]
+    place = pick((place for place in found if isinstance(place.node, ast.Call) and place.node.args), rng)
+    if place is None or not isinstance(call := place.node, ast.Call):
+        return None
+    whole = next((outer for outer in parent.places if _squares(outer.node, call)), place)
+    prefix = source.code(call.func.value) if isinstance(call.func, ast.Attribute) else "torch.nn.functional"
+    prefix = "torch.nn.functional" if prefix in ("torch", "nn") else prefix
+    options = [shape.format(f=prefix, x=source.code(call.args[0])) for shape in _SHAPES]
+    now = ast.unparse(whole.node)
+    text = pick((option for option in options if ast.unparse(ast.parse(option, mode="eval")) != now), rng)
+    return replaced(parent, whole, text, "activation") if text else None
+
+
+def _squares(node: ast.AST, call: ast.Call) -> bool:
+    """`call.square()` or `call ** 2`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr == "square" and node.func.value is call
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and node.left is call
+
+
+def _remove_norm(parent: Program, rng: random.Random) -> Rewrite | None:
+    place = pick((place for place in in_recipe(parent) if is_norm(place.node) and not is_norm_body(place)), rng)
+    if place is None or not isinstance(place.node, ast.Call):
+        return None
+    return replaced(parent, place, atom(parent.source, place.node.args[0]), "no norm")
+
+
+def is_norm_body(place: Place) -> bool:
+    """The definition of `norm` itself is left alone."""
+    return "norm" in place.function.name.lower()
+
+
+def _move_norm(parent: Program, rng: random.Random) -> Rewrite | None:
+    """`x + f(norm(x), …)` becomes `x + norm(f(x, …))` or `x + norm(f(norm(x), …))`."""
+    options = []
+    for place in in_recipe(parent):
+        if not is_operation(place.node, ast.Add) or not isinstance(call := getattr(place.node, "right", None), ast.Call):
+            continue
+        if is_norm(call) or not call.args or not is_norm(inner := call.args[0]) or not isinstance(inner, ast.Call):
+            continue
+        norm, code = parent.source.code(inner.func), parent.source.code(call)
+        extra = "".join(f", {parent.source.code(argument)}" for argument in inner.args[1:])
+        start, end = (position - parent.source.span(call)[0] for position in parent.source.span(inner))
+        bare = code[:start] + atom(parent.source, inner.args[0]) + code[end:]
+        left = atom(parent.source, place.node.left) if isinstance(place.node, ast.BinOp) else ""
+        options += [
+            replaced(parent, place, f"{left} + {norm}({body}{extra})", what) for body, what in ((bare, "norm after"), (code, "norm around"))
+        ]
+    return pick(options, rng)
+
+
+def _drop_statement(parent: Program, rng: random.Random) -> Rewrite | None:
+    """Ablate `x = x … ` or `x += …`, or a call that changes a tensor in place."""
+    found = [place for place in in_recipe(parent) if place.node is place.statement and _is_update(place.statement)]
+    fit = [place for place in found if is_touchable(parent.source, place.statement) and not uses_module(place, place.statement)]
+    return one_of(parent, [without(parent, place, "ablated") for place in fit], rng)
+
+
+def _is_update(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.AugAssign):
+        return True
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(target := statement.targets[0], ast.Name):
+        return target.id in names_in(statement.value) and (isinstance(statement.value, ast.BinOp) or is_norm(statement.value))
+    if isinstance(statement, ast.Expr) and isinstance(call := statement.value, ast.Call) and isinstance(call.func, ast.Attribute):
+        return call.func.attr in ("fill_", "normal_", "uniform_", "mul_", "clamp_", "trunc_normal_")
+    return False
+
+
+def _drop_part(parent: Program, rng: random.Random) -> Rewrite | None:
+    """Ablate one operand of a sum or a product."""
+    options = []
+    for place in in_recipe(parent):
+        if not isinstance(node := place.node, ast.BinOp) or not isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
+            continue
+        for kept, lost in ((node.left, node.right), (node.right, node.left)):
+            subtracts = isinstance(node.op, ast.Sub) and kept is node.right
+            if subtracts or read_value(kept) is not None or not is_touchable(parent.source, lost) or uses_module(place, lost):
+                continue
+            if _VITAL.search(parent.source.code(lost)):
+                continue
+            options.append(replaced(parent, place, atom(parent.source, kept), "ablated"))
+    return pick(options, rng)
+
+
+def _soft_cap(parent: Program, rng: random.Random) -> Rewrite | None:
+    """`c * tanh(x / c)` becomes `x`, a softsign or a sigmoid of the same height and slope."""
+    options = []
+    for place in parent.places:
+        if not isinstance(node := place.node, ast.BinOp) or not isinstance(node.op, ast.Mult) or not isinstance(node.right, ast.Call):
+            continue
+        call = node.right
+        if (
+            last_name(call.func) != "tanh"
+            or not call.args
+            or not isinstance(ratio := call.args[0], ast.BinOp)
+            or not isinstance(ratio.op, ast.Div)
+        ):
+            continue
+        cap, x = parent.source.code(node.left), atom(parent.source, ratio.left)
+        if ast.dump(node.left) != ast.dump(ratio.right):
+            continue
+        options += [
+            replaced(parent, place, x, "no soft-cap"),
+            replaced(parent, place, f"{cap} * {x} / ({cap} + {x}.abs())", "soft-cap"),
+            replaced(parent, place, f"{cap} * (2 * torch.sigmoid(2 * {x} / {cap}) - 1)", "soft-cap") if rng.random() < 0.3 else None,
+        ]
+    return one_of(parent, options, rng)
+
+
+def _gate(parent: Program, rng: random.Random) -> Rewrite | None:
+    """`2 * sigmoid(x)` becomes another gate that is 1 at 0."""
+    options = []
+    for place in in_recipe(parent):
+        node = place.node
+        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult) or not isinstance(call := node.right, ast.Call):
+            continue
+        if last_name(call.func) == "sigmoid" and read_value(node.left) is not None and call.args:
+            x = parent.source.code(call.args[0])
+            options += [
+                replaced(parent, place, f"(1 + torch.tanh({x}))", "gate"),
+                replaced(parent, place, f"torch.exp({x}).clamp(max=4.0)", "gate"),
+            ]
+            options += [replaced(parent, place, parent.source.code(call), "gate")]
+    return pick(options, rng)
+
+
+def _alternate(parent: Program, rng: random.Random) -> Rewrite | None:
+    """`layer % 2 == k % 2`: every layer, or every third."""
+    options = []
+    for place in parent.places:
+        node = place.node
+        if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.Eq) or not isinstance(left := node.left, ast.BinOp):
+            continue
+        divisor = read_value(left.right) if isinstance(left.op, ast.Mod) else None
+        if not isinstance(divisor, int) or divisor < 2:
+            continue
+        inner = [part for part in (left, node.comparators[0]) if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod)]
+        for new in {1, 2, 3} - {divisor}:
+            cuts = [Splice(*parent.source.span(part.right), str(new)) for part in inner]
+            options.append(rewrite(parent, cuts, f"{place.name}: every {new} of the layers instead of every {divisor}"))
+    return pick(options, rng)
+
+
+def _swap_updates(parent: Program, rng: random.Random) -> Rewrite | None:
+    """`x = x + f(x)` then `x = x + g(x)`, or `return x + g(x)`: the other order, or both from the same x."""
+    source, options = parent.source, []
+    for place in in_recipe(parent):
+        if place.node is not place.statement or (index := place.block.index(place.statement)) + 1 >= len(place.block):
+            continue
+        first, second = place.statement, place.block[index + 1]
+        f, g = _added(first), _added(second)
+        if f is None or g is None or not isinstance(first, ast.Assign) or names_in(first.targets[0]) != names_in(f.left) != set():
+            continue
+        if ast.dump(f.left) != ast.dump(g.left):
+            continue
+        swap = [Splice(*source.span(f.right), source.code(g.right)), Splice(*source.span(g.right), source.code(f.right))]
+        options.append(rewrite(parent, swap, f"{place.name}: {shown(source.code(g.right))} before {shown(source.code(f.right))}"))
+        start = source.span(first)[0]
+        together = [Splice(start, source.span(second)[0], ""), Splice(source.span(g)[1], source.span(g)[1], f" + {source.code(f.right)}")]
+        options.append(
+            rewrite(parent, together, f"{place.name}: {shown(source.code(f.right))} and {shown(source.code(g.right))} in parallel")
+        )
+    return pick(options, rng)
+
+
+def _added(statement: ast.stmt) -> ast.BinOp | None:
+    """The sum `x + …` of an assignment or return, with a name on its left."""
+    value = statement.value if isinstance(statement, ast.Assign | ast.Return) else None
+    return value if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add) and isinstance(value.left, ast.Name) else None
+
+
+MODEL_MUTATIONS = (
+    Mutation(
+        "activation",
+        "another activation in the MLP",
+        "Primer, arXiv 2109.08668; GLU variants, arXiv 2002.05202",
+        STRUCTURAL,
+        10,
+        _activation,
+    ),
+    Mutation("remove-norm", "one norm fewer, QK-norm included", "Henry et al. 2020, arXiv 2010.04245", STRUCTURAL, 5, _remove_norm),
+    Mutation(
+        "move-norm",
+        "norm after, or around, a sublayer",
+        "Xiong et al. 2020, arXiv 2002.04745; Gemma 2, arXiv 2408.00118",
+        STRUCTURAL,
+        7,
+        _move_norm,
+    ),
+    Mutation("drop-statement", "ablate one update", "Meyes et al. 2019, arXiv 1901.08644", STRUCTURAL, 7, _drop_statement),
+    Mutation(
+        "drop-part",
+        "ablate one term or factor, residual scalars included",
+        "Meyes et al. 2019, arXiv 1901.08644",
+        STRUCTURAL,
+        9,
+        _drop_part,
+    ),
+    Mutation("soft-cap", "remove or reshape the logit soft-cap", "Gemma 2, arXiv 2408.00118", STRUCTURAL, 6, _soft_cap),
+    Mutation("gate", "another gate of the value embeddings", "karpathy/nanochat, value embeddings", STRUCTURAL, 6, _gate),
+    Mutation("alternate-layers", "value embeddings in more or fewer layers", "KellerJordan/modded-nanogpt", STRUCTURAL, 6, _alternate),
+    Mutation("swap-updates", "sublayers in the other order, or in parallel", "GPT-J; PaLM, arXiv 2204.02311", STRUCTURAL, 5, _swap_updates),
+)

@@ -1,0 +1,169 @@
+"""Structural mutations of the training recipe: initial values, schedules, optimiser terms, gradient clipping."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+
+from genomes.literals import last_name
+from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
+from genomes.mutations.patterns import above, imported, in_recipe, is_norm, is_one, names_in, replaced, shown, without
+from genomes.source import Splice
+
+_INIT = re.compile(r"init", re.IGNORECASE)
+_SCHEDULE = re.compile(r"schedule|rate|lr|multiplier|warm|cool|decay|momentum", re.IGNORECASE)
+_SHARPER = (1.1, 1.2, 1.35)
+_CLIPS = (0.5, 1.0, 2.0)
+_SMALL = (0.002, 0.005, 0.02)
+# Shapes of a fall from 1 to 0, of the share that is left, `u`.
+_FALLS = {
+    "cosine": "(0.5 - 0.5 * math.cos(math.pi * min(1.0, {u})))",
+    "square root": "(1.0 - (1.0 - min(1.0, {u})) ** 0.5)",
+    "square": "({u} ** 2)",
+}
+
+
+def _fall(parent: Program, rng: random.Random) -> Rewrite | None:
+    """A linear fall, `(1 - t) / share`, becomes a cosine, a square or 1 − √."""
+    found = [
+        place for place in parent.places if _SCHEDULE.search(place.name) and _is_fall(place) and "cos" not in ast.unparse(place.statement)
+    ]
+    place = pick(found, rng)
+    if place is None:
+        return None
+    shape = rng.choice(sorted(_FALLS))
+    linear = f"({parent.source.code(place.node)})"
+    start, end = parent.source.span(place.node)
+    cuts = [Splice(start, end, _FALLS[shape].format(u=linear)), *(imported(parent, "math") if shape == "cosine" else [])]
+    return rewrite(parent, cuts, f"{place.name}: {shown(linear)} falls as a {shape}")
+
+
+def _is_fall(place: Place) -> bool:
+    node = place.node
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Div) or not isinstance(left := node.left, ast.BinOp):
+        return False
+    return isinstance(left.op, ast.Sub) and is_one(left.left) and not isinstance(place.parent, ast.BinOp)
+
+
+def _zero_init(parent: Program, rng: random.Random) -> Rewrite | None:
+    """Weights that start at zero start small instead, and the other way round."""
+    options = []
+    for place in parent.places:
+        call = place.node
+        if not _INIT.search(place.name) or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            continue
+        owner, method = parent.source.code(call.func.value), call.func.attr
+        std = rng.choice(_SMALL)
+        if method == "zero_":
+            options.append(replaced(parent, place, f"{owner}.normal_(std={std})", "small instead of zero"))
+        elif method == "zeros_" and call.args:
+            options.append(
+                replaced(parent, place, f"{owner}.normal_({parent.source.code(call.args[0])}, std={std})", "small instead of zero")
+            )
+        elif method in ("normal_", "uniform_") and "embedding" not in owner and owner.endswith("weight"):
+            options.append(replaced(parent, place, f"{owner}.zero_()", "zero at first"))
+    return pick(options, rng)
+
+
+def _init_distribution(parent: Program, rng: random.Random) -> Rewrite | None:
+    """Uniform in ±b becomes normal with the same standard deviation."""
+    options = []
+    for place in parent.places:
+        call = place.node
+        if not _INIT.search(place.name) or not isinstance(call, ast.Call) or last_name(call.func) != "uniform_" or len(call.args) < 2:
+            continue
+        tensor, bound = call.args[:-2], parent.source.code(call.args[-1])
+        function = parent.source.code(call.func).removesuffix("uniform_") + "normal_"
+        inner = "".join(f"{parent.source.code(argument)}, " for argument in tensor)
+        options.append(replaced(parent, place, f"{function}({inner}std={bound} / 3**0.5)", "normal instead of uniform"))
+    return pick(options, rng)
+
+
+def _clip(parent: Program, rng: random.Random) -> Rewrite | None:
+    """Clip the global gradient norm ahead of the optimiser's step; where it is clipped already, do not."""
+    clipping = [place for place in parent.places if place.node is place.statement and "clip_grad" in ast.unparse(place.statement)]
+    simple = [place for place in clipping if isinstance(place.statement, ast.Expr)]
+    if clipping:
+        place = pick(simple, rng)
+        return without(parent, place, "no gradient clipping") if place else None
+    for place in parent.places:
+        if place.node is place.statement and _steps(place.statement) and "model" in names_in(place.function) | _arguments(place.function):
+            limit = rng.choice(_CLIPS)
+            line = f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit})"
+            return rewrite(parent, [above(parent, place.statement, line)], f"{place.name}: gradients clipped at {limit:g}")
+    return None
+
+
+def _steps(statement: ast.stmt) -> bool:
+    """`optimiser.step()`, or a loop over optimisers that does it."""
+    inner = statement.body if isinstance(statement, ast.For) else [statement]
+    calls = [line.value for line in inner if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)]
+    owners = [last_name(call.func.value) for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "step"]
+    return any(owner.startswith("opt") for owner in owners)
+
+
+def _arguments(function: ast.FunctionDef) -> set[str]:
+    return {argument.arg for argument in [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]}
+
+
+def _no_nesterov(parent: Program, rng: random.Random) -> Rewrite | None:
+    """`grads.lerp(mean, momentum)` looks ahead; `mean` alone is plain momentum."""
+    found = [place for place in in_recipe(parent) if isinstance(place.node, ast.Call) and last_name(place.node.func) in ("lerp", "lerp_")]
+    inner = [
+        place
+        for place in found
+        if not isinstance(place.parent, ast.Expr) and isinstance(place.node, ast.Call) and len(place.node.args) == 2
+    ]
+    place = pick(inner, rng)
+    if place is None or not isinstance(place.node, ast.Call):
+        return None
+    return replaced(parent, place, parent.source.code(place.node.args[0]), "plain momentum")
+
+
+def _sharpen(parent: Program, rng: random.Random) -> Rewrite | None:
+    """Normalised queries times a factor: sharper attention."""
+    found = []
+    for place in in_recipe(parent):
+        statement = place.statement
+        if not is_norm(place.node) or not isinstance(statement, ast.Assign) or isinstance(place.parent, ast.BinOp):
+            continue
+        target = statement.targets[0]
+        if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple) and place.node in statement.value.elts:
+            target = target.elts[statement.value.elts.index(place.node)]
+        if isinstance(target, ast.Name) and target.id in ("q", "query", "queries"):
+            found.append(place)
+    place_found = pick(found, rng)
+    if place_found is None:
+        return None
+    return replaced(parent, place_found, f"{rng.choice(_SHARPER)} * {parent.source.code(place_found.node)}", "sharper attention")
+
+
+def _drop_condition(parent: Program, rng: random.Random) -> Rewrite | None:
+    """One condition fewer in an `and` or `or`: the last block's full window, for example."""
+    options = []
+    for place in parent.places:
+        if isinstance(node := place.node, ast.BoolOp) and re.search(r"window|embed|layer", place.name):
+            for kept in node.values:
+                options.append(replaced(parent, place, f"({parent.source.code(kept)})", "one condition fewer"))
+    return pick(options, rng)
+
+
+TRAINING_MUTATIONS = (
+    Mutation("schedule-shape", "another shape of the warmdown", "Hägele et al. 2024, arXiv 2405.18392", STRUCTURAL, 8, _fall),
+    Mutation(
+        "zero-init", "zero at first ↔ small at first", "Zhang et al. 2019, arXiv 1901.09321; karpathy/nanochat", STRUCTURAL, 6, _zero_init
+    ),
+    Mutation(
+        "init-distribution",
+        "normal instead of uniform initial values",
+        "karpathy/nanochat, init_weights",
+        STRUCTURAL,
+        4,
+        _init_distribution,
+    ),
+    Mutation("clip-gradients", "add or remove clipping of the gradient norm", "Pascanu et al. 2013, arXiv 1211.5063", STRUCTURAL, 5, _clip),
+    Mutation("no-nesterov", "plain instead of Nesterov momentum", "Keller Jordan, Muon", STRUCTURAL, 3, _no_nesterov),
+    Mutation("sharpen-attention", "normalised queries times a factor", "karpathy/nanochat, QK-norm with a scale", STRUCTURAL, 5, _sharpen),
+    Mutation("drop-condition", "one condition fewer about layers", "karpathy/autoresearch, window pattern", STRUCTURAL, 3, _drop_condition),
+)
