@@ -17,14 +17,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
 from evaluator.outcome import CurvePoint, Duplicate, Interrupted, Scored, Unwritten
+from evo.database import check_version, connected, read_meta, read_pending, read_records, reader, transaction, translated
 from evo.folder import (
-    DATABASE,
     FOLDERS,
     StoreError,
     as_json,
@@ -37,20 +37,9 @@ from evo.folder import (
     write_atomically,
     write_outcome,
 )
-from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_from_dict, record_to_dict
+from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_to_dict
 
 __all__ = ["Snapshot", "Store", "StoreError", "curve", "known", "log", "read_outcomes", "read_text", "snapshot", "write_outcome"]
-
-VERSION = 1  # of the schema
-
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE candidates (
-    idx INTEGER PRIMARY KEY, operator TEXT NOT NULL, genome TEXT NOT NULL, note TEXT NOT NULL, payload TEXT NOT NULL);
-CREATE TABLE records (
-    idx INTEGER PRIMARY KEY, operator TEXT NOT NULL, genome TEXT NOT NULL, outcome TEXT NOT NULL, val_bpb REAL,
-    slot TEXT NOT NULL, started REAL NOT NULL, finished REAL NOT NULL, curve TEXT NOT NULL, payload TEXT NOT NULL);
-"""
 
 
 class Store:
@@ -78,7 +67,7 @@ class Store:
         try:
             for folder in FOLDERS:
                 (run_dir / folder).mkdir(exist_ok=True)
-            store = cls(run_dir, meta, lock, _connected(run_dir, meta))
+            store = cls(run_dir, meta, lock, connected(run_dir, meta))
         except BaseException:
             lock.close()
             raise
@@ -144,11 +133,11 @@ class Store:
 
     def records(self) -> tuple[Record, ...]:
         """All finished records, lean, in index order."""
-        return _records(self._connection)
+        return read_records(self._connection)
 
     def pending(self) -> tuple[Candidate, ...]:
         """Begun and not finished, in index order: to be run again under their index."""
-        return _pending(self._connection)
+        return read_pending(self._connection)
 
     def known(self) -> dict[str, Candidate]:
         """Genome id -> the candidate that introduced it, pending ones included."""
@@ -162,7 +151,7 @@ class Store:
 
     def _insert(self, table: str, row: tuple[object, ...], verb: str) -> None:
         """Inserts a row; the same row again is fine, another under its index is not."""
-        with _transaction(self._connection):
+        with transaction(self._connection):
             found = self._connection.execute(f"SELECT * FROM {table} WHERE idx = ?", (row[0],)).fetchone()
             if found is None:
                 self._connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
@@ -207,15 +196,15 @@ def snapshot(run_dir: Path | str) -> Snapshot:
         StoreError: the folder is no run, or is newer than this program.
     """
     run_dir = Path(run_dir)
-    with _translated(run_dir), closing(_reader(run_dir)) as connection:
-        _check_version(connection, run_dir)
-        with _transaction(connection):
-            return Snapshot(run_dir, _meta(connection), _records(connection), _pending(connection))
+    with translated(run_dir), closing(reader(run_dir)) as connection:
+        check_version(connection, run_dir)
+        with transaction(connection):
+            return Snapshot(run_dir, read_meta(connection), read_records(connection), read_pending(connection))
 
 
 def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
     """The learning curve of one record."""
-    with _translated(Path(run_dir)), closing(_reader(Path(run_dir))) as connection:
+    with translated(Path(run_dir)), closing(reader(Path(run_dir))) as connection:
         found = connection.execute("SELECT curve FROM records WHERE idx = ?", (index,)).fetchone()
     return tuple(CurvePoint(*point) for point in json.loads(found[0])) if found else ()
 
@@ -227,90 +216,3 @@ def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[s
     for candidate in sorted([*real, *pending], key=lambda c: c.proposal.index):
         first.setdefault(candidate.genome, candidate)
     return first
-
-
-# ---- the database
-
-
-def _connected(run_dir: Path, meta: Mapping[str, Any]) -> sqlite3.Connection:
-    connection = sqlite3.connect(run_dir / DATABASE, isolation_level=None)
-    try:
-        with _translated(run_dir):
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            _check_version(connection, run_dir, empty_is_fine=True)
-            given = json.loads(json.dumps(meta))
-            if _version(connection) == 0:
-                _create(connection, given)
-            _check_meta(_meta(connection), given, run_dir)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-@contextmanager
-def _translated(run_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run: {error}") from error
-
-
-def _create(connection: sqlite3.Connection, meta: Mapping[str, Any]) -> None:
-    """The whole schema in one transaction: a kill leaves an empty database or a complete one."""
-    with _transaction(connection):
-        for statement in SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", [(key, as_json(value)) for key, value in meta.items()])
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def _check_version(connection: sqlite3.Connection, run_dir: Path, empty_is_fine: bool = False) -> None:
-    version = _version(connection)
-    if version > VERSION:
-        raise StoreError(f"{run_dir} has schema version {version}, this program knows {VERSION}: update the program")
-    if version == 0 and not empty_is_fine:
-        raise StoreError(f"{run_dir} is no run folder yet: its {DATABASE} is empty")
-
-
-def _check_meta(stored: Mapping[str, Any], given: Mapping[str, Any], run_dir: Path) -> None:
-    differing = [key for key in sorted({*stored, *given}) if stored.get(key) != given.get(key)]
-    if differing:
-        pairs = "; ".join(f"{key} is {stored.get(key)!r} there, {given.get(key)!r} here" for key in differing)
-        raise StoreError(f"{run_dir} belongs to another run ({pairs}): name a new folder, or go on with what it was started with")
-
-
-def _reader(run_dir: Path) -> sqlite3.Connection:
-    path = run_dir / DATABASE
-    if not path.exists():
-        raise StoreError(f"{run_dir} is no run folder: it has no {DATABASE}")
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _meta(connection: sqlite3.Connection) -> dict[str, Any]:
-    return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta")}
-
-
-def _records(connection: sqlite3.Connection) -> tuple[Record, ...]:
-    return tuple(record_from_dict(json.loads(row[0])) for row in connection.execute("SELECT payload FROM records ORDER BY idx"))
-
-
-def _pending(connection: sqlite3.Connection) -> tuple[Candidate, ...]:
-    query = "SELECT payload FROM candidates WHERE idx NOT IN (SELECT idx FROM records) ORDER BY idx"
-    return tuple(candidate_from_dict(json.loads(row[0])) for row in connection.execute(query))
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

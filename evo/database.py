@@ -1,0 +1,108 @@
+"""The SQLite file of a run folder: schema, opening, refusing. SQL is here and in evo/store.py."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from evo.folder import DATABASE, StoreError, as_json
+from evo.records import Candidate, Record, candidate_from_dict, record_from_dict
+
+VERSION = 1  # of the schema
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE candidates (
+    idx INTEGER PRIMARY KEY, operator TEXT NOT NULL, genome TEXT NOT NULL, note TEXT NOT NULL, payload TEXT NOT NULL);
+CREATE TABLE records (
+    idx INTEGER PRIMARY KEY, operator TEXT NOT NULL, genome TEXT NOT NULL, outcome TEXT NOT NULL, val_bpb REAL,
+    slot TEXT NOT NULL, started REAL NOT NULL, finished REAL NOT NULL, curve TEXT NOT NULL, payload TEXT NOT NULL);
+"""
+
+
+def connected(run_dir: Path, meta: Mapping[str, Any]) -> sqlite3.Connection:
+    connection = sqlite3.connect(run_dir / DATABASE, isolation_level=None)
+    try:
+        with translated(run_dir):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            check_version(connection, run_dir, empty_is_fine=True)
+            given = json.loads(json.dumps(meta))
+            if _version(connection) == 0:
+                _create(connection, given)
+            _check_meta(read_meta(connection), given, run_dir)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def translated(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run: {error}") from error
+
+
+def _create(connection: sqlite3.Connection, meta: Mapping[str, Any]) -> None:
+    """The whole schema in one transaction: a kill leaves an empty database or a complete one."""
+    with transaction(connection):
+        for statement in SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", [(key, as_json(value)) for key, value in meta.items()])
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def check_version(connection: sqlite3.Connection, run_dir: Path, empty_is_fine: bool = False) -> None:
+    version = _version(connection)
+    if version > VERSION:
+        raise StoreError(f"{run_dir} has schema version {version}, this program knows {VERSION}: update the program")
+    if version == 0 and not empty_is_fine:
+        raise StoreError(f"{run_dir} is no run folder yet: its {DATABASE} is empty")
+
+
+def _check_meta(stored: Mapping[str, Any], given: Mapping[str, Any], run_dir: Path) -> None:
+    differing = [key for key in sorted({*stored, *given}) if stored.get(key) != given.get(key)]
+    if differing:
+        pairs = "; ".join(f"{key} is {stored.get(key)!r} there, {given.get(key)!r} here" for key in differing)
+        raise StoreError(f"{run_dir} belongs to another run ({pairs}): name a new folder, or go on with what it was started with")
+
+
+def reader(run_dir: Path) -> sqlite3.Connection:
+    path = run_dir / DATABASE
+    if not path.exists():
+        raise StoreError(f"{run_dir} is no run folder: it has no {DATABASE}")
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
+    return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta")}
+
+
+def read_records(connection: sqlite3.Connection) -> tuple[Record, ...]:
+    return tuple(record_from_dict(json.loads(row[0])) for row in connection.execute("SELECT payload FROM records ORDER BY idx"))
+
+
+def read_pending(connection: sqlite3.Connection) -> tuple[Candidate, ...]:
+    query = "SELECT payload FROM candidates WHERE idx NOT IN (SELECT idx FROM records) ORDER BY idx"
+    return tuple(candidate_from_dict(json.loads(row[0])) for row in connection.execute(query))
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
