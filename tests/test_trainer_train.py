@@ -152,6 +152,26 @@ def test_a_program_trains_over_the_channel(run: Run) -> None:
     assert len(run.steps) <= 3.0 / 0.2 + 2, "at most five a second"
 
 
+BARE = """
+import prepare, torch
+model = torch.nn.Linear(1, 1)
+for x, y in prepare.batches(4, prepare.DEFAULT_VOCAB):
+    torch.sin(torch.ones(300, 300))
+prepare.save(model)
+"""
+
+
+def test_a_program_without_rehearsal_and_reports_counts_batches(lab: Path, tmp_path: Path) -> None:
+    for name in ("prepare.py", "data.json"):
+        (tmp_path / name).write_text((lab / name).read_text())
+    (tmp_path / "train.py").write_text(BARE)
+    run = harness(tmp_path, budget=1.0)
+    assert run.code == 0
+    assert run.weights["tokens"] == run.weights["steps"] * 4 * T
+    assert run.steps[-1] == {"op": "step", "step": run.weights["steps"], "tokens": run.weights["tokens"], "loss": None}
+    assert [point["step"] for point in run.steps] == sorted({point["step"] for point in run.steps})
+
+
 def test_the_loss_falls(run: Run) -> None:
     assert run.steps[0]["loss"] < 6.1
     assert run.steps[-1]["loss"] < 4.5

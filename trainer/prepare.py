@@ -106,13 +106,9 @@ def embedded_source() -> Source:
 
 def _text_files(folder: Path) -> list[tuple[str, int]]:
     """(relative path, bytes) of the source and documentation files of a package, 1 to 200 KB each, sorted."""
-    found = []
-    for root, _, names in os.walk(folder):
-        for name in names:
-            if name.endswith((".py", ".rst", ".md", ".txt")):
-                path = os.path.join(root, name)
-                found.append((os.path.relpath(path, folder), os.path.getsize(path)))
-    return sorted((path, size) for path, size in found if 1_000 <= size <= 200_000)
+    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    sizes = ((path, os.path.getsize(path)) for path in paths if path.endswith((".py", ".rst", ".md", ".txt")))
+    return sorted((os.path.relpath(path, folder), size) for path, size in sizes if 1_000 <= size <= 200_000)
 
 
 def _read_packages(parts: dict[str, dict[Path, list[tuple[str, int]]]]) -> tuple[list[str], list[str], Callable[[], Iterator[str]]]:
@@ -296,7 +292,8 @@ def prepare_data(paths: list[Path], root: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         DataError: unreadable or too little text, or a file that differs from its manifest.
     """
-    _check_constants()
+    if DEFAULT_VOCAB not in VOCAB_SIZES or not all(256 <= size <= 65536 for size in VOCAB_SIZES):
+        raise DataError(f"VOCAB_SIZES {VOCAB_SIZES} must lie in 256 … 65536 and hold DEFAULT_VOCAB {DEFAULT_VOCAB}")
     source = path_source(paths) if paths else embedded_source()
     folder = root / f"data-{_constants_digest()}-{source.identity[:8]}"
     root.mkdir(parents=True, exist_ok=True)
@@ -384,12 +381,6 @@ def data_root() -> Path:
     return Path(os.environ.get("EVO_DATA_DIR") or Path.home() / ".cache" / "evo")
 
 
-def _check_constants() -> None:
-    wrong = [size for size in VOCAB_SIZES if not 256 <= size <= 65536]
-    if wrong or DEFAULT_VOCAB not in VOCAB_SIZES:
-        raise DataError(f"VOCAB_SIZES {VOCAB_SIZES} must lie in 256 … 65536 and hold DEFAULT_VOCAB {DEFAULT_VOCAB}")
-
-
 def _constants_digest() -> str:
     return _digest([FORMAT, MAX_SEQ_LEN, EVAL_TOKENS, VOCAB_SIZES, DEFAULT_VOCAB, TRAIN_BYTES, MERGE_BYTES, SPLIT_PATTERN])[:8]
 
@@ -419,6 +410,7 @@ class _Run:
     batches: int = 0
     tokens: int = 0
     reports: int = 0
+    reporting: bool = False  # report() was called, in the rehearsal at the latest: steps are reports, else batches
     newest: _Point | None = None
     announced: int = 0  # last step that was sent or printed
     announced_at: float = 0.0
@@ -475,7 +467,9 @@ def report(loss: torch.Tensor | float | None = None) -> float | None:
 
     Returns the newest loss that has been read, some steps old, or None: reading the current one would stall the device.
     """
-    if _run.started is None:  # warming up
+    if not _run.reporting:
+        _run.reporting, _run.newest, _run.announced = True, None, 0
+    if _run.started is None:  # rehearsing
         return None
     _run.reports += 1
     previous, _run.newest = _run.newest, _point(_run.reports, loss)
@@ -492,7 +486,11 @@ def save(model: torch.nn.Module) -> None:
     model = getattr(model, "_orig_mod", model)  # a compiled module wraps the one that has the names
     content = io.BytesIO()
     torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, content)
-    facts = {"parameters": sum(p.numel() for p in model.parameters()), "steps": _steps(), "tokens": _run.tokens}
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": _run.reports if _run.reporting else _run.batches,
+        "tokens": _run.tokens,
+    }
     if _run.channel:
         header = {"op": "weights", "bytes": content.getbuffer().nbytes, **facts, "peak_memory_gib": _peak_memory_gib()}
         _run.channel.send(header, content.getbuffer())
@@ -518,7 +516,7 @@ def _real_batches(batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]
             in_flight[-1].record()
             if len(in_flight) == 2:  # so at most two steps are in flight, and the clock below is not far ahead of the device
                 in_flight.popleft().synchronize()
-        if not _run.reports and _run.batches:
+        if not _run.reporting and _run.batches:
             previous, _run.newest = _run.newest, _point(_run.batches, None)
             _announce(previous)
         if time.monotonic() - _run.started >= _run.budget:
@@ -568,18 +566,11 @@ def _pair(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 
 
-def _steps() -> int:
-    return _run.reports or _run.batches
-
-
 def _point(step: int, loss: torch.Tensor | float | None) -> _Point:
     """Keeps a loss without waiting for it."""
-    if not isinstance(loss, torch.Tensor):
-        return _Point(step, _run.tokens, loss)
-    if loss.device.type != "cuda":
-        return _Point(step, _run.tokens, loss.detach().clone())
-    copied = torch.cuda.Event()
-    host = loss.detach().to("cpu", non_blocking=True)
+    if not isinstance(loss, torch.Tensor) or loss.device.type != "cuda":
+        return _Point(step, _run.tokens, loss.detach().clone() if isinstance(loss, torch.Tensor) else loss)
+    host, copied = loss.detach().to("cpu", non_blocking=True), torch.cuda.Event()
     copied.record()
     return _Point(step, _run.tokens, host, copied)
 
@@ -589,9 +580,9 @@ def _announce(point: _Point | None, last: bool = False) -> None:
     now, interval = time.monotonic(), 0.2 if _run.channel else min(1.0, _run.budget / 20)
     if point is None or point.step <= _run.announced or (not last and now - _run.announced_at < interval):
         return
-    if point.ready is not None and not last and not point.ready.query():
-        return
     if point.ready is not None:
+        if not last and not point.ready.query():
+            return
         point.ready.synchronize()
     _run.announced, _run.announced_at = point.step, now
     _run.loss = None if point.loss is None else float(point.loss)
@@ -662,21 +653,24 @@ def evaluate(model: torch.nn.Module, folder: Path, vocab_size: int) -> float:
         x, y = _pair(torch.from_numpy(rows[start : start + chunk].astype(np.int64)).to(device()))
         losses = F.cross_entropy(model(x).float().flatten(0, 1), y.flatten(), reduction="none")
         sizes = token_bytes[y.flatten()]
-        nats += float((losses * (sizes > 0)).double().sum()) if losses.device.type != "mps" else float((losses * (sizes > 0)).sum())
+        nats += float(losses[sizes > 0].cpu().double().sum())
         total += int(sizes.sum())
     return nats / (math.log(2) * total)
 
 
 def _print_summary(model: torch.nn.Module, trained: float, facts: dict[str, int]) -> None:
-    bpb = evaluate(model.eval(), _run.data, _run.vocab_size)
+    """Upstream's block of `name: value` lines."""
+    lines = {
+        "val_bpb": f"{evaluate(model.eval(), _run.data, _run.vocab_size):.6f}",
+        "training_seconds": f"{trained:.1f}",
+        "total_seconds": f"{time.monotonic() - _LOADED_AT:.1f}",
+        "peak_vram_mb": f"{1024 * _peak_memory_gib():.1f}",
+        "total_tokens_M": f"{facts['tokens'] / 1e6:.1f}",
+        "num_steps": str(facts["steps"]),
+        "num_params_M": f"{facts['parameters'] / 1e6:.1f}",
+    }
     print("---\n(measured by the program itself; `python -m evo.evaluate` gives a number to trust)")
-    print(f"val_bpb:          {bpb:.6f}")
-    print(f"training_seconds: {trained:.1f}")
-    print(f"total_seconds:    {time.monotonic() - _LOADED_AT:.1f}")
-    print(f"peak_vram_mb:     {1024 * _peak_memory_gib():.1f}")
-    print(f"total_tokens_M:   {facts['tokens'] / 1e6:.1f}")
-    print(f"num_steps:        {facts['steps']}")
-    print(f"num_params_M:     {facts['parameters'] / 1e6:.1f}")
+    print("\n".join(f"{name + ':':17s} {value}" for name, value in lines.items()))
 
 
 def main(arguments: list[str] | None = None) -> int:
