@@ -24,14 +24,14 @@ import sys
 import time
 from typing import Any
 
-_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # NEWNS NEWUTS NEWIPC NEWPID NEWNET
-_NEW_USER = 0x10000000
+_NEW_USER, _NEW_PID = 0x10000000, 0x20000000
+_NEW_OTHERS = 0x00020000 | 0x04000000 | 0x08000000 | 0x40000000  # mount, uts, ipc, network
 _BIND, _REC, _PRIVATE, _DETACH = 0x1000, 0x4000, 0x40000, 2
 _NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
 _READ_ONLY, _AT_RECURSIVE, _SYS_MOUNT_SETATTR, _SYS_PIVOT_ROOT = 1, 0x8000, 442, {"x86_64": 155, "aarch64": 41}
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 36, 38, 47
 _CAPABILITIES = 64
-_MEMORY_CHECK_SECONDS = 0.5
+_MEMORY_CHECK_SECONDS = 1.0
 _MAXRSS_UNIT = 1024 if sys.platform == "linux" else 1  # bytes
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -60,10 +60,11 @@ def _set_read_only(path: str, on: bool, recursive: bool = False) -> None:
     _check(result, f"mount_setattr {path}")
 
 
-def enter_namespaces() -> None:
-    """Leaves the user's namespaces; the next child is process 1 of the new ones. Without root it needs a user namespace too."""
+def enter_pid_namespace() -> None:
+    """The next child is process 1 of a new pid namespace. Without root that needs a user namespace too. The launcher keeps its
+    mount namespace, since it goes on reading the machine's /proc."""
     uid, gid = os.getuid(), os.getgid()
-    _check(_libc.unshare(_NAMESPACES | (0 if uid == 0 else _NEW_USER)), "unshare")
+    _check(_libc.unshare(_NEW_PID | (0 if uid == 0 else _NEW_USER)), "unshare")
     if uid != 0:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
@@ -94,6 +95,7 @@ def _make_devices(root: str, devices: list[str]) -> None:
 def build_root(spec: dict[str, Any]) -> None:
     """Makes a root of only what the spec gives, and moves into it. Runs as process 1 of the new namespaces."""
     root = spec["root"]  # an empty folder of the slot's, hidden by the new root itself
+    _check(_libc.unshare(_NEW_OTHERS), "unshare")
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", root, "tmpfs", 0x2 | 0x4, "size=16m,mode=755")
     os.makedirs(f"{root}/tmp")
@@ -165,24 +167,25 @@ def _run_as_init(spec: dict[str, Any]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children") as file:
-                found += [int(child) for child in file.read().split()]
-    except OSError:  # it ended meanwhile, or there is no /proc
-        return found
-    return found + [deeper for child in found for deeper in _descendants(child)]
+    """All that descend from `pid`, by one look through the process table; nothing where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as file:  # it may have ended meanwhile
+                parent = int(file.read().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry))
+    found, open_ = [], [pid]
+    while open_:
+        found += children.get(open_[-1], [])
+        open_ += children.get(open_.pop(), [])
+    return found
 
 
 def _resident_bytes(pids: list[int]) -> int:
     total = 0
     for pid in pids:
-        try:
-            with open(f"/proc/{pid}/statm") as file:
-                total += int(file.read().split()[1]) * resource.getpagesize()
-        except OSError:  # it ended meanwhile
-            continue
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:  # it may have ended meanwhile
+            total += int(file.read().split()[1]) * resource.getpagesize()
     return total
 
 
@@ -232,7 +235,7 @@ def main() -> None:
             os.sched_setaffinity(0, spec["cpus"])
     confined = spec["level"] == "namespaces"
     if confined:
-        enter_namespaces()
+        enter_pid_namespace()
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)

@@ -22,6 +22,12 @@ from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
+_REASONS = {
+    "SyntaxError": Reason.SYNTAX,
+    "IndentationError": Reason.SYNTAX,
+    "ContractError": Reason.CONTRACT,
+    "FloatingPointError": Reason.NOT_FINITE,
+}
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 
 
@@ -193,11 +199,9 @@ class TrainingRun:
 
     def _program_error(self, message: dict[str, Any]) -> Failed:
         kind, text = str(message.get("type")), str(message.get("message"))
-        reason = {"SyntaxError": Reason.SYNTAX, "IndentationError": Reason.SYNTAX}.get(kind, Reason.CRASH)
+        reason = _REASONS.get(kind, Reason.CRASH)
         if kind in ("OutOfMemoryError", "MemoryError") or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
             reason = Reason.OUT_OF_MEMORY
-        elif kind == "FloatingPointError":
-            reason = Reason.NOT_FINITE
         return self._fail(reason, f"{kind}: {text}", str(message.get("trace", "")))
 
     def _explain(self, exit_: Exit) -> Failed:

@@ -16,6 +16,10 @@ import wire  # this folder is on the path, and all of the harness that exists in
 FRAMES_KEPT = 6
 
 
+class ContractError(Exception):
+    """The program lacks what every genome has."""
+
+
 def explain(error: BaseException) -> dict[str, Any]:
     """The exception as a message: class, text and the last frames."""
     kept = traceback.TracebackException.from_exception(error)
@@ -44,6 +48,9 @@ def main() -> None:
         seed_everything(int(os.environ["EVO_SEED"]))
         wire.send(channel, {"op": "phase", "phase": "import"})
         program = importlib.import_module("train")
+        missing = [name for name in ("build_model", "main") if not callable(getattr(program, name, None))]
+        if missing:
+            raise ContractError(f"defines no {' and no '.join(missing)}()")
         wire.send(channel, {"op": "phase", "phase": "setup"})
         program.main()
         wire.send(channel, {"op": "returned"})

@@ -1,0 +1,103 @@
+"""What holds for every way to be evaluated: the instant lab and a slot that really trains pass one suite."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+from conftest import SmallLab
+
+from evaluator.evaluate import Evaluate
+from evaluator.instant import Instant, Landscape
+from evaluator.outcome import Failed, Outcome, Reason, Scored, Stopped, from_dict, to_dict
+from evaluator.slot import Slot, SlotConfig
+
+BUDGET = 1.0
+
+
+@pytest.fixture(scope="module", params=["instant", "slot"])
+def evaluate(request: pytest.FixtureRequest, small_lab: SmallLab) -> Iterator[Evaluate]:
+    made: Evaluate = Instant(Landscape(noise_sd=0.001))
+    if request.param == "slot":
+        made = Slot(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def honest(evaluate: Evaluate, small_lab: SmallLab) -> Outcome:
+    return evaluate(small_lab.genome, 1, BUDGET)
+
+
+def test_an_honest_program_is_scored(honest: Outcome, evaluate: Evaluate) -> None:
+    assert isinstance(honest, Scored), honest
+    assert 0.1 < honest.val_bpb < 8.5
+    assert honest.measurement_key == evaluate.measurement_key
+    assert honest.steps > 0 < honest.tokens
+    assert honest.training_seconds >= BUDGET
+
+
+def test_an_outcome_survives_pickling_and_json(honest: Outcome) -> None:
+    assert pickle.loads(pickle.dumps(honest)) == honest
+    assert from_dict(to_dict(honest)) == honest
+
+
+def test_the_curve_moves_forward_in_time_and_tokens(honest: Outcome) -> None:
+    assert isinstance(honest, Scored)
+    assert len(honest.curve) >= 2
+    for before, after in zip(honest.curve, honest.curve[1:], strict=False):
+        assert before.seconds <= after.seconds
+        assert before.step < after.step
+        assert before.tokens < after.tokens
+
+
+def test_another_seed_gives_another_score(honest: Outcome, evaluate: Evaluate, small_lab: SmallLab) -> None:
+    other = evaluate(small_lab.genome, 2, BUDGET)
+    assert isinstance(honest, Scored)
+    assert isinstance(other, Scored)
+    assert other.val_bpb != honest.val_bpb
+
+
+def test_a_program_that_does_not_parse_fails_for_its_syntax(evaluate: Evaluate) -> None:
+    outcome = evaluate("def main(:\n", 1, BUDGET)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is Reason.SYNTAX
+
+
+def test_a_program_without_main_fails_for_the_contract(evaluate: Evaluate) -> None:
+    outcome = evaluate("def build_model():\n    return None\n", 1, BUDGET)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is Reason.CONTRACT
+    assert "main" in outcome.message
+
+
+def test_a_watch_stops_a_run_and_its_note_is_kept(evaluate: Evaluate, small_lab: SmallLab) -> None:
+    outcome = evaluate(small_lab.genome, 1, BUDGET, watch=lambda point: "seen enough" if point.step > 0 else None)
+    assert isinstance(outcome, Stopped)
+    assert outcome.note == "seen enough"
+    assert outcome.training_seconds < BUDGET
+
+
+def test_an_evaluate_can_be_used_again_after_a_failure(evaluate: Evaluate, small_lab: SmallLab) -> None:
+    assert isinstance(evaluate("import nothing_of_that_name\n" + small_lab.genome, 1, BUDGET), Failed | Scored)
+    assert isinstance(evaluate(small_lab.genome, 3, BUDGET), Scored)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_instant_lab_fails_the_share_of_trees_it_is_told_to(share: float, small_lab: SmallLab) -> None:
+    outcome = Instant(Landscape(failure_share=share))(small_lab.genome, 1, BUDGET)
+    assert isinstance(outcome, Failed if share else Scored)
+
+
+def test_the_instant_lab_is_deterministic_and_sees_numbers_and_structure(small_lab: SmallLab) -> None:
+    def value(program: str) -> float:
+        outcome = Instant()(program, 1, BUDGET)
+        assert isinstance(outcome, Scored)
+        return outcome.val_bpb
+
+    base = value(small_lab.genome)
+    assert value(small_lab.genome) == base
+    assert value(small_lab.genome.replace("0.01", "0.02")) != base
+    assert value(small_lab.genome.replace("F.silu(x)", "F.relu(x)")) != base
+    assert value(small_lab.genome.replace("x = self", "x  =  self")) == base

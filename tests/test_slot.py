@@ -1,0 +1,203 @@
+"""Programs that misbehave, each with its real training process: refused with a reason, or without effect. Issue 5 has the long list."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import SmallLab
+
+from evaluator import sandbox
+from evaluator.evaluate import HarnessError
+from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
+from evaluator.slot import Slot, SlotConfig
+from evaluator.training import Limits
+
+needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
+
+
+@pytest.fixture(scope="module")
+def config(small_lab: SmallLab) -> SlotConfig:
+    limits = Limits(setup_seconds=30, grace_seconds=1.5, host_memory_gib=1.5, weights_gib=0.1, file_gib=0.01)
+    return SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits)
+
+
+@pytest.fixture(scope="module")
+def slot(config: SlotConfig) -> Iterator[Slot]:
+    made = Slot(config)
+    yield made
+    made.close()
+
+
+def changed(lab: SmallLab, old: str, new: str) -> str:
+    assert old in lab.genome
+    return lab.genome.replace(old, new)
+
+
+def failure(outcome: Outcome) -> Failed:
+    assert isinstance(outcome, Failed), outcome
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        "F.silu(x + x.roll(-1, 1))",  # the next token
+        "F.silu(x + x.mean(1, keepdim=True))",  # the whole row, future included
+        "F.silu(x + 20 * x.flip(0))",  # the neighbour in the batch
+    ],
+)
+def test_a_model_that_looks_where_it_must_not_is_refused(slot: Slot, small_lab: SmallLab, leak: str) -> None:
+    outcome = failure(slot(changed(small_lab, "F.silu(x)", leak), 1, 1.0))
+    assert outcome.reason is Reason.NOT_CAUSAL
+    assert outcome.phase is Phase.SCORE
+
+
+def test_a_model_that_learns_while_it_is_scored_is_refused(slot: Slot, small_lab: SmallLab) -> None:
+    text = changed(small_lab, "x = self.embedding(tokens)", "self.embedding.weight.data += self.training - 1; x = self.embedding(tokens)")
+    assert failure(slot(text, 1, 1.0)).reason is Reason.NOT_CAUSAL
+
+
+HUGE = "model = nn.Linear(8192, 4096)\n    next(prepare.batches(1, 256))\n    prepare.save(model)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason", "phase"),
+    [
+        ("return self.head(F.silu(x))", "return self.head(F.silu(x)) / 0", Reason.NOT_FINITE, Phase.SCORE),
+        ("prepare.save(model)", "pass", Reason.NO_MODEL, Phase.TRAIN),
+        ("prepare.save(model)", "import os\n    os._exit(3)", Reason.CRASH, Phase.TRAIN),
+        ("prepare.save(model)", "import os\n    os.abort()", Reason.CRASH, Phase.TRAIN),
+        ("prepare.save(model)", "import time\n    time.sleep(60)", Reason.OVERRAN, Phase.TRAIN),
+        ("prepare.save(model)", "1 / 0", Reason.CRASH, Phase.TRAIN),
+        ("model = build_model()", "block = b'x' * (2 << 30)\n    import time\n    time.sleep(20)", Reason.OUT_OF_MEMORY, Phase.SETUP),
+        (
+            "model = build_model()",
+            "model = nn.Linear(8192, 4096)\n    next(prepare.batches(1, 256))\n    prepare.save(model)",
+            Reason.TOO_BIG,
+            Phase.SAVE,
+        ),
+        ("VOCAB_SIZE = 256", "VOCAB_SIZE = 300", Reason.CRASH, Phase.SETUP),
+    ],
+)
+def test_a_failure_has_its_reason_and_phase(slot: Slot, small_lab: SmallLab, old: str, new: str, reason: Reason, phase: Phase) -> None:
+    outcome = failure(slot(changed(small_lab, old, new), 1, 0.5))
+    assert (outcome.reason, outcome.phase) == (reason, phase), outcome
+
+
+def test_a_crash_is_explained_by_class_message_and_last_frames(slot: Slot, small_lab: SmallLab) -> None:
+    outcome = failure(slot(changed(small_lab, "prepare.save(model)", "raise KeyError('\\x1b[31mred')"), 1, 0.5))
+    assert outcome.message == "KeyError: '\\x1b[31mred'"
+    assert 'train.py", line' in outcome.trace
+    assert "\x1b" not in outcome.trace + outcome.log
+
+
+def test_set_up_that_takes_too_long_is_ended(config: SlotConfig, small_lab: SmallLab) -> None:
+    slot = Slot(replace(config, limits=replace(config.limits, setup_seconds=4)))
+    try:
+        outcome = failure(slot(changed(small_lab, "model = build_model()", "import time\n    time.sleep(60)"), 1, 0.5))
+    finally:
+        slot.close()
+    assert outcome.reason is Reason.SETUP_TIMEOUT
+
+
+PROBE = """
+    import os, socket
+    def tried(what):
+        try:
+            return str(what())
+        except Exception as error:
+            return type(error).__name__
+    def written(path):
+        open(path, "w").write("x")
+        return "written"
+    print("env", sorted(os.environ))
+    print("secret", tried(lambda: os.environ["SECRET_KEY"]))
+    everyone = [f"/proc/{p}/environ" for p in os.listdir("/proc") if p.isdigit()]
+    print("others", len(everyone))
+    print("parent", tried(lambda: [p for p in everyone if b"SECRET_KEY" in open(p, "rb").read()]))
+    print("network", tried(lambda: socket.create_connection(("127.0.0.1", %(port)d), timeout=1)))
+    print("data", tried(lambda: os.listdir(%(data)r)))
+    print("private", tried(lambda: open(%(private)r).read()))
+    print("checkout", tried(lambda: os.listdir(%(checkout)r)))
+    print("lab", tried(lambda: written(os.environ["EVO_LAB"] + "/prepare.py")))
+    print("usr", tried(lambda: written("/usr/evo-was-here")))
+    print("unshare", tried(lambda: os.system("mount -t tmpfs none /usr 2>/dev/null")))
+"""
+
+
+@needs_namespaces
+def test_a_program_finds_no_secret_no_network_no_data_and_nothing_to_write_to(
+    slot: Slot, small_lab: SmallLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "hunter2")
+    private = tmp_path / "credentials"
+    private.write_text("hunter2")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        checkout = str(Path(__file__).resolve().parent.parent / "tests")
+        probe = PROBE % {"port": server.getsockname()[1], "data": small_lab.data, "checkout": checkout, "private": str(private)}
+        outcome = slot(changed(small_lab, "    model = build_model()", probe + "    model = build_model()"), 1, 0.5)
+    assert isinstance(outcome, Scored), outcome
+    found = dict(line.split(" ", 1) for line in outcome.log.splitlines())
+    assert found["secret"] == "KeyError"
+    assert found["parent"] in ("PermissionError", "[]")
+    assert int(found["others"]) <= 3
+    assert found["network"] in ("OSError", "ConnectionRefusedError")
+    assert found["data"] == found["checkout"] == found["private"] == "FileNotFoundError"
+    assert found["lab"] == found["usr"] == "OSError"  # read-only file system
+    assert found["unshare"] != "0"
+    assert not os.path.exists("/usr/evo-was-here")
+
+
+def test_processes_that_a_program_leaves_behind_are_gone(slot: Slot, small_lab: SmallLab) -> None:
+    stray = "import subprocess\n    subprocess.Popen(['sleep', '86399'], start_new_session=True)\n    prepare.save(model)"
+    outcome = slot(changed(small_lab, "prepare.save(model)", stray), 1, 0.5)
+    assert isinstance(outcome, Scored), outcome
+    assert "sleep 86399" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("level", ["namespaces", "process"])
+def test_each_sandbox_level_scores_the_honest_program_and_is_recorded(config: SlotConfig, small_lab: SmallLab, level: str) -> None:
+    if level == "namespaces" and sandbox.level()[0] != "namespaces":
+        pytest.skip(f"no namespaces here: {sandbox.level()[1]}")
+    slot = Slot(replace(config, sandbox=level))
+    try:
+        stray = "import subprocess\n    subprocess.Popen(['sleep', '86398'], start_new_session=True)\n    prepare.save(model)"
+        outcome = slot(changed(small_lab, "prepare.save(model)", stray), 1, 0.5)
+    finally:
+        slot.close()
+    assert isinstance(outcome, Scored), outcome
+    assert outcome.sandbox == level
+    assert "sleep 86398" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_program_that_changes_its_constitution_is_refused_where_files_are_open(config: SlotConfig, small_lab: SmallLab) -> None:
+    text = changed(small_lab, "prepare.save(model)", "open(prepare.__file__, 'a').write('#')\n    prepare.save(model)")
+    slot = Slot(replace(config, sandbox="process"))
+    try:
+        assert failure(slot(text, 1, 0.5)).reason is Reason.TAMPERED
+    finally:
+        slot.close()
+
+
+def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
+    slot: Slot, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    slot(small_lab.genome, 1, 0.3)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    slot(small_lab.genome, 2, 0.3)
+    slot("import nothing_of_that_name", 2, 0.3)
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_data_is_the_harness_s_error(config: SlotConfig, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="prepare"):
+        Slot(replace(config, data=str(tmp_path)))
