@@ -1,0 +1,183 @@
+"""The lineage command: each answer as text and as JSON, and one clear line for wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import make_run
+
+from evo.lineage import main, read
+from evo.lineage_text import sparkline, tree_lines
+from evo.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lineage") / "run"
+    make_run(folder, evals=40)
+    return folder
+
+
+class Command:
+    """Runs the command in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        code = main([str(a) for a in arguments])
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        code, out, _ = self(*arguments, "--json")
+        assert code == 0
+        return json.loads(out)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+def test_the_tree_holds_every_genome_once_with_branches(run: Path, command: Command) -> None:
+    code, out, _ = command(run)
+    assert code == 0
+    genomes = command.json(run)["genomes"]
+    assert all(out.count(f"{g['genome'][:8]}  ") == 1 for g in genomes)
+    assert "├─ " in out
+    assert "└─ " in out
+    assert out.count("★") == 1
+    assert out.count("✗") == sum(g["val_bpb"] is None for g in genomes) > 0
+    assert "±" in out
+
+
+def test_a_child_hangs_under_its_parent() -> None:
+    node = {"operator": "mutate", "note": "n", "val_bpb": 1.0, "sd": 0.1, "n": 1, "trouble": None}
+    genomes = [
+        {**node, "genome": g, "parents": p} for g, p in (("a" * 9, []), ("b" * 9, ["a" * 9]), ("c" * 9, ["b" * 9]), ("d" * 9, ["a" * 9]))
+    ]
+    data = {"run": "r", "champion": None, "noise_sd": 0.1, "genomes": genomes, "running": [], "duplicates": 0, "unwritten": 0}
+    starts = [text.split("  1.0")[0] for text, _ in tree_lines(data)[1:-1]]
+    assert starts == ["aaaaaaaa", "├─ bbbbbbbb", "│  └─ cccccccc", "└─ dddddddd"]
+
+
+def test_ids_are_lengthened_until_they_differ() -> None:
+    node = {"operator": "mutate", "note": "n", "val_bpb": 1.0, "sd": 0.1, "n": 1, "trouble": None, "parents": []}
+    data = {"run": "r", "champion": None, "noise_sd": 0.1, "running": [], "duplicates": 0, "unwritten": 0}
+    lines = tree_lines({**data, "genomes": [{**node, "genome": "0123456789"}, {**node, "genome": "0123456780"}]})
+    assert lines[1][0].startswith("0123456789 ")
+
+
+def test_show_has_figures_evaluations_difference_and_curve(run: Path, command: Command) -> None:
+    child = next(g for g in command.json(run)["genomes"] if g["parents"] and g["val_bpb"])
+    code, out, _ = command(run, "show", child["genome"][:10])
+    assert code == 0
+    for part in (child["genome"], child["note"], f"--- {child['parents'][0]}", "seed ", "training loss", "val_bpb"):
+        assert part in out
+    data = command.json(run, "show", child["genome"])
+    assert len(data["evaluations"]) == child["n"]
+    assert data["diffs"][0]["unified"]
+    assert len(data["curve"]) == 4
+
+
+def test_show_says_why_a_genome_failed(run: Path, command: Command) -> None:
+    failed = next(g for g in command.json(run)["genomes"] if g["val_bpb"] is None)
+    _, out, _ = command(run, "show", failed["genome"])
+    assert "failed at train, crash: RuntimeError: this tree crashes" in out
+
+
+def test_path_adds_up_from_the_seed(run: Path, command: Command) -> None:
+    data = command.json(run)
+    steps = command.json(run, "path", data["champion"])["steps"]
+    assert steps[0]["parents"] == []
+    assert steps[-1]["genome"] == data["champion"]
+    assert sum(s["gain"]["mean"] for s in steps) == pytest.approx(steps[-1]["total"]["mean"])
+    assert steps[0]["total"] == {"mean": 0.0, "sd": 0.0}
+    code, out, _ = command(run, "path", data["champion"])
+    assert code == 0
+    assert "gain so far" in out
+
+
+def test_best_shows_the_announcement(run: Path, command: Command) -> None:
+    code, out, _ = command(run, "best")
+    assert code == 0
+    assert command.json(run, "best")["announcement"]["sentence"] in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show"], "show needs an ID"),
+        (["show", "zzz"], "no evaluated genome starts with 'zzz'"),
+        (["path", ""], "path needs an ID"),
+        (["best", "abc"], "best takes no ID"),
+    ],
+)
+def test_wrong_questions_get_one_line_and_exit_code_2(run: Path, command: Command, arguments: list[str], message: str) -> None:
+    code, out, err = command(run, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_an_ambiguous_id_names_the_candidates(run: Path, command: Command) -> None:
+    ids = [g["genome"] for g in command.json(run)["genomes"]]
+    letter = next(i[0] for i in ids if sum(j.startswith(i[0]) for j in ids) > 1)
+    code, _, err = command(run, "show", letter)
+    assert code == 2
+    assert f"'{letter}' is ambiguous: " in err
+
+
+def test_a_folder_that_is_no_run_gets_one_line(tmp_path: Path, command: Command) -> None:
+    code, _, err = command(tmp_path)
+    assert code == 2
+    assert "no run folder" in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_without_scores_can_be_looked_at(tmp_path: Path, command: Command) -> None:
+    Store.open(tmp_path / "run", {}).close()
+    assert command(tmp_path / "run")[0] == 0
+    code, _, err = command(tmp_path / "run", "best")
+    assert code == 2
+    assert "no scored genome yet" in err
+
+
+def test_a_run_can_be_looked_at_while_it_goes_on(tmp_path: Path, command: Command) -> None:
+    make_run(tmp_path / "run", steps=12)
+    with Store.open(tmp_path / "run", {"lab": "test"}) as store:
+        (pending,) = store.pending()
+        code, out, _ = command(tmp_path / "run")
+        assert code == 0
+        assert f"running: #{pending.proposal.index} " in out
+        assert command(tmp_path / "run", "best")[0] == 0
+
+
+def test_looking_changes_nothing(run: Path, command: Command) -> None:
+    before = (run / "run.sqlite").read_bytes()
+    command(run)
+    assert (run / "run.sqlite").read_bytes() == before
+    assert read(run).standing.history.evaluated == 40
+
+
+def test_the_module_runs_as_a_program_without_colour_in_a_pipe(run: Path) -> None:
+    made = subprocess.run([sys.executable, "-m", "evo.lineage", str(run)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert "\x1b" not in made.stdout
+    wrong = subprocess.run([sys.executable, "-m", "evo.lineage", str(run), "grow"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+
+
+def test_a_sparkline_falls_with_the_curve_and_fits() -> None:
+    line = sparkline([float(100 - i) for i in range(500)])
+    assert len(line) <= 60
+    assert line[0] == "█"
+    assert line[-1] == "▁"
+    assert sparkline([2.0, 2.0]) == "▁▁"
