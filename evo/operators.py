@@ -86,7 +86,7 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
         return _unwritten(proposal, f"{a} and {b} have no common ancestor")
     text = library.texts(a)
     merge = genomes.merge(library.texts(base), text, library.texts(b), rng)
-    settled = f", {len(merge.conflicts)} conflicts settled" if merge.conflicts else ""
+    settled = f", conflicts settled: {len(merge.conflicts)}" if merge.conflicts else ""
     return _judge(proposal, library, merge.text, f"{b[:8]} into {a[:8]}: {genomes.describe(genomes.diff(text, merge.text))}{settled}")
 
 
