@@ -648,7 +648,7 @@ def evaluate(model: torch.nn.Module, folder: Path, vocab_size: int) -> float:
     rows = np.fromfile(folder / entry["val"]["file"], "<u2").reshape(-1, MAX_SEQ_LEN + 1)
     token_bytes = torch.from_numpy(np.fromfile(folder / entry["token_bytes"]["file"], "<i4")).to(device())
     nats, total = 0.0, 0
-    chunk = max(1, 2**27 // (MAX_SEQ_LEN * vocab_size))  # 0.5 GiB of float32 logits
+    chunk = max(1, (2**27 if device().type == "cuda" else 2**22) // (MAX_SEQ_LEN * vocab_size))  # 512 or 16 MiB of float32 logits
     for start in range(0, len(rows), chunk):
         x, y = _pair(torch.from_numpy(rows[start : start + chunk].astype(np.int64)).to(device()))
         losses = F.cross_entropy(model(x).float().flatten(0, 1), y.flatten(), reduction="none")
