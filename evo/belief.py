@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 
 from evo.history import Genome
@@ -27,6 +28,7 @@ WIDE_SHARE = 0.1  # prior weight of "this edit did much"
 WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
 NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
 NOISE_UNKNOWN = 5e-3  # of the level of the scores, until two draws of one genome exist
+LATEST = 400  # children whose differences count: edits do less as a run goes on, and the cost stays bounded
 FEW = 8  # child-parent differences below which their spread is not trusted
 
 
@@ -50,23 +52,23 @@ class Belief:
     wide_sd: float  # spread of the few that differ much
 
 
-def believe(genomes: Mapping[str, Genome]) -> Belief:
+def believe(genomes: dict[str, Genome]) -> Belief:
     """Estimates for every genome with a score. `genomes` has parents before children, as `history.fold` gives them."""
     noise = noise_sd(genomes.values())
     shift, narrow, wide = _spread(genomes, noise)
-    narrow_variance, wide_variance = narrow * narrow, wide * wide
+    narrow_variance, wide_variance, variance = narrow * narrow, wide * wide, noise * noise
     estimates: dict[str, Estimate] = {}
     for id_, genome in genomes.items():
-        if not genome.scores:
-            continue
         n = len(genome.scores)
-        known = [estimates[p] for p in genome.parents if p in estimates]
-        if known:
-            centre, extra = shift + sum([e.mean for e in known]) / len(known), sum([e.sd * e.sd for e in known]) / len(known) ** 2
-            mean, sd = _posterior(genome.mean - centre, noise * noise / n, narrow_variance + extra, wide_variance + extra)
-            estimates[id_] = Estimate(centre + mean, sd, n)
-        else:
+        if not n:
+            continue
+        prior = _prior(genome.parents, estimates)
+        if prior is None:
             estimates[id_] = Estimate(genome.mean, noise / math.sqrt(n), n)
+        else:
+            centre, extra = prior[0] + shift, prior[1]
+            moved, sd = _posterior(genome.mean - centre, variance / n, narrow_variance + extra, wide_variance + extra)
+            estimates[id_] = Estimate(centre + moved, sd, n)
     return Belief(estimates, noise, shift, narrow, wide)
 
 
@@ -94,15 +96,25 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     return max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)
 
 
-def _spread(genomes: Mapping[str, Genome], noise: float) -> tuple[float, float, float]:
-    """(shift, narrow sd, wide sd) of children around their parents, robust to the many ruinous edits."""
+def _prior(parents: tuple[str, ...], estimates: Mapping[str, Estimate]) -> tuple[float, float] | None:
+    """Mean of the parents' posterior means, and its variance; None without a scored parent."""
+    if len(parents) == 1:  # nearly all
+        only = estimates.get(parents[0])
+        return (only.mean, only.sd * only.sd) if only else None
+    known = [estimates[p] for p in parents if p in estimates]
+    if not known:
+        return None
+    return sum(e.mean for e in known) / len(known), sum(e.sd * e.sd for e in known) / len(known) ** 2
+
+
+def _spread(genomes: dict[str, Genome], noise: float) -> tuple[float, float, float]:
+    """(shift, narrow sd, wide sd) of the latest children around their parents, robust to the many ruinous edits."""
     differences, error = [], []
-    for genome in genomes.values():
-        if genome.scores and genome.parents:
-            known = [p for p in (genomes.get(id_) for id_ in genome.parents) if p is not None and p.scores]
-            if known:
-                differences.append(genome.mean - sum([p.mean for p in known]) / len(known))
-                error.append(1 / len(genome.scores) + sum([1 / len(p.scores) for p in known]) / len(known) ** 2)
+    for genome in islice(reversed(genomes.values()), LATEST):
+        parents = [p for p in map(genomes.get, genome.parents) if p is not None and p.scores]
+        if genome.scores and parents:
+            differences.append(genome.mean - sum([p.mean for p in parents]) / len(parents))
+            error.append(1 / len(genome.scores) + sum([1 / len(p.scores) for p in parents]) / len(parents) ** 2)
     if len(differences) < FEW:
         return 0.0, 2 * noise, 10 * noise
     shift = median(differences)

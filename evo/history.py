@@ -39,7 +39,7 @@ class Genome:
 class History:
     """All genomes of a run, and the counts that decide what is due."""
 
-    genomes: Mapping[str, Genome]  # in the order of their introduction: parents before children
+    genomes: dict[str, Genome]  # in the order of their introduction: parents before children
     tries: Mapping[str, int]  # genome -> explorations that had it as a parent, whatever came of them
     crossed: frozenset[frozenset[str]]  # pairs of parents that were crossed
     finals: tuple[Record, ...]  # final draws, in index order
