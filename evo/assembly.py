@@ -1,0 +1,146 @@
+"""From settings to something that evaluates: lab, profile, data, slots, measurement key. Shared by every command that evaluates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluator import data as datafolder
+from evaluator.evaluate import HarnessError
+from evaluator.instant import Instant, Landscape
+from evaluator.key import measurement_key
+from evaluator.slot import SlotConfig
+from evaluator.training import Limits
+from evo import lab as labs
+from evo import profiles
+from evo.config import Config
+from evo.errors import UserError
+from evo.executor import SlotSpec
+from evo.machine import Machine, probe
+
+INSTANT_BUDGET_SECONDS = 1.0  # on the instant lab, where it costs nothing
+SCORE_SILENCES = 10  # times `score_seconds` that scoring may take in all (evaluator/slot.py)
+MARGIN_SECONDS = 60.0  # for what has no limit of its own: starting processes, writing files
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All that is needed to evaluate programs."""
+
+    lab: labs.Lab
+    profile: str  # name; "instant" for the instant lab
+    device: str
+    budget_seconds: float
+    seed_text: str  # the seed genome
+    measurement_key: str
+    evaluators: tuple[SlotConfig | Landscape, ...]  # one per slot
+    patience_seconds: float
+
+    def specs(self, run_dir: Path) -> tuple[SlotSpec, ...]:
+        """The slots of a run."""
+        return tuple(
+            SlotSpec(f"{self.device}{i}", evaluator, str(run_dir.resolve()), self.budget_seconds, self.patience_seconds)
+            for i, evaluator in enumerate(self.evaluators)
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be evaluated with, found without changing anything. `build` prepares the data and completes it."""
+
+    config: Config
+    lab: labs.Lab
+    profile: profiles.Profile | None  # None: the instant lab
+    machine: Machine
+    slots: int
+
+    @property
+    def profile_name(self) -> str:
+        return self.profile.head.name if self.profile else "instant"
+
+    @property
+    def budget_seconds(self) -> float:
+        return self.config.run.budget_seconds or (self.profile.head.budget_seconds if self.profile else INSTANT_BUDGET_SECONDS)
+
+
+def plan(config: Config, machine: Machine | None = None) -> Plan:
+    """Loads the lab, chooses the profile, counts the slots.
+
+    Args:
+        machine: what there is; None: looks.
+    Raises:
+        UserError: something does not fit; the message says what and what to do.
+    """
+    run = config.run
+    lab = labs.load(Path(run.lab) if run.lab else labs.DEFAULT)
+    if config.evaluator.kind == "instant":
+        for name, value in (("gpus", run.gpus), ("profile", run.profile), ("data", run.data)):
+            if value:
+                raise UserError(f"run.{name} is {value!r}, but the instant lab has no {name}; leave it out")
+        return Plan(config, lab, None, Machine((), "", ()), run.slots or 1)
+    machine = machine or probe()
+    profile = profiles.choose(run.profile or ("cpu" if run.gpus == 0 and not machine.mps else ""), machine)
+    return Plan(config, lab, profile, machine, profiles.slot_count(profile, machine, run.gpus, run.slots))
+
+
+def build(planned: Plan, say: Say) -> Assembly:
+    """Renders the lab, prepares its data, lays out the slots; writes nothing but the data.
+
+    Raises:
+        UserError: the lab does not fit the profile, or its data cannot be prepared or read.
+    """
+    return _instant(planned) if planned.profile is None else _real(planned, planned.profile, say)
+
+
+def patience(limits: Limits, budget_seconds: float) -> float:
+    """Longest time that an evaluation can take within its limits; beyond it, its slot hangs."""
+    return limits.setup_seconds + budget_seconds + limits.grace_seconds + SCORE_SILENCES * limits.score_seconds + MARGIN_SECONDS
+
+
+def _instant(planned: Plan) -> Assembly:
+    landscape = planned.config.instant
+    key = Instant(landscape).measurement_key
+    slots = (landscape,) * planned.slots
+    return Assembly(
+        planned.lab, "instant", "instant", planned.budget_seconds, planned.lab.train, key, slots, landscape.seconds + MARGIN_SECONDS
+    )
+
+
+def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
+    head, budget = profile.head, planned.budget_seconds
+    rendered = labs.render(planned.lab, profile, budget)
+    folder = labs.prepare_data(rendered.prepare, planned.config.run.data, say)
+    try:
+        data = datafolder.load(folder)
+    except (HarnessError, KeyError, ValueError) as error:
+        raise UserError(f"unreadable data: {error}; delete {folder} and start again") from error
+    key = measurement_key(head.name, planned.machine.model(head.device), budget, rendered.prepare, data)
+    evaluators = tuple(
+        SlotConfig(
+            prepare=rendered.prepare,
+            data=folder,
+            measurement_key=key,
+            device=head.device,
+            gpu=gpu,
+            cpus=cores,
+            threads=head.threads_per_slot,
+            limits=profile.limits,
+            sandbox=planned.config.evaluator.sandbox,
+            compile_cache=str(Path(folder).parent / "compiled" / f"{head.device}{i}") if head.compile_cache else "",
+        )
+        for i, (gpu, cores) in enumerate(_places(planned, head))
+    )
+    limit = patience(profile.limits, budget)
+    return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit)
+
+
+def _places(planned: Plan, head: profiles.Head) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The GPU (a value of CUDA_VISIBLE_DEVICES within this process's own) and the cores of each slot."""
+    shares = profiles.core_shares(planned.machine.cores, planned.slots, head.threads_per_slot)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = given.split(",") if given else [str(i) for i in range(planned.slots)]
+    return zip(visible if head.device == "cuda" else [""] * planned.slots, shares, strict=False)

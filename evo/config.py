@@ -1,0 +1,185 @@
+"""Settings of a run: frozen values by section, from a TOML file and from `--set section.key=value`.
+
+Each section is a dataclass, whose fields are its keys. What is unknown, of the wrong type or missing is a `UserError` that names what is
+near; nothing is guessed. A `Config` is plain data: it pickles whole, and `from_flat(flat(config)) == config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluator.instant import Landscape
+from evo.errors import UserError, nearest
+from evo.policies import SearchConfig
+
+EXECUTORS = ("ray", "inline")
+KINDS = ("slot", "instant")
+SANDBOXES = ("auto", "namespaces", "process")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how long. `None` leaves the choice to the profile, or means no limit."""
+
+    lab: str = ""  # folder with prepare.py, train.py and program.md; "": the one that comes with evo
+    profile: str = ""  # name of a file in configs/ or path of one; "": chosen by probing the machine
+    budget_seconds: float | None = None  # training time of one evaluation
+    gpus: int | None = None  # GPUs to use; None: all there are
+    slots: int | None = None  # evaluations at once
+    hours: float | None = None  # of evaluating, over all sessions of the run
+    data: str = ""  # text to train on: Parquet, JSONL or text files; "": the lab's default
+    executor: str = "ray"  # one of EXECUTORS
+    ray_address: str = ""  # of a running Ray cluster; "": RAY_ADDRESS, else one of our own for this run
+
+    def __post_init__(self) -> None:
+        _one_of("run.executor", self.executor, EXECUTORS)
+        for name in ("budget_seconds", "hours"):
+            _positive(f"run.{name}", getattr(self, name))
+        _at_least("run.gpus", self.gpus, 0)
+        _at_least("run.slots", self.slots, 1)
+
+
+@dataclass(frozen=True)
+class EvaluatorConfig:
+    """How a program is evaluated."""
+
+    kind: str = "slot"  # "slot": real training; "instant": the deterministic lab of evaluator/instant.py, set by section `instant`
+    sandbox: str = "auto"  # the strongest that works, or a level by name
+
+    def __post_init__(self) -> None:
+        _one_of("evaluator.kind", self.kind, KINDS)
+        _one_of("evaluator.sandbox", self.sandbox, SANDBOXES)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
+    instant: Landscape = field(default_factory=Landscape)
+
+
+SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
+
+
+def load(path: Path | None = None, assignments: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Config:
+    """Settings from all their sources; what none of them gives keeps its default. See `given`."""
+    return from_flat(given(path, assignments, flags))
+
+
+def given(path: Path | None, assignments: Iterable[str], flags: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a TOML file, then `section.key=value` texts, then `flags` say, as `section.key` -> value; later ones win.
+
+    Args:
+        flags: `section.key` -> value, already of the right type; None values are not given.
+    Raises:
+        UserError: the file cannot be read, or an assignment is none.
+    """
+    settings: dict[str, Any] = {}
+    for section, table in (read_toml(path) if path else {}).items():
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: {section} = {table!r} stands outside of a section; sections are {', '.join(SECTIONS)}")
+        settings |= {f"{section}.{key}": value for key, value in table.items()}
+    settings |= dict(_assignment(text) for text in assignments)
+    return settings | {name: value for name, value in (flags or {}).items() if value is not None}
+
+
+def from_flat(settings: Mapping[str, Any]) -> Config:
+    """Settings from `section.key` -> value.
+
+    Raises:
+        UserError: a section, key or value does not fit.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        if section not in SECTIONS:
+            raise UserError(f"no section {section!r} in the settings; {nearest(section, SECTIONS)}")
+        tables.setdefault(section, {})[key] = value
+    return Config(**{section: build(SECTIONS[section], section, table) for section, table in tables.items()})
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Inverse of `from_flat`, JSON-ready."""
+    return {f"{section}.{key}": value for section, table in dataclasses.asdict(config).items() for key, value in table.items()}
+
+
+def build(section: type[Any], name: str, table: Mapping[str, Any]) -> Any:
+    """One section from its keys and values.
+
+    Raises:
+        UserError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+    hints = typing.get_type_hints(section)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise UserError(f"no key {name}.{key}; {nearest(key, hints)}")
+        values[key] = _converted(f"{name}.{key}", value, hints[key])
+    try:
+        return section(**values)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        UserError: there is none, or it does not parse.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+# ---- values
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot or not section or not key:
+        raise UserError(f"--set wants section.key=value, got {text!r}")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()  # a bare word is a string
+
+
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the field's type wants it: whole numbers may stand for floats, nothing else is converted."""
+    wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) in wanted or (value is None and types.NoneType in wanted):
+        return value
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    raise UserError(f"{name} must be {' or '.join(names[t] for t in wanted if t in names)}, got {value!r}")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; {nearest(value, known)}")
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value:g}, must be more than 0")
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ValueError(f"{name} is {value}, must be at least {least}")

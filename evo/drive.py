@@ -1,0 +1,193 @@
+"""The loop of a run: ask → write → evaluate → store → tell, in one thread, one event at a time.
+
+What holds, whenever the process is killed: `begin` is stored before a slot starts and `finish` before the search is told, so what is
+finished is kept and what is pending is run again under its index. Interrupting the loop (KeyboardInterrupt) is no different.
+
+One candidate is written ahead, so that a slot that falls free has its next program at once. Proposals without a program (Unwritten,
+Duplicate) take no slot. An Interrupted candidate runs again under its index; the third time it is given up as Unwritten, which is
+neutral: the harness's fault is not the program's, the genome gets no failure and may be proposed again. Interruptions in a row, with
+nothing finished between them, end the run: then it is the machinery that is broken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from evaluator.outcome import Failed, Interrupted, Unwritten
+from evo import operators, views
+from evo.errors import ClusterError, SeedFailsError
+from evo.executor import Executor, Finished
+from evo.records import CALIBRATE, Candidate, Record
+from evo.search import Search
+from evo.store import Store
+
+AHEAD = 1  # candidates written before a slot is free
+TICK_SECONDS = 0.5  # longest time without a look at the clock
+INTERRUPTIONS = 3  # of one candidate, then it is given up
+VIEW_SHARE = 0.05  # of the run's time that may go into refreshing views
+HOPELESS = 2  # failures of the seed genome, with no score, that say it cannot be evolved
+
+
+class Watcher(Protocol):
+    """Sees a run while it goes on."""
+
+    def told(self, record: Record, driver: Driver) -> None:
+        """A record is stored and the search knows it."""
+        ...
+
+    def tick(self, driver: Driver) -> None:
+        """Time has passed; at least every `TICK_SECONDS` while the executor does not block."""
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """A candidate that was begun and waits for a slot."""
+
+    candidate: Candidate
+    text: str
+
+
+class Driver:
+    """One session of a run. `run` is called once."""
+
+    def __init__(self, search: Search, store: Store, executor: Executor, seed_text: str, watcher: Watcher) -> None:
+        self.search = search
+        self.store = store
+        self.executor = executor
+        self.candidates: dict[int, Candidate] = {}  # submitted and not told
+        self.began = time.time()
+        self.busy_seconds = 0.0  # of all slots in this session, finished evaluations only
+        self.evaluations = 0  # finished in this session
+        self._watcher = watcher
+        self._known = dict[str, Candidate]()
+        self._library = operators.Library(operators.describe_seed(seed_text), self._text, self._known, search.config.seed)
+        self._seed_text = seed_text
+        self._ready: deque[Written] = deque()
+        self._spent_before = 0.0
+        self._interruptions: dict[int, int] = {}
+        self._interrupted_in_a_row = 0
+        self._views_at, self._views_cost = 0.0, 0.0
+
+    def run(self, hours: float | None = None) -> None:
+        """Runs until the search is finished.
+
+        Args:
+            hours: of evaluating, over all sessions of the run, after which nothing new is explored.
+        Raises:
+            SeedFailsError: the seed genome gets no score.
+            ClusterError: the slots are lost.
+        """
+        self._resume()
+        while True:
+            self._fill(closing=hours is not None and self.hours_spent >= hours)
+            if not self.candidates:
+                break
+            event = self.executor.next_finished(TICK_SECONDS)
+            if event is not None:
+                self._take(event)
+            self._watcher.tick(self)
+            self._refresh_views()
+        views.refresh(self.store.run_dir, self.search.standing)
+
+    @property
+    def hours_spent(self) -> float:
+        """With something evaluated, in this session and all before."""
+        return (self._spent_before + time.time() - self.began) / 3600
+
+    # ---- steps
+
+    def _resume(self) -> None:
+        records, pending = self.store.records(), self.store.pending()
+        self.search.resume(records, pending)
+        self._known.update(self.store.known())
+        self._spent_before = covered_seconds((r.started, r.finished) for r in records)
+        self._ready.extend(Written(c, self.store.text(c.genome)) for c in pending)
+        self.began = time.time()
+
+    def _fill(self, closing: bool) -> None:
+        """Gives every free slot a candidate and writes ahead, until there is nothing to ask."""
+        while True:
+            while self._ready and self.executor.free_slots:
+                written = self._ready.popleft()
+                self.candidates[written.candidate.proposal.index] = written.candidate
+                self.executor.submit(written.candidate, written.text)
+            if len(self._ready) >= AHEAD or not self._write_next(closing):
+                return
+
+    def _write_next(self, closing: bool) -> bool:
+        """One proposal at a time, so that each is asked with the ones before it written: a resumed run asks the same."""
+        for proposal in self.search.ask(1, closing):
+            written = operators.write(proposal, self._library)
+            if written.outcome is not None:
+                now = time.time()
+                self._tell(Record(written.candidate, written.outcome, "", now, now))
+            else:
+                self.store.begin(written.candidate, written.text)
+                self._known.setdefault(written.candidate.genome, written.candidate)
+                self._ready.append(Written(written.candidate, written.text))
+            return True
+        return False
+
+    def _take(self, event: Finished) -> None:
+        candidate = self.candidates.pop(event.index)
+        if isinstance(event.outcome, Interrupted):
+            self._again(candidate, event, event.outcome)
+            return
+        self._interrupted_in_a_row = 0
+        self.busy_seconds += event.finished - event.started
+        self.evaluations += 1
+        self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
+
+    def _again(self, candidate: Candidate, event: Finished, outcome: Interrupted) -> None:
+        count = self._interruptions[event.index] = self._interruptions.get(event.index, 0) + 1
+        self._interrupted_in_a_row += 1
+        if self._interrupted_in_a_row >= INTERRUPTIONS * (self.executor.slots + 1):
+            raise ClusterError(f"{self._interrupted_in_a_row} evaluations in a row were interrupted, the last: {outcome.why}")
+        if count < INTERRUPTIONS:
+            self._ready.appendleft(Written(candidate, self.store.text(candidate.genome)))
+            return
+        if self._known.get(candidate.genome) == candidate:
+            del self._known[candidate.genome]
+        why = f"given up after {count} interruptions by the harness, the last: {outcome.why}"
+        self._tell(Record(candidate, Unwritten(why), event.slot, event.started, event.finished))
+
+    def _tell(self, record: Record) -> None:
+        self.store.finish(record)
+        self.search.tell(record)
+        self._watcher.told(record, self)
+        scored, told = self.search.history.calibrations
+        failed = isinstance(record.outcome, Failed)
+        if failed and record.candidate.proposal.operator == CALIBRATE and not scored and told >= HOPELESS:
+            raise SeedFailsError(seed_failure(record))
+
+    def _refresh_views(self) -> None:
+        """Views cost time that grows with the run, so they are refreshed the less often the more they cost."""
+        now = time.monotonic()
+        if now - self._views_at < self._views_cost / VIEW_SHARE:
+            return
+        views.refresh(self.store.run_dir, self.search.standing)
+        self._views_at, self._views_cost = time.monotonic(), time.monotonic() - now
+
+    def _text(self, genome: str) -> str:
+        return self._seed_text if genome == self._library.founder.genome else self.store.text(genome)
+
+
+def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals: how long at least one of them was going on."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def seed_failure(record: Record) -> str:
+    """Why the seed genome has no score, in one line."""
+    outcome = record.outcome
+    said = f"{outcome.reason} in {outcome.phase}: {outcome.message}" if isinstance(outcome, Failed) else type(outcome).__name__
+    return f"the lab's train.py gets no score ({said}); try it alone with `python -m evo.evaluate`"

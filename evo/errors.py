@@ -1,0 +1,42 @@
+"""Everything that the program around the search raises on purpose, named after what the catcher should do.
+
+EvoError                print the one line and end
+├── UserError           what was asked for cannot be done as asked: exit code 2, nothing was changed
+│   └── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
+└── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the same command goes on
+
+What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
+`evaluate.HarnessError` where a slot reports it, `genomes.GenomeError` where a lab is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvoError(Exception):
+    """Base of the tree; the message is one line that says what is wrong and what to do."""
+
+    exit_code = 1
+
+
+class UserError(EvoError):
+    """Wrong input: print the line, change nothing, exit with 2."""
+
+    exit_code = 2
+
+
+class SeedFailsError(UserError):
+    """The lab's own program fails, so there is nothing to start from."""
+
+
+class ClusterError(EvoError):
+    """The machinery under a run failed: stop, and say that the same command goes on."""
+
+
+def nearest(wanted: str, known: Iterable[str]) -> str:
+    """A clause that names the closest of the known words, or all of them where none is close."""
+    words = sorted(known)
+    close = difflib.get_close_matches(wanted, words, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(words)}"

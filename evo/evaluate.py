@@ -1,0 +1,111 @@
+"""`python -m evo.evaluate FILE`: evaluates one program and prints its outcome.
+
+The lab's own train.py is evaluated with the profile's knobs, since as a file it is the seed for an H100; any other file as it is.
+Exit code 0: scored; 1: failed, stopped or interrupted; 2: it could not be tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluator.evaluate import Evaluate, HarnessError
+from evaluator.outcome import Failed, Outcome, Scored, to_dict
+from evo import assembly
+from evo.config import load
+from evo.errors import EvoError, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        answer = evaluate(options)
+    except (EvoError, HarnessError) as error:
+        print(f"evo.evaluate: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, EvoError) else 1
+    outcome = answer.pop("value")
+    print(json.dumps({**answer, **to_dict(outcome)}) if options.json else describe(outcome, answer))
+    return 0 if isinstance(outcome, Scored) else 1
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """The outcome under `value`, and what it was taken with."""
+    file = Path(options.file)
+    flags = {"run.lab": options.lab, "run.profile": options.profile, "run.budget_seconds": options.budget}
+    config = load(None, options.set, flags | {"run.slots": 1})
+    program = _read(file)
+    assembled = assembly.build(assembly.plan(config), _say_to_stderr)
+    own = file.resolve() == (assembled.lab.folder / "train.py").resolve()
+    outcome = _evaluated(assembled, assembled.seed_text if own else program, options.seed)
+    knobs = f"the lab's own, with the knobs of profile {assembled.profile}" if own else "as it is"
+    return {
+        "file": str(file),
+        "program": knobs,
+        "profile": assembled.profile,
+        "budget_seconds": assembled.budget_seconds,
+        "seed": options.seed,
+        "value": outcome,
+    }
+
+
+def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
+    """For people."""
+    lines = [f"{answer['file']} ({answer['program']}), seed {answer['seed']}, budget {answer['budget_seconds']:g} s"]
+    if isinstance(outcome, Scored):
+        own = " (self-reported)" if outcome.self_reported else ""
+        lines += [
+            f"val_bpb          {outcome.val_bpb:.6f}{own}",
+            f"training         {outcome.training_seconds:.1f} s ({outcome.total_seconds:.1f} s in all), {outcome.steps} steps",
+            f"tokens           {outcome.tokens}",
+            f"parameters       {outcome.parameters}",
+            f"peak memory      {outcome.peak_memory_gib:.2f} GiB",
+            f"measurement key  {outcome.measurement_key}",
+            f"sandbox          {outcome.sandbox}",
+        ]
+    elif isinstance(outcome, Failed):
+        lines += [f"failed: {outcome.reason} in {outcome.phase}: {outcome.message}", *outcome.trace.splitlines()]
+    else:
+        lines.append(f"{type(outcome).__name__.lower()}: {outcome}")
+    return "\n".join(lines)
+
+
+def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome:
+    evaluator: Evaluate = assembled.specs(Path())[0].make()
+    try:
+        return evaluator(program, seed, assembled.budget_seconds)
+    finally:
+        evaluator.close()
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; name a Python file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text: {error}") from error
+
+
+def _say_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m evo.evaluate", description="Evaluates one program and prints its outcome.")
+    parser.add_argument("file", metavar="FILE", help="the program; the lab's own train.py gets the profile's knobs")
+    parser.add_argument("--lab", metavar="DIR", help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
+    parser.add_argument("--profile", metavar="P", help="device profile by name or file (default: chosen by looking at the machine)")
+    parser.add_argument("--budget", metavar="S", type=float, help="seconds of training (default: the profile's)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the evaluation (default: %(default)s)")
+    parser.add_argument("--set", metavar="section.key=value", action="append", default=[], help="any other setting")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Executors: they carry candidates to slots and bring outcomes back. One suite, tests/test_executor.py, holds for all of them.
+
+inline   in the driver's process, one after another: for tests, for debugging, and where Ray does not run
+ray      one actor per slot (evo/cluster.py)
+
+An evaluation is finished when its outcome file is in the run folder, which a slot writes before it reports. While a slot may still
+write there it holds `slots.lock`: the next driver waits for the slots of a killed one to be gone (`await_orphans`) and only then takes
+in their outcomes, so that none is missed and run twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from evaluator.evaluate import Evaluate, Watch
+from evaluator.instant import Instant, Landscape
+from evaluator.outcome import CurvePoint, Interrupted, Outcome
+from evaluator.slot import Slot, SlotConfig
+from evo.errors import ClusterError
+from evo.folder import LOCK, write_outcome
+from evo.records import Candidate
+
+SLOTS_LOCK = "slots.lock"
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """One slot: what it evaluates with. Plain data, so that it can be sent to the machine that has the slot."""
+
+    name: str  # "cpu0", "gpu3"
+    evaluator: SlotConfig | Landscape
+    run_dir: str  # where outcome files go
+    budget_seconds: float
+    patience_seconds: float  # an evaluation that takes longer is lost: its slot hangs
+
+    def make(self) -> Evaluate:
+        """The evaluator itself, in the process that is to use it."""
+        if isinstance(self.evaluator, Landscape):
+            return Instant(self.evaluator)
+        if self.evaluator.compile_cache:
+            Path(self.evaluator.compile_cache).mkdir(parents=True, exist_ok=True)
+        return Slot(self.evaluator)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a submitted candidate. An Interrupted outcome has no file: submit the candidate again."""
+
+    index: int
+    outcome: Outcome
+    slot: str
+    started: float  # seconds since the epoch
+    finished: float
+
+
+@dataclass(frozen=True)
+class Running:
+    """A candidate on a slot."""
+
+    index: int
+    slot: str
+    started: float  # seconds since the epoch
+    point: CurvePoint | None  # the latest of its curve that is known
+
+
+class Executor(Protocol):
+    """Slots, and what runs on them. Used by one thread."""
+
+    @property
+    def slots(self) -> int:
+        """How many candidates can run at once."""
+        ...
+
+    @property
+    def free_slots(self) -> int:
+        """How many more candidates may be submitted now."""
+        ...
+
+    def submit(self, candidate: Candidate, text: str) -> None:
+        """Starts an evaluation; its program is `text`.
+
+        Raises:
+            ValueError: no slot is free, or the index runs already.
+        """
+        ...
+
+    def next_finished(self, timeout_seconds: float) -> Finished | None:
+        """Waits for one event, no longer than the timeout; None if there was none or nothing runs.
+
+        Raises:
+            ClusterError: the slots are lost for good.
+            HarnessError: evaluations cannot be made here, whatever the program.
+        """
+        ...
+
+    def running(self) -> tuple[Running, ...]:
+        """What runs now, in order of submission."""
+        ...
+
+    def close(self) -> None:
+        """Abandons what runs and leaves no process behind. Idempotent."""
+        ...
+
+
+def evaluate_and_file(spec: SlotSpec, evaluate: Evaluate, candidate: Candidate, text: str, watch: Watch | None = None) -> Finished:
+    """The slot's side of every executor: evaluates, and files the outcome before it reports."""
+    started = time.time()
+    proposal = candidate.proposal
+    outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch)
+    finished = Finished(proposal.index, outcome, spec.name, started, time.time())
+    if not isinstance(outcome, Interrupted):
+        write_outcome(spec.run_dir, finished.index, outcome, finished.slot, finished.started, finished.finished)
+    return finished
+
+
+class InlineExecutor:
+    """Evaluates in this process when asked for the next event, in order of submission."""
+
+    def __init__(self, specs: tuple[SlotSpec, ...]) -> None:
+        """
+        Args:
+            specs: more than one slot means a queue of that length, on the first slot's evaluator.
+        """
+        self._specs = specs
+        self._evaluate: Evaluate | None = None
+        self._queue: deque[tuple[Candidate, str, float]] = deque()
+
+    @property
+    def slots(self) -> int:
+        return len(self._specs)
+
+    @property
+    def free_slots(self) -> int:
+        return self.slots - len(self._queue)
+
+    def submit(self, candidate: Candidate, text: str) -> None:
+        check_submission(self, candidate)
+        self._queue.append((candidate, text, time.time()))
+
+    def next_finished(self, timeout_seconds: float) -> Finished | None:
+        """The timeout is ignored: the evaluation is made here and now."""
+        if not self._queue:
+            return None
+        if self._evaluate is None:
+            self._evaluate = self._specs[0].make()
+        candidate, text, _ = self._queue[0]
+        finished = evaluate_and_file(self._specs[0], self._evaluate, candidate, text)
+        self._queue.popleft()
+        return finished
+
+    def running(self) -> tuple[Running, ...]:
+        return tuple(Running(c.proposal.index, self._specs[0].name, since, None) for c, _, since in self._queue)
+
+    def close(self) -> None:
+        self._queue.clear()
+        if self._evaluate is not None:
+            self._evaluate.close()
+            self._evaluate = None
+
+
+def check_submission(executor: Executor, candidate: Candidate) -> None:
+    """The rules of `Executor.submit`."""
+    index = candidate.proposal.index
+    if executor.free_slots < 1:
+        raise ValueError(f"candidate {index} was submitted while all {executor.slots} slots are taken")
+    if any(r.index == index for r in executor.running()):
+        raise ValueError(f"candidate {index} runs already")
+
+
+# ---- slots that outlive their driver
+
+
+def hold(run_dir: str) -> IO[str]:
+    """For a slot in a process of its own: says that outcomes may still appear in the run folder, until closed or dead."""
+    lock = (Path(run_dir) / SLOTS_LOCK).open("a", encoding="utf-8")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return lock
+
+
+def await_orphans(run_dir: Path, timeout_seconds: float = 60.0) -> None:
+    """Returns when no slot of an earlier driver can write into the run folder any more, at once where another driver is at work.
+
+    Raises:
+        ClusterError: slots of an earlier driver are still there at the end of the timeout.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while (run_dir / SLOTS_LOCK).exists() and _held(run_dir / SLOTS_LOCK) and not _held(run_dir / LOCK):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"slots of an earlier run still work in {run_dir} after {timeout_seconds:g} s: end them, then try again")
+        time.sleep(0.1)
+
+
+def _held(path: Path) -> bool:
+    if not path.exists():
+        return False
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

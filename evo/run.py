@@ -1,0 +1,200 @@
+"""`python -m evo.run [RUN_DIR] …`: starts a run, or goes on with one.
+
+A run folder knows its settings: the same command, or the folder alone, goes on where it stopped. Slots, GPUs and the executor may
+change between sessions; limits that are given replace the run's; anything else that differs is refused, since scores could not be
+compared.
+Ctrl-C (or SIGTERM) stops at once and cleanly; a second one does not even tidy up. Nothing finished is lost either way.
+
+Exit code 0: the run is complete; 1: the machinery failed, the same command goes on; 2: it cannot be done as asked and nothing was changed;
+130: stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from evaluator.evaluate import HarnessError
+from evo import assembly, session
+from evo.assembly import Assembly
+from evo.drive import Driver, Watcher
+from evo.errors import EvoError, SeedFailsError, UserError
+from evo.executor import Executor, InlineExecutor, await_orphans
+from evo.folder import StoreError
+from evo.search import Founder, Search
+from evo.session import Session
+from evo.store import Store
+from evo.table import LiveTable, PlainLines, clock
+
+STOPPED = 130  # as shells say it: ended by SIGINT
+DRIVER_NICENESS = 5  # on CPU slots: the driver's own work must not slow a training
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return run(options)
+    except EvoError as error:
+        print(f"evo.run: {error}", file=sys.stderr)
+        return error.exit_code
+    except HarnessError as error:
+        print(f"evo.run: evaluations cannot be made here: {error}; finished ones are kept", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("evo.run: stopped before anything was started", file=sys.stderr)
+        return STOPPED
+
+
+def run(options: argparse.Namespace) -> int:
+    """Plans, opens the run folder, drives it, says what came of it."""
+    now = session.resolve(options, Path.cwd())
+    planned = assembly.plan(now.config)
+    session.check(now, planned)
+    say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {planned.slots} slots)")
+    assembled = assembly.build(planned, say)
+    settings = session.settle(now, planned, assembled)
+    await_orphans(now.run_dir)
+    executor = make_executor(settings, assembled)
+    try:
+        with _store(settings) as store:
+            session.save_limits(settings)
+            return _drive(settings, store, executor, assembled)
+    except SeedFailsError:
+        if not now.resumed:
+            shutil.rmtree(now.run_dir)  # it holds nothing but the failure that is about to be told
+        raise
+    finally:
+        executor.close()
+
+
+def make_executor(settings: Session, assembled: Assembly) -> Executor:
+    """The executor that the settings name."""
+    specs, run = assembled.specs(settings.run_dir), settings.config.run
+    if run.executor == "inline":
+        return InlineExecutor(specs)
+    from evo.cluster import RayExecutor  # takes a second to import, and not every command needs it
+
+    return RayExecutor(specs, run.ray_address)
+
+
+def say(line: str) -> None:
+    """One line to standard output, at once."""
+    print(line, flush=True)
+
+
+# ---- driving
+
+
+def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly) -> int:
+    founder = session.founder(assembled)
+    search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size))
+    if assembled.device == "cpu":
+        os.nice(DRIVER_NICENESS)
+    with _watcher() as watcher, _signals():
+        driver = Driver(search, store, executor, assembled.seed_text, watcher)
+        try:
+            driver.run(settings.config.run.hours)
+            stopped = False
+        except KeyboardInterrupt:
+            stopped = True
+    for line in closing_words(driver, settings.run_dir, stopped):
+        say(line)
+    return STOPPED if stopped else 0
+
+
+def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
+    """What came of the run, and where to look further."""
+    standing, exhausted = driver.search.standing, driver.search.exhausted
+    elapsed = clock(time.time() - driver.began)
+    told = f"{standing.history.evaluated} new genomes evaluated, {len(standing.records)} records, {elapsed} this session"
+    lines = [f"stopped: {told}; nothing finished is lost" if stopped else f"done: {told}"]
+    if exhausted:
+        lines.append(f"explored no further: {exhausted}")
+    best = standing.champion
+    if standing.announcement is not None:
+        lines.append(f"best genome: {standing.announcement.sentence()}")
+    elif best is not None and best == standing.founder:
+        lines.append(f"best genome: {best}, the seed itself: nothing was found to be better")
+    elif best is not None:
+        estimate = standing.belief.of[best]
+        lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f} so far, not yet confirmed by fresh draws")
+    if best is not None:
+        lines += [f"its program: {run_dir / 'best' / 'train.py'}", "look further:", f"  python -m evo.lineage {run_dir}"]
+        lines += [f"  python -m evo.lineage {run_dir} show {best}", f"  python -m evo.lineage {run_dir} best"]
+    lines.append(f"{'go on' if stopped else 'go further'}: python -m evo.run {run_dir}{'' if stopped else ' --evals MORE'}")
+    return lines
+
+
+@contextlib.contextmanager
+def _store(settings: Session) -> Iterator[Store]:
+    try:
+        store = Store.open(settings.run_dir, settings.meta)
+    except StoreError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"cannot write {settings.run_dir}: {error.strerror}; name another run folder") from error
+    with store:
+        yield store
+
+
+@contextlib.contextmanager
+def _watcher() -> Iterator[Watcher]:
+    if not sys.stdout.isatty():
+        yield PlainLines(say)
+        return
+    with LiveTable(Console()) as table:
+        yield table
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """The first SIGINT or SIGTERM interrupts the loop, the second ends the process on the spot."""
+
+    def stop(signum: int, frame: object) -> None:
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, lambda *_: os._exit(STOPPED))
+        raise KeyboardInterrupt
+
+    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            if signal.getsignal(kind) is stop:
+                signal.signal(kind, handler)
+
+
+# ---- the command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m evo.run", description="Evolves a training program. Goes on with RUN_DIR if it is a run.", allow_abbrev=False
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="run folder (default: a new, dated one under runs/)")
+    parser.add_argument("--pop", metavar="N", type=int, help="survivors that parents are drawn from (default: 16)")
+    parser.add_argument("--gpus", metavar="N", type=int, help="GPUs to use, one slot each (default: all there are)")
+    parser.add_argument("--slots", metavar="N", type=int, help="evaluations at once (default: one per GPU, or as the profile says)")
+    parser.add_argument("--budget", metavar="SECONDS", type=float, help="training time of one evaluation (default: the profile's)")
+    parser.add_argument("--evals", metavar="N", type=int, help="stop after N new genomes; repeats come on top (default: no limit)")
+    parser.add_argument("--hours", metavar="H", type=float, help="stop exploring after H hours of work (default: no limit)")
+    parser.add_argument("--lab", metavar="DIR", help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML")
+    parser.add_argument("--profile", metavar="NAME", help="device profile by name or file (default: chosen by looking at the machine)")
+    parser.add_argument("--seed", metavar="N", type=int, help="of the search (default: 0)")
+    parser.add_argument("--set", metavar="section.key=value", action="append", default=[], help="any other setting; can be repeated")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""One session of a run: which folder, which settings, and whether they agree with what the folder was started with.
+
+The meta of a run (in its store) has the settings that its scores depend on; `limits.json` has its limits, which may change.
+Precedence: what is given now, then what the run was started with, then defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evo import operators
+from evo.assembly import Assembly, Plan
+from evo.config import Config, flat, from_flat, given
+from evo.errors import UserError
+from evo.folder import DATABASE, StoreError, write_atomically
+from evo.records import Candidate
+from evo.store import snapshot
+
+FLAGS = {
+    "pop": "search.population",
+    "seed": "search.seed",
+    "evals": "search.evals",
+    "gpus": "run.gpus",
+    "slots": "run.slots",
+    "budget": "run.budget_seconds",
+    "hours": "run.hours",
+    "lab": "run.lab",
+    "profile": "run.profile",
+}
+LIMITS = ("search.evals", "run.hours")  # may change; kept in limits.json
+PASSING = ("run.gpus", "run.slots", "run.executor", "run.ray_address")  # of one session; not kept
+MEASURED = ("run.lab", "run.profile", "run.budget_seconds", "run.data")  # what they come to must agree, not how they are written
+LIMITS_FILE = "limits.json"
+
+
+@dataclass(frozen=True)
+class Session:
+    """What this session does."""
+
+    run_dir: Path
+    resumed: bool
+    config: Config
+    meta: Mapping[str, Any]  # of the store; empty for a new run until `settle`
+
+
+def resolve(options: argparse.Namespace, here: Path) -> Session:
+    """The run folder and the settings, from the command line and the folder. Changes nothing.
+
+    Raises:
+        UserError: settings that do not fit, or contradict the run's own.
+    """
+    said = given(options.config, options.set, {name: getattr(options, flag) for flag, name in FLAGS.items()})
+    config = from_flat(said)  # wrong keys and values are told before anything else
+    run_dir = Path(options.run_dir) if options.run_dir else fresh_folder(here)
+    if not (run_dir / DATABASE).exists():
+        return Session(run_dir, False, config, {})
+    try:
+        meta = snapshot(run_dir).meta
+    except StoreError as error:
+        raise UserError(str(error)) from error
+    stored: dict[str, Any] = meta["settings"]
+    for name, value in said.items():
+        if name not in (*LIMITS, *PASSING, *MEASURED) and value != stored[name]:
+            raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")
+    limits = {} if any(name in said for name in LIMITS) else _stored_limits(run_dir)
+    return Session(run_dir, True, from_flat({**stored, **limits, **said}), meta)
+
+
+def check(now: Session, planned: Plan) -> None:
+    """Before anything is built: is it the lab, profile and budget of the run?
+
+    Raises:
+        UserError: it is not.
+    """
+    _agree(now, _planned_identity(planned))
+
+
+def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
+    """Completes a new run's settings, or checks that a resumed one measures what it measured before.
+
+    Raises:
+        UserError: it measures something else.
+    """
+    identity = _planned_identity(planned) | {
+        "seed_genome": founder(assembled).genome,
+        "measurement_key": assembled.measurement_key,
+    }
+    if now.resumed:
+        _agree(now, identity)
+        return now
+    search = replace(now.config.search, calibrations=max(now.config.search.calibrations, planned.slots))
+    run = replace(now.config.run, lab=str(planned.lab.folder.resolve()), profile=_lasting(now.config.run.profile, planned))
+    config = replace(now.config, search=search, run=run)
+    settings = {name: value for name, value in flat(config).items() if name not in (*LIMITS, *PASSING)}
+    return replace(now, config=config, meta={**identity, "settings": settings})
+
+
+def founder(assembled: Assembly) -> Candidate:
+    """The seed genome."""
+    return operators.describe_seed(assembled.seed_text)
+
+
+def save_limits(now: Session) -> None:
+    """Keeps the limits for a session that gives none."""
+    settings = flat(now.config)
+    text = json.dumps({name: settings[name] for name in LIMITS}, indent=2) + "\n"
+    path = now.run_dir / LIMITS_FILE
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+
+
+def fresh_folder(here: Path) -> Path:
+    """The next free dated folder, such as runs/2026-11-22-01; not made yet."""
+    day, number = datetime.date.today().isoformat(), 1
+    while (here / "runs" / f"{day}-{number:02d}").exists():
+        number += 1
+    return Path("runs") / f"{day}-{number:02d}"
+
+
+def _planned_identity(planned: Plan) -> dict[str, Any]:
+    return {"lab": planned.lab.hash, "profile": planned.profile_name, "budget_seconds": planned.budget_seconds}
+
+
+def _agree(now: Session, identity: Mapping[str, Any]) -> None:
+    for name, value in identity.items() if now.resumed else ():
+        if now.meta[name] != value:
+            what = name.replace("_", " ")
+            raise UserError(
+                f"{now.run_dir} was started with {what} {now.meta[name]!r}, this would be {value!r}, whose scores cannot be compared; "
+                "name a new folder, or go on as it was started"
+            )
+
+
+def _stored_limits(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / LIMITS_FILE
+    try:
+        limits: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} does not parse ({error}); delete it and give the limits again") from error
+    return limits
+
+
+def _lasting(profile: str, planned: Plan) -> str:
+    """The profile as a later session, started elsewhere, finds it; "" on the instant lab."""
+    if planned.profile is None:
+        return ""
+    return str(Path(profile).resolve()) if profile.endswith(".toml") or "/" in profile else planned.profile_name

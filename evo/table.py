@@ -1,0 +1,232 @@
+"""What a person sees of a run while it goes on: a live table on a terminal, plain lines `key=value` elsewhere. Both show `Progress`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from evaluator.outcome import CurvePoint, Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
+from evo.drive import Driver
+from evo.records import CALIBRATE, FINAL, Record
+
+REFRESH_SECONDS = 0.5
+LINES = 8  # of the latest records in the live table
+
+
+@dataclass(frozen=True)
+class Best:
+    """The leading genome and what is known of it."""
+
+    genome: str
+    mean: float
+    sd: float  # of the mean: the noise band
+
+
+@dataclass(frozen=True)
+class Work:
+    """What runs on a slot."""
+
+    slot: str
+    index: int
+    operator: str
+    note: str
+    seconds: float
+    curve: str  # latest point: "step 120 loss 3.21", or ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run at one moment."""
+
+    phase: str  # "calibrate", "explore" or "final"
+    evaluated: int  # new genomes
+    goal: int | None
+    repeats: int  # other evaluations: calibration, confirmation, final draws
+    elapsed_seconds: float  # this session
+    best: Best | None
+    seed: Best | None
+    noise_sd: float
+    working: tuple[Work, ...]
+    failures: tuple[tuple[str, int], ...]  # (reason, count), most frequent first
+    unevaluated: int  # duplicates and unwritten
+    per_hour: float
+    idle_share: float  # of slot time in this session
+
+
+def progress(driver: Driver) -> Progress:
+    """Reads it off a driver."""
+    standing, search, now = driver.search.standing, driver.search, time.time()
+    running = driver.executor.running()
+    elapsed = max(now - driver.began, 1e-9)
+    busy = driver.busy_seconds + sum(now - r.started for r in running)
+    outcomes = [r.outcome for r in standing.records]
+    fruitless = sum(isinstance(o, Duplicate | Unwritten) for o in outcomes)
+    operators = {driver.candidates[r.index].proposal.operator for r in running}
+    phase = FINAL if FINAL in operators else CALIBRATE if CALIBRATE in operators else "explore"
+    return Progress(
+        phase=phase,
+        evaluated=standing.history.evaluated,
+        goal=search.config.evals,
+        repeats=len(outcomes) - fruitless - standing.history.evaluated,
+        elapsed_seconds=elapsed,
+        best=_known(driver, standing.champion),
+        seed=_known(driver, standing.founder),
+        noise_sd=standing.belief.noise_sd,
+        working=tuple(_work(driver, r.index, r.slot, now - r.started, _curve(r.point)) for r in running),
+        failures=tuple(Counter(str(o.reason) for o in outcomes if isinstance(o, Failed)).most_common()),
+        unevaluated=fruitless,
+        per_hour=3600 * driver.evaluations / elapsed,
+        idle_share=max(0.0, 1 - busy / (elapsed * driver.executor.slots)),
+    )
+
+
+def plain_line(record: Record, now: Progress) -> str:
+    """One event as `key=value` pairs; values with spaces are quoted, control characters removed."""
+    candidate, proposal = record.candidate, record.candidate.proposal
+    fields = {
+        "elapsed": clock(now.elapsed_seconds),
+        "n": f"{now.evaluated}/{now.goal}" if now.goal is not None else str(now.evaluated),
+        "index": str(proposal.index),
+        "op": proposal.operator,
+        "genome": candidate.genome or "-",
+        **_said(record.outcome),
+        "best": f"{now.best.mean:.4f}±{now.best.sd:.4f}" if now.best else "-",
+        "slot": record.slot or "-",
+        "seconds": f"{record.finished - record.started:.1f}",
+        "note": candidate.note,
+    }
+    return " ".join(f"{key}={_quoted(printable(value))}" for key, value in fields.items())
+
+
+def printable(text: str) -> str:
+    """One line without control characters: programs and models have had their hands on notes and messages."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _quoted(value: str) -> str:
+    if value and not set(value) & set(" \"'="):
+        return value
+    return json.dumps(value, ensure_ascii=False) if value else "-"
+
+
+def clock(seconds: float) -> str:
+    """0:01:23"""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class PlainLines:
+    """A line per event, for logs and pipes."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def told(self, record: Record, driver: Driver) -> None:
+        self._say(plain_line(record, progress(driver)))
+
+    def tick(self, driver: Driver) -> None:
+        """Nothing happens between events."""
+
+
+class LiveTable:
+    """A table that is redrawn in place. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._latest: list[Record] = []
+        self._drawn_at = 0.0
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def told(self, record: Record, driver: Driver) -> None:
+        self._latest = [*self._latest, record][-LINES:]
+        self.tick(driver)
+
+    def tick(self, driver: Driver) -> None:
+        if time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
+            self._live.update(render(progress(driver), self._latest), refresh=True)
+            self._drawn_at = time.monotonic()
+
+
+def render(now: Progress, latest: list[Record]) -> Group:
+    """The table: a headline, what runs where, what came last."""
+    return Group(
+        Text(headline(now)), *([Text(_failure_line(now), style="yellow")] if now.failures else []), _working(now), _records(latest)
+    )
+
+
+def headline(now: Progress) -> str:
+    """Progress, best with its noise band, speed."""
+    count = f"{now.evaluated}/{now.goal}" if now.goal is not None else str(now.evaluated)
+    parts = [f"{now.phase}  {count} evaluated + {now.repeats} repeats", clock(now.elapsed_seconds)]
+    if now.best and now.seed:
+        gain = now.seed.mean - now.best.mean
+        parts.append(
+            f"best {now.best.genome[:8]} {now.best.mean:.4f} ± {now.best.sd:.4f} (believed gain {gain:+.4f}, noise {now.noise_sd:.4f})"
+        )
+    parts.append(f"{now.per_hour:.0f} evaluations/h, slots idle {100 * now.idle_share:.0f} %")
+    return "   ".join(parts)
+
+
+def _failure_line(now: Progress) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in now.failures) or "none"
+    return f"failures: {reasons}; not evaluated: {now.unevaluated}"
+
+
+def _working(now: Progress) -> Table:
+    table = Table("slot", "index", "operator", "change", "since", "curve", expand=True)
+    for work in now.working:
+        table.add_row(work.slot, str(work.index), work.operator, Text(printable(work.note)), f"{work.seconds:.0f} s", work.curve)
+    return table
+
+
+def _records(latest: list[Record]) -> Table:
+    table = Table("index", "operator", "genome", "result", "change", expand=True)
+    for record in reversed(latest):
+        proposal, said = record.candidate.proposal, _said(record.outcome)
+        result = said.get("val_bpb") or f"{said['outcome']} {said.get('reason', '')}"
+        style = "yellow" if isinstance(record.outcome, Failed) else ""
+        table.add_row(
+            str(proposal.index), proposal.operator, record.candidate.genome[:8], result, Text(printable(record.candidate.note)), style=style
+        )
+    return table
+
+
+def _said(outcome: Outcome) -> dict[str, str]:
+    name = type(outcome).__name__.lower()
+    if isinstance(outcome, Scored):
+        return {"outcome": name, "val_bpb": f"{outcome.val_bpb:.4f}"}
+    if isinstance(outcome, Failed):
+        return {"outcome": name, "reason": str(outcome.reason), "message": outcome.message}
+    if isinstance(outcome, Duplicate):
+        return {"outcome": name, "reason": f"of {outcome.of}"}
+    return {"outcome": name, "reason": outcome.note if isinstance(outcome, Stopped) else outcome.why}
+
+
+def _known(driver: Driver, genome: str | None) -> Best | None:
+    estimate = driver.search.belief.of.get(genome or "")
+    return Best(genome or "", estimate.mean, estimate.sd) if estimate else None
+
+
+def _work(driver: Driver, index: int, slot: str, seconds: float, curve: str) -> Work:
+    candidate = driver.candidates[index]
+    return Work(slot, index, candidate.proposal.operator, candidate.note, seconds, curve)
+
+
+def _curve(point: CurvePoint | None) -> str:
+    if point is None:
+        return ""
+    return f"step {point.step}" + (f" loss {point.loss:.2f}" if point.loss is not None else "")
