@@ -10,7 +10,7 @@ import ast
 import hashlib
 from functools import lru_cache
 
-from genomes.knobs import blanked_nodes
+from genomes.knobs import survey
 from genomes.literals import read_value
 from genomes.source import parse
 
@@ -28,7 +28,8 @@ def identity(text: str) -> str:
 @lru_cache(maxsize=_CACHED_HASHES)
 def species(text: str) -> str:
     """16 hex digits, equal for programs that differ only in literals at places where a knob may be tuned."""
-    return _digest(parse(text).tree, blanked_nodes(text))
+    found = survey(text)
+    return _digest(found.source.tree, frozenset(id(spot.node) for spot in found.spots if spot.blanked))
 
 
 @lru_cache(maxsize=_CACHED_HASHES)

@@ -24,7 +24,7 @@ _CATEGORY = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]{0,31}")
 _NO_CATEGORY = re.compile(
     r"dtype|device|backend|name|path|file|dir|kind|type|title|label|fix|key|url|fmt|format|encoding|unit|mode|desc|text|help|action"
 )
-_CACHED_PROGRAMS = 64
+_CACHED_PROGRAMS = 8
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Spot:
     constant: bool  # value, or element, of a module-level UPPER_CASE constant
     named: bool  # somebody gave it a name: constant, field, keyword, entry or default
     power_base: bool  # a negative number here needs parentheses
+    twin: str  # equal for literals in equal arithmetic of one function, such as the two `4 * width` of an MLP; "" for none
 
 
 def knobs(text: str) -> tuple[Knob, ...]:
@@ -77,22 +78,29 @@ def set_knobs(text: str, values: Mapping[str, Value]) -> str:
     return splice(text, cuts)
 
 
-def blanked_nodes(text: str) -> frozenset[int]:
-    """`id`s of the nodes of the cached tree that a species leaves out."""
-    return frozenset(id(spot.node) for spot in spots(text) if spot.blanked)
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """A parsed program with its knobs: the spots' nodes are nodes of this very tree."""
+
+    source: Source
+    spots: tuple[Spot, ...]
+
+
+def spots(text: str) -> tuple[Spot, ...]:
+    """The knobs with their places."""
+    return survey(text).spots
 
 
 @lru_cache(maxsize=_CACHED_PROGRAMS)
-def spots(text: str) -> tuple[Spot, ...]:
-    """The knobs with their places."""
+def survey(text: str) -> Survey:
+    """Find, name and judge every literal."""
     source = parse(text)
     literals = find(source)
-    kept = [_is_knob(literal) for literal in literals.found]
-    literals.found = [literal for literal, keep in zip(literals.found, kept, strict=True) if keep]
+    literals.found = [literal for literal in literals.found if _is_knob(literal)]
     names = assign_names(literals)
     spans = [source.span(literal.node) for literal in literals.found]
     found = _remarks(source, literals.found, spans)
-    return tuple(_spot(source, *parts) for parts in zip(literals.found, names, spans, found, strict=True))
+    return Survey(source, tuple(_spot(source, *parts) for parts in zip(literals.found, names, spans, found, strict=True)))
 
 
 def _is_knob(literal: Literal) -> bool:
@@ -146,7 +154,7 @@ def _fits(value: Value, remark: remarks.Remark) -> bool:
 
 
 def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], remark: remarks.Remark) -> Spot:
-    shape = ranges.infer(own_label(literal), literal.value, remark)
+    shape = ranges.infer(_meaning(literal), literal.value, remark)
     place = places.place_tunable(literal) and remark.tuned and (shape.kind != ranges.CHOICE or len(shape.choices) > 1)
     parent = literal.path[-1].node
     return Spot(
@@ -169,7 +177,21 @@ def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], re
         constant=places.is_constant(literal),
         named=places.is_named(literal),
         power_base=isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Pow) and parent.left is literal.node,
+        twin=_twin(literal),
     )
+
+
+def _meaning(literal: Literal) -> str:
+    """The label; what a function returns goes by the function's name."""
+    functions = [step.node.name for step in literal.path if isinstance(step.node, ast.FunctionDef)]
+    label = own_label(literal)
+    return functions[-1] if functions and label == "return" else label
+
+
+def _twin(literal: Literal) -> str:
+    last = literal.path[-1]
+    functions = [step.node.lineno for step in literal.path if isinstance(step.node, ast.FunctionDef)]
+    return f"{functions[-1]}: {last.field} of {ast.unparse(last.node)}" if functions and isinstance(last.node, ast.BinOp) else ""
 
 
 def _write(text: str, spot: Spot, value: Value) -> list[Splice]:

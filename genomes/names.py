@@ -56,7 +56,9 @@ def _label(literal: Literal, call_numbers: dict[int, int]) -> str:
         if isinstance(node, ast.Tuple | ast.List) and not parts:
             elements = f"[{step.index}]{elements}"
         elif isinstance(node, ast.stmt | ast.arguments):
-            parts += _statement_label(step, literal.path) if not parts or _wants_owner(parts) else []
+            parts += _statement_label(step, literal.path) if len(parts) < 2 else []
+            index = _unpacked(literal.path, node)
+            elements = elements.removeprefix(f"[{index}]") if index is not None else elements
             break
         elif isinstance(node, ast.keyword) and not parts:
             parts.append(node.arg or "kwargs")
@@ -74,10 +76,6 @@ def _label(literal: Literal, call_numbers: dict[int, int]) -> str:
     if not parts:
         parts = ["value"]
     return ".".join([*reversed(parts[1:]), parts[0] + elements])
-
-
-def _wants_owner(parts: list[str]) -> bool:
-    return len(parts) == 1  # a keyword or key whose call or dictionary has no name of its own
 
 
 def _key_label(node: ast.Dict, index: int) -> list[str]:
@@ -120,8 +118,14 @@ def _target(target: ast.expr, path: tuple[Step, ...], statement: ast.Assign) -> 
     """`a, b = 1, 2` gives each value its own target; a chain of targets is called after the first."""
     if not isinstance(target, ast.Tuple | ast.List):
         return last_name(target)
+    index = _unpacked(path, statement)
+    return last_name(target.elts[0 if index is None else index]) if target.elts else ""
+
+
+def _unpacked(path: tuple[Step, ...], statement: ast.AST) -> int | None:
+    """Which of the targets of `a, b = 1, 2` a literal goes to; None where the assignment is of another form."""
+    if not isinstance(statement, ast.Assign) or not isinstance(target := statement.targets[0], ast.Tuple | ast.List):
+        return None
     below = [step for step in path if step.node is statement.value]
     values = statement.value.elts if isinstance(statement.value, ast.Tuple | ast.List) else []
-    if below and below[0].field == "elts" and len(values) == len(target.elts):
-        return last_name(target.elts[below[0].index])
-    return last_name(target.elts[0]) if target.elts else ""
+    return below[0].index if below and len(values) == len(target.elts) else None

@@ -30,7 +30,7 @@ _SYSTEM_WORDS = words(
     """seed device dtype backend backends pin_memory non_blocking fullgraph dynamic fused foreach num_workers persistent requires_grad
     keepdim keepdims inplace flush end sep mode verbose debug capturable differentiable maximize set_to_none frozen slots init_step
     strict compile log_every print_every report_every eval_every persistent_workers precision dry_steps max_loss
-    is_causal causal training bias affine elementwise_affine"""
+    is_causal causal training batch_first bidirectional bias affine elementwise_affine"""
 )
 _SEED = re.compile(r"(^|_)seeds?($|_)", re.IGNORECASE)
 _NO_STATEMENT = ast.Assert | ast.Raise | ast.Import | ast.ImportFrom | ast.Delete
@@ -96,7 +96,7 @@ def _step_tunable(step: Step, literal: Literal) -> bool:
         return node.arg not in _INDEX_WORDS and node.arg not in _SYSTEM_WORDS and not _SEED.search(node.arg or "")
     if isinstance(node, ast.BinOp):
         inline_int = type(literal.value) is int and (node.left is literal.node or node.right is literal.node)
-        if isinstance(node.op, _INDEX_OPERATORS):
+        if isinstance(node.op, _INDEX_OPERATORS) or (isinstance(node.op, ast.FloorDiv) and _is_shape(node.left)):
             return False
         return not (inline_int and isinstance(node.op, ast.Add | ast.Sub | ast.Mod))
     if isinstance(node, ast.Compare):
@@ -106,6 +106,11 @@ def _step_tunable(step: Step, literal: Literal) -> bool:
     if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
         return not _system_target(node)
     return not isinstance(node, ast.pattern | ast.Slice)
+
+
+def _is_shape(node: ast.expr) -> bool:
+    """`x.shape[-1]`, `x.size(2)`: half of it is a fact about the tensor."""
+    return any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in ast.walk(node))
 
 
 def _call_tunable(node: ast.Call, step: Step, literal: Literal) -> bool:

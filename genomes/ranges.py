@@ -80,13 +80,13 @@ def _integer(parts: frozenset[str], value: int, remark: Remark) -> Shape:
 
 
 def _real(parts: frozenset[str], value: float) -> Shape:
-    if value == 0.0:
+    if value == 0.0 and not parts & _SHARES:
         return Shape(FLOAT, 0.0, 0.1 if parts & _RATES else 0.5 if "decay" in parts else 1.0, False)
     if value < 0:
         return Shape(FLOAT, value * 4, 0.0, False)
-    if parts & _RATES:
+    if parts & _RATES and not parts & _SHARES:
         return Shape(FLOAT, value / 16, value * 16, True)
-    if parts & _EPSILONS or value < 1e-5:
+    if parts & _EPSILONS or 0.0 < value < 1e-5:
         return Shape(FLOAT, value / 100, value * 100, True)
     if parts & _DECAYS and 0.5 <= value < 1.0:
         return Shape(FLOAT, 0.5, 0.9999, False)

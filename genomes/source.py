@@ -17,7 +17,7 @@ from functools import lru_cache
 from genomes.errors import EditError, ParseError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_CACHED_PROGRAMS = 64
+_CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
 
 
 class _Positioned(ast.AST):

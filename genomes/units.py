@@ -15,7 +15,7 @@ from functools import lru_cache
 from genomes.literals import last_name
 from genomes.source import Source, parse
 
-_CACHED_PROGRAMS = 64
+_CACHED_PROGRAMS = 16
 
 
 @dataclass(frozen=True)

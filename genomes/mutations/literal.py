@@ -159,6 +159,9 @@ def _times(rates: list[Knob], factor: float) -> dict[str, Value]:
 
 
 def _set(parent: Program, values: dict[str, Value]) -> Rewrite:
+    """Write the values; the twins of a knob move with it, since the two `4 * width` of an MLP must agree."""
+    by_twin = {spot.twin: values[spot.knob.name] for spot in parent.spots if spot.twin and spot.knob.name in values}
+    values = {**{spot.knob.name: by_twin[spot.twin] for spot in parent.tunable() if spot.twin in by_twin}, **values}
     old = {spot.knob.name: spot.knob.value for spot in parent.spots}
     note = ", ".join(f"{name} {show(old[name])} → {show(value)}" for name, value in values.items())
     return Rewrite(set_knobs(parent.text, values), note)

@@ -176,7 +176,8 @@ def _alternate(parent: Program, rng: random.Random) -> Rewrite | None:
         if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.Eq) or not isinstance(left := node.left, ast.BinOp):
             continue
         divisor = read_value(left.right) if isinstance(left.op, ast.Mod) else None
-        if not isinstance(divisor, int) or divisor < 2:
+        about_layers = re.search(r"layer|depth|block", ast.unparse(node) + place.name, re.IGNORECASE)
+        if not isinstance(divisor, int) or not 2 <= divisor <= 4 or not about_layers:
             continue
         inner = [part for part in (left, node.comparators[0]) if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod)]
         for new in {1, 2, 3} - {divisor}:

@@ -15,7 +15,7 @@ from genomes.source import Source, Splice, parse, splice
 
 T = TypeVar("T")
 LITERAL, STRUCTURAL = "literal", "structural"
-_CACHED_PROGRAMS = 32
+_CACHED_PROGRAMS = 8
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,123 @@
+"""Edits: diff and apply are exact, and an edit that does not fit says what is near."""
+
+import ast
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import genomes
+from genomes.units import units
+
+PROGRAMS = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "programs").glob("*.*"))}
+PROGRAMS["seed"] = (Path(__file__).parent.parent / "trainer" / "train.py").read_text(encoding="utf-8")
+LIBRARY = [path.read_text(encoding="utf-8") for path in sorted(Path(ast.__file__).parent.glob("[a-d]*.py"))]
+
+
+def descendant(text, rng, generations):
+    for _ in range(generations):
+        text = genomes.mutate(text, rng).text
+    return text
+
+
+def shuffled(text, rng):
+    """Drop, copy and move lines; keep what still parses."""
+    for _ in range(20):
+        lines = text.splitlines(keepends=True)
+        i, j = sorted(rng.sample(range(len(lines)), 2))
+        move = rng.randrange(3)
+        if move == 0:
+            lines.pop(i)
+        elif move == 1:
+            lines.insert(i, lines[j])
+        else:
+            lines.insert(j, lines.pop(i))
+        changed = "".join(lines)
+        if parses(changed):
+            text = changed
+    return text
+
+
+def parses(text):
+    try:
+        genomes.identity(text)
+    except genomes.ParseError:
+        return False
+    return True
+
+
+def concatenated(found):
+    assert all(unit.text == unit.lead + "".join(clause.head + concatenated(clause.body) for clause in unit.clauses) for unit in found)
+    return "".join(unit.text for unit in found)
+
+
+@pytest.mark.parametrize(
+    "text", [*PROGRAMS.values(), *LIBRARY, "", "\n", "# only a comment", "x = 1", "\ufeffx = 1\n"[1:], "x = 1\r\ny = 2\r\n"]
+)
+def test_units_are_the_text(text):
+    assert concatenated(units(text)) == text
+
+
+@settings(deadline=None, max_examples=60)
+@given(name=st.sampled_from(sorted(PROGRAMS)), seed=st.integers(0, 10**6), steps=st.integers(0, 4))
+def test_applying_the_diff_gives_the_other_text_exactly(name, seed, steps):
+    a, rng = PROGRAMS[name], random.Random(seed)
+    b = shuffled(descendant(a, rng, steps), rng)
+    for old, new in ((a, b), (b, a)):
+        assert genomes.apply(genomes.diff(old, new), old) == new
+    assert genomes.diff(b, b) == ()
+
+
+@settings(deadline=None, max_examples=20)
+@given(first=st.sampled_from(sorted(PROGRAMS)), second=st.sampled_from(sorted(PROGRAMS)))
+def test_the_diff_of_unrelated_programs_is_exact_too(first, second):
+    a, b = PROGRAMS[first], PROGRAMS[second]
+    assert genomes.apply(genomes.diff(a, b), a) == b
+
+
+def test_a_changed_knob_is_one_edit_that_names_it():
+    a = PROGRAMS["seed"]
+    b = genomes.set_knobs(a, {"MATRIX_LR": 0.05, "build_optimisers.AdamW.weight_decay": 0.1})
+    assert genomes.describe(genomes.diff(a, b)) == "MATRIX_LR 0.04 → 0.05; build_optimisers.AdamW.weight_decay 0.0 → 0.1"
+
+
+def test_structural_edits_say_where_and_what():
+    a = PROGRAMS["seed"]
+    b = (
+        a.replace("F.relu(self.up(x)).square()", "F.gelu(self.up(x))")
+        .replace("        step += 1\n", "")
+        .replace("\n\ndef rotate", "\n\nX = 1\n\n\ndef rotate")
+    )
+    assert genomes.describe(genomes.diff(a, b)) == (
+        "+ X = 1; MLP.forward: return self.down(F.relu(self.up(x)).square()) → return self.down(F.gelu(self.up(x))); train: − step += 1"
+    )
+
+
+def test_a_long_diff_is_described_in_one_line():
+    edits = genomes.diff(PROGRAMS["grouped.py"], PROGRAMS["recurrent.py"])
+    assert "\n" not in genomes.describe(edits)
+    assert genomes.describe(edits).endswith("more")
+    assert genomes.describe(()) == "no change"
+
+
+def test_edits_are_local():
+    a = PROGRAMS["seed"]
+    b = genomes.set_knobs(a, {"Attention.forward.gate": 3})
+    (edit,) = genomes.diff(a, b)
+    assert (edit.old, edit.new, edit.kind) == ("2", "3", "set")
+
+
+def test_an_edit_refuses_another_program_and_names_the_nearest_lines():
+    a = PROGRAMS["seed"]
+    edits = genomes.diff(a, a.replace("        step += 1\n", ""))
+    with pytest.raises(genomes.EditError, match=r"step \+= 1.*nearest: line \d+ 'step \+= 1'"):
+        genomes.apply(edits, a.replace("        schedule(optimisers, prepare.progress(), step)\n", ""))
+    with pytest.raises(genomes.EditError):
+        genomes.apply(edits, "x = 1\n")
+
+
+def test_edits_are_values():
+    edits = genomes.diff(PROGRAMS["seed"], PROGRAMS["seed"].replace("0.04", "0.05"))
+    assert len({*edits, *genomes.diff(PROGRAMS["seed"], PROGRAMS["seed"].replace("0.04", "0.05"))}) == 1

@@ -1,0 +1,191 @@
+"""Knobs: every literal has a name, and setting one changes its characters alone."""
+
+import ast
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import genomes
+
+PROGRAMS = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "programs").glob("*.*"))}
+PROGRAMS["seed"] = (Path(__file__).parent.parent / "trainer" / "train.py").read_text(encoding="utf-8")
+
+
+def named(text):
+    return {knob.name: knob for knob in genomes.knobs(text)}
+
+
+def another(knob, rng):
+    if knob.kind == "bool":
+        return not knob.value
+    if isinstance(knob.value, str):
+        return "other"
+    if isinstance(knob.value, float):
+        return rng.choice([0.0, 1e-12, 3.25, -0.5, 1e30])
+    return rng.choice([0, 1, 7, 1024, -3])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_names_are_unique_and_every_number_has_one(name):
+    text = PROGRAMS[name]
+    tree = ast.parse(text)
+    keys = {id(key) for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
+    printed = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for inner in ast.walk(node)}
+    numbers = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and id(node) not in keys | printed
+    ]
+    powers = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
+    folded = sum(isinstance(n.left, ast.Constant) and n.left.value == 2 and isinstance(n.right, ast.Constant) for n in powers)
+    found = genomes.knobs(text)
+    assert len({knob.name for knob in found}) == len(found)
+    assert sum(not isinstance(knob.value, str) for knob in found) == len(numbers) - folded
+
+
+@settings(deadline=None, max_examples=80)
+@given(name=st.sampled_from(sorted(PROGRAMS)), seed=st.integers(0, 10**6))
+def test_a_knob_set_is_the_value_read_and_setting_it_back_restores_the_identity(name, seed):
+    text, rng = PROGRAMS[name], random.Random(seed)
+    knobs = genomes.knobs(text)
+    chosen = rng.sample(knobs, rng.randint(1, min(6, len(knobs))))
+    values = {knob.name: another(knob, rng) for knob in chosen}
+    changed = genomes.set_knobs(text, values)
+    after = named(changed)
+    assert [after[name].value for name in values] == list(values.values())
+    assert genomes.identity(genomes.set_knobs(changed, {knob.name: knob.value for knob in chosen})) == genomes.identity(text)
+    assert {n: k.value for n, k in after.items() if n not in values} == {k.name: k.value for k in knobs if k.name not in values}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_setting_the_values_that_are_there_changes_nothing(name):
+    text = PROGRAMS[name]
+    assert genomes.set_knobs(text, {knob.name: knob.value for knob in genomes.knobs(text)}) == text
+
+
+def test_setting_changes_exactly_those_characters():
+    text = "A = 1  # größer\nB = (2,\n  -3.5)  ; C = 'SL'\nTOTAL = 2**19\n"
+    changed = genomes.set_knobs(text, {"A": 12, "B[1]": 4, "C": "L", "TOTAL": 2**20})
+    assert changed == "A = 12  # größer\nB = (2,\n  4.0)  ; C = 'L'\nTOTAL = 2**20\n"
+    assert genomes.set_knobs(text, {"TOTAL": 500000}).endswith("TOTAL = 500000\n")
+
+
+def test_values_never_run_into_their_neighbours():
+    text = "def f(x):\n    return-1if x else 1or 2\n\n\nA = x ** 2\nB = 3 ** x\n"
+    changed = genomes.set_knobs(text, {"f.return": 5, "f.return[1]": 0, "B": -3, "A": -2})
+    assert changed == "def f(x):\n    return 5 if x else 0 or 2\n\n\nA = x ** -2\nB = (-3) ** x\n"
+
+
+def test_names_say_where_a_literal_stands():
+    grouped, seed = named(PROGRAMS["grouped.py"]), named(PROGRAMS["seed"])
+    assert grouped["GPT.setup_optimizer.adamw[2].weight_decay"].value == 0.05
+    assert grouped["GPT.setup_optimizer.matrix.betas[1]"].value == 0.95
+    assert grouped["GPT.forward.softcap"].value == 15
+    assert grouped["GPTConfig.dropout"].value == 0.0
+    assert grouped["GPT.setup_optimizer.embedding_lr"].value == 0.2
+    assert grouped["GPT.__init__.inv_freq[1]"].value == 10000
+    assert grouped["GPT.init_weights.fill_[1]"].value == 0.1
+    assert seed["MATRIX_LR"].value == 0.04
+    assert seed["ADAM_BETAS[1]"].value == 0.95
+    assert seed["TOTAL_BATCH_SIZE"].value == 2**19
+    assert seed["POLAR_EXPRESS[0][1]"].value < 0
+
+
+def test_names_do_not_depend_on_layout():
+    text = PROGRAMS["grouped.py"]
+    assert [k.name for k in genomes.knobs(ast.unparse(ast.parse(text)))] == [k.name for k in genomes.knobs(text)]
+
+
+def test_kind_range_and_scale_follow_from_name_and_value():
+    found = named(PROGRAMS["seed"])
+    assert (found["MATRIX_LR"].kind, found["MATRIX_LR"].log) == ("float", True)
+    assert (found["ADAM_EPS"].log, found["ADAM_EPS"].low > 0) == (True, True)
+    assert (found["WARMDOWN_RATIO"].low, found["WARMDOWN_RATIO"].high, found["WARMDOWN_RATIO"].log) == (0.0, 1.0, False)
+    assert found["MUON_MOMENTUM"].high < 1.0
+    assert found["TOTAL_BATCH_SIZE"].kind == "power_of_two"
+    assert found["DEPTH"].kind == "int"
+    assert found["VOCAB_SIZE"].choices == (256, 1024, 2048, 8192)
+    assert found["COMPILE"].kind == "bool"
+    assert "SSSL" in found["WINDOW_PATTERN"].choices
+    assert all(not knob.log or knob.low > 0 for knob in found.values())
+    assert all(
+        knob.low <= knob.value <= knob.high for knob in found.values() if isinstance(knob.value, int | float) and knob.kind != "choice"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("A = 0.1  # learning rate, range 1e-3..1 log", ("float", 1e-3, 1.0, True, True)),
+        ("A = 0.1  # range 0..1 linear", ("float", 0.0, 1.0, False, True)),
+        ("A = 0  # share, range 0.0..0.5", ("float", 0.0, 0.5, False, True)),
+        ("A = 5  # range 1..9", ("int", 1.0, 9.0, False, True)),
+        ("A = 4  # power of two", ("power_of_two", 1.0, 32.0, True, True)),
+        ("A = 0.1  # not tuned", ("float", 0.0125, 0.8, True, False)),
+        ("A = 3  # one of 1, 2, 3; cheap ones first", ("choice", 0.0, 2.0, False, True)),
+        ("A = 'SL'  # one of SL, 'L' or S", ("choice", 0.0, 2.0, False, True)),
+        ("SEED = 3", ("int", 1.0, 12.0, False, False)),
+        ("A = 'bfloat16'  # one of bfloat16, float32", ("choice", 0.0, 1.0, False, False)),
+    ],
+)
+def test_the_comment_beside_a_knob_overrides_what_is_inferred(line, expected):
+    (knob,) = genomes.knobs(line + "\n")
+    assert (knob.kind, knob.low, knob.high, knob.log, knob.tunable) == expected
+
+
+def test_a_remark_goes_to_the_literals_of_its_line_that_it_fits():
+    found = named("a, B = 5.0, 0.5  # range 0..1\n")
+    assert (found["a"].high, found["B"].high) == (40.0, 1.0)
+
+
+def test_indices_axes_shifts_seeds_guards_and_flags_of_the_machine_are_never_tuned():
+    fixed = {
+        "def f(x):\n    return x[3]": "f.x",
+        "def f(x):\n    return x.sum(3)": "f.sum",
+        "def f(x):\n    return x.mean(dim=2)": "f.mean.dim",
+        "def f(x):\n    return x << 3": "f.return",
+        "def f(x):\n    return range(2, x)": "f.return",
+        "def f(x):\n    return x > 0": "f.x",
+        "def f(x):\n    torch.manual_seed(42)": "f.manual_seed",
+        "def f(x):\n    g(seed=42)": "f.g.seed",
+        "if __name__ == '__main__':\n    main(7)": "main",
+        "COMPILE = True": "COMPILE",
+        "def f(q):\n    return attend(q, is_causal=True)": "f.attend.is_causal",
+        "def f(x):\n    print(100 * x)": "f.print",
+        "def f(x):\n    assert x == 2.5": "f.x",
+        "@torch.compile(dynamic=False)\ndef f(x):\n    return x": "f.compile.dynamic",
+    }
+    for text, name in fixed.items():
+        found = named(text + "\n")
+        assert [knob.tunable for knob in found.values()] == [False], text
+        assert name in found or name.removeprefix("f.") in found, (text, list(found))
+
+
+def test_inline_literals_that_won_upstream_are_tunable():
+    lines = [
+        "x.fill_(0.1)",
+        "g(weight_decay=0.0)",
+        "w = T // 2",
+        "base = 10000",
+        "s = 0.68 * s",
+        "d = {'weight_decay': 0.0}",
+        "ramp = min(t / 300, 1)",
+    ]
+    for line in lines:
+        assert any(knob.tunable for knob in genomes.knobs(f"def f(T, s, t, x):\n    {line}\n")), line
+
+
+def test_an_unknown_knob_names_the_nearest_ones():
+    with pytest.raises(genomes.KnobError, match=r"no knob 'MATRIX_RL' among \d+; nearest: MATRIX_LR"):
+        genomes.set_knobs(PROGRAMS["seed"], {"MATRIX_RL": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("DEPTH", 1.5), ("DEPTH", "8"), ("DEPTH", True), ("COMPILE", 1), ("MATRIX_LR", float("nan")), ("WINDOW_PATTERN", 3)]
+)
+def test_a_value_of_the_wrong_type_is_refused_with_both_values(name, value):
+    with pytest.raises(genomes.KnobError, match=name):
+        genomes.set_knobs(PROGRAMS["seed"], {name: value})
