@@ -82,7 +82,7 @@ class _Place:
 
 
 class RayExecutor:
-    """`Executor` on Ray. Make one per process: Ray is global."""
+    """`Executor` on Ray; where Ray is up in this process already, that is used, and left running."""
 
     def __init__(self, specs: tuple[SlotSpec, ...], address: str = "") -> None:
         """
@@ -93,7 +93,10 @@ class RayExecutor:
             ClusterError: Ray does not start here.
         """
         self._gpus = 1 if _device(specs[0]) == "cuda" else 0
-        _connect(address or os.environ.get("RAY_ADDRESS", ""), len(specs), self._gpus)
+        self._owner = not ray.is_initialized()
+        if self._owner:
+            _connect(address or os.environ.get("RAY_ADDRESS", ""), len(specs), self._gpus)
+        _check_gpus(len(specs) * self._gpus, leave=self._owner)
         self._alive_at = time.monotonic()
         self._places = [_Place(spec, self._spawn(spec)) for spec in specs]
 
@@ -135,7 +138,8 @@ class RayExecutor:
         for place in self._places:
             ray.kill(place.actor)
         self._places = []
-        ray.shutdown()
+        if self._owner:
+            ray.shutdown()
 
     # ---- inside
 
@@ -204,11 +208,15 @@ def _connect(address: str, slots: int, gpus: int) -> None:
         raise UserError(f"no Ray cluster at {address}: {error}; start it, or leave run.ray_address and RAY_ADDRESS unset") from error
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise ClusterError(f"Ray does not start here: {error}; `--set run.executor=inline` does without") from error
+
+
+def _check_gpus(wanted: int, leave: bool) -> None:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     have = resources.get("GPU", 0)
-    if slots * gpus > have:
-        ray.shutdown()
-        raise UserError(f"the Ray cluster has {have:g} GPUs, {slots} slots need one each; ask for no more")
+    if wanted > have:
+        if leave:
+            ray.shutdown()
+        raise UserError(f"the Ray cluster has {have:g} GPUs for {wanted} slots, which need one each; ask for no more")
 
 
 def _device(spec: SlotSpec) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from evaluator.evaluate import Evaluate, HarnessError
 from evaluator.outcome import Failed, Outcome, Scored, to_dict
 from evo import assembly
+from evo.cli import Parser
 from evo.config import load
 from evo.errors import EvoError, UserError
 
@@ -95,8 +96,8 @@ def _say_to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m evo.evaluate", description="Evaluates one program and prints its outcome.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m evo.evaluate", description="Evaluates one program and prints its outcome.", allow_abbrev=False)
     parser.add_argument("file", metavar="FILE", help="the program; the lab's own train.py gets the profile's knobs")
     parser.add_argument("--lab", metavar="DIR", help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
     parser.add_argument("--profile", metavar="P", help="device profile by name or file (default: chosen by looking at the machine)")

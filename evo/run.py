@@ -26,6 +26,7 @@ from rich.console import Console
 from evaluator.evaluate import HarnessError
 from evo import assembly, session
 from evo.assembly import Assembly
+from evo.cli import Parser
 from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError
 from evo.executor import Executor, InlineExecutor, await_orphans
@@ -177,8 +178,8 @@ def _signals() -> Iterator[None]:
 # ---- the command line
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m evo.run", description="Evolves a training program. Goes on with RUN_DIR if it is a run.", allow_abbrev=False
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="run folder (default: a new, dated one under runs/)")

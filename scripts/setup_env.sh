@@ -37,7 +37,7 @@ PY
 if [ ! -x "$venv/bin/python" ] || ! suits "$venv/bin/python"; then
     "$(find_python)" -m venv --clear "$venv"
 fi
-pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
+pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet)
 
 if [ "$(uname)" != Darwin ] && ! nvidia-smi >/dev/null 2>&1; then
     if answers "$cpu_index"; then

@@ -1,0 +1,96 @@
+"""Settings: what is given is taken, what is wrong is told with what is near, what is offered is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from evo.config import SECTIONS, Config, flat, from_flat, load
+from evo.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+OTHER = {"run.slots": 3, "run.hours": 1.5, "run.lab": "x", "search.policy": "greedy", "search.evals": 7, "instant.noise_sd": 0.1}
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    assert load() == Config()
+
+
+@for_all(st.sets(st.sampled_from(sorted(OTHER))))
+def test_settings_survive_pickling_and_flattening(names: set[str]) -> None:
+    config = from_flat({name: OTHER[name] for name in names})
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert from_flat(flat(config)) == config
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[search]\nevals = 10\npopulation = 4\nseed = 1\n")
+    config = load(file, ["search.evals=20", "search.seed=2"], {"search.evals": 30, "run.hours": None})
+    assert (config.search.evals, config.search.seed, config.search.population, config.run.hours) == (30, 2, 4, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "key", "value"),
+    [
+        ("run.hours=2", "run", "hours", 2.0),  # a whole number may stand for a float
+        ("run.lab=some/folder", "run", "lab", "some/folder"),  # a bare word is a text
+        ('search.policy="random"', "search", "policy", "random"),
+        ("evaluator.kind = instant", "evaluator", "kind", "instant"),
+        ("run.lab=a=b", "run", "lab", "a=b"),
+    ],
+)
+def test_set_takes_toml_values_and_bare_words(text: str, section: str, key: str, value: object) -> None:
+    assert getattr(getattr(load(assignments=[text]), section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["serch.evals=1"], "nearest: search"),
+        (["search.eval=1"], "nearest: evals"),
+        (["search.evals=many"], "whole number"),
+        (["search.evals=1.5"], "whole number"),
+        (["search.evals=true"], "whole number"),
+        (["search.evals=-1"], "must not be negative"),
+        (["search.policy=gredy"], "greedy"),
+        (["run.slots=0"], "at least 1"),
+        (["run.hours=0"], "more than 0"),
+        (["run.executor=dask"], "inline, ray"),
+        (["evaluator.kind=mock"], "instant, slot"),
+        (["search"], "section.key=value"),
+        (["=3"], "section.key=value"),
+        (["search.=3"], "section.key=value"),
+    ],
+)
+def test_wrong_assignments_are_told_in_one_line(assignments: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        load(assignments=assignments)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("text", "said"), [("[run", "not valid TOML"), ("evals = 3", "outside of a section"), ("[run]\nslot = 3", "slots")])
+def test_wrong_files_are_told_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=said):
+        load(file)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.toml"):
+        load(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize("section", sorted(SECTIONS))
+def test_every_field_is_read_somewhere(section: str) -> None:
+    """A field that nobody reads is a promise that nobody keeps."""
+    text = "".join(p.read_text() for package in ("evo", "evaluator") for p in (ROOT / package).glob("*.py"))
+    owner = {"search": ("config", "_config"), "instant": ("lab", "landscape"), "run": ("run", "config.run"), "evaluator": ("evaluator",)}
+    for field in dataclasses.fields(SECTIONS[section]):
+        assert any(f"{name}.{field.name}" in text for name in owner[section]), f"{section}.{field.name}"

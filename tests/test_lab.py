@@ -1,0 +1,112 @@
+"""The lab: read as text, rendered for a profile, its data prepared by its own prepare.py."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_lab import make_lab
+
+from evo import lab, profiles
+from evo.errors import UserError
+
+PREPARE = """# a lab
+MAX_SEQ_LEN = 2048  # «tokens» of context
+VOCAB_SIZES = (8192,)  # sizes
+EVAL_TOKENS = 40 * 524288  # targets
+TIME_BUDGET = 300
+
+
+def work(): MAX_SEQ_LEN = 3
+"""
+
+
+def test_constants_are_set_and_nothing_else_changes() -> None:
+    text = lab.set_constants(PREPARE, {"MAX_SEQ_LEN": 256, "VOCAB_SIZES": [256, 1024], "EVAL_TOKENS": 65536}, "prepare.py")
+    expected = PREPARE.replace("2048", "256", 1).replace("(8192,)", "(256, 1024)").replace("40 * 524288", "65536")
+    assert text == expected
+
+
+@given(st.dictionaries(st.sampled_from(["MAX_SEQ_LEN", "TIME_BUDGET", "EVAL_TOKENS"]), st.integers(1, 10**9)))
+def test_setting_constants_is_idempotent_and_reads_back(values: dict[str, int]) -> None:
+    text = lab.set_constants(PREPARE, values, "prepare.py")
+    assert lab.set_constants(text, values, "prepare.py") == text
+    read = {n.targets[0].id: n.value.value for n in ast.parse(text).body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)}
+    assert values.items() <= read.items()
+
+
+def test_an_unknown_constant_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="nearest: MAX_SEQ_LEN"):
+        lab.set_constants(PREPARE, {"MAX_SEQ_LENGTH": 1}, "prepare.py")
+
+
+@pytest.mark.parametrize("name", list(lab.FILES))
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = make_lab(tmp_path / "lab")
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=name):
+        lab.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("train.py", "def main(:\n", "does not parse"),
+        ("prepare.py", "x = (\n", "does not parse"),
+        ("train.py", "x = 1\n", "is no genome"),
+        ("train.py", "\x00", "does not parse"),
+    ],
+)
+def test_a_broken_file_is_told_before_anything_runs(tmp_path: Path, name: str, text: str, said: str) -> None:
+    folder = make_lab(tmp_path / "lab")
+    (folder / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        lab.load(folder)
+
+
+def test_the_agenda_may_change_during_a_run(tmp_path: Path) -> None:
+    folder = make_lab(tmp_path / "lab")
+    before = lab.load(folder).hash
+    (folder / "program.md").write_text("Something else.\n")
+    assert lab.load(folder).hash == before
+    (folder / "prepare.py").write_text("TIME_BUDGET = 301\n")
+    assert lab.load(folder).hash != before
+
+
+def test_a_profile_that_does_not_fit_a_lab_is_told(tmp_path: Path) -> None:
+    mine = lab.load(make_lab(tmp_path / "lab"))
+    with pytest.raises(UserError, match="--profile FILE"):
+        lab.render(mine, profiles.Profile(profiles.load(profiles.FOLDER / "cpu.toml").head, knobs={"HEAD_DIM": 3}), 10)
+
+
+def test_data_are_prepared_once_and_progress_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVO_DATA_DIR", str(tmp_path / "data"))
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for path in sorted(lab.DEFAULT.parent.glob("*/*.py")):
+        (texts / f"{path.parent.name}-{path.stem}.txt").write_text(path.read_text())
+    prepare = lab.set_constants((lab.DEFAULT / "prepare.py").read_text(), {**SMALL, "VOCAB_SIZES": [256]}, "prepare.py")
+    heard: list[str] = []
+    folder = lab.prepare_data(prepare, str(texts), heard.append)
+    assert (Path(folder) / "manifest.json").exists()
+    assert any("training rows" in line for line in heard)
+    stamp = (Path(folder) / "manifest.json").stat().st_mtime_ns
+    assert lab.prepare_data(prepare, str(texts), heard.append) == folder
+    assert (Path(folder) / "manifest.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        ("raise SystemExit('the disk is full')", "exit code 1: the disk is full"),
+        ("print('done')", "must end with a line"),
+        ("print(3)", "must end with a line"),
+    ],
+)
+def test_a_failing_preparation_is_told_with_its_last_line(prepare: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        lab.prepare_data(prepare, "", lambda line: None)

@@ -1,0 +1,67 @@
+"""A lab for the instant evaluator, and a run on it: three short files, thousands of evaluations in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from small_run import PROGRAM
+
+from evaluator.instant import Landscape
+from evo import operators
+from evo.drive import Driver, Watcher
+from evo.executor import Executor, InlineExecutor, SlotSpec
+from evo.policies import SearchConfig
+from evo.records import Record
+from evo.search import Founder, Search
+from evo.store import Store, snapshot
+
+NOISY = Landscape(salt=1, noise_sd=0.0005, failure_share=0.1)
+
+
+def make_lab(folder: Path, program: str = PROGRAM, prepare: str = "TIME_BUDGET = 300\n") -> Path:
+    """A lab folder."""
+    folder.mkdir(parents=True)
+    for name, text in (("train.py", program), ("prepare.py", prepare), ("program.md", "# Agenda\n")):
+        (folder / name).write_text(text)
+    return folder
+
+
+class Silent:
+    """A watcher that looks at nothing."""
+
+    def told(self, record: Record, driver: Driver) -> None:
+        pass
+
+    def tick(self, driver: Driver) -> None:
+        pass
+
+
+def spec(run_dir: Path, landscape: Landscape = NOISY, patience_seconds: float = 60.0) -> SlotSpec:
+    return SlotSpec("instant0", landscape, str(run_dir), 1.0, patience_seconds)
+
+
+def drive(
+    run_dir: Path,
+    evals: int,
+    executor: Executor | None = None,
+    watcher: Watcher | None = None,
+    hours: float | None = None,
+    program: str = PROGRAM,
+) -> Driver:
+    """Starts or resumes a run and drives it to its end."""
+    seed = operators.describe_seed(program)
+    with Store.open(run_dir, {"lab": "test"}) as store:
+        search = Search(SearchConfig(evals=evals), Founder(seed.genome, seed.species, seed.size))
+        driver = Driver(search, store, executor or InlineExecutor((spec(run_dir),)), program, watcher or Silent())
+        driver.run(hours)
+        return driver
+
+
+def facts(run_dir: Path) -> list[tuple[object, ...]]:
+    """What a run found, without when it did."""
+    return [(r.candidate, _timeless(r)) for r in snapshot(run_dir).records]
+
+
+def _timeless(record: Record) -> tuple[object, ...]:
+    outcome = record.outcome
+    return type(outcome).__name__, getattr(outcome, "val_bpb", None), getattr(outcome, "message", None)
