@@ -95,7 +95,7 @@ class RayExecutor:
         self._gpus = 1 if _device(specs[0]) == "cuda" else 0
         self._owner = not ray.is_initialized()
         if self._owner:
-            _connect(address or os.environ.get("RAY_ADDRESS", ""), len(specs), self._gpus)
+            connect(address or os.environ.get("RAY_ADDRESS", ""), len(specs), self._gpus)
         _check_gpus(len(specs) * self._gpus, leave=self._owner)
         self._alive_at = time.monotonic()
         self._places = [_Place(spec, self._spawn(spec)) for spec in specs]
@@ -192,7 +192,15 @@ class RayExecutor:
             raise ClusterError("Ray's node died under the run")
 
 
-def _connect(address: str, slots: int, gpus: int) -> None:
+def connect(address: str, slots: int, gpus: int) -> None:
+    """Starts Ray in this process, quietly.
+
+    Args:
+        address: of a running cluster; "" starts one here, with room for `slots` actors of `gpus` GPUs each.
+    Raises:
+        UserError: no cluster answers at the address.
+        ClusterError: Ray does not start here.
+    """
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
     env = {"PYTHONPATH": os.pathsep.join(filter(None, (PROJECT, os.environ.get("PYTHONPATH", ""))))}

@@ -1,0 +1,234 @@
+"""What holds for every executor: candidates go in, each comes out once, its outcome on disk before it is reported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from small_run import PROGRAM
+from tiny_lab import spec
+
+from evaluator.evaluate import HarnessError
+from evaluator.instant import Instant, Landscape
+from evaluator.outcome import Failed, Interrupted, Scored
+from evaluator.slot import SlotConfig
+from evo.cluster import RayExecutor, connect
+from evo.errors import ClusterError
+from evo.executor import Executor, Finished, InlineExecutor, SlotSpec, await_orphans, hold
+from evo.folder import FOLDERS, read_outcomes, write_outcome
+from evo.records import CALIBRATE, Candidate, Proposal
+
+SLOTS = 2
+Make = Callable[[Landscape | SlotConfig, float], Executor]
+
+
+@pytest.fixture(scope="session")
+def ray_is_up() -> Iterator[None]:
+    import ray
+
+    connect("", SLOTS, 0)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir()
+    return tmp_path
+
+
+@pytest.fixture(params=["inline", "ray"])
+def make(request: pytest.FixtureRequest, run_dir: Path) -> Iterator[Make]:
+    made: list[Executor] = []
+    kind = InlineExecutor if request.param == "inline" else RayExecutor
+    if request.param == "ray":
+        request.getfixturevalue("ray_is_up")
+
+    def make(evaluator: Landscape | SlotConfig, patience_seconds: float = 60.0) -> Executor:
+        specs = tuple(SlotSpec(f"slot{i}", evaluator, str(run_dir), 1.0, patience_seconds) for i in range(SLOTS))
+        made.append(kind(specs))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+def candidate(index: int, seed: int = 0) -> Candidate:
+    return Candidate(Proposal(index, CALIBRATE, (), seed), "genome", "species", 1, "")
+
+
+def wait(executor: Executor, seconds: float = 60.0) -> Finished:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        event = executor.next_finished(0.2)
+        if event is not None:
+            return event
+    raise AssertionError(f"nothing finished in {seconds} s")
+
+
+def test_an_outcome_is_the_evaluators_and_is_filed_before_it_is_reported(make: Make, run_dir: Path) -> None:
+    lab = Landscape(noise_sd=0.1)
+    executor = make(lab)
+    before = time.time()
+    executor.submit(candidate(7, seed=5), PROGRAM)
+    event = wait(executor)
+    expected = Instant(lab)(PROGRAM, 5, 1.0)
+    assert isinstance(event.outcome, Scored)
+    assert isinstance(expected, Scored)
+    assert event.index == 7
+    assert event.outcome.val_bpb == expected.val_bpb
+    assert before <= event.started <= event.finished <= time.time()
+    assert read_outcomes(run_dir)[7].outcome == event.outcome
+    assert read_outcomes(run_dir)[7].slot == event.slot
+
+
+def test_each_candidate_comes_out_once(make: Make) -> None:
+    executor = make(Landscape())
+    seen, index = [], 0
+    while len(seen) < 12:
+        while executor.free_slots and index < 12:
+            executor.submit(candidate(index), PROGRAM)
+            index += 1
+        seen.append(wait(executor).index)
+    assert sorted(seen) == list(range(12))
+    assert executor.next_finished(0.1) is None
+
+
+def test_a_failing_program_is_an_outcome(make: Make) -> None:
+    executor = make(Landscape())
+    executor.submit(candidate(0), "def (:\n")
+    executor.submit(candidate(1), PROGRAM)
+    outcomes = {event.index: event.outcome for event in (wait(executor), wait(executor))}
+    assert isinstance(outcomes[0], Failed)
+    assert isinstance(outcomes[1], Scored)
+
+
+def test_slots_are_counted_and_never_shared(make: Make) -> None:
+    executor = make(Landscape(seconds=0.2))
+    assert (executor.slots, executor.free_slots, executor.running()) == (SLOTS, SLOTS, ())
+    executor.submit(candidate(0), PROGRAM)
+    with pytest.raises(ValueError, match="runs already"):
+        executor.submit(candidate(0), PROGRAM)
+    executor.submit(candidate(1), PROGRAM)
+    assert [r.index for r in executor.running()] == [0, 1]
+    assert executor.free_slots == 0
+    with pytest.raises(ValueError, match="all 2 slots are taken"):
+        executor.submit(candidate(2), PROGRAM)
+    wait(executor)
+    assert executor.free_slots == 1
+
+
+def test_a_broken_harness_is_raised_not_blamed_on_the_program(make: Make) -> None:
+    executor = make(SlotConfig(prepare="", data="/nonexistent", measurement_key="test"))
+    executor.submit(candidate(0), PROGRAM)
+    with pytest.raises(HarnessError, match="no readable data"):
+        wait(executor)
+
+
+def test_closing_abandons_what_runs_and_can_be_repeated(make: Make, run_dir: Path) -> None:
+    executor = make(Landscape(seconds=30))
+    executor.submit(candidate(0), PROGRAM)
+    began = time.monotonic()
+    executor.close()
+    executor.close()
+    assert time.monotonic() - began < 10
+    assert read_outcomes(run_dir) == {}
+
+
+# ---- Ray alone
+
+
+@pytest.fixture
+def ray_executor(ray_is_up: None, run_dir: Path) -> Iterator[Callable[[float, float], RayExecutor]]:
+    made: list[RayExecutor] = []
+
+    def make(seconds: float, patience_seconds: float) -> RayExecutor:
+        made.append(RayExecutor((spec(run_dir, Landscape(seconds=seconds), patience_seconds),)))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+def actor_pids() -> list[int]:
+    """Processes that evaluate now; Ray names them after what they do."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                title = Path(f"/proc/{entry}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(b"ray::SlotActor.evaluate"):
+                found.append(int(entry))
+    return found
+
+
+def evaluating() -> int:
+    deadline = time.monotonic() + 30
+    while not actor_pids():
+        assert time.monotonic() < deadline, "no slot began to evaluate"
+        time.sleep(0.05)
+    (pid,) = actor_pids()
+    return pid
+
+
+def test_a_killed_slot_interrupts_its_candidate_and_is_replaced(ray_executor: Callable[[float, float], RayExecutor]) -> None:
+    executor = ray_executor(1.5, 60)
+    executor.submit(candidate(0), PROGRAM)
+    os.kill(evaluating(), signal.SIGKILL)
+    event = wait(executor)
+    assert isinstance(event.outcome, Interrupted)
+    assert "lost" in event.outcome.why
+    executor.submit(candidate(0), PROGRAM)
+    assert isinstance(wait(executor).outcome, Scored)
+
+
+def test_what_a_killed_slot_had_filed_counts(ray_executor: Callable[[float, float], RayExecutor], run_dir: Path) -> None:
+    executor = ray_executor(30, 60)
+    executor.submit(candidate(0), PROGRAM)
+    pid = evaluating()
+    filed = Instant()(PROGRAM, 0, 1.0)
+    write_outcome(run_dir, 0, filed, "slot0", 1.0, 2.0)
+    os.kill(pid, signal.SIGKILL)
+    event = wait(executor)
+    assert (event.outcome, event.started, event.finished) == (filed, 1.0, 2.0)
+
+
+def test_a_hanging_slot_is_interrupted_at_its_deadline(ray_executor: Callable[[float, float], RayExecutor]) -> None:
+    executor = ray_executor(60, 1.0)
+    began = time.monotonic()
+    executor.submit(candidate(0), PROGRAM)
+    event = wait(executor)
+    assert isinstance(event.outcome, Interrupted)
+    assert time.monotonic() - began < 5
+
+
+def test_the_latest_point_of_a_running_curve_is_known(ray_executor: Callable[[float, float], RayExecutor]) -> None:
+    executor = ray_executor(6, 60)
+    executor.submit(candidate(0), PROGRAM)
+    while executor.next_finished(0.2) is None:
+        (running,) = executor.running()
+        if running.point is not None:
+            assert running.point.step > 0
+            return
+    raise AssertionError("finished before a point was seen")
+
+
+# ---- slots that outlive their driver
+
+
+def test_orphans_are_awaited(run_dir: Path) -> None:
+    await_orphans(run_dir)  # nobody was ever here
+    lock = hold(str(run_dir))
+    with pytest.raises(ClusterError, match="earlier run"):
+        await_orphans(run_dir, timeout_seconds=0.3)
+    lock.close()
+    await_orphans(run_dir, timeout_seconds=0.3)
