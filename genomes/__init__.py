@@ -5,13 +5,13 @@
     diff, apply, describe      edits between two programs
     merge                      three-way merge on the tree
     mutate, MUTATIONS          children without a model
-    check                      parse and contract
+    check, require             parse and contract: problems as values, or raised
 
 All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
 """
 
 from genomes.canonical import identity, size, species
-from genomes.contract import Problem, check
+from genomes.contract import Problem, check, require
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
@@ -44,6 +44,7 @@ __all__ = [
     "knobs",
     "merge",
     "mutate",
+    "require",
     "set_knobs",
     "size",
     "species",

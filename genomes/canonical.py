@@ -51,6 +51,9 @@ def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
     if id(node) in blanked:
         out.append("(?)")
         return
+    if type(node) is ast.Name:  # the most frequent node by far
+        out += ("(Name", "id", f"str {node.id!r}", ")")
+        return
     value = read_value(node)
     if value is not None:
         out.append(f"({type(value).__name__} {value!r})")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from genomes.errors import ParseError
+from genomes.errors import ContractError, ParseError
 from genomes.source import parse
 
 _REQUIRED = ("build_model", "main")
@@ -55,6 +55,13 @@ def check(text: str) -> tuple[Problem, ...]:
     defined = {node.name for node in source.tree.body if isinstance(node, ast.FunctionDef)}
     missing = [Problem(0, f"defines no top-level function {name}()") for name in _REQUIRED if name not in defined]
     return (*missing, *(Problem(node.lineno, _effect(node)) for node in source.tree.body if not _is_inert(node)))
+
+
+def require(text: str) -> None:
+    """Raise ContractError, with every problem in one line, where `check` finds any."""
+    problems = check(text)
+    if problems:
+        raise ContractError("; ".join(str(problem) for problem in problems))
 
 
 def _is_inert(node: ast.stmt) -> bool:

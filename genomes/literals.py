@@ -14,6 +14,8 @@ from genomes.source import Source
 
 Value = bool | int | float | str
 _MAX_EXPONENT = 62
+_CHILDLESS = frozenset({"ctx", "op", "ops"})
+_MAY_BE_LITERAL = (ast.Constant, ast.UnaryOp, ast.BinOp)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Literals:
 
 def read_value(node: ast.AST) -> Value | None:
     """The value of a literal node, sign and power of two folded in; None for anything else."""
+    if not isinstance(node, _MAY_BE_LITERAL):
+        return None
     if isinstance(node, ast.Constant):
         value = node.value
         return value if isinstance(value, bool | int | float | str) else None
@@ -99,6 +103,8 @@ class _Walk:
         self.counts: dict[tuple[str, str], int] = {}
 
     def visit(self, node: ast.AST, scope: str) -> None:
+        if type(node) is ast.Name:
+            return
         value = read_value(node)
         if value is not None:
             assert isinstance(node, ast.expr)
@@ -121,7 +127,7 @@ class _Walk:
 def _children(node: ast.AST) -> Iterator[tuple[str, int, ast.AST]]:
     """Child nodes in field order. Dictionary keys are names, not values."""
     for name in node._fields:
-        if name == "ctx" or (name == "keys" and isinstance(node, ast.Dict)):
+        if name in _CHILDLESS or (name == "keys" and isinstance(node, ast.Dict)):
             continue
         child = getattr(node, name, None)
         if isinstance(child, list):

@@ -47,6 +47,8 @@ def place_tunable(literal: Literal) -> bool:
     """May a literal at this place be tuned, whatever its value? A string that names a kernel or a number format may not."""
     if _SEED.search(own_label(literal)) or (isinstance(literal.value, str) and HARDWARE.fullmatch(literal.value)):
         return False
+    if sum(isinstance(step.node, ast.Tuple | ast.List) for step in literal.path[-2:]) == 2:
+        return False  # a table of coefficients was computed as a whole: Muon diverges when one of Polar Express's moves
     return all(_step_tunable(step, literal) for step in literal.path)
 
 

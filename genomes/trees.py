@@ -77,7 +77,7 @@ def _node(base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode, settle: Settle) -> 
 
 def _fields(base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode, settle: Settle) -> cst.CSTNode | None:
     """Merge field by field; None where both sides changed a plain value, such as a name, or wrapped the node."""
-    if _contains(a, base) or _contains(b, base):
+    if _contains(a, base) or _contains(b, base) or _clashing_calls(base, a, b):
         return None
     changes: dict[str, object] = {}
     for field in fields(base):
@@ -94,6 +94,13 @@ def _fields(base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode, settle: Settle) -
         else:
             return None
     return a.with_changes(**changes)
+
+
+def _clashing_calls(base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode) -> bool:
+    """Both sides call something else: the arguments of one belong to its function, not to the other's."""
+    if not (isinstance(base, cst.Call) and isinstance(a, cst.Call) and isinstance(b, cst.Call)):
+        return False
+    return not (_same(a.func, b.func) or _same(a.func, base.func) or _same(b.func, base.func))
 
 
 def _first(base: str, a: str, b: str) -> str:

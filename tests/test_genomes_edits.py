@@ -24,7 +24,7 @@ def descendant(text, rng, generations):
 
 def shuffled(text, rng):
     """Drop, copy and move lines; keep what still parses."""
-    for _ in range(20):
+    for _ in range(8):
         lines = text.splitlines(keepends=True)
         i, j = sorted(rng.sample(range(len(lines)), 2))
         move = rng.randrange(3)

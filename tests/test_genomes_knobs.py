@@ -153,6 +153,7 @@ def test_indices_axes_shifts_seeds_guards_and_flags_of_the_machine_are_never_tun
         "def f(x):\n    g(seed=42)": "f.g.seed",
         "if __name__ == '__main__':\n    main(7)": "main",
         "COMPILE = True": "COMPILE",
+        "C = ((3.4, -4.7), (2.0, 1.5))": "C[0][0]",
         "def f(q):\n    return attend(q, is_causal=True)": "f.attend.is_causal",
         "def f(x):\n    print(100 * x)": "f.print",
         "def f(x):\n    assert x == 2.5": "f.x",
@@ -160,7 +161,7 @@ def test_indices_axes_shifts_seeds_guards_and_flags_of_the_machine_are_never_tun
     }
     for text, name in fixed.items():
         found = named(text + "\n")
-        assert [knob.tunable for knob in found.values()] == [False], text
+        assert not any(knob.tunable for knob in found.values()), text
         assert name in found or name.removeprefix("f.") in found, (text, list(found))
 
 

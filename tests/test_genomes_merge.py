@@ -99,6 +99,11 @@ def test_two_arguments_of_one_call_come_out_as_written():
     assert merged(base, "x = f(a, c=[1, 2])\n", "x = f(a, b=1, c=[1])\n").text == "x = f(a, c=[1])\n"
 
 
+def test_calls_of_different_functions_do_not_swap_arguments():
+    base, a, b = "y = f(x, n)\n", "y = g(x)\n", "y = h(x, n, 2)\n"
+    assert {merged(base, a, b, seed).text for seed in range(10)} == {a, b}
+
+
 def test_an_edit_follows_a_function_that_the_other_side_moved():
     function = SEED[SEED.index("def rate_factor") : SEED.index("def schedule(")]
     a = rewritten(SEED, (function, ""), ("def build_optimisers", function + "def build_optimisers"))
