@@ -31,6 +31,9 @@ _NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
 _READ_ONLY, _AT_RECURSIVE, _SYS_MOUNT_SETATTR, _SYS_PIVOT_ROOT = 1, 0x8000, 442, {"x86_64": 155, "aarch64": 41}
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 36, 38, 47
 _CAPABILITIES = 64
+# CUDA names its threads by writing to /proc/self/task/*/comm, so /proc is writable but for what container runtimes close too (runc).
+_PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+_PROC_HIDDEN = ("kcore", "keys", "timer_list", "kmsg", "sched_debug")
 _MEMORY_CHECK_SECONDS = 1.0
 _MAXRSS_UNIT = 1024 if sys.platform == "linux" else 1  # bytes
 
@@ -92,6 +95,17 @@ def _make_devices(root: str, devices: list[str]) -> None:
         os.symlink(f"/proc/self/{target}", f"{root}/dev/{name}")
 
 
+def _make_proc(root: str) -> None:
+    os.makedirs(f"{root}/proc")
+    _mount("proc", f"{root}/proc", "proc", _NOSUID_NODEV_NOEXEC)
+    for name in _PROC_READ_ONLY:
+        if os.path.exists(f"{root}/proc/{name}"):
+            _mount(f"{root}/proc/{name}", f"{root}/proc/{name}", None, _BIND)
+    for name in _PROC_HIDDEN:
+        if os.path.exists(f"{root}/proc/{name}"):
+            _mount("/dev/null", f"{root}/proc/{name}", None, _BIND)
+
+
 def build_root(spec: dict[str, Any]) -> None:
     """Makes a root of only what the spec gives, and moves into it. Runs as process 1 of the new namespaces."""
     root = spec["root"]  # an empty folder of the slot's, hidden by the new root itself
@@ -100,8 +114,7 @@ def build_root(spec: dict[str, Any]) -> None:
     _mount("tmpfs", root, "tmpfs", 0x2 | 0x4, "size=16m,mode=755")
     os.makedirs(f"{root}/tmp")
     _mount("tmpfs", f"{root}/tmp", "tmpfs", 0x2 | 0x4, "size=256m,mode=1777")
-    os.makedirs(f"{root}/proc")
-    _mount("proc", f"{root}/proc", "proc", _NOSUID_NODEV_NOEXEC)
+    _make_proc(root)
     _make_devices(root, spec["devices"])
     for link, target in spec["links"]:
         os.symlink(target, root + link)
@@ -116,7 +129,7 @@ def build_root(spec: dict[str, Any]) -> None:
     for path in spec["writable"]:
         _bind(root, path)
     _set_read_only(root, on=True, recursive=True)
-    for path in [*spec["writable"], "/tmp", "/dev/shm"]:
+    for path in [*spec["writable"], "/tmp", "/dev/shm", "/proc"]:
         _set_read_only(root + path, on=False)
     os.chdir(root)
     _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")

@@ -127,6 +127,8 @@ PROBE = """
     print("checkout", tried(lambda: os.listdir(%(checkout)r)))
     print("lab", tried(lambda: written(os.environ["EVO_LAB"] + "/prepare.py")))
     print("usr", tried(lambda: written("/usr/evo-was-here")))
+    print("sysctl", tried(lambda: written("/proc/sys/kernel/core_pattern")))
+    print("comm", tried(lambda: written("/proc/self/comm")))
     print("unshare", tried(lambda: os.system("mount -t tmpfs none /usr 2>/dev/null")))
 """
 
@@ -150,6 +152,8 @@ def test_a_program_finds_no_secret_no_network_no_data_and_nothing_to_write_to(
     assert found["network"] in ("OSError", "ConnectionRefusedError")
     assert found["data"] == found["checkout"] == found["private"] == "FileNotFoundError"
     assert found["lab"] == found["usr"] == "OSError"  # read-only file system
+    assert found["sysctl"] == "OSError"
+    assert found["comm"] == "written"  # CUDA needs it
     assert found["unshare"] != "0"
     assert not os.path.exists("/usr/evo-was-here")
 

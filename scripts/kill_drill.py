@@ -1,0 +1,139 @@
+"""Kills a real run with `kill -9` at random moments and checks that nothing finished is lost, run twice or left behind.
+
+    python scripts/kill_drill.py [--kills 10] [--budget 2] [--evals 16] [--seed 0] [--run-dir DIR]
+
+The same command is started again after each kill, until the run ends by itself. What is checked, with what is on disk as the witness:
+after each kill every process that the driver had started is gone within 15 s; an outcome that was once on disk is there, unchanged, at
+the end; at the end there is one record per index and none is missing. Needs /proc. The run uses this machine's profile and real training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PATIENCE_SECONDS = 15.0
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """pid -> (parent pid, start time) of all that live; zombies are dead."""
+    table = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                table[int(entry)] = (int(fields[1]), fields[19])
+    return table
+
+
+def descendants(pid: int) -> set[tuple[int, str]]:
+    """(pid, start time) of all that descend from `pid`."""
+    table, found, open_ = processes(), set(), [pid]
+    while open_:
+        parent = open_.pop()
+        for child, (its_parent, started) in table.items():
+            if its_parent == parent and (child, started) not in found:
+                found.add((child, started))
+                open_.append(child)
+    return found
+
+
+def left_after(started: set[tuple[int, str]], seconds: float) -> tuple[set[tuple[int, str]], float]:
+    """Those of `started` that still live after at most `seconds`, and how long the last of the others took."""
+    began = time.monotonic()
+    while True:
+        table = processes()
+        left = {(pid, at) for pid, at in started if pid in table and table[pid][1] == at}
+        if not left or time.monotonic() - began > seconds:
+            return left, time.monotonic() - began
+        time.sleep(0.1)
+
+
+def outcomes(run_dir: Path) -> dict[int, str]:
+    """Index -> text of each outcome file."""
+    return {int(path.stem): path.read_text() for path in (run_dir / "outcomes").glob("*.json")}
+
+
+def session(command: list[str], seconds: float) -> tuple[bool, int, float, str]:
+    """One start of the command, killed after `seconds` unless it ends before.
+
+    Returns:
+        Whether it ended by itself, processes left behind, seconds until the last was gone, and its last line.
+    """
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    seen: set[tuple[int, str]] = set()
+    until = time.monotonic() + seconds
+    while driver.poll() is None and time.monotonic() < until:
+        seen |= descendants(driver.pid)
+        time.sleep(0.05)
+    ended = driver.poll() is not None
+    if not ended:
+        seen |= descendants(driver.pid)
+        driver.send_signal(signal.SIGKILL)
+    left, took = left_after(seen, PATIENCE_SECONDS)
+    said, _ = driver.communicate()
+    return ended, len(left), took, (said.strip().splitlines() or [""])[-1]
+
+
+def check_records(run_dir: Path, witnessed: dict[int, str]) -> list[str]:
+    """What is wrong with the finished run; empty if nothing is."""
+    faults = [
+        f"outcome {i} was on disk after a kill and is gone or another now"
+        for i, text in witnessed.items()
+        if outcomes(run_dir).get(i) != text
+    ]
+    with sqlite3.connect(f"file:{run_dir / 'run.sqlite'}?mode=ro", uri=True) as database:
+        stored = [row[0] for row in database.execute("SELECT idx FROM records ORDER BY idx")]
+    if stored != list(range(len(stored))):
+        faults.append(f"indices of the records are not 0..{len(stored) - 1} once each: {stored}")
+    return faults + [f"outcome {i} is on disk and not in the store" for i in witnessed if i not in stored]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds of training per evaluation")
+    parser.add_argument("--evals", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills and of the run")
+    parser.add_argument("--longest", type=float, default=40.0, help="most seconds before a kill")
+    parser.add_argument("--run-dir", type=Path, default=None)
+    arguments = parser.parse_args()
+    run_dir = arguments.run_dir or Path(tempfile.mkdtemp(prefix="evo-drill-")) / "run"
+    command = [sys.executable, "-m", "evo.run", str(run_dir), "--evals", str(arguments.evals), "--pop", "4"]
+    command += ["--budget", str(arguments.budget), "--seed", str(arguments.seed)]
+    rng, witnessed, strays, ended, slowest = random.Random(arguments.seed), {}, 0, False, 0.0
+    for kill in range(arguments.kills):
+        ended, left, took, _ = session(command, rng.uniform(1.0, arguments.longest))
+        if ended:
+            print(f"the run ended by itself before kill {kill + 1}: raise --evals")
+            break
+        strays, slowest = strays + left, max(slowest, took)
+        found = outcomes(run_dir)
+        witnessed |= {i: text for i, text in found.items() if i not in witnessed}
+        print(f"kill {kill + 1}: {len(found)} outcomes on disk, {left} processes left after {took:.1f} s", flush=True)
+    while not ended:
+        ended, left, took, last = session(command, 3600.0)
+        strays += left
+        print(f"ended by itself: {last}")
+    faults = check_records(run_dir, witnessed) + ([f"{strays} processes were left behind"] if strays else [])
+    print(json.dumps({"kills": arguments.kills, "witnessed": len(witnessed), "slowest_end_seconds": round(slowest, 1), "faults": faults}))
+    if arguments.run_dir is None and not faults:
+        shutil.rmtree(run_dir.parent)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
