@@ -18,7 +18,8 @@ from evo import operators
 from evo.assembly import Assembly, Plan
 from evo.config import Config, flat, from_flat, given
 from evo.errors import UserError
-from evo.folder import DATABASE, StoreError, write_atomically
+from evo.executor import held
+from evo.folder import DATABASE, LOCK, StoreError, refuse_foreign, write_atomically
 from evo.records import Candidate
 from evo.store import snapshot
 
@@ -58,9 +59,12 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
     said = given(options.config, options.set, {name: getattr(options, flag) for flag, name in FLAGS.items()})
     config = from_flat(said)  # wrong keys and values are told before anything else
     run_dir = Path(options.run_dir) if options.run_dir else fresh_folder(here)
-    if not (run_dir / DATABASE).exists():
-        return Session(run_dir, False, config, {})
     try:
+        refuse_foreign(run_dir)
+        if held(run_dir / LOCK):
+            raise UserError(f"{run_dir} is being written by process {(run_dir / LOCK).read_text()}: wait for it, or stop it first")
+        if not (run_dir / DATABASE).exists():
+            return Session(run_dir, False, config, {})
         meta = snapshot(run_dir).meta
     except StoreError as error:
         raise UserError(str(error)) from error

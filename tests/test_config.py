@@ -74,7 +74,9 @@ def test_wrong_assignments_are_told_in_one_line(assignments: list[str], said: st
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [("[run", "not valid TOML"), ("evals = 3", "outside of a section"), ("[run]\nslot = 3", "slots")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("[run", "not valid TOML"), ("evals = 3", "outside of a section"), ("[run]\nslot = 3", "nearest: slots")]
+)
 def test_wrong_files_are_told_in_one_line(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "run.toml"
     file.write_text(text)

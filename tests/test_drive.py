@@ -1,0 +1,209 @@
+"""The loop: whatever stops it, going on gives what an unstopped run gives; nothing finished is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_run import PROGRAM
+from tiny_lab import NOISY, Silent, drive, facts, make_lab, spec
+
+from evaluator.instant import Landscape
+from evaluator.outcome import Duplicate, Interrupted, Unwritten
+from evo.drive import INTERRUPTIONS, Driver, covered_seconds
+from evo.errors import ClusterError, SeedFailsError
+from evo.executor import Finished, InlineExecutor
+from evo.records import CALIBRATE, FINAL, Candidate, Record
+from evo.store import snapshot
+
+EVALS = 25
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    drive(run_dir, EVALS)
+    return run_dir
+
+
+class StopAfter(Silent):
+    """Interrupts the loop when so many records are in, as Ctrl-C does."""
+
+    def __init__(self, records: int) -> None:
+        self.left = records
+
+    def told(self, record: Record, driver: Driver) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+class Shaky(InlineExecutor):
+    """An executor whose slots die under some evaluations: index -> how often."""
+
+    def __init__(self, run_dir: Path, deaths: dict[int, int]) -> None:
+        super().__init__((spec(run_dir),))
+        self.deaths = dict(deaths)
+        self.submitted: list[int] = []
+
+    def submit(self, candidate: Candidate, text: str) -> None:
+        super().submit(candidate, text)
+        self.submitted.append(candidate.proposal.index)
+
+    def next_finished(self, timeout_seconds: float) -> Finished | None:
+        (running,) = self.running()
+        if not self.deaths.get(running.index):
+            return super().next_finished(timeout_seconds)
+        self.deaths[running.index] -= 1
+        self._queue.clear()
+        return Finished(running.index, Interrupted("killed by the test"), running.slot, running.started, time.time())
+
+
+def test_a_run_ends_with_what_was_asked_for(whole: Path) -> None:
+    records = snapshot(whole).records
+    operators = [r.candidate.proposal.operator for r in records]
+    evaluated = [r for r in records if not isinstance(r.outcome, Duplicate | Unwritten)]
+    explored = [r for r in evaluated if r.candidate.proposal.operator in ("mutate", "crossover")]
+    assert len(explored) == EVALS
+    assert operators.count(CALIBRATE) == 4
+    assert operators.count(FINAL) >= 8
+    assert [r.candidate.proposal.index for r in records] == list(range(len(records)))
+    assert snapshot(whole).pending == ()
+    assert len((whole / "results.tsv").read_text().splitlines()) == len(evaluated) + 1
+    assert (whole / "best" / "train.py").exists()
+
+
+@pytest.mark.parametrize("records", [1, 3, 4, 5, 11, 26, 33])
+def test_resumed_equals_uninterrupted(whole: Path, tmp_path: Path, records: int) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        drive(run_dir, EVALS, watcher=StopAfter(records))
+    assert len(snapshot(run_dir).records) == records
+    drive(run_dir, EVALS)
+    assert facts(run_dir) == facts(whole)
+
+
+def test_a_finished_run_has_nothing_to_add_and_a_larger_limit_extends_it(whole: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    drive(run_dir, EVALS)
+    drive(run_dir, EVALS)
+    assert facts(run_dir) == facts(whole)
+    drive(run_dir, EVALS + 5)
+    assert facts(run_dir)[: len(facts(whole))] == facts(whole)
+    assert drive(run_dir, EVALS + 5).search.history.evaluated == EVALS + 5
+
+
+def test_spent_hours_close_the_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        drive(run_dir, EVALS, watcher=StopAfter(20))
+    before = drive(run_dir, EVALS, watcher=Silent(), hours=1e-9).search
+    assert before.history.evaluated <= 20
+    assert before.history.finals
+    assert before.finished
+
+
+def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
+    """`kill -9` of the real command at random moments; what was on disk before each kill is there, unchanged, at the end."""
+    lab, rng = make_lab(tmp_path / "lab"), random.Random(4)
+    landscape = Landscape(NOISY.salt, NOISY.noise_sd, NOISY.failure_share, seconds=0.03)
+    settings = [f"instant.{name}={getattr(landscape, name)}" for name in ("salt", "noise_sd", "failure_share", "seconds")]
+    assignments = [part for text in ("evaluator.kind=instant", "run.executor=inline", *settings) for part in ("--set", text)]
+
+    def command(run_dir: Path) -> list[str]:
+        return [sys.executable, "-m", "evo.run", str(run_dir), "--lab", str(lab), "--evals", str(EVALS), *assignments]
+
+    def start(run_dir: Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(command(run_dir), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    witnesses: dict[int, Record] = {}
+    kills = 0
+    while True:
+        driver = start(tmp_path / "killed")
+        time.sleep(rng.uniform(0.7, 1.6))
+        if driver.poll() is not None:
+            break
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+        kills += 1
+        if (tmp_path / "killed" / "run.sqlite").exists():
+            witnesses |= {r.candidate.proposal.index: r for r in snapshot(tmp_path / "killed").records}
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    assert kills >= 2
+    records = {r.candidate.proposal.index: r for r in snapshot(tmp_path / "killed").records}
+    assert all(records[index] == record for index, record in witnesses.items())
+    with start(tmp_path / "whole") as unstopped:
+        assert unstopped.wait(timeout=60) == 0, unstopped.communicate()
+    assert facts(tmp_path / "killed") == facts(tmp_path / "whole")
+
+
+def test_an_interrupted_candidate_runs_again_under_its_index(whole: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    executor = Shaky(run_dir, {2: 1, 7: INTERRUPTIONS - 1})
+    drive(run_dir, EVALS, executor)
+    assert facts(run_dir) == facts(whole)
+    assert executor.submitted.count(2) == 2
+    assert executor.submitted.count(7) == INTERRUPTIONS
+
+
+def test_a_candidate_that_is_always_interrupted_is_given_up_without_a_failure(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    driver = drive(run_dir, EVALS, Shaky(run_dir, {7: 99}))
+    given_up = next(r for r in snapshot(run_dir).records if r.candidate.proposal.index == 7)
+    assert isinstance(given_up.outcome, Unwritten)
+    assert "killed by the test" in given_up.outcome.why
+    assert driver.search.history.evaluated == EVALS
+    genome = driver.search.history.genomes.get(given_up.candidate.genome)
+    assert genome is None or genome.index > 7
+
+
+def test_a_broken_machinery_ends_the_run_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with pytest.raises(ClusterError, match="in a row"):
+        drive(run_dir, EVALS, Shaky(run_dir, dict.fromkeys(range(9, 99), 99)))
+    assert len(snapshot(run_dir).records) >= 9
+    assert drive(run_dir, EVALS).search.finished
+
+
+def test_a_seed_that_fails_ends_the_run_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SeedFailsError, match="defines no main"):
+        drive(tmp_path / "run", EVALS, program=PROGRAM.replace("def main", "def start"))
+    assert len(snapshot(tmp_path / "run").records) == 2
+
+
+def test_slots_are_filled_at_once_and_one_candidate_waits_written(tmp_path: Path) -> None:
+    class Looks(Silent):
+        def tick(self, driver: Driver) -> None:
+            ready = len(snapshot(tmp_path / "run").pending) - len(driver.candidates)
+            seen.append((driver.executor.free_slots, ready))
+
+    seen: list[tuple[int, int]] = []
+    run_dir = tmp_path / "run"
+    drive(run_dir, EVALS, InlineExecutor((spec(run_dir),) * 3), Looks())
+    assert set(seen[:20]) == {(1, 1)}  # the finished one's slot is free again, its next program is written
+
+
+def test_the_deterministic_lab_is_fast(tmp_path: Path) -> None:
+    """2,000 evaluations in two minutes; a quarter of them here."""
+    began = time.monotonic()
+    drive(tmp_path / "run", 500)
+    assert time.monotonic() - began < 30
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10)), max_size=12))
+def test_covered_seconds_is_the_length_of_the_union(spans: list[tuple[int, int]]) -> None:
+    covered = {second for start, length in spans for second in range(start, start + length)}
+    assert covered_seconds((start, start + length) for start, length in spans) == len(covered)

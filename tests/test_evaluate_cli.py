@@ -1,0 +1,114 @@
+"""`python -m evo.evaluate`: one program in, one outcome out, in words or as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SmallLab
+from small_run import PROGRAM
+from tiny_lab import make_lab
+
+from evaluator.outcome import Failed, Scored, from_dict
+from evo.evaluate import main
+
+INSTANT = ["--set", "evaluator.kind=instant"]
+PROFILE = """[profile]
+name = "small"
+device = "cpu"
+budget_seconds = 1
+slots = "one"
+threads_per_slot = 1
+[knobs]
+LEARNING_RATE = 0.02
+[limits]
+setup_seconds = 60
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    return make_lab(tmp_path / "lab")
+
+
+def outcome_of(text: str) -> tuple[dict[str, object], Scored | Failed]:
+    said = json.loads(text)
+    facts = {name: said.pop(name) for name in ("file", "program", "profile", "budget_seconds", "seed")}
+    outcome = from_dict(said)
+    assert isinstance(outcome, Scored | Failed)
+    return facts, outcome
+
+
+def test_a_scored_program_exits_with_0(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(lab / "train.py"), "--lab", str(lab), *INSTANT]) == 0
+    out = capsys.readouterr().out
+    assert "val_bpb" in out
+    assert "measurement key" in out
+
+
+def test_json_is_one_object_with_the_whole_outcome(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(PROGRAM.replace("0.04", "0.08"))
+    scores = {}
+    for file in (lab / "train.py", other):
+        assert main([str(file), "--lab", str(lab), "--json", "--seed", "3", "--budget", "5", *INSTANT]) == 0
+        facts, outcome = outcome_of(capsys.readouterr().out)
+        assert (facts["file"], facts["seed"], facts["budget_seconds"]) == (str(file), 3, 5.0)
+        assert facts["program"] == ("as it is" if file is other else "the lab's own, with the knobs of profile instant")
+        assert isinstance(outcome, Scored)
+        scores[file] = outcome.val_bpb
+    assert len(set(scores.values())) == 2
+
+
+def test_a_failed_program_exits_with_1_and_says_why(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("x = 1\n")
+    assert main([str(bad), "--lab", str(lab), *INSTANT]) == 1
+    assert "failed: contract in import: defines no" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.py"], "cannot read nothing.py"),
+        (["FILE", "--lab", "nowhere"], "no lab folder"),
+        (["FILE", "--profile", "nonesuch"], "no profile"),
+        (["FILE", "--budget", "0"], "more than 0"),
+        (["FILE", "--set", "run.x=1"], "no key run.x"),
+        ([], "FILE"),
+        (["FILE", "--jsn"], "--jsn"),
+    ],
+)
+def test_wrong_input_exits_with_2_in_one_line(lab: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main([str(lab / "train.py") if a == "FILE" else a for a in arguments])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_real_program_is_trained_and_scored_with_the_profiles_knobs(
+    small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(small_lab.data).parent
+    monkeypatch.setenv("EVO_DATA_DIR", str(data))
+    lab = make_lab(tmp_path / "lab", small_lab.genome, small_lab.prepare)
+    profile = tmp_path / "small.toml"
+    profile.write_text(PROFILE)
+    common = ["--lab", str(lab), "--profile", str(profile), "--set", f"run.data={data.parent / 'texts'}", "--json"]
+    assert main([str(lab / "train.py"), *common]) == 0
+    facts, outcome = outcome_of(capsys.readouterr().out)
+    assert facts["program"] == "the lab's own, with the knobs of profile small"
+    assert isinstance(outcome, Scored)
+    assert 0 < outcome.val_bpb < 8
+    assert outcome.measurement_key.startswith("small | ")
+    bad = tmp_path / "bad.py"
+    bad.write_text(small_lab.genome.replace("def main():", "def main():\n    raise ValueError('so it goes')\n"))
+    assert main([str(bad), *common]) == 1
+    facts, outcome = outcome_of(capsys.readouterr().out)
+    assert isinstance(outcome, Failed)
+    assert "so it goes" in outcome.message

@@ -1,0 +1,244 @@
+"""`python -m evo.run`: new, resumed and extended runs, and that wrong input is one clear line, exit code 2 and no change."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SmallLab
+from small_run import PROGRAM
+from tiny_lab import make_lab
+
+from evo import assembly, session
+from evo.config import load
+from evo.errors import UserError
+from evo.run import main
+from evo.session import Session
+from evo.store import snapshot
+
+INLINE = ["--set", "run.executor=inline"]
+INSTANT = ["--set", "evaluator.kind=instant", *INLINE]
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny lab; the test works beside it."""
+    monkeypatch.chdir(tmp_path)
+    return make_lab(tmp_path / "lab")
+
+
+@pytest.fixture
+def done(lab: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A run that is complete."""
+    assert main(["done", "--lab", str(lab), "--evals", "6", *INSTANT]) == 0
+    capsys.readouterr()
+    return Path("done")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files and folders; what sqlite keeps beside its file comes and goes with a reader."""
+    ignored = ("run.sqlite-shm", "run.sqlite-wal")
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+        if path.name not in ignored
+    }
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command says; nothing is different afterwards."""
+    before = tree(Path())
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:  # argparse's way
+        code = int(stopped.code or 0)
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert tree(Path()) == before
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("evo.run: ")
+    return said
+
+
+# ---- what works
+
+
+def test_a_new_run_is_named_first_and_ends_with_how_to_look_further(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--lab", str(lab), "--evals", "6", "--pop", "4", *INSTANT]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (run_dir,) = Path("runs").iterdir()
+    assert lines[0].startswith(f"run: runs/{run_dir.name} (new")
+    said = "\n".join(lines[-8:])
+    assert "best genome: " in said
+    assert "95 % interval" in said or "the seed itself" in said
+    assert f"{run_dir}/best/train.py" in said
+    assert f"python -m evo.lineage {run_dir}" in said
+    assert snapshot(run_dir).meta["settings"]["search.population"] == 4
+
+
+def test_each_new_run_gets_a_folder_of_its_own(lab: Path) -> None:
+    for _ in range(2):
+        assert main(["--lab", str(lab), "--evals", "1", *INSTANT]) == 0
+    assert [path.name[-3:] for path in sorted(Path("runs").iterdir())] == ["-01", "-02"]
+
+
+def test_output_that_is_no_terminal_is_plain_lines(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--lab", str(lab), "--evals", "3", *INSTANT]) == 0
+    out = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    events = [line for line in out.splitlines() if line.startswith("elapsed=")]
+    assert len(events) == len(snapshot("run").records)
+    assert all("index=" in line and "op=" in line and "outcome=" in line for line in events)
+
+
+def test_the_folder_alone_goes_on_with_its_settings(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(done).records
+    assert main([str(done), *INLINE]) == 0
+    assert "resumed" in capsys.readouterr().out
+    assert snapshot(done).records == before
+
+
+def test_a_larger_limit_extends_a_run_and_is_remembered(done: Path) -> None:
+    assert main([str(done), "--evals", "9", *INLINE]) == 0
+    assert len({r.candidate.genome for r in snapshot(done).records if r.candidate.proposal.operator in ("mutate", "crossover")}) >= 9
+    before = snapshot(done).records
+    assert main([str(done), *INLINE]) == 0
+    assert snapshot(done).records == before
+
+
+def test_a_run_goes_on_from_another_folder(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main([f"../{done}", "--evals", "7", *INLINE]) == 0
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Signals) -> None:
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--set", "instant.seconds=0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if "index=5" in line:
+                break
+        os.kill(driver.pid, kind)
+        began = time.monotonic()
+        rest = driver.stdout.read()
+    assert driver.returncode == 130
+    assert time.monotonic() - began < 5
+    assert rest.splitlines()[-1] == "go on: python -m evo.run run"
+    assert "Traceback" not in rest
+    assert len(snapshot("run").records) >= 6
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--evls", "3"], "--evls"),
+        (["--evals", "many"], "invalid int"),
+        (["--evals", "-1"], "must not be negative"),
+        (["--pop", "0"], "population"),
+        (["--hours", "0"], "more than 0"),
+        (["--budget", "-3"], "more than 0"),
+        (["--slots", "0"], "at least 1"),
+        (["--config", "nothing.toml"], "nothing.toml"),
+        (["--set", "search.evls=3"], "nearest: evals"),
+        (["--set", "serch.evals=3"], "nearest: search"),
+        (["--lab", "nowhere"], "no lab folder nowhere"),
+        (["--profile", "h1000"], "nearest: h100"),
+        (["--gpus", "99"], "--gpus 99"),
+        (["--slots", "9999"], "at most"),
+        (["lab"], "is no run folder"),
+        (["lab/train.py"], "is a file"),
+    ],
+)
+def test_wrong_input_is_refused(lab: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize("name", ["prepare.py", "train.py", "program.md"])
+def test_a_lab_without_a_file_is_refused(lab: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab / name).unlink()
+    assert name in refused(["run", "--lab", str(lab), *INSTANT], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seed", "5"], "search.seed = 0, not 5"),
+        (["--pop", "3"], "search.population = 16, not 3"),
+        (["--set", "instant.salt=2"], "instant.salt = 0, not 2"),
+        (["--budget", "7"], "budget seconds 1.0, this would be 7.0"),
+        (["--set", "evaluator.kind=slot"], "evaluator.kind"),
+        (["--profile", "cpu"], "instant lab has no profile"),
+    ],
+)
+def test_what_contradicts_a_run_is_refused(done: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in refused([str(done), *arguments], capsys)
+
+
+def test_a_run_folder_of_another_lab_is_refused(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = make_lab(tmp_path / "other", PROGRAM.replace("0.04", "0.05"))
+    assert "was started with lab" in refused([str(done), "--lab", str(other)], capsys)
+    (tmp_path / "lab" / "train.py").write_text(PROGRAM.replace("DEPTH = 4", "DEPTH = 5"))
+    assert "was started with lab" in refused([str(done)], capsys)
+
+
+def test_a_run_folder_of_another_measurement_is_refused(done: Path) -> None:
+    stored = snapshot(done).meta
+    planned = assembly.plan(load(None, ["evaluator.kind=instant", f"run.lab={stored['settings']['run.lab']}"]))
+    assembled = replace(assembly.build(planned, print), measurement_key="another card")
+    with pytest.raises(UserError, match="another card"):
+        session.settle(Session(done, True, planned.config, stored), planned, assembled)
+
+
+def test_a_run_that_is_being_written_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "evo.run", "done", "--evals", "500", *INLINE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+        assert driver.stdout is not None
+        next(line for line in driver.stdout if line.startswith("elapsed="))
+        assert main([str(done), "--evals", "500"]) == 2
+        assert "being written by process" in capsys.readouterr().err
+        os.kill(driver.pid, signal.SIGKILL)
+
+
+def test_a_lab_that_fails_at_once_leaves_nothing_behind(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    always = [*INSTANT, "--set", "instant.failure_share=1"]
+    assert "gets no score (crash in train" in refused(["run", "--lab", str(lab), *always], capsys)
+
+
+def test_unreadable_data_are_refused(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "fails with exit code 2" in refused(["run", "--set", "run.data=nowhere.parquet", "--profile", "cpu"], capsys)
+
+
+# ---- all of it, for real
+
+
+def test_a_real_run_on_ray_trains_scores_and_announces(small_lab: SmallLab, tmp_path: Path) -> None:
+    """Two slots on Ray, real training in the sandbox, real data: the command as a person types it."""
+    lab = make_lab(tmp_path / "lab", small_lab.genome, small_lab.prepare)
+    profile = tmp_path / "small.toml"
+    head = 'name = "small"\ndevice = "cpu"\nbudget_seconds = 1\nslots = "per_core"\nthreads_per_slot = 1\n'
+    profile.write_text(f"[profile]\n{head}\n[limits]\nsetup_seconds = 60\n")
+    texts = Path(small_lab.data).parent.parent / "texts"
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--profile", str(profile), "--evals", "1"]
+    command += ["--set", f"run.data={texts}", "--set", "search.final_draws=2"]
+    environment = {**os.environ, "EVO_DATA_DIR": str(Path(small_lab.data).parent), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = snapshot(tmp_path / "run").records
+    scored = [r for r in records if r.outcome.__class__.__name__ == "Scored"]
+    assert len(scored) >= 5
+    assert len({r.slot for r in scored}) == min(2, len(os.sched_getaffinity(0)))
+    assert "python -m evo.lineage run" in done.stdout

@@ -1,0 +1,139 @@
+"""What a person sees: the live table says all that matters, plain lines can be read by a program, nothing strange gets through."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny_lab import NOISY, Silent, drive, spec
+
+from evaluator.instant import Landscape
+from evaluator.outcome import Failed, Phase, Reason, Scored, Unwritten
+from evo.drive import Driver
+from evo.executor import InlineExecutor
+from evo.records import MUTATE, Candidate, Proposal, Record
+from evo.store import snapshot
+from evo.table import LiveTable, PlainLines, Progress, clock, plain_line, printable, progress, render
+
+EVALS = 12
+
+
+def text_of(driver: Driver, latest: list[Record]) -> str:
+    out = io.StringIO()
+    Console(file=out, width=160, color_system=None).print(render(progress(driver), latest))
+    return out.getvalue()
+
+
+class Collects(Silent):
+    """Takes down what the table would show after each record."""
+
+    def __init__(self) -> None:
+        self.seen: list[Progress] = []
+        self.last = ""
+        self.latest: list[Record] = []
+
+    def told(self, record: Record, driver: Driver) -> None:
+        self.latest.append(record)
+        self.seen.append(progress(driver))
+        self.last = text_of(driver, self.latest)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Collects, Path]:
+    run_dir = tmp_path_factory.mktemp("watched") / "run"
+    watcher = Collects()
+    drive(run_dir, EVALS, InlineExecutor((spec(run_dir, Landscape(1, 0.0005, 0.3, 0.01)),) * 2), watcher)
+    return watcher, run_dir
+
+
+def test_progress_counts_what_the_records_say(watched: tuple[Collects, Path]) -> None:
+    watcher, run_dir = watched
+    records = snapshot(run_dir).records
+    last = watcher.seen[-1]
+    assert (last.evaluated, last.goal) == (EVALS, EVALS)
+    assert last.evaluated + last.repeats + last.unevaluated == len(records)
+    assert dict(last.failures) == {"crash": sum(isinstance(r.outcome, Failed) for r in records)}
+    assert 0 <= last.idle_share <= 1
+    assert last.per_hour > 0
+    assert {p.phase for p in watcher.seen} == {"calibrate", "explore", "final"}
+    assert [p.evaluated for p in watcher.seen] == sorted(p.evaluated for p in watcher.seen)
+
+
+def test_the_table_shows_progress_best_work_and_failures(watched: tuple[Collects, Path]) -> None:
+    watcher, _ = watched
+    last = watcher.seen[-1]
+    assert f"{EVALS}/{EVALS} evaluated" in watcher.last
+    assert last.best is not None
+    assert last.best.genome[:8] in watcher.last
+    assert f"{last.best.mean:.4f} ± {last.best.sd:.4f}" in watcher.last
+    assert "failures: crash" in watcher.last
+    assert "evaluations/h" in watcher.last
+    assert "slots idle" in watcher.last
+
+
+def test_the_table_shows_what_runs_where(tmp_path: Path) -> None:
+    class Looks(Silent):
+        def tick(self, driver: Driver) -> None:
+            shown.append((text_of(driver, []), [driver.candidates[r.index].note for r in driver.executor.running()]))
+
+    shown: list[tuple[str, list[str]]] = []
+    run_dir = tmp_path / "run"
+    drive(run_dir, EVALS, InlineExecutor((spec(run_dir),) * 2), Looks())
+    text, notes = shown[6]
+    assert notes
+    assert "instant0" in text
+    assert all(note[:12] in text for note in notes)
+
+
+def test_a_live_table_is_drawn_on_a_terminal(tmp_path: Path) -> None:
+    out = io.StringIO()
+    run_dir = tmp_path / "run"
+    with LiveTable(Console(file=out, force_terminal=True, width=120)) as table:
+        drive(run_dir, 3, InlineExecutor((spec(run_dir, Landscape(seconds=0.1)),)), table)
+    assert "\x1b[" in out.getvalue()
+    assert "evaluated" in out.getvalue()
+
+
+def test_each_event_is_one_line_of_pairs(tmp_path: Path) -> None:
+    lines: list[str] = []
+    run_dir = tmp_path / "run"
+    drive(run_dir, EVALS, InlineExecutor((spec(run_dir, NOISY),)), PlainLines(lines.append))
+    records = snapshot(run_dir).records
+    assert len(lines) == len(records)
+    for line in lines:
+        pairs = dict(part.split("=", 1) for part in shlex.split(line))
+        record = records[int(pairs["index"])]
+        assert pairs["op"] == record.candidate.proposal.operator
+        assert pairs["outcome"] == type(record.outcome).__name__.lower()
+        if isinstance(record.outcome, Scored):
+            assert pairs["val_bpb"] == f"{record.outcome.val_bpb:.4f}"
+
+
+NOW = Progress("explore", 1, None, 0, 5.0, None, None, 0.01, (), (), 0, 10.0, 0.5)
+
+
+@pytest.mark.parametrize("note", ['quotes " and \\ and =', "two\nlines\r\x1b[31mred\x07", "", "plain", "±0.5 → 1"])
+def test_no_note_breaks_a_line_or_a_terminal(note: str) -> None:
+    for outcome in (Failed(Reason.CRASH, Phase.TRAIN, note), Unwritten(note)):
+        record = Record(Candidate(Proposal(3, MUTATE, ("p",), 0), "g", "s", 1, note), outcome, "cpu0", 1.0, 2.5)
+        line = plain_line(record, NOW)
+        assert line.isprintable()
+        pairs = dict(part.split("=", 1) for part in shlex.split(line))
+        assert pairs["note"] == (printable(note) or "-")
+        assert pairs["seconds"] == "1.5"
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 61.9, 3600, 90061)] == ["0:00:00", "0:01:01", "1:00:00", "25:01:01"]
+
+
+def test_looking_costs_little(watched: tuple[Collects, Path], tmp_path: Path) -> None:
+    driver = drive(tmp_path / "run", EVALS)
+    began = time.perf_counter()
+    for _ in range(20):
+        progress(driver)
+    assert (time.perf_counter() - began) / 20 < 0.01
