@@ -3,7 +3,8 @@
 Ray's promises are not relied upon. No call waits without a limit; an evaluation has a deadline of its own; an actor that dies, hangs or
 is out of reach is replaced, its candidate Interrupted (unless its outcome file is there: then it had finished). Actors are never
 restarted and calls never retried by Ray, which would run a candidate twice behind the driver's back. A killed driver takes its
-raylet and actors with it within seconds; an actor's death closes the lifeline of whatever it had started (evaluator/launch.py).
+raylet and actors with it within seconds (watchdog.py sees to the rest); an actor's death closes the lifeline of whatever it had started
+(evaluator/launch.py).
 
 Not covered: machines that do not share the run folder with the driver (a kill between outcome and report loses that evaluation there).
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +99,7 @@ class RayExecutor:
         self._owner = not ray.is_initialized()
         if self._owner:
             connect(address or os.environ.get("RAY_ADDRESS", ""), len(specs), self._gpus)
+        self._watchdog = _watchdog() if self._owner else None
         _check_gpus(len(specs) * self._gpus, leave=self._owner)
         self._alive_at = time.monotonic()
         self._places = [_Place(spec, self._spawn(spec)) for spec in specs]
@@ -140,6 +144,9 @@ class RayExecutor:
         self._places = []
         if self._owner:
             ray.shutdown()
+        if self._watchdog is not None:
+            self._watchdog.communicate()
+            self._watchdog = None
 
     # ---- inside
 
@@ -211,11 +218,20 @@ def connect(address: str, slots: int, gpus: int) -> None:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
         else:
             size: dict[str, Any] = {"num_cpus": slots, "num_gpus": slots * gpus, "object_store_memory": OBJECT_STORE_BYTES}
-            ray.init(address="local", include_dashboard=False, **size, **quiet)
+            ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **size, **quiet)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"no Ray cluster at {address}: {error}; start it, or leave run.ray_address and RAY_ADDRESS unset") from error
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise ClusterError(f"Ray does not start here: {error}; `--set run.executor=inline` does without") from error
+
+
+def _watchdog() -> subprocess.Popen[bytes]:
+    """Watches over the Ray processes that this process has started."""
+    import psutil  # ray brings it along, and puts it on the path when it is imported itself
+
+    pids = [str(child.pid) for child in psutil.Process().children(recursive=True)]
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), *pids]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _check_gpus(wanted: int, leave: bool) -> None:
