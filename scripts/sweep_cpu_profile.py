@@ -28,13 +28,13 @@ from evo import assembly
 from evo.config import load
 
 SPACE: dict[str, tuple[float, ...]] = {
-    "depth": (1, 2, 3, 4),
-    "width": (64, 96, 128, 192, 256),
-    "vocabulary": (256, 1024, 2048),
+    "depth": (1, 2, 3),
+    "width": (32, 64, 96, 128),
+    "vocabulary": (1024, 2048, 4096),
     "rows": (2, 4, 8, 16),  # per step, of 256 tokens
     "matrix_rate": (0.01, 0.02, 0.04, 0.08),
-    "embedding_rate": (0.15, 0.3, 0.6, 1.2, 2.4),
-    "head_rate": (0.004, 0.008, 0.016, 0.032),
+    "embedding_rate": (0.3, 0.6, 1.2, 2.4, 4.8),
+    "head_rate": (0.002, 0.004, 0.008, 0.016),
     "warmdown": (0.3, 0.5, 0.7, 0.9),
     "ramp": (20, 60, 300),
 }

@@ -31,7 +31,7 @@ SHORT_WINDOW_DIVISOR = 2  # the short window is the row length over this
 ROTARY_BASE = 10000.0  # longest wavelength of the rotary embedding, in tokens over 2π
 GATE_CHANNELS = 32  # channels of the block's input that open the gates of the value embeddings
 LOGIT_SOFTCAP = 15.0  # logits are squeezed smoothly into ± this
-VOCAB_SIZE = 8192  # one of 256, 1024, 2048, 8192
+VOCAB_SIZE = 8192  # tokens; one of 1024, 2048, 4096, 8192
 
 # Initial values
 EMBEDDING_STD = 1.0  # token embedding
@@ -63,10 +63,10 @@ FINAL_LR_FRAC = 0.0  # of the rates, at the end of the budget
 
 # Execution
 PRECISION = "bfloat16"  # one of bfloat16, float32
-COMPILE = True  # torch.compile of the loss and of Muon's update
+COMPILE = True  # torch.compile of the loss and of Muon's update; not tuned
 ATTENTION = "flex"  # one of flex, sdpa
-DRY_STEPS = 2  # steps on random tokens, undone afterwards, that compile everything before the clock runs
-MAX_LOSS = 100.0  # nats per token: above this the run has exploded
+DRY_STEPS = 2  # steps on random tokens, undone afterwards, that compile everything before the clock runs; not tuned
+MAX_LOSS = 100.0  # nats per token: above this the run has exploded; not tuned
 
 # ---- Model -----------------------------------------------------------------------------------------------------------------------------
 
