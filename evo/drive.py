@@ -83,16 +83,12 @@ class Driver:
             ClusterError: the slots are lost.
         """
         self._resume()
-        while True:
-            self._fill(closing=hours is not None and self.hours_spent >= hours)
-            if not self.candidates:
-                break
-            event = self.executor.next_finished(TICK_SECONDS)
-            if event is not None:
-                self._take(event)
-            self._watcher.tick(self)
-            self._refresh_views()
-        views.refresh(self.store.run_dir, self.search.standing)
+        try:
+            while self._step(closing=hours is not None and self.hours_spent >= hours):
+                self._watcher.tick(self)
+                self._refresh_views()
+        finally:
+            views.refresh(self.store.run_dir, self.search.standing)
 
     @property
     def hours_spent(self) -> float:
@@ -100,6 +96,16 @@ class Driver:
         return (self._spent_before + time.time() - self.began) / 3600
 
     # ---- steps
+
+    def _step(self, closing: bool) -> bool:
+        """Fills the slots and takes in one event, or none where nothing comes for a while; False at the end of the run."""
+        self._fill(closing)
+        if not self.candidates:
+            return False
+        event = self.executor.next_finished(TICK_SECONDS)
+        if event is not None:
+            self._take(event)
+        return True
 
     def _resume(self) -> None:
         records, pending = self.store.records(), self.store.pending()

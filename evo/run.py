@@ -45,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return run(options)
-    except EvoError as error:
+    except UserError as error:
         print(f"evo.run: {error}", file=sys.stderr)
         return error.exit_code
-    except HarnessError as error:
-        print(f"evo.run: evaluations cannot be made here: {error}; finished ones are kept", file=sys.stderr)
+    except (EvoError, HarnessError) as error:
+        print(f"evo.run: {error}; nothing finished is lost, the same command goes on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("evo.run: stopped before anything was started", file=sys.stderr)

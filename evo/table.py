@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -163,22 +164,21 @@ class LiveTable:
 
 def render(now: Progress, latest: list[Record]) -> Group:
     """The table: a headline, what runs where, what came last."""
-    return Group(
-        Text(headline(now)), *([Text(_failure_line(now), style="yellow")] if now.failures else []), _working(now), _records(latest)
-    )
+    failures = [Text(_failure_line(now), style="yellow")] if now.failures or now.unevaluated else []
+    return Group(Text(headline(now)), *failures, _working(now), _records(latest))
 
 
 def headline(now: Progress) -> str:
     """Progress, best with its noise band, speed."""
     count = f"{now.evaluated}/{now.goal}" if now.goal is not None else str(now.evaluated)
     parts = [f"{now.phase}  {count} evaluated + {now.repeats} repeats", clock(now.elapsed_seconds)]
+    parts.append(f"{now.per_hour:.0f} evaluations/h, slots idle {100 * now.idle_share:.0f} %")
+    lines = ["   ".join(parts)]
     if now.best and now.seed:
         gain = now.seed.mean - now.best.mean
-        parts.append(
-            f"best {now.best.genome[:8]} {now.best.mean:.4f} ± {now.best.sd:.4f} (believed gain {gain:+.4f}, noise {now.noise_sd:.4f})"
-        )
-    parts.append(f"{now.per_hour:.0f} evaluations/h, slots idle {100 * now.idle_share:.0f} %")
-    return "   ".join(parts)
+        band = f"{now.best.mean:.4f} ± {now.best.sd:.4f}"
+        lines.append(f"best {now.best.genome[:8]}  {band}   believed gain {gain:+.4f}, noise of one draw {now.noise_sd:.4f}")
+    return "\n".join(lines)
 
 
 def _failure_line(now: Progress) -> str:
@@ -186,15 +186,23 @@ def _failure_line(now: Progress) -> str:
     return f"failures: {reasons}; not evaluated: {now.unevaluated}"
 
 
+def _columns(*names: str) -> Table:
+    """A table whose changes take what width is left, one line each."""
+    table = Table(box=SIMPLE, expand=True)
+    for name in names:
+        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if name == "change" else None)
+    return table
+
+
 def _working(now: Progress) -> Table:
-    table = Table("slot", "index", "operator", "change", "since", "curve", expand=True)
+    table = _columns("slot", "index", "operator", "change", "since", "curve")
     for work in now.working:
         table.add_row(work.slot, str(work.index), work.operator, Text(printable(work.note)), f"{work.seconds:.0f} s", work.curve)
     return table
 
 
 def _records(latest: list[Record]) -> Table:
-    table = Table("index", "operator", "genome", "result", "change", expand=True)
+    table = _columns("index", "operator", "genome", "result", "change")
     for record in reversed(latest):
         proposal, said = record.candidate.proposal, _said(record.outcome)
         result = said.get("val_bpb") or f"{said['outcome']} {said.get('reason', '')}"

@@ -22,6 +22,7 @@ from evo.errors import UserError
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
+from evo.watchdog import mark
 
 INLINE = ["--set", "run.executor=inline"]
 INSTANT = ["--set", "evaluator.kind=instant", *INLINE]
@@ -137,6 +138,35 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
     assert rest.splitlines()[-1] == "go on: python -m evo.run run"
     assert "Traceback" not in rest
     assert len(snapshot("run").records) >= 6
+
+
+def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
+    """Ray's helpers and the slots' processes, ten seconds after `kill -9`; then the run goes on."""
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--evals", "30", *INSTANT[:2]]
+    command += ["--set", "instant.seconds=0.2", "--slots", "2"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert driver.stdout is not None
+    next(line for line in driver.stdout if "index=5" in line)
+    started = descendants(driver.pid)
+    assert len(started) >= 5
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    deadline = time.monotonic() + 10
+    while left := {pid for pid, born in started.items() if mark(pid) == born}:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    kept = snapshot("run").records
+    assert main(["run", *INLINE]) == 0
+    assert snapshot("run").records[: len(kept)] == kept
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process -> when it was started, of all that a process started."""
+    found: dict[int, str] = {}
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            found |= {int(child): mark(int(child)), **descendants(int(child))}
+    return found
 
 
 # ---- what is refused
