@@ -3,13 +3,15 @@
     python scripts/kill_drill.py [--kills 10] [--budget 2] [--evals 16] [--seed 0] [--run-dir DIR]
 
 The same command is started again after each kill, until the run ends by itself. What is checked, with what is on disk as the witness:
-after each kill every process that the driver had started is gone within 15 s; an outcome that was once on disk is there, unchanged, at
-the end; at the end there is one record per index and none is missing. Needs /proc. The run uses this machine's profile and real training.
+after each kill every process that the driver had started is gone within 15 s; an evaluation that had finished by then is in the store
+at the end with the same slot, start and end, so it was neither lost nor run again; the records have each index once. Needs /proc. The
+run uses this machine's profile and real training.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -62,9 +64,20 @@ def left_after(started: set[tuple[int, str]], seconds: float) -> tuple[set[tuple
         time.sleep(0.1)
 
 
-def outcomes(run_dir: Path) -> dict[int, str]:
-    """Index -> text of each outcome file."""
-    return {int(path.stem): path.read_text() for path in (run_dir / "outcomes").glob("*.json")}
+Witness = dict[int, tuple[str, float, float]]
+
+
+def finished(run_dir: Path) -> Witness:
+    """Index -> (slot, start, end) of every evaluation that has finished: outcome files, and what the store took in of them."""
+    found: Witness = {}
+    for path in (run_dir / "outcomes").glob("*.json"):
+        report = json.loads(path.read_text())
+        found[int(path.stem)] = (report["slot"], report["started"], report["finished"])
+    if (run_dir / "run.sqlite").exists():
+        with contextlib.closing(sqlite3.connect(f"file:{run_dir / 'run.sqlite'}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT idx, slot, started, finished FROM records WHERE slot != ''").fetchall()
+        found |= {index: (slot, start, end) for index, slot, start, end in rows}
+    return found
 
 
 def session(command: list[str], seconds: float) -> tuple[bool, int, float, str]:
@@ -88,18 +101,15 @@ def session(command: list[str], seconds: float) -> tuple[bool, int, float, str]:
     return ended, len(left), took, (said.strip().splitlines() or [""])[-1]
 
 
-def check_records(run_dir: Path, witnessed: dict[int, str]) -> list[str]:
+def check_records(run_dir: Path, witnessed: Witness) -> list[str]:
     """What is wrong with the finished run; empty if nothing is."""
-    faults = [
-        f"outcome {i} was on disk after a kill and is gone or another now"
-        for i, text in witnessed.items()
-        if outcomes(run_dir).get(i) != text
-    ]
-    with sqlite3.connect(f"file:{run_dir / 'run.sqlite'}?mode=ro", uri=True) as database:
+    last = finished(run_dir)
+    faults = [f"evaluation {i} had finished as {was} and is {last.get(i)} now" for i, was in witnessed.items() if last.get(i) != was]
+    with contextlib.closing(sqlite3.connect(f"file:{run_dir / 'run.sqlite'}?mode=ro", uri=True)) as database:
         stored = [row[0] for row in database.execute("SELECT idx FROM records ORDER BY idx")]
     if stored != list(range(len(stored))):
         faults.append(f"indices of the records are not 0..{len(stored) - 1} once each: {stored}")
-    return faults + [f"outcome {i} is on disk and not in the store" for i in witnessed if i not in stored]
+    return faults
 
 
 def main() -> int:
@@ -114,16 +124,17 @@ def main() -> int:
     run_dir = arguments.run_dir or Path(tempfile.mkdtemp(prefix="evo-drill-")) / "run"
     command = [sys.executable, "-m", "evo.run", str(run_dir), "--evals", str(arguments.evals), "--pop", "4"]
     command += ["--budget", str(arguments.budget), "--seed", str(arguments.seed)]
-    rng, witnessed, strays, ended, slowest = random.Random(arguments.seed), {}, 0, False, 0.0
+    rng, strays, ended, slowest = random.Random(arguments.seed), 0, False, 0.0
+    witnessed: Witness = {}
     for kill in range(arguments.kills):
         ended, left, took, _ = session(command, rng.uniform(1.0, arguments.longest))
         if ended:
             print(f"the run ended by itself before kill {kill + 1}: raise --evals")
             break
         strays, slowest = strays + left, max(slowest, took)
-        found = outcomes(run_dir)
-        witnessed |= {i: text for i, text in found.items() if i not in witnessed}
-        print(f"kill {kill + 1}: {len(found)} outcomes on disk, {left} processes left after {took:.1f} s", flush=True)
+        found = finished(run_dir)
+        witnessed |= {i: seen for i, seen in found.items() if i not in witnessed}
+        print(f"kill {kill + 1}: {len(found)} evaluations finished, {left} processes left after {took:.1f} s", flush=True)
     while not ended:
         ended, left, took, last = session(command, 3600.0)
         strays += left
