@@ -197,10 +197,10 @@ def test_slots_are_filled_at_once_and_one_candidate_waits_written(tmp_path: Path
 
 
 def test_the_deterministic_lab_is_fast(tmp_path: Path) -> None:
-    """2,000 evaluations in two minutes; a quarter of them here."""
-    began = time.monotonic()
+    """2,000 evaluations in two minutes; a quarter of them here, in seconds of the processor, since tests have neighbours."""
+    began = time.process_time()
     drive(tmp_path / "run", 500)
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 30
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10)), max_size=12))

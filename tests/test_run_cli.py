@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SmallLab
+from processes import descendants
 from small_run import PROGRAM
 from tiny_lab import make_lab
 
@@ -158,15 +159,6 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
     kept = snapshot("run").records
     assert main(["run", *INLINE]) == 0
     assert snapshot("run").records[: len(kept)] == kept
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Process -> when it was started, of all that a process started."""
-    found: dict[int, str] = {}
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in (thread / "children").read_text().split():
-            found |= {int(child): mark(int(child)), **descendants(int(child))}
-    return found
 
 
 # ---- what is refused
