@@ -101,9 +101,12 @@ class RayExecutor:
         """
         self._gpus = 1 if _device(specs[0]) == "cuda" else 0
         self._owner = not ray.is_initialized()
+        self._watchdog = _watchdog() if self._owner else None
         if self._owner:
             connect(address or os.environ.get("RAY_ADDRESS", ""), len(specs), self._gpus)
-        self._watchdog = _watchdog() if self._owner else None
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            self._watchdog.stdin.write(b"Ray is up\n")
+            self._watchdog.stdin.flush()
         _check_gpus(len(specs) * self._gpus, leave=self._owner)
         self._alive_at = time.monotonic()
         self._places = [_Place(spec, self._spawn(spec)) for spec in specs]
@@ -230,11 +233,8 @@ def connect(address: str, slots: int, gpus: int) -> None:
 
 
 def _watchdog() -> subprocess.Popen[bytes]:
-    """Watches over the Ray processes that this process has started."""
-    import psutil  # ray brings it along, and puts it on the path when it is imported itself
-
-    pids = [str(child.pid) for child in psutil.Process().children(recursive=True)]
-    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), *pids]
+    """Watches over the Ray processes that this process is about to start."""
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -37,6 +38,7 @@ from evo.store import Store
 from evo.table import LiveTable, PlainLines, clock
 
 STOPPED = 130  # as shells say it: ended by SIGINT
+GARBAGE_THRESHOLDS = (100_000, 20, 20)  # syntax trees are many small objects: at the defaults, writing spends a third of its time on them
 DRIVER_NICENESS = 5  # on CPU slots: the driver's own work must not slow a training
 
 
@@ -101,6 +103,7 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
     search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size))
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     with _watcher() as watcher, _signals():
         driver = Driver(search, store, executor, assembled.seed_text, watcher)
         try:

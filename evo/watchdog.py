@@ -1,13 +1,15 @@
-"""A small process that ends Ray's helpers after a driver that died without a word: `python watchdog.py PID …`, standard input a pipe.
+"""A small process that ends Ray's helpers after a driver that died without a word: `python watchdog.py DRIVER_PID`, standard input a pipe.
 
 When the driver is killed, its end of the pipe closes. Ray's own processes notice by themselves within seconds, except two agents that
-first spend a minute on telling a server that is gone (Ray 2.60, `publish_error` with a limit of 60 s). What of the given processes still
-lives after a moment is killed. Processes are known by number and start time, so that a number given anew hits nobody.
+first spend a minute on telling a server that is gone (Ray 2.60, `publish_error` with a limit of 60 s). What the driver had started and
+still lives after a moment is killed. It is started before Ray is, and looks what the driver starts until the driver writes that Ray is
+up. Processes are known by number and start time, so that a number given anew hits nobody.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,22 +21,50 @@ LOOK_SECONDS = 0.1
 
 def mark(pid: int) -> str:
     """When a process was started; "" if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        if os.path.isdir("/proc/self"):
-            return ""
-        return subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
-    return "" if fields[0] == "Z" else fields[19]
+    return processes().get(pid, (0, ""))[1]
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """pid -> (parent pid, start time) of all that live; zombies are dead."""
+    if not os.path.isdir("/proc/self"):
+        listing = subprocess.run(["ps", "-axo", "pid=,ppid=,lstart="], capture_output=True, text=True, check=False).stdout
+        rows = [line.split(None, 2) for line in listing.splitlines()]
+        return {int(pid): (int(parent), started.strip()) for pid, parent, started in rows}
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:  # it ended meanwhile
+                continue
+            if fields[0] != "Z":
+                found[int(entry)] = (int(fields[1]), fields[19])
+    return found
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """pid -> start time of all that descend from `pid` and live, the asking process left out."""
+    table = processes()
+    found: dict[int, str] = {}
+    open_ = [pid]
+    while open_:
+        parent = open_.pop()
+        children = [child for child, (its_parent, _) in table.items() if its_parent == parent and child != os.getpid()]
+        found |= {child: table[child][1] for child in children}
+        open_ += children
+    return found
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's business
-    watched = {pid: mark(pid) for pid in map(int, sys.argv[1:])}
+    driver, watched = int(sys.argv[1]), dict[int, str]()
+    while not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+        watched |= descendants(driver)
+    watched |= descendants(driver)
     sys.stdin.read()  # until the driver is gone
     until = time.monotonic() + MOMENT_SECONDS
-    while left := [pid for pid, started in watched.items() if started and mark(pid) == started]:
+    while left := [pid for pid, started in watched.items() if mark(pid) == started]:
         if time.monotonic() > until:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)

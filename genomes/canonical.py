@@ -19,30 +19,37 @@ _SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _CACHED_HASHES = 4096
 
 
-@lru_cache(maxsize=_CACHED_HASHES)
 def identity(text: str) -> str:
     """16 hex digits, equal for programs that differ only in comments, layout, docstrings and spelling of literals."""
-    return _digest(parse(text).tree, frozenset())
+    return _identity_and_size(text)[0]
 
 
 @lru_cache(maxsize=_CACHED_HASHES)
 def species(text: str) -> str:
     """16 hex digits, equal for programs that differ only in literals at places where a knob may be tuned."""
     found = survey(text)
-    return _digest(found.source.tree, frozenset(id(spot.node) for spot in found.spots if spot.blanked))
+    return _digest(_canonical(found.source.tree, frozenset(id(spot.node) for spot in found.spots if spot.blanked)))
+
+
+def size(text: str) -> int:
+    """Number of nodes of the canonical tree: the measure of simplicity."""
+    return _identity_and_size(text)[1]
 
 
 @lru_cache(maxsize=_CACHED_HASHES)
-def size(text: str) -> int:
-    """Number of nodes of the canonical tree: the measure of simplicity."""
-    pieces: list[str] = []
-    _write(parse(text).tree, pieces, frozenset())
-    return sum(1 for piece in pieces if piece.startswith("("))
+def _identity_and_size(text: str) -> tuple[str, int]:
+    """Both from one walk, since whoever asks for one soon asks for the other."""
+    pieces = _canonical(parse(text).tree, frozenset())
+    return _digest(pieces), sum(1 for piece in pieces if piece.startswith("("))
 
 
-def _digest(tree: ast.Module, blanked: frozenset[int]) -> str:
+def _canonical(tree: ast.Module, blanked: frozenset[int]) -> list[str]:
     pieces: list[str] = []
     _write(tree, pieces, blanked)
+    return pieces
+
+
+def _digest(pieces: list[str]) -> str:
     return hashlib.sha256("\x00".join(pieces).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 

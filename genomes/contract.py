@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import lru_cache
 
 from genomes.errors import ContractError, ParseError
 from genomes.source import parse
@@ -46,6 +47,7 @@ class Problem:
         return f"line {self.line}: {self.message}" if self.line else self.message
 
 
+@lru_cache(maxsize=4096)
 def check(text: str) -> tuple[Problem, ...]:
     """What keeps the text from being a genome; empty when nothing does."""
     try:

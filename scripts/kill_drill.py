@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -24,41 +23,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from evo.watchdog import descendants, processes
+
 PATIENCE_SECONDS = 15.0
 
 
-def processes() -> dict[int, tuple[int, str]]:
-    """pid -> (parent pid, start time) of all that live; zombies are dead."""
-    table = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if fields[0] != "Z":
-                table[int(entry)] = (int(fields[1]), fields[19])
-    return table
-
-
-def descendants(pid: int) -> set[tuple[int, str]]:
-    """(pid, start time) of all that descend from `pid`."""
-    table, found, open_ = processes(), set(), [pid]
-    while open_:
-        parent = open_.pop()
-        for child, (its_parent, started) in table.items():
-            if its_parent == parent and (child, started) not in found:
-                found.add((child, started))
-                open_.append(child)
-    return found
-
-
-def left_after(started: set[tuple[int, str]], seconds: float) -> tuple[set[tuple[int, str]], float]:
-    """Those of `started` that still live after at most `seconds`, and how long the last of the others took."""
+def left_after(started: dict[int, str], seconds: float) -> tuple[set[int], float]:
+    """Those of `started` (pid -> start time) that still live after at most `seconds`, and how long the last of the others took."""
     began = time.monotonic()
     while True:
         table = processes()
-        left = {(pid, at) for pid, at in started if pid in table and table[pid][1] == at}
+        left = {pid for pid, at in started.items() if pid in table and table[pid][1] == at}
         if not left or time.monotonic() - began > seconds:
             return left, time.monotonic() - began
         time.sleep(0.1)
@@ -87,7 +62,7 @@ def session(command: list[str], seconds: float) -> tuple[bool, int, float, str]:
         Whether it ended by itself, processes left behind, seconds until the last was gone, and its last line.
     """
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    seen: set[tuple[int, str]] = set()
+    seen: dict[int, str] = {}
     until = time.monotonic() + seconds
     while driver.poll() is None and time.monotonic() < until:
         seen |= descendants(driver.pid)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import descendants
+
 from small_run import PROGRAM
 from tiny_lab import spec
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SmallLab
-from processes import descendants
+
 from small_run import PROGRAM
 from tiny_lab import make_lab
 
