@@ -8,49 +8,68 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 
-from genomes.knobs import survey
+from genomes.knobs import inspect
 from genomes.literals import read_value
-from genomes.source import parse
+from genomes.source import parse, read
+from genomes.units import blocks
 
 _DIGITS = 16
+_SEPARATOR = "\x00"
 _SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _CACHED_HASHES = 4096
+_CACHED_BLOCKS = 2048
+
+
+@dataclass(frozen=True)
+class _Canon:
+    """The canonical form of a program or a block of it, with every literal and with the tunable ones blanked; `size` counts nodes."""
+
+    full: str
+    blanked: str
+    size: int
 
 
 def identity(text: str) -> str:
     """16 hex digits, equal for programs that differ only in comments, layout, docstrings and spelling of literals."""
-    return _identity_and_size(text)[0]
+    return _measure(text)[0]
 
 
-@lru_cache(maxsize=_CACHED_HASHES)
 def species(text: str) -> str:
     """16 hex digits, equal for programs that differ only in literals at places where a knob may be tuned."""
-    found = survey(text)
-    return _digest(_canonical(found.source.tree, frozenset(id(spot.node) for spot in found.spots if spot.blanked)))
+    return _measure(text)[1]
 
 
 def size(text: str) -> int:
     """Number of nodes of the canonical tree: the measure of simplicity."""
-    return _identity_and_size(text)[1]
+    return _measure(text)[2]
 
 
 @lru_cache(maxsize=_CACHED_HASHES)
-def _identity_and_size(text: str) -> tuple[str, int]:
-    """Both from one walk, since whoever asks for one soon asks for the other."""
-    pieces = _canonical(parse(text).tree, frozenset())
-    return _digest(pieces), sum(1 for piece in pieces if piece.startswith("("))
+def _measure(text: str) -> tuple[str, str, int]:
+    """Identity, species and size together, since whoever asks for one soon asks for the others."""
+    parts = [_canon(code) for code in blocks(parse(text))]
+    return _digest([part.full for part in parts]), _digest([part.blanked for part in parts]), 1 + sum(part.size for part in parts)
 
 
-def _canonical(tree: ast.Module, blanked: frozenset[int]) -> list[str]:
-    pieces: list[str] = []
-    _write(tree, pieces, blanked)
-    return pieces
+@lru_cache(maxsize=_CACHED_BLOCKS)
+def _canon(code: str) -> _Canon:
+    """Of one top-level block. Nothing in it depends on the rest of the program."""
+    found = inspect(read(code))
+    full, blanked = list[str](), list[str]()
+    for statement in found.source.tree.body:
+        if not _is_bare(statement):
+            _write(statement, full, frozenset())
+            _write(statement, blanked, frozenset(id(spot.node) for spot in found.spots if spot.blanked))
+    return _Canon(_SEPARATOR.join(full), _SEPARATOR.join(blanked), sum(1 for piece in full if piece.startswith("(")))
 
 
-def _digest(pieces: list[str]) -> str:
-    return hashlib.sha256("\x00".join(pieces).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+def _digest(forms: list[str]) -> str:
+    """Of a module, from the forms of its blocks; a docstring's is empty."""
+    body = ["body", *(form for form in forms if form), "]"] if forms else []
+    return hashlib.sha256(_SEPARATOR.join(["(Module", *body, ")"]).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
 def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
@@ -85,8 +104,13 @@ def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
 def _write_all(children: list[object], out: list[str], blanked: frozenset[int]) -> None:
     for child in children:
         if isinstance(child, ast.AST):
-            if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
+            if not _is_bare(child):
                 _write(child, out, blanked)
         else:
             out.append(repr(child))  # None in a dictionary's keys (**), names of `global`
     out.append("]")
+
+
+def _is_bare(node: ast.AST) -> bool:
+    """A docstring, or another constant that stands alone."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -94,7 +94,11 @@ def spots(text: str) -> tuple[Spot, ...]:
 @lru_cache(maxsize=_CACHED_PROGRAMS)
 def survey(text: str) -> Survey:
     """Find, name and judge every literal."""
-    source = parse(text)
+    return inspect(parse(text))
+
+
+def inspect(source: Source) -> Survey:
+    """Without caching, as `source.read` is."""
     literals = find(source)
     literals.found = [literal for literal in literals.found if _is_knob(literal)]
     names = assign_names(literals)

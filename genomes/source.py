@@ -68,7 +68,7 @@ class Source:
 
 
 def parse_tree(text: str) -> ast.Module:
-    """Parse without caching. Warnings about the text (an invalid escape) are the program's business, not ours."""
+    """The tree alone. Warnings about the text (an invalid escape) are the program's business, not ours."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -83,6 +83,11 @@ def parse_tree(text: str) -> ast.Module:
 @lru_cache(maxsize=_CACHED_PROGRAMS)
 def parse(text: str) -> Source:
     """The parsed program; raises ParseError with line and reason."""
+    return read(text)
+
+
+def read(text: str) -> Source:
+    """Parse without caching: for parts of a program, which would push whole ones out of the cache."""
     tree = parse_tree(text)
     lines = tuple(_LINE.findall(text))
     starts, position = [], 0

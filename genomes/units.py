@@ -49,6 +49,23 @@ class Unit:
         return self.label.startswith(("def ", "class "))
 
 
+def blocks(source: Source) -> tuple[str, ...]:
+    """The lines of each top-level statement and what follows it, so that every block parses alone. What precedes the first is left out.
+
+    Blocks of equal text have equal trees, and most blocks of a child are its parent's: what was found out about them holds again.
+    """
+    if not source.tree.body:
+        return ()
+    cuts, end = list[int](), 0
+    for group in _groups(source.tree.body):
+        start = _start(group[0])
+        while start - 1 > end and source.lines[start - 2].rstrip().endswith("\\"):  # `@`, a backslash, and the decorator below
+            start -= 1
+        cuts.append(start)
+        end = _end(group[-1])
+    return tuple(_lines(source, first, last - 1) for first, last in zip(cuts, [*cuts[1:], len(source.lines) + 1], strict=True))
+
+
 @lru_cache(maxsize=_CACHED_PROGRAMS)
 def units(text: str) -> tuple[Unit, ...]:
     """The top-level units; their texts concatenate to `text`."""
