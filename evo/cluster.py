@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from evaluator.evaluate import Evaluate
+from evaluator.evaluate import Evaluate, HarnessError
 from evaluator.outcome import CurvePoint, Interrupted
 from evaluator.slot import SlotConfig
 from evo.errors import ClusterError, UserError
@@ -167,6 +167,8 @@ class RayExecutor:
             finished: Finished = ray.get(place.result, timeout=ANSWER_SECONDS)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.ObjectLostError) as error:
             return self._lost(place, f"the slot's process was lost ({type(error).__name__})")
+        except ray.exceptions.RayTaskError as error:  # its text is a remote traceback
+            raise _cause(place.spec.name, error) from error
         _release(place)
         return finished
 
@@ -256,6 +258,15 @@ def _on_own_gpu(spec: SlotSpec) -> SlotSpec:
     if _device(spec) != "cuda" or not isinstance(spec.evaluator, SlotConfig):
         return spec
     return replace(spec, evaluator=replace(spec.evaluator, gpu=os.environ["CUDA_VISIBLE_DEVICES"]))
+
+
+def _cause(slot: str, error: ray.exceptions.RayTaskError) -> BaseException:
+    """What a slot raised, as it would be raised here."""
+    if isinstance(error.cause, HarnessError):
+        return HarnessError(f"{slot}: {error.cause}")
+    if isinstance(error.cause, OSError):
+        return HarnessError(f"{slot} cannot work: {error.cause}")
+    return error
 
 
 def _release(place: _Place) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from evaluator.training import printable
+
 
 class EvoError(Exception):
     """Base of the tree; the message is one line that says what is wrong and what to do."""
@@ -40,3 +42,8 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
     words = sorted(known)
     close = difflib.get_close_matches(wanted, words, n=3, cutoff=0.5)
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(words)}"
+
+
+def one_line(text: str) -> str:
+    """The text for one line of a terminal or a log, whoever wrote it."""
+    return " ".join(printable(text).split()).encode("utf-8", errors="backslashreplace").decode("utf-8")

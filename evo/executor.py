@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from evaluator.evaluate import Evaluate, Watch
+from evaluator.evaluate import Evaluate, HarnessError, Watch
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import CurvePoint, Interrupted, Outcome
 from evaluator.slot import Slot, SlotConfig
-from evo.errors import ClusterError
+from evo.errors import ClusterError, one_line
 from evo.folder import LOCK, write_outcome
 from evo.records import Candidate
 
@@ -109,13 +109,29 @@ class Executor(Protocol):
 
 
 def evaluate_and_file(spec: SlotSpec, evaluate: Evaluate, candidate: Candidate, text: str, watch: Watch | None = None) -> Finished:
-    """The slot's side of every executor: evaluates, and files the outcome before it reports."""
+    """The slot's side of every executor: evaluates, and files the outcome before it reports.
+
+    An error of ours that this program brought out is an interruption: the same program would end every session that it is tried in.
+
+    Raises:
+        HarnessError: evaluations cannot be made here, or what came of this one cannot be written down.
+    """
     started = time.time()
     proposal = candidate.proposal
-    outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch)
+    outcome: Outcome
+    try:
+        outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch)
+    except HarnessError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever it is, it is given up after three tries
+        evaluate.close()  # its helpers may be in the middle of something; the next evaluation starts new ones
+        outcome = Interrupted(one_line(f"{type(error).__name__}: {error}"))
     finished = Finished(proposal.index, outcome, spec.name, started, time.time())
     if not isinstance(outcome, Interrupted):
-        write_outcome(spec.run_dir, finished.index, outcome, finished.slot, finished.started, finished.finished)
+        try:
+            write_outcome(spec.run_dir, finished.index, outcome, finished.slot, finished.started, finished.finished)
+        except OSError as error:
+            raise HarnessError(f"cannot write into {spec.run_dir}: {error.strerror}") from error
     return finished
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
 from evo.drive import Driver
+from evo.errors import one_line
 from evo.records import CALIBRATE, FINAL, Record
 
 REFRESH_SECONDS = 0.5
@@ -104,12 +105,7 @@ def plain_line(record: Record, now: Progress) -> str:
         "seconds": f"{record.finished - record.started:.1f}",
         "note": candidate.note,
     }
-    return " ".join(f"{key}={_quoted(printable(value))}" for key, value in fields.items())
-
-
-def printable(text: str) -> str:
-    """One line without control characters: programs and models have had their hands on notes and messages."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return " ".join(f"{key}={_quoted(one_line(value))}" for key, value in fields.items())
 
 
 def _quoted(value: str) -> str:
@@ -197,7 +193,7 @@ def _columns(*names: str) -> Table:
 def _working(now: Progress) -> Table:
     table = _columns("slot", "index", "operator", "change", "since", "curve")
     for work in now.working:
-        table.add_row(work.slot, str(work.index), work.operator, Text(printable(work.note)), f"{work.seconds:.0f} s", work.curve)
+        table.add_row(work.slot, str(work.index), work.operator, Text(one_line(work.note)), f"{work.seconds:.0f} s", work.curve)
     return table
 
 
@@ -208,7 +204,7 @@ def _records(latest: list[Record]) -> Table:
         result = said.get("val_bpb") or f"{said['outcome']} {said.get('reason', '')}"
         style = "yellow" if isinstance(record.outcome, Failed) else ""
         table.add_row(
-            str(proposal.index), proposal.operator, record.candidate.genome[:8], result, Text(printable(record.candidate.note)), style=style
+            str(proposal.index), proposal.operator, record.candidate.genome[:8], result, Text(one_line(record.candidate.note)), style=style
         )
     return table
 

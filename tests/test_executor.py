@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from small_run import PROGRAM
 from tiny_lab import spec
 
-from evaluator.evaluate import HarnessError
+from evaluator.evaluate import HarnessError, Watch
 from evaluator.instant import Instant, Landscape
-from evaluator.outcome import Failed, Interrupted, Scored
+from evaluator.outcome import Failed, Interrupted, Outcome, Scored
 from evaluator.slot import SlotConfig
 from evo.cluster import RayExecutor, connect
 from evo.errors import ClusterError
-from evo.executor import Executor, Finished, InlineExecutor, SlotSpec, await_orphans, hold
+from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotSpec, await_orphans, evaluate_and_file, hold
 from evo.folder import FOLDERS, read_outcomes, write_outcome
 from evo.records import CALIBRATE, Candidate, Proposal
+from evo.watchdog import descendants
 
 SLOTS = 2
 Make = Callable[[Landscape | SlotConfig, float], Executor]
@@ -129,8 +130,48 @@ def test_slots_are_counted_and_never_shared(make: Make) -> None:
 def test_a_broken_harness_is_raised_not_blamed_on_the_program(make: Make) -> None:
     executor = make(SlotConfig(prepare="", data="/nonexistent", measurement_key="test"))
     executor.submit(candidate(0), PROGRAM)
-    with pytest.raises(HarnessError, match="no readable data"):
+    with pytest.raises(HarnessError, match="no readable data") as raised:
         wait(executor)
+    assert "\n" not in str(raised.value)
+
+
+class Broken:
+    """An evaluator of ours with a bug that some program brings out."""
+
+    measurement_key = "test"
+    closed = False
+
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+        raise ZeroDivisionError("so it\ngoes")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_bug_of_ours_interrupts_the_program_that_brings_it_out(run_dir: Path) -> None:
+    broken = Broken()
+    finished = evaluate_and_file(spec(run_dir), broken, candidate(3), PROGRAM)
+    assert finished.outcome == Interrupted("ZeroDivisionError: so it goes")
+    assert broken.closed
+    assert read_outcomes(run_dir) == {}
+
+
+def test_an_outcome_that_cannot_be_written_is_the_harnesss_fault(run_dir: Path) -> None:
+    shutil.rmtree(run_dir / "outcomes")
+    with pytest.raises(HarnessError, match=r"cannot write into .*: No such file"):
+        evaluate_and_file(spec(run_dir), Instant(Landscape()), candidate(3), PROGRAM)
+
+
+def test_a_slot_that_cannot_start_says_why_in_one_line(ray_is_up: None, run_dir: Path) -> None:
+    (run_dir / SLOTS_LOCK).mkdir()
+    executor = RayExecutor((spec(run_dir),))
+    try:
+        executor.submit(candidate(0), PROGRAM)
+        with pytest.raises(HarnessError, match=r"instant0 cannot work: .*Is a directory") as raised:
+            wait(executor)
+        assert "\n" not in str(raised.value)
+    finally:
+        executor.close()
 
 
 def test_closing_abandons_what_runs_and_can_be_repeated(make: Make, run_dir: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SmallLab
-
 from small_run import PROGRAM
 from tiny_lab import make_lab
 
@@ -23,7 +22,7 @@ from evo.errors import UserError
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
-from evo.watchdog import mark
+from evo.watchdog import descendants, mark
 
 INLINE = ["--set", "run.executor=inline"]
 INSTANT = ["--set", "evaluator.kind=instant", *INLINE]

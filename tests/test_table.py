@@ -14,10 +14,11 @@ from tiny_lab import NOISY, Silent, drive, spec
 from evaluator.instant import Landscape
 from evaluator.outcome import Failed, Phase, Reason, Scored, Unwritten
 from evo.drive import Driver
+from evo.errors import one_line
 from evo.executor import InlineExecutor
 from evo.records import MUTATE, Candidate, Proposal, Record
 from evo.store import snapshot
-from evo.table import LiveTable, PlainLines, Progress, clock, plain_line, printable, progress, render
+from evo.table import LiveTable, PlainLines, Progress, clock, plain_line, progress, render
 
 EVALS = 12
 
@@ -116,14 +117,14 @@ def test_each_event_is_one_line_of_pairs(tmp_path: Path) -> None:
 NOW = Progress("explore", 1, None, 0, 5.0, None, None, 0.01, (), (), 0, 10.0, 0.5)
 
 
-@pytest.mark.parametrize("note", ['quotes " and \\ and =', "two\nlines\r\x1b[31mred\x07", "", "plain", "±0.5 → 1"])
+@pytest.mark.parametrize("note", ['quotes " and \\ and =', "two\nlines\r\x1b[31mred\x07", "", "plain", "±0.5 → 1", "half a pair \ud800"])
 def test_no_note_breaks_a_line_or_a_terminal(note: str) -> None:
     for outcome in (Failed(Reason.CRASH, Phase.TRAIN, note), Unwritten(note)):
         record = Record(Candidate(Proposal(3, MUTATE, ("p",), 0), "g", "s", 1, note), outcome, "cpu0", 1.0, 2.5)
         line = plain_line(record, NOW)
         assert line.isprintable()
         pairs = dict(part.split("=", 1) for part in shlex.split(line))
-        assert pairs["note"] == (printable(note) or "-")
+        assert pairs["note"] == (one_line(note) or "-")
         assert pairs["seconds"] == "1.5"
 
 
