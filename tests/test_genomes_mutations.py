@@ -85,7 +85,7 @@ def test_a_flag_is_flipped_where_there_is_one():
 
 def test_every_tunable_knob_can_be_drawn_and_constants_are_drawn_most():
     parent = program(SEED)
-    weights = {spot.knob.name: importance(parent, spot) for spot in parent.tunable()}
+    weights = {spot.knob.name: weight for spot, weight in zip(parent.tunable, importance(parent, parent.tunable), strict=True)}
     assert min(weights.values()) > 0
     constants = sum(weight for name, weight in weights.items() if name.isupper() or name.split("[")[0].isupper())
     assert constants > 0.7 * sum(weights.values())

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from genomes import ranges
 from genomes.knobs import Knob, Spot, set_knobs
@@ -24,14 +25,19 @@ _DEVICE_BATCH = re.compile(r"(device|micro|mini).*batch|batch.*(device|micro|row
 _RATE_WORDS = re.compile(r"lr|rate|decay|momentum|beta|init|std|scale|warm|ratio|base|cap", re.IGNORECASE)
 
 
-def importance(parent: Program, spot: Spot) -> float:
-    """How often a knob is drawn: constants before named values before inline ones; the elements of one line share its weight."""
+def importance(parent: Program, pool: Iterable[Spot]) -> list[float]:
+    """How often each knob is drawn: constants before named values before inline ones; the elements of one line share its weight."""
+    siblings = Counter(_stem(spot) for spot in parent.tunable)
+    return [_weight(spot) / siblings[_stem(spot)] for spot in pool]
+
+
+def _weight(spot: Spot) -> float:
     base = 8.0 if spot.constant else 3.0 if spot.named else 1.5 if isinstance(spot.knob.value, float) else 0.6
-    if _RATE_WORDS.search(spot.knob.name.rsplit(".", 1)[-1]):
-        base *= 1.5
-    stem = spot.knob.name.split("[")[0]
-    siblings = sum(1 for other in parent.tunable() if other.knob.name.split("[")[0] == stem)
-    return base / siblings
+    return base * 1.5 if _RATE_WORDS.search(spot.knob.name.rsplit(".", 1)[-1]) else base
+
+
+def _stem(spot: Spot) -> str:
+    return spot.knob.name.split("[")[0]
 
 
 def moved(knob: Knob, rng: random.Random, sd: float = _STEP_SD) -> Value | None:
@@ -97,14 +103,14 @@ def _doubled(knob: Knob, rng: random.Random) -> int | None:
 
 def _move(kind: str) -> Callable[[Program, random.Random], Rewrite | None]:
     def apply(parent: Program, rng: random.Random) -> Rewrite | None:
-        pool = [spot for spot in parent.tunable() if spot.knob.kind == kind and not _is_share(spot.knob)]
+        pool = [spot for spot in parent.tunable if spot.knob.kind == kind and not _is_share(spot.knob)]
         return _move_one(parent, pool, rng)
 
     return apply
 
 
 def _move_share(parent: Program, rng: random.Random) -> Rewrite | None:
-    return _move_one(parent, [spot for spot in parent.tunable() if _is_share(spot.knob)], rng)
+    return _move_one(parent, [spot for spot in parent.tunable if _is_share(spot.knob)], rng)
 
 
 def _is_share(knob: Knob) -> bool:
@@ -112,15 +118,15 @@ def _is_share(knob: Knob) -> bool:
 
 
 def _move_one(parent: Program, pool: list[Spot], rng: random.Random) -> Rewrite | None:
-    spot = weighted(pool, [importance(parent, spot) for spot in pool], rng)
+    spot = weighted(pool, importance(parent, pool), rng)
     value = moved(spot.knob, rng) if spot else None
     return None if spot is None or value is None else _set(parent, {spot.knob.name: value})
 
 
 def _move_two(parent: Program, rng: random.Random) -> Rewrite | None:
     """Two numbers at once, in smaller steps: interactions are real, and a ridge is climbed along neither axis."""
-    pool = [spot for spot in parent.tunable() if spot.knob.kind in (ranges.FLOAT, ranges.INT)]
-    weights = [importance(parent, spot) for spot in pool]
+    pool = [spot for spot in parent.tunable if spot.knob.kind in (ranges.FLOAT, ranges.INT)]
+    weights = importance(parent, pool)
     first, second = weighted(pool, weights, rng), weighted(pool, weights, rng)
     if first is None or second is None or first is second:
         return None
@@ -137,7 +143,7 @@ def _move_rates(parent: Program, rng: random.Random) -> Rewrite | None:
 
 def _move_batch(parent: Program, rng: random.Random) -> Rewrite | None:
     """Batch and learning rates together; the device batch follows the total one downwards, to keep dividing it."""
-    batches = [spot.knob for spot in parent.tunable() if spot.knob.kind == ranges.POWER_OF_TWO and _BATCH.search(spot.knob.name)]
+    batches = [spot.knob for spot in parent.tunable if spot.knob.kind == ranges.POWER_OF_TWO and _BATCH.search(spot.knob.name)]
     rates = _rates(parent)
     total = [knob for knob in batches if not _DEVICE_BATCH.search(knob.name)] or batches
     if not total or not rates:
@@ -151,7 +157,7 @@ def _move_batch(parent: Program, rng: random.Random) -> Rewrite | None:
 
 
 def _rates(parent: Program) -> list[Knob]:
-    return [spot.knob for spot in parent.tunable() if spot.constant and spot.knob.kind == ranges.FLOAT and _RATE.search(spot.knob.name)]
+    return [spot.knob for spot in parent.tunable if spot.constant and spot.knob.kind == ranges.FLOAT and _RATE.search(spot.knob.name)]
 
 
 def _times(rates: list[Knob], factor: float) -> dict[str, Value]:
@@ -161,7 +167,7 @@ def _times(rates: list[Knob], factor: float) -> dict[str, Value]:
 def _set(parent: Program, values: dict[str, Value]) -> Rewrite:
     """Write the values; the twins of a knob move with it, since the two `4 * width` of an MLP must agree."""
     by_twin = {spot.twin: values[spot.knob.name] for spot in parent.spots if spot.twin and spot.knob.name in values}
-    values = {**{spot.knob.name: by_twin[spot.twin] for spot in parent.tunable() if spot.twin in by_twin}, **values}
+    values = {**{spot.knob.name: by_twin[spot.twin] for spot in parent.tunable if spot.twin in by_twin}, **values}
     old = {spot.knob.name: spot.knob.value for spot in parent.spots}
     note = ", ".join(f"{name} {show(old[name])} → {show(value)}" for name, value in values.items())
     return Rewrite(set_knobs(parent.text, values), note)

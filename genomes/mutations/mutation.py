@@ -6,8 +6,8 @@ import ast
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 from genomes.knobs import Spot, spots
@@ -16,6 +16,7 @@ from genomes.source import Source, Splice, parse, splice
 T = TypeVar("T")
 LITERAL, STRUCTURAL = "literal", "structural"
 _CACHED_PROGRAMS = 8
+_NO_PLACES = (ast.Constant, ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,22 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A parent, parsed once. The tree is shared by all its mutations: read it only."""
+    """A parent, parsed once. The tree is shared by all its mutations: read it only. What a mutation does not ask for is not looked for."""
 
     source: Source
-    spots: tuple[Spot, ...]
-    places: tuple[Place, ...]  # every expression and statement inside a function that may be changed
+
+    @cached_property
+    def spots(self) -> tuple[Spot, ...]:
+        return spots(self.text)
+
+    @cached_property
+    def tunable(self) -> tuple[Spot, ...]:
+        return tuple(spot for spot in self.spots if spot.knob.tunable)
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Every expression and statement inside a function that may be changed."""
+        return tuple(_module_places(self.source.tree, ""))
 
     @property
     def text(self) -> str:
@@ -45,9 +57,6 @@ class Program:
     @property
     def tree(self) -> ast.Module:
         return self.source.tree
-
-    def tunable(self) -> tuple[Spot, ...]:
-        return tuple(spot for spot in self.spots if spot.knob.tunable)
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,7 @@ class Mutation:
 @lru_cache(maxsize=_CACHED_PROGRAMS)
 def program(text: str) -> Program:
     """The parent as mutations see it; raises ParseError."""
-    source = parse(text)
-    return Program(source, spots(text), tuple(_module_places(source.tree, "")))
+    return Program(parse(text))
 
 
 def _module_places(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[Place]:
@@ -108,11 +116,11 @@ def _inner_places(node: ast.AST, around: Place) -> Iterator[Place]:
             yield from _block_places(value, around.function, around.name)
             continue
         for child in children:
-            if isinstance(child, ast.AST) and not isinstance(child, ast.expr_context | ast.operator | ast.unaryop | ast.cmpop | ast.boolop):
-                place = replace(around, node=child, parent=node)
-                if isinstance(child, ast.expr) and not isinstance(child, ast.Constant | ast.JoinedStr):
-                    yield place
-                yield from _inner_places(child, place)
+            if isinstance(child, ast.AST) and not isinstance(child, _NO_PLACES):
+                if isinstance(child, ast.expr) and not isinstance(child, ast.JoinedStr):
+                    yield Place(child, node, around.statement, around.block, around.function, around.name)
+                if not isinstance(child, ast.Name):
+                    yield from _inner_places(child, around)
 
 
 def pick(items: Iterable[T], rng: random.Random) -> T | None:
