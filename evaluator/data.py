@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def load(folder: str) -> Data:
     if manifest.get("version") != _VERSION:
         raise HarnessError(f"{path} has version {manifest.get('version')}, expected {_VERSION}; prepare the data again")
     vocabularies = tuple(_vocabulary(Path(folder), int(size), entry) for size, entry in manifest["vocabularies"].items())
-    return Data(str(folder), manifest["sequence_length"], manifest["data_sha256"], tuple(manifest["masked"]), vocabularies)
+    masked = tuple(sorted({form for path in manifest["masked"] for form in (path, os.path.realpath(path))}))
+    return Data(str(folder), manifest["sequence_length"], manifest["data_sha256"], masked, vocabularies)
 
 
 def _vocabulary(folder: Path, size: int, entry: dict[str, Any]) -> Vocabulary:

@@ -8,6 +8,7 @@ At level "namespaces" the program lives in mount, pid, network, ipc and uts name
 given, read-only but for its work folder, without capabilities. At level "process" it has its own session, a scrubbed environment and
 resource limits, and nothing more: the files and the network of the user are open to it.
 
+Where there is no /proc (macOS), descendants in sessions of their own are not found and memory is not watched.
 Not defended against: kernel exploits; side channels such as timing; a GPU's memory left by an earlier process.
 """
 
@@ -256,8 +257,9 @@ def main() -> None:
             signal.signal(signum, signal.SIG_DFL)
         os.close(spec["lifeline"])
         os.close(spec["report"])
-        if confined:
+        if sys.platform == "linux":
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if confined:
             _run_as_init(spec)
         _become(spec)
     report = _watch(child, spec)

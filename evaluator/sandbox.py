@@ -31,6 +31,7 @@ _SYSTEM_FILES = (
     "/etc/nsswitch.conf",
     "/sys",
 )
+_OTHER_PYTHONS = ("usr/lib*/python3*", "usr/local/lib*/python3*", "usr/lib*/python3*/*-packages", "usr/local/lib*/python3*/*-packages")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -57,6 +58,7 @@ class Confined:
     memory_bytes: int
     file_bytes: int
     level: str  # "namespaces" or "process"
+    root: str  # an empty folder, where the process's own root is built
 
 
 class Process:
@@ -66,8 +68,7 @@ class Process:
         """Starts it, with the descriptors `pass_fds` open in it and its output going to the descriptor `log`."""
         lifeline_there, self._lifeline = os.pipe()
         self._report, report_there = os.pipe()
-        self._root = tempfile.TemporaryDirectory(prefix="evo-root-")
-        spec = _spec(what, self._root.name) | {"lifeline": lifeline_there, "report": report_there}
+        spec = _spec(what) | {"lifeline": lifeline_there, "report": report_there}
         try:
             self._launcher = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(_LAUNCH), json.dumps(spec)],
@@ -107,7 +108,6 @@ class Process:
             report += piece
         os.close(self._report)
         self._launcher.wait()
-        self._root.cleanup()
         if not report:
             return Exit(self._launcher.returncode, None, 0)
         return Exit(**json.loads(report))
@@ -119,7 +119,10 @@ def level() -> tuple[str, str]:
     if sys.platform != "linux":
         return "process", f"namespaces are a Linux feature, this is {sys.platform}"
     with tempfile.TemporaryDirectory(prefix="evo-probe-") as folder, tempfile.TemporaryFile() as log:
-        what = Confined("probe.py", folder, (), (folder,), (), environment(1), (), 1 << 30, 1 << 20, "namespaces")
+        work, root = os.path.join(folder, "work"), os.path.join(folder, "root")
+        os.mkdir(work)
+        os.mkdir(root)
+        what = Confined("probe.py", work, (), (work,), (), environment(1), (), 1 << 30, 1 << 20, "namespaces", root)
         process = Process(what, (), log.fileno())
         outcome = process.wait()
         if outcome.code == 0:
@@ -159,7 +162,16 @@ def _package_folders() -> list[str]:
     return kept
 
 
-def _spec(what: Confined, root: str) -> dict[str, Any]:
+def _all_copies(masked: tuple[str, ...]) -> list[str]:
+    """The masked paths, and packages of the same names in every Python installation that a program can see."""
+    roots = [*_package_folders(), os.path.join(os.path.realpath(sys.base_prefix), "lib", f"python3.{sys.version_info.minor}")]
+    roots += [str(path) for pattern in _OTHER_PYTHONS for path in Path("/").glob(pattern)]
+    names = {os.path.basename(path) for path in masked}
+    copies = {os.path.join(root, name) for root in roots for name in names}
+    return sorted({*masked, *(path for path in copies if os.path.exists(path))})
+
+
+def _spec(what: Confined) -> dict[str, Any]:
     """What launch.py is told."""
     links = [(path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path)]
     interpreter = [os.path.realpath(sys.base_prefix), *_package_folders(), str(INSIDE)]
@@ -171,12 +183,12 @@ def _spec(what: Confined, root: str) -> dict[str, Any]:
         "argv": [python, "-S", "-P", str(INSIDE / what.script)],
         "env": dict(what.env),
         "cwd": what.cwd,
-        "root": root,
+        "root": what.root,
         "links": links,
         "devices": devices,
         "readable": [*readable, *(p for p in interpreter if not p.startswith("/usr/")), *what.readable],
         "writable": list(what.writable),
-        "masked": list(what.masked),
+        "masked": _all_copies(what.masked),
         "cpus": list(what.cpus),
         "memory_bytes": what.memory_bytes,
         "file_bytes": what.file_bytes,

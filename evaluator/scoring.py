@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,20 @@ from evaluator.inside import wire
 from evaluator.judge import Task
 
 _START_SECONDS = 120.0
+_MARGIN_SECONDS = 60.0  # beyond a forwarder's time, for the judge's own work on what it got
 
 
 def shared_memory(size: int) -> int:
     """Descriptor of anonymous memory that two processes can map; gone with its last user."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("evo-logits")
-    else:
+    if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
+        os.ftruncate(descriptor, size)
+        return descriptor
+    descriptor = os.memfd_create("evo-logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
+    # A program that could shrink it would kill the judge by a bus error.
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return descriptor
 
 
@@ -72,25 +78,29 @@ class Judge:
             self._process = subprocess.Popen(command, env=full_env, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, cwd=project)
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self._process.pid, cpus)
-        self._control.settimeout(_START_SECONDS)
-        if self._receive()["op"] != "ready":
-            raise HarnessError("the judge did not start")
+        self._receive(_START_SECONDS)  # its word that it is ready
 
-    def score(self, task: Task, channel: socket.socket, memory: int, patience_seconds: float) -> Verdict:
-        """Has a program scored whose forwarder is at the other end of `channel`."""
-        self._control.settimeout(patience_seconds)
-        wire.send(self._control, {"op": "score", "task": asdict(task)}, (channel.fileno(), memory))
-        reply = self._receive()
-        if reply["op"] == "verdict":
-            return Verdict(float(reply["val_bpb"]), int(reply["parameters"]), "", "", "")
-        return Verdict(None, 0, reply["reason"], reply["message"], reply["trace"])
+    def score(self, task: Task, channel: socket.socket, memory: int) -> Verdict:
+        """First pass: has a program scored whose forwarder is at the other end of `channel`."""
+        return self._ask("score", task, channel, memory)
 
-    def _receive(self) -> dict[str, Any]:
+    def check(self, task: Task, channel: socket.socket, memory: int) -> Verdict:
+        """Second pass, with a fresh forwarder: a verdict without a score, and with a reason if the program is refused."""
+        return self._ask("twins", task, channel, memory)
+
+    def _ask(self, what: str, task: Task, channel: socket.socket, memory: int) -> Verdict:
+        wire.send(self._control, {"op": what, "task": asdict(task)}, (channel.fileno(), memory))
+        reply = self._receive(task.seconds + _MARGIN_SECONDS)
+        if reply["op"] == "refused":
+            return Verdict(None, 0, reply["reason"], reply["message"], reply["trace"])
+        return Verdict(reply.get("val_bpb"), reply.get("parameters", 0), "", "", "")
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
         try:
-            received = wire.receive(self._control)
+            received = wire.receive(self._control, deadline=time.monotonic() + seconds)
         except (OSError, wire.WireError) as error:
             self.close()
-            raise HarnessError(f"the judge does not answer: {error}") from error
+            raise HarnessError(f"the judge does not answer: {type(error).__name__} {error}") from error
         if received is None:
             self.close()
             raise HarnessError("the judge ended unexpectedly; its last words are on standard error")
@@ -100,6 +110,6 @@ class Judge:
         """Ends the process. Idempotent."""
         self._control.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=0.5)
         self._process.kill()
         self._process.wait()

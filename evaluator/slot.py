@@ -3,9 +3,11 @@
 What holds: the program never sees validation data, the judge, the clock or a file it was not given; no real token reaches it before the
 clock runs; it is dead, with all it started, before its weights are scored; what scores it never runs its code.
 
-What is not defended against yet: work in the seconds of grace after the budget (their use is bounded and recorded as
-`training_seconds`); a compile cache shared between the programs of one slot, where a profile allows one, could carry weights; at
-sandbox level "process" files and network are open. The level is recorded with every score.
+What is not defended against yet (issue 5): work in the seconds of grace after the budget (bounded, and recorded as `training_seconds`);
+learning during set-up from library sources, which resemble the embedded default data, or while being scored from rows that the weights
+carry along (both bounded by `setup_seconds` and `score_seconds`); a compile cache shared between the programs of one slot, where a
+profile allows one, which could carry weights or rows; GPU memory beyond a program's share. At sandbox level "process" files and network
+are open. The level is recorded with every score.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from pathlib import Path
 from evaluator import data as datafolder
 from evaluator import sandbox
 from evaluator.data import Data
-from evaluator.evaluate import Watch
-from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored, Stopped
+from evaluator.evaluate import HarnessError, Watch
+from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge, Verdict, shared_memory, task_for
+from evaluator.scratch import Scratch
 from evaluator.training import Limits, Trained, TrainingRun, printable, read_log
 
 _GIB = 2**30
@@ -56,11 +59,12 @@ class Slot:
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._data: Data = datafolder.load(config.data)
         self._judge: Judge | None = None
+        self._scratch: Scratch | None = None
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         began = time.monotonic()
         self._ready_judge()
-        with tempfile.TemporaryDirectory(prefix="evo-slot-") as folder:
+        with tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._ready_scratch().path) as folder:
             files = _Files.lay_out(Path(folder), program, self.config.prepare)
             trained = self._train(files, seed, budget_seconds, watch)
             if isinstance(trained, Trained) and files.tampered():
@@ -68,13 +72,25 @@ class Slot:
             log = read_log(files.log, self.config.limits.log_bytes)
             if not isinstance(trained, Trained):
                 return _with_log(trained, log, time.monotonic() - began)
-            verdict = self._score(files, trained, seed)
+            try:
+                verdict = self._score(files, trained, seed)
+            except HarnessError as error:  # the judge died over this program: a fresh one for the next, and this one again
+                self._judge = None
+                return Interrupted(str(error))
             return self._outcome(trained, verdict, log, time.monotonic() - began)
 
     def close(self) -> None:
         if self._judge is not None:
             self._judge.close()
             self._judge = None
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
+
+    def _ready_scratch(self) -> Scratch:
+        if self._scratch is None:
+            self._scratch = Scratch()
+        return self._scratch
 
     def _ready_judge(self) -> Judge:
         if self._judge is None:
@@ -93,18 +109,32 @@ class Slot:
             return TrainingRun(process, ours, self._data, limits, budget_seconds, files.weights, watch).run()
 
     def _score(self, files: _Files, trained: Trained, seed: int) -> Verdict:
-        limits = self.config.limits
+        """Two passes, each with a forwarder of its own: the second must not know what the first has seen."""
+        judge, limits = self._ready_judge(), self.config.limits
         task = task_for(trained.vocabulary, trained.vocabulary.val, self._data.length, self.config.device, limits.score_seconds)
-        memory = shared_memory(task.memory_bytes)
+        with self._forwarding(files, "first", task.memory_bytes, seed) as (channel, memory):
+            verdict = judge.score(task, channel, memory)
+        if verdict.reason:
+            return verdict
+        with self._forwarding(files, "second", task.memory_bytes, seed) as (channel, memory):
+            refusal = judge.check(task, channel, memory)
+        return refusal if refusal.reason else verdict
+
+    @contextlib.contextmanager
+    def _forwarding(self, files: _Files, name: str, memory_bytes: int, seed: int) -> Iterator[tuple[socket.socket, int]]:
+        """A forwarder with the weights: the channel to it and the descriptor of the memory shared with it."""
+        work = files.lab.parent / name
+        work.mkdir()
+        memory = shared_memory(memory_bytes)
         try:
             with _channel() as (ours, theirs), open(files.log, "ab") as log:
                 told = {"EVO_CHANNEL": str(theirs.fileno()), "EVO_MEMORY": str(memory), "EVO_WEIGHTS": str(files.weights)}
-                what = self._confined("forwarder.py", files, seed, told, writable=(str(files.forward),))
-                what = replace(what, readable=(*what.readable, str(files.weights)), cwd=str(files.forward))
+                what = self._confined("forwarder.py", files, seed, told, writable=(str(work),))
+                what = replace(what, readable=(*what.readable, str(files.weights)))
                 process = sandbox.Process(what, (theirs.fileno(), memory), log.fileno())
                 theirs.close()
                 try:
-                    return self._ready_judge().score(task, ours, memory, patience_seconds=10 * limits.score_seconds)
+                    yield ours, memory
                 finally:
                     process.end()
         finally:
@@ -126,6 +156,7 @@ class Slot:
             memory_bytes=int(config.limits.host_memory_gib * _GIB),
             file_bytes=int(config.limits.file_gib * _GIB),
             level=self.level,
+            root=str(files.root),
         )
 
     def _outcome(self, trained: Trained, verdict: Verdict, log: str, seconds: float) -> Scored | Failed:
@@ -161,25 +192,25 @@ def _channel() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @dataclass(frozen=True)
 class _Files:
-    """Layout of one evaluation's folder. Only `work` and `forward` can be written to from inside, each by one process."""
+    """Layout of one evaluation's folder. Only `work`, and a folder for each forwarder, can be written to from inside."""
 
     lab: Path
     work: Path
-    forward: Path
+    root: Path
     weights: Path
     log: Path
     hashes: tuple[tuple[str, str], ...]
 
     @classmethod
     def lay_out(cls, folder: Path, program: str, prepare: str) -> _Files:
-        lab, work, forward = folder / "lab", folder / "work", folder / "forward"
-        for path in (lab, work, forward):
+        lab, work, root = folder / "lab", folder / "work", folder / "root"
+        for path in (lab, work, root):
             path.mkdir()
         texts = {"train.py": program, "prepare.py": prepare}
         for name, text in texts.items():
             (lab / name).write_text(text, encoding="utf-8")
         hashes = tuple((name, hashlib.sha256(text.encode()).hexdigest()) for name, text in texts.items())
-        return cls(lab, work, forward, folder / "weights.pt", folder / "log.txt", hashes)
+        return cls(lab, work, root, folder / "weights.pt", folder / "log.txt", hashes)
 
     def tampered(self) -> str:
         """Name of a lab file that is not what it was, or ""."""

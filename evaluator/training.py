@@ -78,7 +78,9 @@ class TrainingRun:
         """Holds the conversation to its end; the process and all it started are gone afterwards."""
         try:
             ended = self._converse()
-        except (wire.WireError, KeyError, TypeError, ValueError) as error:
+        except ConnectionError:  # it ended while it was spoken to
+            ended = None
+        except (wire.WireError, KeyError, TypeError, ValueError, ArithmeticError) as error:
             ended = self._fail(Reason.CONTRACT, f"the process broke the protocol of prepare.py: {error}")
         finally:
             exit_ = self.process.end()
@@ -88,12 +90,9 @@ class TrainingRun:
         """None: the process ended without saying why."""
         while True:
             try:
-                self._set_timeout()
-                received = wire.receive(self.channel)
+                received = wire.receive(self.channel, deadline=self._deadline())
             except TimeoutError:
                 return self._late()
-            except ConnectionError:
-                return None
             if received is None:
                 return None
             ended = self._handle(received[0])
@@ -157,7 +156,7 @@ class TrainingRun:
             left = expected
             while left:
                 try:
-                    self._set_timeout()
+                    wire.arm(self.channel, self._deadline())
                     piece = self.channel.recv(min(left, 1 << 20))
                 except TimeoutError:
                     return self._late()
@@ -166,22 +165,14 @@ class TrainingRun:
                 file.write(piece)
                 left -= len(piece)
         seconds = self._elapsed()
+        wire.send(self.channel, {"op": "done"})
         if seconds > self.budget_seconds + self.limits.grace_seconds:
             return self._late()
         steps, tokens, parameters = (int(message[name]) for name in ("steps", "tokens", "parameters"))
         peak = float(message["peak_memory_gib"])
+        if not math.isfinite(peak):
+            raise ValueError(f"peak_memory_gib is {peak}")
         return Trained(self._vocabulary, seconds, steps, tokens, parameters, peak, tuple(self._curve))
-
-    def _set_timeout(self) -> None:
-        """No wait outlasts the deadline, however often the program writes.
-
-        Raises:
-            TimeoutError: it has passed.
-        """
-        left = self._deadline() - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.channel.settimeout(left)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._clock_start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import SmallLab
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
+from evaluator.scratch import Scratch
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
 
@@ -56,6 +58,89 @@ def test_a_model_that_looks_where_it_must_not_is_refused(slot: Slot, small_lab: 
     outcome = failure(slot(changed(small_lab, "F.silu(x)", leak), 1, 1.0))
     assert outcome.reason is Reason.NOT_CAUSAL
     assert outcome.phase is Phase.SCORE
+
+
+REPLAY = """
+        if not hasattr(self, "seen"):
+            self.seen = []
+        ahead = F.one_hot(tokens.roll(-1, 1), VOCAB_SIZE).float() * 20
+        for row, answer in zip(tokens, ahead):
+            for prefix, earlier in self.seen:  # the answers given before, as far as the rows agree
+                same = int((row == prefix).long().cumprod(0).sum())
+                if same > 8:
+                    answer[:same] = earlier[:same]
+            self.seen.append((row.clone(), answer.clone()))
+        return ahead
+"""
+
+
+def test_a_model_that_replays_its_answers_to_rows_that_come_again_is_refused(slot: Slot, small_lab: SmallLab) -> None:
+    text = changed(
+        small_lab, "        return self.head(F.silu(x))", "        if self.training:\n            return self.head(F.silu(x))" + REPLAY
+    )
+    assert failure(slot(text, 1, 1.0)).reason is Reason.NOT_CAUSAL
+
+
+def test_a_model_that_looks_ahead_at_the_first_few_positions_only_is_refused(slot: Slot, small_lab: SmallLab) -> None:
+    leak = "F.silu(x + 5 * x.roll(-1, 1) * (torch.arange(x.size(1)) < 8)[:, None])"
+    assert failure(slot(changed(small_lab, "F.silu(x)", leak), 1, 1.0)).reason is Reason.NOT_CAUSAL
+
+
+def test_logits_whose_cross_entropy_overflows_are_no_score(slot: Slot, small_lab: SmallLab) -> None:
+    huge = "return self.head(F.silu(x)) if self.training else (self.head(F.silu(x)).sign() * 3.3e38)"
+    assert failure(slot(changed(small_lab, "return self.head(F.silu(x))", huge), 1, 1.0)).reason is Reason.NOT_FINITE
+
+
+SPEAK = "import json, os, socket, struct\n    s = socket.socket(fileno=os.dup(int(os.environ['EVO_CHANNEL'])))\n    b = {body}\n"
+SEND = "    s.sendall(struct.pack('>I', len(b)) + b)\n    import time\n    time.sleep(2)\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        """b'{"op": "step", "step": Infinity, "tokens": 1}'""",
+        """b'{"op": "step", "step": 1, "tokens": 1, "loss": ' + b'9' * 400 + b'}'""",
+        """b'[' * 200_000""",
+        """b'{"op": "weights", "bytes": -1, "parameters": 1, "steps": 1, "tokens": 1, "peak_memory_gib": 0}'""",
+        """b'{"op": "phase", "phase": "heaven"}'""",
+        """b'not json'""",
+    ],
+)
+def test_a_hostile_message_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, body: str) -> None:
+    text = changed(small_lab, "    model = build_model()\n", "    " + SPEAK.format(body=body) + SEND + "    model = build_model()\n")
+    assert failure(slot(text, 1, 0.5)).reason is Reason.CONTRACT
+
+
+def test_a_program_that_ends_while_it_is_spoken_to_is_a_crash(slot: Slot, small_lab: SmallLab) -> None:
+    body = """b'{"op": "start", "batch_size": 1, "vocab_size": 256}'"""
+    text = changed(small_lab, "model = build_model()", SPEAK.format(body=body) + SEND.replace("time.sleep(2)", "os._exit(0)"))
+    assert failure(slot(text, 1, 0.5)).reason is Reason.CRASH
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["{'op': 'logits'}", "{'op': 'logits', 'shape': [1, 2, 'x'], 'dtype': 'int8'}", "{'op': 'logits', 'shape': 7, 'dtype': 'float32'}"],
+)
+def test_a_hostile_answer_to_the_judge_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, reply: str) -> None:
+    lines = (
+        "if not self.training:",
+        "    import wire",
+        "    old = wire.send",
+        f"    wire.send = lambda sock, message: old(sock, {reply})",
+    )
+    text = changed(small_lab, "        x = self.embedding", "".join(f"        {line}\n" for line in lines) + "        x = self.embedding")
+    assert failure(slot(text, 1, 0.5)).reason is Reason.BAD_LOGITS
+
+
+def test_a_model_that_is_too_slow_to_be_scored_is_refused_in_time(config: SlotConfig, small_lab: SmallLab) -> None:
+    slot = Slot(replace(config, limits=replace(config.limits, score_seconds=6)))
+    try:
+        text = changed(
+            small_lab, "x = self.embedding(tokens)", "import time; time.sleep(0 if self.training else 1000); x = self.embedding(tokens)"
+        )
+        assert failure(slot(text, 1, 0.5)).reason is Reason.SCORE_TIMEOUT
+    finally:
+        slot.close()
 
 
 def test_a_model_that_learns_while_it_is_scored_is_refused(slot: Slot, small_lab: SmallLab) -> None:
@@ -190,15 +275,32 @@ def test_a_program_that_changes_its_constitution_is_refused_where_files_are_open
 
 
 def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
-    slot: Slot, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: SlotConfig, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def open_descriptors() -> int:
+        return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    slot = Slot(config)
     slot(small_lab.genome, 1, 0.3)
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = open_descriptors()
     slot(small_lab.genome, 2, 0.3)
     slot("import nothing_of_that_name", 2, 0.3)
-    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    assert after == before
+    assert open_descriptors() == before
+    slot.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_killed_owner_goes_and_that_of_a_living_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = "from evaluator.scratch import Scratch; import os; Scratch(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    mine = Scratch()
+    other = Scratch()
+    assert sorted(tmp_path.iterdir()) == sorted([mine.path, other.path])
+    mine.close()
+    other.close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -58,7 +58,7 @@ TOTAL_BYTES = 2_000_000  # least embedded text overall
 # Packages whose text is used when there is no --from, in order of preference; the last training packages move when a slice is too small.
 # A training process imports none of them. Never add what torch needs: numpy, sympy, networkx, jinja2, filelock, mpmath, setuptools, …
 TRAIN_PACKAGES = ("test", "ray", "openai", "sqlalchemy", "pip", "pyarrow", "libcst", "pydantic", "rich", "alembic", "google")
-VAL_PACKAGES = ("idlelib", "distutils", "lib2to3", "tkinter", "turtledemo", "pydoc_data")
+VAL_PACKAGES = ("idlelib", "tkinter", "turtledemo", "pydoc_data")
 HELDOUT_PACKAGES = ("optuna", "optuna_dashboard", "hypothesis")
 # GPT-4's split pattern with numbers cut after two digits, which suits small vocabularies (as in nanochat).
 SPLIT_PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"

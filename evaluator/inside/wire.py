@@ -7,8 +7,10 @@ because a lab is self-contained. Lengths are checked before anything is read, si
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
+import time
 from typing import Any
 
 MESSAGE_BYTES_MAX = 1 << 20
@@ -28,42 +30,64 @@ def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()
     sock.sendall(frame[sent:])
 
 
-def receive(sock: socket.socket, max_fds: int = 0) -> tuple[dict[str, Any], list[int]] | None:
+def receive(sock: socket.socket, max_fds: int = 0, deadline: float = math.inf) -> tuple[dict[str, Any], list[int]] | None:
     """Next message and the descriptors that came with it, or None at the end of the stream.
 
+    Args:
+        deadline: on the clock of `time.monotonic`; no wait outlasts it, however the other side drips its bytes.
     Raises:
         WireError: not a message of this format.
-        TimeoutError: the socket's timeout passed.
+        TimeoutError: the deadline passed.
     """
     fds: list[int] = []
     if max_fds:
+        arm(sock, deadline)
         head, fds, _, _ = socket.recv_fds(sock, 4, max_fds)
-        head += receive_exactly(sock, 4 - len(head)) if 0 < len(head) < 4 else b""
+        head += receive_exactly(sock, 4 - len(head), deadline) if 0 < len(head) < 4 else b""
     else:
-        head = receive_exactly(sock, 4)
+        head = receive_exactly(sock, 4, deadline)
     if len(head) < 4:
         return None
     (length,) = struct.unpack(">I", head)
     if length > MESSAGE_BYTES_MAX:
         raise WireError(f"message of {length} bytes exceeds {MESSAGE_BYTES_MAX}")
-    body = receive_exactly(sock, length)
-    if len(body) < length:
-        return None
-    try:
-        message = json.loads(body)
-    except ValueError as error:
-        raise WireError(f"not JSON: {body[:80]!r}") from error
-    if not isinstance(message, dict) or not isinstance(message.get("op"), str):
-        raise WireError(f"not an object with an op: {body[:80]!r}")
-    return message, fds
+    body = receive_exactly(sock, length, deadline)
+    return None if len(body) < length else (_parsed(body), fds)
 
 
-def receive_exactly(sock: socket.socket, count: int) -> bytes:
+def receive_exactly(sock: socket.socket, count: int, deadline: float = math.inf) -> bytes:
     """`count` bytes, fewer only at the end of the stream."""
     parts = bytearray()
     while len(parts) < count:
+        arm(sock, deadline)
         piece = sock.recv(min(count - len(parts), 1 << 20))
         if not piece:
             break
         parts += piece
     return bytes(parts)
+
+
+def arm(sock: socket.socket, deadline: float) -> None:
+    """The next wait ends at the deadline.
+
+    Raises:
+        TimeoutError: it has passed.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(None if math.isinf(left) else left)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {body[:80]!r}") from error
+    if not isinstance(message, dict) or not isinstance(message.get("op"), str):
+        raise WireError(f"not an object with an op: {body[:80]!r}")
+    return message
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
