@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluator import data as datafolder
+from evaluator import sandbox
 from evaluator.evaluate import HarnessError
 from evaluator.instant import Instant, Landscape
 from evaluator.key import measurement_key
@@ -82,6 +83,8 @@ def plan(config: Config, machine: Machine | None = None) -> Plan:
             if value:
                 raise UserError(f"run.{name} is {value!r}, but the instant lab has no {name}; leave it out")
         return Plan(config, lab, None, Machine((), "", ()), run.slots or 1)
+    if run.data and not Path(run.data).exists():
+        raise UserError(f"run.data is {run.data!r}: no such file or folder")
     machine = machine or probe()
     profile = profiles.choose(run.profile or ("cpu" if run.gpus == 0 and not machine.mps else ""), machine)
     return Plan(config, lab, profile, machine, profiles.slot_count(profile, machine, run.gpus, run.slots))
@@ -94,6 +97,15 @@ def build(planned: Plan, say: Say) -> Assembly:
         UserError: the lab does not fit the profile, or its data cannot be prepared or read.
     """
     return _instant(planned) if planned.profile is None else _real(planned, planned.profile, say)
+
+
+def sandbox_line(planned: Plan) -> str:
+    """What keeps programs in; "" on the instant lab, which runs none."""
+    if planned.profile is None:
+        return ""
+    forced = planned.config.evaluator.sandbox
+    level, why = sandbox.level() if forced == "auto" else (forced, "as evaluator.sandbox says")
+    return f"sandbox: {level}" if level == "namespaces" else f"sandbox: process only: {why}; programs can read files and use the network"
 
 
 def patience(limits: Limits, budget_seconds: float) -> float:

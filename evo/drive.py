@@ -196,4 +196,4 @@ def seed_failure(record: Record) -> str:
     """Why the seed genome has no score, in one line."""
     outcome = record.outcome
     said = f"{outcome.reason} in {outcome.phase}: {outcome.message}" if isinstance(outcome, Failed) else type(outcome).__name__
-    return f"the lab's train.py gets no score ({said}); try it alone with `python -m evo.evaluate`"
+    return f"the lab's train.py gets no score ({said})"

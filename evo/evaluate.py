@@ -19,6 +19,7 @@ from evo import assembly
 from evo.cli import Parser
 from evo.config import load
 from evo.errors import EvoError, UserError
+from evo.search import SEEDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """The outcome under `value`, and what it was taken with."""
     file = Path(options.file)
+    if not 0 <= options.seed < SEEDS:
+        raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
     flags = {"run.lab": options.lab, "run.profile": options.profile, "run.budget_seconds": options.budget}
     config = load(None, options.set, flags | {"run.slots": 1})
     program = _read(file)

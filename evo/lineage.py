@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import Any
 
 import genomes
 from evaluator.outcome import Failed, Scored, Stopped
+from evo.cli import Parser
 from evo.history import Genome
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
 from evo.records import Record
@@ -67,7 +69,7 @@ def resolve(run: Run, prefix: str) -> str:
     if prefix in matches:
         return prefix
     if not matches:
-        raise LineageError(f"no evaluated genome starts with {prefix!r}: python -m evo.lineage {run.snapshot.run_dir} lists them")
+        raise LineageError(f"no evaluated genome starts with {prefix!r}: python -m evo.lineage {_quoted(run.snapshot.run_dir)} lists them")
     if len(matches) > 1:
         raise LineageError(f"{prefix!r} is ambiguous: {', '.join(matches[:4])}{', …' if len(matches) > 4 else ''}")
     return matches[0]
@@ -203,6 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StoreError, LineageError) as error:
         print(f"evo.lineage: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"evo.lineage: cannot read {options.run}: {error.strerror}; name a run folder", file=sys.stderr)
+        return 2
     try:
         _print(json.dumps(data, ensure_ascii=False, indent=2) if options.json else lines)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -210,8 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="evo.lineage", description="How the genomes of a run came to be.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m evo.lineage", description="How the genomes of a run came to be.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("what", nargs="?", default="tree", choices=["tree", "show", "path", "best"], help="default: tree")
     parser.add_argument("id", nargs="?", metavar="ID", help="genome id or the start of one, for show and path")
@@ -221,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     if options.what in ("show", "path") and not options.id:
-        raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {options.run} {options.what} ID")
+        raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {_quoted(options.run)} {options.what} ID")
     if options.what in ("tree", "best") and options.id:
         raise LineageError(f"{options.what} takes no ID, got {options.id!r}")
     if options.what == "show":
@@ -235,6 +240,11 @@ def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list
         return data, best_lines(data)
     data = tree(run)
     return data, tree_lines(data)
+
+
+def _quoted(path: Path | str) -> str:
+    """As a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _print(output: str | list[tuple[str, str]]) -> None:

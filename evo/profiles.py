@@ -11,6 +11,8 @@ a lab with other constants than the default one's needs.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +44,7 @@ class Head:
         for name, value, known in (("device", self.device, DEVICES), ("slots", self.slots, SLOT_RULES)):
             if value not in known:
                 raise ValueError(f"profile.{name} is {value!r}; {nearest(value, known)}")
-        if self.budget_seconds <= 0 or self.threads_per_slot < 1:
+        if not 0 < self.budget_seconds < math.inf or self.threads_per_slot < 1:
             raise ValueError("profile.budget_seconds must be more than 0 and profile.threads_per_slot at least 1")
 
 
@@ -88,10 +90,15 @@ def load(path: Path) -> Profile:
     for name in tables:
         if name not in known:
             raise UserError(f"{path}: no section {name!r} in a profile; {nearest(name, known)}")
+        if not isinstance(tables[name], dict):
+            raise UserError(f"{path}: {name} = {tables[name]!r}, but it is a section: [{name}] with key = value lines")
     missing = [k for k in ("name", "device", "budget_seconds", "slots", "threads_per_slot") if k not in tables.get("profile", {})]
     if missing:
         raise UserError(f"{path}: section [profile] lacks {', '.join(missing)}")
     head, limits = build(Head, "profile", tables["profile"]), build(Limits, "limits", tables.get("limits", {}))
+    for name, value in dataclasses.asdict(limits).items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"{path}: limits.{name} is {value:g}, must not be negative or without end")
     return Profile(head, tables.get("prepare", {}), tables.get("knobs", {}), limits)
 
 

@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import gc
 import os
-import shutil
+import shlex
 import signal
 import sys
 import time
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"evo.run: {error}", file=sys.stderr)
         return error.exit_code
-    except (EvoError, HarnessError) as error:
+    except (EvoError, HarnessError, OSError) as error:
         print(f"evo.run: {error}; nothing finished is lost, the same command goes on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -64,18 +64,23 @@ def run(options: argparse.Namespace) -> int:
     planned = assembly.plan(now.config)
     session.check(now, planned)
     say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {planned.slots} slots)")
+    if confined := assembly.sandbox_line(planned):
+        say(confined)
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
     await_orphans(now.run_dir)
+    before = session.present(now.run_dir)
     executor = make_executor(settings, assembled)
     try:
         with _store(settings) as store:
             session.save_limits(settings)
             return _drive(settings, store, executor, assembled)
-    except SeedFailsError:
-        if not now.resumed:
-            shutil.rmtree(now.run_dir)  # it holds nothing but the failure that is about to be told
-        raise
+    except SeedFailsError as error:
+        if not now.resumed:  # all that is new is the failure that is about to be told
+            executor.close()
+            await_orphans(now.run_dir)
+            session.remove_new(now.run_dir, before)
+        raise SeedFailsError(f"{error}; try it alone: {session.command_alone(settings.config)}") from error
     finally:
         executor.close()
 
@@ -119,7 +124,7 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
 def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
     """What came of the run, and where to look further."""
     standing, exhausted = driver.search.standing, driver.search.exhausted
-    elapsed = clock(time.time() - driver.began)
+    elapsed, folder = clock(time.time() - driver.began), shlex.quote(str(run_dir))
     told = f"{standing.history.evaluated} new genomes evaluated, {len(standing.records)} records, {elapsed} this session"
     lines = [f"stopped: {told}; nothing finished is lost" if stopped else f"done: {told}"]
     if exhausted:
@@ -133,9 +138,9 @@ def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
         estimate = standing.belief.of[best]
         lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f} so far, not yet confirmed by fresh draws")
     if best is not None:
-        lines += [f"its program: {run_dir / 'best' / 'train.py'}", "look further:", f"  python -m evo.lineage {run_dir}"]
-        lines += [f"  python -m evo.lineage {run_dir} show {best}", f"  python -m evo.lineage {run_dir} best"]
-    lines.append(f"{'go on' if stopped else 'go further'}: python -m evo.run {run_dir}{'' if stopped else ' --evals MORE'}")
+        lines += [f"its program: {run_dir / 'best' / 'train.py'}", "look further:", f"  python -m evo.lineage {folder}"]
+        lines += [f"  python -m evo.lineage {folder} show {best}", f"  python -m evo.lineage {folder} best"]
+    lines.append(f"{'go on' if stopped else 'go further'}: python -m evo.run {folder}{'' if stopped else ' --evals MORE'}")
     return lines
 
 
@@ -190,7 +195,9 @@ def _parser() -> Parser:
     parser.add_argument("--gpus", metavar="N", type=int, help="GPUs to use, one slot each (default: all there are)")
     parser.add_argument("--slots", metavar="N", type=int, help="evaluations at once (default: one per GPU, or as the profile says)")
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="training time of one evaluation (default: the profile's)")
-    parser.add_argument("--evals", metavar="N", type=int, help="stop after N new genomes; repeats come on top (default: no limit)")
+    parser.add_argument(
+        "--evals", metavar="N", type=int, help="stop after N new genomes, failed ones count; repeats do not (default: no limit)"
+    )
     parser.add_argument("--hours", metavar="H", type=float, help="stop exploring after H hours of work (default: no limit)")
     parser.add_argument("--lab", metavar="DIR", help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML")

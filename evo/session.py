@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,13 +67,15 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         if not (run_dir / DATABASE).exists():
             return Session(run_dir, False, config, {})
         meta = snapshot(run_dir).meta
+        limits = {} if any(name in said for name in LIMITS) else _stored_limits(run_dir)
     except StoreError as error:
         raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"cannot use {run_dir} as a run folder: {error.strerror}; name another one") from error
     stored: dict[str, Any] = meta["settings"]
     for name, value in said.items():
         if name not in (*LIMITS, *PASSING, *MEASURED) and value != stored[name]:
             raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")
-    limits = {} if any(name in said for name in LIMITS) else _stored_limits(run_dir)
     return Session(run_dir, True, from_flat({**stored, **limits, **said}), meta)
 
 
@@ -99,7 +102,13 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
         _agree(now, identity)
         return now
     search = replace(now.config.search, calibrations=max(now.config.search.calibrations, planned.slots))
-    run = replace(now.config.run, lab=str(planned.lab.folder.resolve()), profile=_lasting(now.config.run.profile, planned))
+    given_data = now.config.run.data
+    run = replace(
+        now.config.run,
+        lab=str(planned.lab.folder.resolve()),
+        profile=_lasting(now.config.run.profile, planned),
+        data=str(Path(given_data).resolve()) if given_data else "",
+    )
     config = replace(now.config, search=search, run=run)
     settings = {name: value for name, value in flat(config).items() if name not in (*LIMITS, *PASSING)}
     return replace(now, config=config, meta={**identity, "settings": settings})
@@ -117,6 +126,33 @@ def save_limits(now: Session) -> None:
     path = now.run_dir / LIMITS_FILE
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomically(path, text)
+
+
+def command_alone(config: Config) -> str:
+    """The command that evaluates the lab's own program as this run does, to be pasted into a shell."""
+    flags = {"run.lab": "--lab", "run.profile": "--profile", "run.budget_seconds": "--budget"}
+    words = ["python", "-m", "evo.evaluate", str(Path(config.run.lab) / "train.py")]
+    defaults = flat(Config())
+    for name, value in flat(config).items():
+        if value == defaults[name] or name.startswith("search.") or name in (*LIMITS, *PASSING):
+            continue
+        words += [flags[name], str(value)] if name in flags else ["--set", f"{name}={json.dumps(value)}"]
+    return shlex.join(words)
+
+
+def present(run_dir: Path) -> frozenset[Path]:
+    """What there is of a run folder before a session: its content, itself, the folders above it."""
+    return frozenset([*run_dir.rglob("*"), *(path for path in (run_dir, *run_dir.parents) if path.exists())])
+
+
+def remove_new(run_dir: Path, before: frozenset[Path]) -> None:
+    """Undoes a session: what was not present before it goes."""
+    for path in sorted(run_dir.rglob("*"), reverse=True):
+        if path not in before:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    for folder in (run_dir, *run_dir.parents):
+        if folder not in before:
+            folder.rmdir()
 
 
 def fresh_folder(here: Path) -> Path:
@@ -144,9 +180,11 @@ def _agree(now: Session, identity: Mapping[str, Any]) -> None:
 def _stored_limits(run_dir: Path) -> dict[str, Any]:
     path = run_dir / LIMITS_FILE
     try:
-        limits: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        limits = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} does not parse ({error}); delete it and give the limits again") from error
+    if not isinstance(limits, dict) or not set(limits) <= set(LIMITS):
+        raise UserError(f"{path} holds other things than {' and '.join(LIMITS)}; delete it and give the limits again")
     return limits
 
 

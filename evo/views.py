@@ -65,6 +65,7 @@ def best_figures(standing: Standing) -> dict[str, Any]:
         "operator": genome.operator,
         "parents": list(genome.parents),
         "note": note,
+        "sandbox": sorted({r.outcome.sandbox for r in standing.records if r.candidate.genome == id_ and isinstance(r.outcome, Scored)}),
         "size": genome.size,
         "noise_sd": standing.belief.noise_sd,
         "seed_genome": standing.founder,

@@ -32,7 +32,10 @@ class Command:
         self._capsys = capsys
 
     def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        code = main([str(a) for a in arguments])
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stopped:  # argparse's way
+            code = int(stopped.code or 0)
         out, err = self._capsys.readouterr()
         return code, out, err
 
@@ -119,6 +122,7 @@ def test_best_shows_the_announcement(run: Path, command: Command) -> None:
         (["show", "zzz"], "no evaluated genome starts with 'zzz'"),
         (["path", ""], "path needs an ID"),
         (["best", "abc"], "best takes no ID"),
+        (["shw"], "evo.lineage: argument what: invalid choice: 'shw'"),
     ],
 )
 def test_wrong_questions_get_one_line_and_exit_code_2(run: Path, command: Command, arguments: list[str], message: str) -> None:
@@ -139,6 +143,13 @@ def test_a_folder_that_is_no_run_gets_one_line(tmp_path: Path, command: Command)
     code, _, err = command(tmp_path)
     assert code == 2
     assert "no run folder" in err
+    assert err.count("\n") == 1
+
+
+def test_a_name_that_no_folder_can_have_gets_one_line(command: Command) -> None:
+    code, _, err = command("n" * 300)
+    assert code == 2
+    assert "File name too long" in err
     assert err.count("\n") == 1
 
 

@@ -102,6 +102,11 @@ HEAD = '[profile]\nname = "mine"\ndevice = "cpu"\nbudget_seconds = 5\nslots = "o
         (HEAD.replace('"cpu"', '"tpu"'), "tpu"),
         (HEAD + "[limit]\n", "nearest: limits"),
         (HEAD + "[limits]\nsetup_secs = 3\n", "setup_seconds"),
+        (HEAD + "[limits]\ngrace_seconds = -1\n", r"limits\.grace_seconds is -1"),
+        (HEAD + "[limits]\nscore_seconds = nan\n", r"limits\.score_seconds is nan"),
+        ("limits = 3\n" + HEAD, r"limits = 3, but it is a section"),
+        ("prepare = 3\n" + HEAD, r"prepare = 3, but it is a section"),
+        ("profile = 3\n", r"profile = 3, but it is a section"),
     ],
 )
 def test_a_malformed_profile_is_told(tmp_path: Path, text: str, said: str) -> None:

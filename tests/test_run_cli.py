@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from tiny_lab import make_lab
 from evo import assembly, session
 from evo.config import load
 from evo.errors import UserError
+from evo.evaluate import main as evaluate
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
@@ -182,6 +185,8 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
         (["--slots", "9999"], "at most"),
         (["lab"], "is no run folder"),
         (["lab/train.py"], "is a file"),
+        (["n" * 300], "File name too long"),
+        (["--profile", "cpu", "--set", "run.data=nowhere.parquet"], "run.data is 'nowhere.parquet': no such file or folder"),
     ],
 )
 def test_wrong_input_is_refused(lab: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,11 +241,68 @@ def test_a_run_that_is_being_written_is_refused(done: Path, capsys: pytest.Captu
 
 def test_a_lab_that_fails_at_once_leaves_nothing_behind(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     always = [*INSTANT, "--set", "instant.failure_share=1"]
-    assert "gets no score (crash in train" in refused(["run", "--lab", str(lab), *always], capsys)
+    assert "gets no score (crash in train" in refused(["some/run", "--lab", str(lab), *always], capsys)
+
+
+def test_a_lab_that_fails_at_once_leaves_an_existing_folder_as_it_was(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run/genomes").mkdir(parents=True)
+    Path("run/genomes/mine.txt").touch()
+    refused(["run", "--lab", str(lab), *INSTANT, "--set", "instant.failure_share=1"], capsys)
+
+
+def test_a_lab_that_fails_is_told_with_a_command_that_can_be_pasted(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = lab.rename("my lab").absolute()
+    said = refused(["run", "--lab", "my lab", *INSTANT, "--set", "instant.failure_share=1"], capsys)
+    words = shlex.split(said.partition("try it alone: ")[2])
+    assert words[:4] == ["python", "-m", "evo.evaluate", str(lab / "train.py")]
+    capsys.readouterr()
+    assert evaluate(words[3:]) == 1
+    assert "this tree crashes" in capsys.readouterr().out
+
+
+def test_commands_at_the_end_can_be_pasted(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["my run", "--lab", str(lab), "--evals", "1", *INSTANT]) == 0
+    commands = [shlex.split(line.partition("python -m ")[2]) for line in capsys.readouterr().out.splitlines() if "python -m " in line]
+    assert len(commands) == 4
+    assert all(words[1] == "my run" for words in commands)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"search.policy": "greedy"}', "{", '{"search.evals": "many"}'])
+def test_damaged_limits_are_refused(done: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (done / "limits.json").write_text(text)
+    assert "limits" in refused([str(done)], capsys) or "search.evals" in text
+
+
+def test_a_full_disk_is_one_line(lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("evo.store.write_atomically", full)
+    assert main(["run", "--lab", str(lab), "--evals", "1", *INSTANT]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+
+
+@pytest.mark.parametrize(
+    ("forced", "level", "said"),
+    [
+        ("auto", ("namespaces", ""), "sandbox: namespaces"),
+        ("auto", ("process", "no"), "sandbox: process only: no; programs can read files and use the network"),
+        ("process", None, "sandbox: process only: as evaluator.sandbox says; programs can read files and use the network"),
+    ],
+)
+def test_how_programs_are_kept_in_is_told(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, forced: str, level: tuple[str, str] | None, said: str
+) -> None:
+    monkeypatch.setattr("evaluator.sandbox.level", lambda: level)
+    settings = [f"evaluator.sandbox={forced}", "run.profile=cpu"]
+    assert assembly.sandbox_line(assembly.plan(load(None, settings))) == said
+    assert assembly.sandbox_line(assembly.plan(load(None, ["evaluator.kind=instant"]))) == ""
 
 
 def test_unreadable_data_are_refused(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "fails with exit code 2" in refused(["run", "--set", "run.data=nowhere.parquet", "--profile", "cpu"], capsys)
+    Path("text.csv").touch()
+    assert "fails with exit code 2" in refused(["run", "--set", "run.data=text.csv", "--profile", "cpu"], capsys)
 
 
 # ---- all of it, for real
@@ -263,3 +325,4 @@ def test_a_real_run_on_ray_trains_scores_and_announces(small_lab: SmallLab, tmp_
     assert len(scored) >= 5
     assert len({r.slot for r in scored}) == min(2, len(os.sched_getaffinity(0)))
     assert "python -m evo.lineage run" in done.stdout
+    assert done.stdout.splitlines()[1].startswith("sandbox: ")

@@ -66,6 +66,7 @@ def test_best_is_the_champion_and_its_figures(finished: tuple[Path, Search]) -> 
     assert figures["genome"] == search.champion
     assert figures["val_bpb"] == search.belief.of[search.champion].mean
     assert figures["announcement"]["n_champion"] == 4
+    assert figures["sandbox"] == ["instant"]
 
 
 def test_views_can_be_deleted_and_rebuilt_from_the_records_alone(finished: tuple[Path, Search]) -> None:
