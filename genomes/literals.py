@@ -14,7 +14,7 @@ from genomes.source import Source
 
 Value = bool | int | float | str
 _MAX_EXPONENT = 62
-_CHILDLESS = frozenset({"ctx", "op", "ops"})
+_NO_LITERAL_BELOW = (ast.Name, ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.alias)
 _MAY_BE_LITERAL = (ast.Constant, ast.UnaryOp, ast.BinOp)
 
 
@@ -99,16 +99,14 @@ def find(source: Source) -> Literals:
 class _Walk:
     def __init__(self, result: Literals) -> None:
         self.result = result
-        self.path: list[Step] = []
+        self.path: list[tuple[ast.AST, str, int]] = []  # made Steps only where a literal is found: most ways lead to none
         self.counts: dict[tuple[str, str], int] = {}
 
     def visit(self, node: ast.AST, scope: str) -> None:
-        if type(node) is ast.Name:
-            return
         value = read_value(node)
         if value is not None:
             assert isinstance(node, ast.expr)
-            self.result.found.append(Literal(node, value, tuple(self.path)))
+            self.result.found.append(Literal(node, value, tuple(Step(*step) for step in self.path)))
             return
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             return
@@ -119,22 +117,22 @@ class _Walk:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             scope = f"{scope}.{node.name}"
         for name, index, child in _children(node):
-            self.path.append(Step(node, name, index))
+            self.path.append((node, name, index))
             self.visit(child, scope)
             self.path.pop()
 
 
 def _children(node: ast.AST) -> Iterator[tuple[str, int, ast.AST]]:
-    """Child nodes in field order. Dictionary keys are names, not values."""
+    """Child nodes that may hold literals, in field order. Dictionary keys are names, not values."""
     for name in node._fields:
-        if name in _CHILDLESS or (name == "keys" and isinstance(node, ast.Dict)):
-            continue
         child = getattr(node, name, None)
         if isinstance(child, list):
+            if name == "keys" and isinstance(node, ast.Dict):
+                continue
             for index, item in enumerate(child):
-                if isinstance(item, ast.AST):
+                if isinstance(item, ast.AST) and not isinstance(item, _NO_LITERAL_BELOW):
                     yield name, index, item
-        elif isinstance(child, ast.AST):
+        elif isinstance(child, ast.AST) and not isinstance(child, _NO_LITERAL_BELOW):
             yield name, -1, child
 
 

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genomes
+from genomes.source import parse
+from genomes.units import blocks
 
 PROGRAMS = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "programs").glob("*.*"))}
 SEED = (Path(__file__).parent.parent / "trainer" / "train.py").read_text(encoding="utf-8")
@@ -121,3 +123,11 @@ def test_importing_a_genome_only_imports_defines_and_assigns(statement, allowed)
     problems = genomes.check(f"{SMALL}\n{statement}\n")
     assert (problems == ()) is allowed
     assert all(problem.line == 8 for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "text", ["x = 1 \\\n\ny = 2\n", "x = 1  # \\\ny = 2; z = '''\n'''; w = 3\n", "@\\\nf\ndef g(): pass\n", "\\\nx = 1", "# only\n"]
+)
+def test_blocks_parse_alone_into_the_statements_of_the_program(text):
+    alone = [ast.dump(node) for block in blocks(parse(text)) for node in ast.parse(block).body]
+    assert alone == [ast.dump(node) for node in ast.parse(text).body]
