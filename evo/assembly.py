@@ -152,7 +152,7 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
 
 def _places(planned: Plan, head: profiles.Head) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The GPU (a value of CUDA_VISIBLE_DEVICES within this process's own) and the cores of each slot."""
-    shares = profiles.core_shares(planned.machine.cores, planned.slots, head.threads_per_slot)
+    shares = profiles.core_shares(planned.machine, planned.slots, head.threads_per_slot)
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = given.split(",") if given else [str(i) for i in range(planned.slots)]
     return zip(visible if head.device == "cuda" else [""] * planned.slots, shares, strict=False)

@@ -56,7 +56,8 @@ class Run:
 def read(run_dir: Path | str) -> Run:
     """A run folder, read without locking it."""
     found = snapshot(run_dir)
-    return Run(found, assess(found.records), {r.candidate.proposal.index: r for r in found.records})
+    policy = found.meta.get("settings", {}).get("search.policy", "evo")
+    return Run(found, assess(found.records, policy), {r.candidate.proposal.index: r for r in found.records})
 
 
 def resolve(run: Run, prefix: str) -> str:

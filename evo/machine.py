@@ -41,6 +41,12 @@ class Machine:
     cpu: str  # model
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
+    quota: int | None = None  # cores' worth of processor time, where a container's share is less than `cores`
+
+    @property
+    def core_count(self) -> int:
+        """How many cores' worth of work it does at once."""
+        return len(self.cores) if self.quota is None else self.quota
 
     @property
     def device(self) -> str:
@@ -55,7 +61,8 @@ class Machine:
 def probe() -> Machine:
     """Looks. Takes seconds where there may be a GPU, milliseconds elsewhere."""
     gpus, mps = _ask_torch() if shutil.which("nvidia-smi") or sys.platform == "darwin" else ((), False)
-    return Machine(_cores(), _cpu_model(), gpus, mps)
+    cores, quota = _cores(), quota_cores()
+    return Machine(cores, _cpu_model(), gpus, mps, quota if quota is not None and quota < len(cores) else None)
 
 
 def _ask_torch() -> tuple[tuple[Gpu, ...], bool]:
@@ -69,11 +76,19 @@ def _ask_torch() -> tuple[tuple[Gpu, ...], bool]:
 
 
 def _cores() -> tuple[int, ...]:
-    """Cores that this process may run on, no more of them than its container's share of processor time is worth."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    limit, period = quota.read_text().split() if quota.exists() else ("max", "1")
-    return tuple(cores if limit == "max" else cores[: max(1, math.ceil(int(limit) / int(period)))])
+    return tuple(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Cores that this container's share of processor time is worth, at least one; None: it has no such limit."""
+    v2, v1 = cgroup / "cpu.max", cgroup / "cpu"
+    if v2.exists():
+        limit, period = v2.read_text().split()
+    elif (v1 / "cpu.cfs_quota_us").exists():
+        limit, period = (v1 / "cpu.cfs_quota_us").read_text().strip(), (v1 / "cpu.cfs_period_us").read_text().strip()
+    else:
+        return None
+    return None if limit in ("max", "-1") else max(1, math.ceil(int(limit) / int(period)))
 
 
 def _cpu_model() -> str:

@@ -120,7 +120,7 @@ def slot_count(profile: Profile, machine: Machine, gpus: int | None, slots: int 
             raise UserError(f"--gpus 0: profile {profile.head.name} needs a GPU per slot; add --profile cpu")
         most, why = gpus or len(machine.gpus), "one per GPU"
     elif rule == "per_core":
-        most, why = max(1, len(machine.cores) // threads), f"{len(machine.cores)} cores, {threads} for each slot"
+        most, why = max(1, machine.core_count // threads), f"{machine.core_count} cores, {threads} for each slot"
     else:
         most, why = 1, "one for the device"
     if slots is not None and slots > most:
@@ -128,8 +128,12 @@ def slot_count(profile: Profile, machine: Machine, gpus: int | None, slots: int 
     return slots or most
 
 
-def core_shares(cores: tuple[int, ...], slots: int, threads: int) -> tuple[tuple[int, ...], ...]:
-    """Disjoint sets of cores, one per slot, with `threads` cores each or an equal share where a GPU does the work."""
+def core_shares(machine: Machine, slots: int, threads: int) -> tuple[tuple[int, ...], ...]:
+    """Disjoint sets of cores, one per slot, with `threads` cores each or an equal share where a GPU does the work.
+
+    Under a quota all are empty: containers of one host see the same core numbers, and would all be bound to the first ones.
+    """
+    cores = machine.cores if machine.quota is None else ()
     share = max(threads, len(cores) // slots) if slots * threads <= len(cores) else 0
     return tuple(cores[i * share : (i + 1) * share] for i in range(slots))  # share 0: empty, bound to no core in particular
 

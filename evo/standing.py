@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evo.belief import Belief, believe
 from evo.history import History, fold
-from evo.population import best
+from evo.policies import POLICIES
 from evo.records import CALIBRATE, Proposal, Record
 from evo.statistics import Announcement, announce
 
@@ -20,17 +20,17 @@ class Standing:
     history: History
     belief: Belief
     founder: str | None  # the seed genome; None before its first record
-    champion: str | None  # announced, or else best by belief
+    champion: str | None  # announced, or else whom the policy presents
     announcement: Announcement | None
 
 
-def assess(records: Iterable[Record]) -> Standing:
-    """The standing of a run from its records alone."""
+def assess(records: Iterable[Record], policy: str = "evo") -> Standing:
+    """The standing of a run from its records and the policy that it searches by."""
     ordered = tuple(sorted(records, key=lambda r: r.candidate.proposal.index))
     history = fold(ordered)
     belief = believe(history.genomes)
     group = standing_finals((r.candidate.proposal for r in history.finals), history.explored_until)
-    champion = group[0].parents[0] if group else best(history, belief)
+    champion = group[0].parents[0] if group else POLICIES[policy].champion(history, belief)
     founder = next((r.candidate.genome for r in ordered if r.candidate.proposal.operator == CALIBRATE), None)
     return Standing(ordered, history, belief, founder, champion, verdict(history, group))
 

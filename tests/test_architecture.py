@@ -89,14 +89,3 @@ def test_no_global_randomness(path: Path) -> None:
 def test_genomes_touch_no_files_and_no_clock() -> None:
     for path in modules("genomes"):
         assert not tops(path) & (IMPURE - {"libcst"}), name(path)
-
-
-def test_every_search_option_is_read_somewhere() -> None:
-    """A field that nobody reads is a promise that nobody keeps."""
-    import dataclasses
-
-    from evo.policies import SearchConfig
-
-    text = "".join((ROOT / "evo" / f"{module}.py").read_text(encoding="utf-8") for module in CORE)
-    for field in dataclasses.fields(SearchConfig):
-        assert f"config.{field.name}" in text, field.name

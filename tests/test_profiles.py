@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import genomes
 from evo import lab, profiles
 from evo.errors import UserError
-from evo.machine import Gpu, Machine, probe
+from evo.machine import Gpu, Machine, probe, quota_cores
 
 SHIPPED = sorted(path.stem for path in profiles.FOLDER.glob("*.toml"))
 PLAIN = Machine((0, 1), "some processor")
@@ -78,7 +78,7 @@ def test_more_than_there_is_is_refused(machine: Machine, name: str, gpus: int | 
 
 @given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 4))
 def test_slots_never_share_cores(cores: int, slots: int, threads: int) -> None:
-    shares = profiles.core_shares(tuple(range(cores)), slots, threads)
+    shares = profiles.core_shares(Machine(tuple(range(cores)), ""), slots, threads)
     taken = [core for share in shares for core in share]
     assert len(shares) == slots
     assert len(taken) == len(set(taken))
@@ -121,3 +121,28 @@ def test_the_probe_sees_this_machine() -> None:
     assert machine.cores
     assert machine.cpu
     assert machine.device in profiles.DEVICES
+
+
+def test_a_quota_says_how_many_slots_and_binds_none() -> None:
+    machine = Machine(tuple(range(16)), "some processor", quota=3)
+    slots = profiles.slot_count(profiles.choose("cpu", machine), machine, None, None)
+    assert slots == 3
+    assert profiles.core_shares(machine, slots, 1) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_quotas_of_both_cgroup_versions_are_read(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert quota_cores(tmp_path) == cores
