@@ -14,6 +14,7 @@ from evaluator.outcome import Duplicate, Failed, Interrupted, Phase, Reason, Unw
 from evo.history import EXPLORATIONS
 from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, Candidate, Proposal, Record
 from evo.search import Search
+from evo.standing import assess
 
 POLICIES = ("evo", "greedy", "random")
 ROUGH = {"failures": 0.15, "blanks": 0.1}
@@ -352,3 +353,14 @@ def test_a_thousand_records_cost_little_per_step() -> None:
         fresh.tell(Record(Candidate(proposal, f"new{proposal.index}", "s", 100, ""), scored(1.0)))
         seconds.append(time.perf_counter() - started)
     assert sorted(seconds)[7] < 0.06
+
+
+@pytest.mark.parametrize("policy", ["evo", "greedy", "random"])
+def test_a_standing_from_records_presents_whom_the_policy_presents(policy: str) -> None:
+    differs = False
+    for salt in range(5):
+        found = search(policy=policy)
+        records = drive(found, World(improving, noise_sd=0.01, salt=salt), stop_after=40)
+        assert assess(records, policy) == found.standing
+        differs |= assess(records).champion != found.champion
+    assert differs == (policy == "greedy")

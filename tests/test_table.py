@@ -47,7 +47,7 @@ class Collects(Silent):
 def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Collects, Path]:
     run_dir = tmp_path_factory.mktemp("watched") / "run"
     watcher = Collects()
-    drive(run_dir, EVALS, InlineExecutor((spec(run_dir, Landscape(1, 0.0005, 0.3, 0.01)),) * 2), watcher)
+    drive(run_dir, EVALS, InlineExecutor((spec(run_dir, Landscape(2, 0.0005, 0.3, 0.01)),) * 2), watcher)
     return watcher, run_dir
 
 
