@@ -49,6 +49,15 @@ def translated(run_dir: Path) -> Iterator[None]:
         raise StoreError(f"{run_dir / DATABASE} cannot be read as a run: {error}") from error
 
 
+@contextmanager
+def written(run_dir: Path) -> Iterator[None]:
+    """A file that cannot be written (a full disk) is the same error for SQLite's files as for all others."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(f"cannot write {run_dir / DATABASE}: {error}") from error
+
+
 def _create(connection: sqlite3.Connection, meta: Mapping[str, Any]) -> None:
     """The whole schema in one transaction: a kill leaves an empty database or a complete one."""
     with transaction(connection):
@@ -103,6 +112,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from evaluator.outcome import CurvePoint, Duplicate, Interrupted, Scored, Unwritten
-from evo.database import check_version, connected, read_meta, read_pending, read_records, reader, transaction, translated
+from evo.database import check_version, connected, read_meta, read_pending, read_records, reader, transaction, translated, written
 from evo.folder import (
     FOLDERS,
     StoreError,
@@ -151,7 +151,7 @@ class Store:
 
     def _insert(self, table: str, row: tuple[object, ...], verb: str) -> None:
         """Inserts a row; the same row again is fine, another under its index is not."""
-        with transaction(self._connection):
+        with written(self.run_dir), transaction(self._connection):
             found = self._connection.execute(f"SELECT * FROM {table} WHERE idx = ?", (row[0],)).fetchone()
             if found is None:
                 self._connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)

@@ -308,3 +308,13 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(tmp_path: Path) -> 
             store.begin(made.candidate, "text")
             store.finish(made)
     assert found.standing == whole.standing
+
+
+def test_a_full_disk_is_an_os_error_and_what_is_stored_stays(tmp_path: Path) -> None:
+    with open_store(tmp_path / "run") as store:
+        store.begin(candidate(0), "x = 0\n")
+        store._connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to be full: no page more than there are
+        large = dataclasses.replace(candidate(1), note="n" * 100_000)
+        with pytest.raises(OSError, match="disk is full"):
+            store.begin(large, "x = 1\n")
+    assert snapshot(tmp_path / "run").pending == (candidate(0),)
