@@ -28,7 +28,11 @@ _REASONS = {
     "ContractError": Reason.CONTRACT,
     "FloatingPointError": Reason.NOT_FINITE,
 }
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\n\t\x20-\x7e\xa0-\U0010ffff]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]"  # terminal escapes
+    r"|[^\n\t\x20-\x7e\xa0-\U0010ffff]"  # control characters
+    r"|[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"  # invisible, direction-changing or broken ones
+)
 
 
 @dataclass(frozen=True)

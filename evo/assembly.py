@@ -22,8 +22,8 @@ from evo.executor import SlotSpec
 from evo.machine import Machine, probe
 
 INSTANT_BUDGET_SECONDS = 1.0  # on the instant lab, where it costs nothing
-SCORE_SILENCES = 10  # times `score_seconds` that scoring may take in all (evaluator/slot.py)
-MARGIN_SECONDS = 60.0  # for what has no limit of its own: starting processes, writing files
+SCORE_PASSES = 2  # forwarders, each with `score_seconds` (evaluator/slot.py)
+MARGIN_SECONDS = 180.0  # for what has no limit of its own: starting processes, writing files
 
 Say = Callable[[str], None]
 
@@ -110,7 +110,7 @@ def sandbox_line(planned: Plan) -> str:
 
 def patience(limits: Limits, budget_seconds: float) -> float:
     """Longest time that an evaluation can take within its limits; beyond it, its slot hangs."""
-    return limits.setup_seconds + budget_seconds + limits.grace_seconds + SCORE_SILENCES * limits.score_seconds + MARGIN_SECONDS
+    return limits.setup_seconds + budget_seconds + limits.grace_seconds + SCORE_PASSES * limits.score_seconds + MARGIN_SECONDS
 
 
 def _instant(planned: Plan) -> Assembly:
