@@ -11,7 +11,7 @@ run: $(VENV)/.ready ## evolve the default lab: installs, prepares the data, runs
 	$(BIN)/python -m evo.run $(ARGS)
 
 test: check ## everything that CI runs: check, then the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.ready ## style and types
 	$(BIN)/ruff check .
