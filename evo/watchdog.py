@@ -8,6 +8,7 @@ up. Processes are known by number and start time, so that a number given anew hi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -65,10 +66,11 @@ def main() -> None:
     sys.stdin.read()  # until the driver is gone
     until = time.monotonic() + MOMENT_SECONDS
     while left := [pid for pid, started in watched.items() if mark(pid) == started]:
-        if time.monotonic() > until:
-            for pid in left:
-                os.kill(pid, signal.SIGKILL)
-            return
+        for pid in left:
+            watched |= descendants(pid)  # Ray's node, killed while it starts, still starts its agents
+            if time.monotonic() > until:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(LOOK_SECONDS)
 
 
