@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluator.outcome import Duplicate, Scored, Unwritten
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPEATS, Candidate, Proposal, Record
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPEATS, TUNE, Candidate, Proposal, Record
 
-EXPLORATIONS = (MUTATE, CROSSOVER)  # operators that make new genomes
+EXPLORATIONS = (MUTATE, CROSSOVER, TUNE)  # operators that make new genomes
 
 
 @dataclass(frozen=True, slots=True)

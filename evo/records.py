@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluator.outcome import Outcome, from_dict, to_dict
 
-CALIBRATE, MUTATE, CROSSOVER, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "confirm", "final"
+CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
 REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome again under a new seed
 
 
@@ -16,7 +16,7 @@ REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome 
 class Proposal:
     """What the search wants tried next. `index` is unique in a run and orders everything.
 
-    `parents` are genome ids: none for the seed genome's calibration, one for mutate / confirm / final, two for crossover.
+    `parents` are genome ids: none for the seed genome's calibration, one for mutate / tune / confirm / final, two for crossover.
     `seed` is the evaluation's seed, owned by the harness. `group` ties the final draws of one announcement together:
     the index of the first of them; -1 elsewhere.
     """
@@ -37,6 +37,7 @@ class Candidate:
     species: str  # genomes.species(text)
     size: int  # tree nodes: simpler wins ties
     note: str  # one line for people: "MATRIX_LR 0.04 → 0.05"
+    writer: str = ""  # name of the model that wrote the text; "": made without one
 
 
 @dataclass(frozen=True)
