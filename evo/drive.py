@@ -65,7 +65,7 @@ class Driver:
         self.evaluations = 0  # finished in this session
         self._watcher = watcher
         self._known = dict[str, Candidate]()
-        self._library = operators.Library(operators.describe_seed(seed_text), self._text, self._known, search.config.seed)
+        self._founder = operators.describe_seed(seed_text)
         self._seed_text = seed_text
         self._ready: deque[Written] = deque()
         self._spent_before = 0.0
@@ -128,7 +128,7 @@ class Driver:
     def _write_next(self, closing: bool) -> bool:
         """One proposal at a time, so that each is asked with the ones before it written: a resumed run asks the same."""
         for proposal in self.search.ask(1, closing):
-            written = operators.write(proposal, self._library)
+            written = operators.write(proposal, self._library())
             if written.outcome is not None:
                 now = time.time()
                 self._tell(Record(written.candidate, written.outcome, "", now, now))
@@ -179,8 +179,13 @@ class Driver:
         views.refresh(self.store.run_dir, self.search.standing)
         self._views_at, self._views_cost = time.monotonic(), time.monotonic() - now
 
+    def _library(self) -> operators.Library:
+        """What is known now. `known` goes on growing."""
+        search = self.search
+        return operators.Library(self._founder, self._text, self._known, search.config.seed, search.history, search.belief)
+
     def _text(self, genome: str) -> str:
-        return self._seed_text if genome == self._library.founder.genome else self.store.text(genome)
+        return self._seed_text if genome == self._founder.genome else self.store.text(genome)
 
 
 def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:

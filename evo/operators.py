@@ -2,6 +2,7 @@
 
     calibrate, confirm, final   the text of the known genome
     mutate                      a built-in mutation of the parent; tried again while the child is known already
+    tune                        Optuna's values for a few knobs of the parent, from what its species has shown (evo/tuner.py)
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base
 
 Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
@@ -16,8 +17,11 @@ from random import Random
 
 import genomes
 from evaluator.outcome import Duplicate, Unwritten
+from evo import species, tuner
+from evo.belief import Belief
+from evo.history import History
 from evo.population import lowest_common_ancestor
-from evo.records import CALIBRATE, MUTATE, REPEATS, Candidate, Proposal
+from evo.records import CALIBRATE, CROSSOVER, MUTATE, REPEATS, TUNE, Candidate, Proposal
 
 ATTEMPTS = 12  # mutations of one proposal before it counts as a duplicate
 REPEAT_NOTES = {"calibrate": "seed genome", "confirm": "repeat of a contender", "final": "fresh draw for the announcement"}
@@ -31,6 +35,8 @@ class Library:
     texts: Callable[[str], str]  # genome id -> program
     known: Mapping[str, Candidate]  # genome id -> the candidate that introduced it, pending ones included
     seed: int  # of the run
+    history: History
+    belief: Belief
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,8 @@ def write(proposal: Proposal, library: Library) -> Written:
     if proposal.operator in REPEATS:
         return _repeat(proposal, library)
     rng = Random(f"{library.seed}/{proposal.index}/write")
-    make = _mutate if proposal.operator == MUTATE else _crossover
     try:
-        return make(proposal, library, rng)
+        return _MAKERS[proposal.operator](proposal, library, rng)
     except genomes.GenomeError as error:
         return _unwritten(proposal, _one_line(str(error)))
 
@@ -72,6 +77,22 @@ def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
     for _ in range(ATTEMPTS):
         mutant = genomes.mutate(parent, rng)
         last = _judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
+        if last.outcome is None:
+            break
+    return last
+
+
+def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
+    id_ = proposal.parents[0]
+    parent, last = library.texts(id_), _unwritten(proposal, "none of its knobs can be tuned")
+    knobs = genomes.knobs(parent)
+    samples = species.samples(id_, library.known, library.history, library.belief, library.texts)
+    for _ in range(ATTEMPTS):
+        values = tuner.propose(knobs, samples, rng)
+        if not values:
+            continue
+        text = genomes.set_knobs(parent, values)
+        last = _judge(proposal, library, text, genomes.describe(genomes.diff(parent, text)))
         if last.outcome is None:
             break
     return last
@@ -112,3 +133,6 @@ def _unwritten(proposal: Proposal, why: str) -> Written:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+_MAKERS = {MUTATE: _mutate, CROSSOVER: _crossover, TUNE: _tune}

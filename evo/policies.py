@@ -1,11 +1,12 @@
 """Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
 
-evo     steady state: parents drawn from the survivors by belief and by how little they were tried; mutate, crossover,
-        and confirm where a repeat can change who leads
-greedy  karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
-        one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
-random  the baseline that isolates selection: the same mutations and crossovers with parents drawn uniformly from everything
-        that has a score. Its champion is chosen by the same belief as evo's, so that only the search differs
+evo        steady state: parents drawn from the survivors by belief and by how little they were tried; mutate, crossover, tune,
+           and confirm where a repeat can change who leads
+greedy     karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
+           one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
+tune-only  the baseline that changes numbers alone: Optuna tunes the knobs of the best genome so far, nothing else is tried
+random     the baseline that isolates selection: the same mutations and crossovers with parents drawn uniformly from everything
+           that has a score. Its champion is chosen by the same belief as evo's, so that only the search differs
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from random import Random
 from evo.belief import Belief
 from evo.history import History
 from evo.population import ancestors, best, draw_parent
-from evo.records import CONFIRM, CROSSOVER, MUTATE
+from evo.records import CONFIRM, CROSSOVER, MUTATE, TUNE
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
 PARTNER_DRAWS = 8  # tries to find a partner that is no relative in direct line and was not crossed with before
@@ -34,6 +35,7 @@ class SearchConfig:
     calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
     evals: int | None = None  # new genomes to evaluate; None: no limit
     crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors
+    tune_share: float = 0.15  # of explorations that are no crossover
     confirm_share: float = 0.15  # of evaluations, at most
     confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
     species_share: float = 0.5  # of the survivors that one species may take while others could
@@ -48,7 +50,7 @@ class SearchConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"search.{name} is {getattr(self, name)}, must be at least {low}")
-        for name in ("crossover_share", "confirm_share", "species_share"):
+        for name in ("crossover_share", "tune_share", "confirm_share", "species_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"search.{name} is {getattr(self, name)}, must be between 0 and 1")
         if self.evals is not None and self.evals < 0:
@@ -103,11 +105,15 @@ def _evo(view: View, rng: Random) -> Move:
         partner = _partner(view, parent, lambda: draw_parent(others, view.belief, view.tries, rng)) if others else None
         if partner is not None:
             return Move(CROSSOVER, (parent, partner))
-    return Move(MUTATE, (parent,))
+    return Move(TUNE if rng.random() < view.config.tune_share else MUTATE, (parent,))
 
 
 def _greedy(view: View, rng: Random) -> Move:
     return Move(MUTATE, (_lowest_observed(view.history, view.belief) or view.founder,))
+
+
+def _tune_only(view: View, rng: Random) -> Move:
+    return Move(TUNE, (best(view.history, view.belief) or view.founder,))
 
 
 def _random(view: View, rng: Random) -> Move:
@@ -161,4 +167,5 @@ POLICIES: Mapping[str, Policy] = {
     "evo": Policy(_evo, best),
     "greedy": Policy(_greedy, _lowest_observed),
     "random": Policy(_random, best),
+    "tune-only": Policy(_tune_only, best),
 }

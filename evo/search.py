@@ -3,12 +3,12 @@
 State is a function of the set of told records and of the pending proposals, both by index: any order of tells gives the same next
 ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, proposal index). There is no generation barrier.
 
-    calibrate   repeats of the seed genome, first of all: they give the noise. Slots beyond them get mutations of the seed
-    explore     what the policy moves (mutate, crossover, confirm), until the limit of evaluations or `closing`
+    calibrate   repeats of the seed genome, first of all: they give the noise. Slots beyond them get children of the seed
+    explore     what the policy moves (mutate, crossover, tune, confirm), until the limit of evaluations or `closing`
     final       once nothing else is pending: fresh draws of champion and seed genome in pairs, k-th against k-th under one
                 evaluation seed. Exploring further after them voids the announcement; the next closing draws afresh
 
-Not covered: stopping on curves, tuning, bandits over operators (issue 7): they enter through `policies`.
+Not covered: stopping on curves, bandits over operators (issue 7): they enter through `policies`.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ def make_run(run_dir: Path, evals: int = 30, steps: int | None = None, failure_s
     evaluate = Instant(Landscape(salt=1, noise_sd=0.0003, failure_share=failure_share))
     known: dict[str, Candidate] = {}
     with Store.open(run_dir, {"lab": "test"}) as store:
-        library = Library(seed, lambda id_: PROGRAM if id_ == seed.genome else store.text(id_), known, 0)
+        texts = lambda id_: PROGRAM if id_ == seed.genome else store.text(id_)  # noqa: E731
         while proposals := found.ask(1):
-            written = write(proposals[0], library)
+            written = write(proposals[0], Library(seed, texts, known, 0, found.history, found.belief))
             outcome = written.outcome
             if outcome is None:
                 store.begin(written.candidate, written.text)

@@ -21,6 +21,7 @@ from evaluator.outcome import Duplicate, Interrupted, Unwritten
 from evo.drive import INTERRUPTIONS, Driver, covered_seconds
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Finished, InlineExecutor
+from evo.history import EXPLORATIONS
 from evo.records import CALIBRATE, FINAL, Candidate, Record
 from evo.store import snapshot
 
@@ -72,7 +73,7 @@ def test_a_run_ends_with_what_was_asked_for(whole: Path) -> None:
     records = snapshot(whole).records
     operators = [r.candidate.proposal.operator for r in records]
     evaluated = [r for r in records if not isinstance(r.outcome, Duplicate | Unwritten)]
-    explored = [r for r in evaluated if r.candidate.proposal.operator in ("mutate", "crossover")]
+    explored = [r for r in evaluated if r.candidate.proposal.operator in EXPLORATIONS]
     assert len(explored) == EVALS
     assert operators.count(CALIBRATE) == 4
     assert operators.count(FINAL) >= 8

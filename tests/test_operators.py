@@ -7,9 +7,12 @@ from random import Random
 import pytest
 
 import genomes
-from evaluator.outcome import Duplicate, Unwritten
+from evaluator.outcome import Duplicate, Failed, Phase, Reason, Unwritten
+from evo.belief import believe
+from evo.history import fold
 from evo.operators import Library, Written, describe_seed, write
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, Candidate, Proposal
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, TUNE, Candidate, Proposal, Record
+from tests.simulated import scored
 
 SEED_TEXT = '''"""A program of the test."""
 
@@ -41,9 +44,16 @@ class Shelf:
         self.texts = {self.founder.genome: SEED_TEXT}
         self.known = {self.founder.genome: Candidate(Proposal(0, CALIBRATE, (), 1), *self._rest(self.founder))}
         self.seed = seed
+        self.records: list[Record] = []
+
+    def score(self, genome: str, val_bpb: float | None) -> None:
+        """The genome's own evaluation came to this; None: it failed."""
+        outcome = scored(val_bpb) if val_bpb is not None else Failed(Reason.CRASH, Phase.TRAIN, "boom")
+        self.records.append(Record(self.known[genome], outcome))
 
     def library(self) -> Library:
-        return Library(self.founder, self.texts.__getitem__, self.known, self.seed)
+        history = fold(self.records)
+        return Library(self.founder, self.texts.__getitem__, self.known, self.seed, history, believe(history.genomes))
 
     def add(self, index: int, text: str, *parents: str) -> str:
         id_ = genomes.identity(text)
@@ -180,3 +190,63 @@ def test_duplicates_are_never_evaluated_in_a_long_run(shelf: Shelf) -> None:
             evaluated.add(written.candidate.genome)
             shelf.add(index, written.text, parent)
     assert len(evaluated) > 40
+
+
+def test_tuning_changes_knobs_of_the_parent_and_nothing_else(shelf: Shelf) -> None:
+    shelf.score(shelf.founder.genome, 1.0)
+    for index in range(1, 12):
+        written = shelf.write(index, TUNE, shelf.founder.genome)
+        assert written.outcome is None
+        assert written.candidate.species == shelf.founder.species
+        assert written.candidate.genome != shelf.founder.genome
+        assert "→" in written.candidate.note
+
+
+def test_tuning_follows_what_the_species_has_shown(shelf: Shelf) -> None:
+    """Members with higher rates scored lower and those with lower ones failed: proposals that move the rate go up."""
+    shelf.score(shelf.founder.genome, 1.0)
+    for index, factor in enumerate([0.4, 0.5, 0.6, 0.8, 1.25, 1.5, 1.8, 2.2, 2.6, 2.9], start=1):
+        id_ = shelf.add(index, genomes.set_knobs(SEED_TEXT, {"MATRIX_LR": 0.04 * factor}))
+        shelf.score(id_, 1.0 - 0.1 * (factor - 1) if factor > 1 else None)
+    rates = []
+    for index in range(20, 60):
+        values = {k.name: k.value for k in genomes.knobs(shelf.write(index, TUNE, shelf.founder.genome).text)}
+        if values["MATRIX_LR"] != 0.04:
+            rates.append(float(values["MATRIX_LR"]))
+    assert len(rates) > 10
+    assert sum(rate > 0.06 for rate in rates) > 0.7 * len(rates)
+
+
+def test_tuning_is_a_function_of_the_records_and_the_proposal(shelf: Shelf) -> None:
+    shelf.score(shelf.founder.genome, 1.0)
+    for index in range(1, 6):
+        shelf.score(shelf.add(index, genomes.set_knobs(SEED_TEXT, {"WARMDOWN": 0.1 * index + 0.05})), 1.0 + 0.01 * index)
+    first = shelf.write(9, TUNE, shelf.founder.genome)
+    shelf.records.reverse()
+    assert shelf.write(9, TUNE, shelf.founder.genome) == first
+    assert shelf.write(10, TUNE, shelf.founder.genome) != first
+
+
+def test_a_young_species_starts_from_what_its_parents_species_has_shown(shelf: Shelf) -> None:
+    """No member of the new species has moved the rate, yet its proposals go where the old species got better."""
+    shelf.score(shelf.founder.genome, 1.0)
+    for index, factor in enumerate([0.4, 0.5, 0.6, 0.8, 1.25, 1.5, 1.8, 2.2, 2.6, 2.9], start=1):
+        id_ = shelf.add(index, genomes.set_knobs(SEED_TEXT, {"MATRIX_LR": 0.04 * factor}))
+        shelf.score(id_, 1.0 - 0.1 * (factor - 1))
+    changed = SEED_TEXT.replace("    bias = 0.75\n", "    bias = 0.75\n    model.eval()\n")
+    young = shelf.add(20, changed, shelf.founder.genome)
+    shelf.score(young, 1.5)
+    assert shelf.known[young].species != shelf.founder.species
+    moved = []
+    for index in range(30, 70):
+        values = {k.name: k.value for k in genomes.knobs(shelf.write(index, TUNE, young).text)}
+        moved += [float(values["MATRIX_LR"])] if values["MATRIX_LR"] != 0.04 else []
+    assert len(moved) > 10
+    assert sum(rate > 0.06 for rate in moved) > 0.7 * len(moved)
+
+
+def test_a_program_without_tunable_knobs_is_unwritten(shelf: Shelf) -> None:
+    bare = shelf.add(3, "def build_model():\n    return None\n\n\ndef main():\n    return None\n")
+    written = shelf.write(4, TUNE, bare)
+    assert isinstance(written.outcome, Unwritten)
+    assert "tuned" in written.outcome.why

@@ -1,0 +1,60 @@
+"""What a run knows about the knobs of one species, as samples for the tuner. Pure in the records; programs are read through `texts`.
+
+Members have one structure, so their knobs have one set of names. Where the species is young, the relatives that it descends from join in:
+their scores are shifted by what the structural change was worth, the species' first member against its parent, as far as that is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import genomes
+from evo.belief import Belief
+from evo.history import Genome, History
+from evo.records import Candidate
+from evo.tuner import Sample
+
+LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent
+
+
+def samples(
+    genome: str, known: Mapping[str, Candidate], history: History, belief: Belief, texts: Callable[[str], str]
+) -> tuple[Sample, ...]:
+    """Samples of the genome's species, pending candidates included, and of the species that it came from; in index order."""
+    species = known[genome].species
+    members = [c for c in known.values() if c.species == species]
+    founder = min(members, key=_index)
+    relatives, shift = _relatives(founder, known, history, belief)
+    latest = sorted([*members, *relatives], key=_index)[-LATEST:]
+    chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=_index)
+    return tuple(
+        _sample(values(texts(c.genome)), history.genomes.get(c.genome), belief, 0.0 if c.species == species else shift) for c in chosen
+    )
+
+
+@lru_cache(maxsize=1024)
+def values(text: str) -> Mapping[str, genomes.Value]:
+    """Knob -> value of what may be tuned in a program."""
+    return {knob.name: knob.value for knob in genomes.knobs(text) if knob.tunable}
+
+
+def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:
+    """Members of the species that `founder` was made from, and what its scores have to be shifted by; none while either has no score."""
+    parent = next((p for p in founder.proposal.parents if p in known and p in belief.of), None)
+    if parent is None or founder.genome not in belief.of or founder.proposal.operator in ("calibrate", "confirm", "final"):
+        return [], 0.0
+    shift = belief.of[founder.genome].mean - belief.of[parent].mean
+    scored = [c for c in known.values() if c.species == known[parent].species and history.genomes.get(c.genome)]
+    return scored, shift
+
+
+def _sample(found: Mapping[str, genomes.Value], genome: Genome | None, belief: Belief, shift: float) -> Sample:
+    if genome is None:
+        return Sample(found, pending=True)
+    estimate = belief.of.get(genome.id)
+    return Sample(found, estimate.mean + shift if estimate else None)
+
+
+def _index(candidate: Candidate) -> int:
+    return candidate.proposal.index
