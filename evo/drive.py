@@ -3,14 +3,16 @@
 What holds, whenever the process is killed: `begin` is stored before a slot starts and `finish` before the search is told, so what is
 finished is kept and what is pending is run again under its index. Interrupting the loop (KeyboardInterrupt) is no different.
 
-One candidate is written ahead, so that a slot that falls free has its next program at once. Proposals without a program (Unwritten,
-Duplicate) take no slot. An Interrupted candidate runs again under its index; the third time it is given up as Unwritten, which is
-neutral: the harness's fault is not the program's, the genome gets no failure and may be proposed again. Interruptions in a row, with
-nothing finished between them, end the run: then it is the machinery that is broken.
+One candidate is written ahead, so that a slot that falls free has its next program at once. With a model, as many as there are slots are
+written ahead or being written: calls run beside training (evo/desk.py), and a slot that would have to wait for one gets a built-in
+mutation instead. Proposals without a program (Unwritten, Duplicate) take no slot. An Interrupted candidate runs again under its index;
+the third time it is given up as Unwritten, which is neutral: the harness's fault is not the program's, the genome gets no failure and may
+be proposed again. Interruptions in a row, with nothing finished between them, end the run: then it is the machinery that is broken.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from typing import Protocol
 
 from evaluator.outcome import Failed, Interrupted, Unwritten
 from evo import operators, views
+from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
 from evo.records import CALIBRATE, Candidate, Record
@@ -39,6 +42,10 @@ class Watcher(Protocol):
         """A record is stored and the search knows it."""
         ...
 
+    def answered(self, answer: Answer, driver: Driver) -> None:
+        """The model has answered, or its endpoint has failed."""
+        ...
+
     def tick(self, driver: Driver) -> None:
         """Time has passed; at least every `TICK_SECONDS` while the executor does not block."""
         ...
@@ -55,7 +62,13 @@ class Written:
 class Driver:
     """One session of a run. `run` is called once."""
 
-    def __init__(self, search: Search, store: Store, executor: Executor, seed_text: str, watcher: Watcher) -> None:
+    def __init__(
+        self, search: Search, store: Store, executor: Executor, seed_text: str, watcher: Watcher, desk: Desk | None = None
+    ) -> None:
+        """
+        Args:
+            desk: where a model writes; None: built-in operators alone.
+        """
         self.search = search
         self.store = store
         self.executor = executor
@@ -63,6 +76,7 @@ class Driver:
         self.began = time.time()
         self.busy_seconds = 0.0  # of all slots in this session, finished evaluations only
         self.evaluations = 0  # finished in this session
+        self.desk = desk
         self._watcher = watcher
         self._known = dict[str, Candidate]()
         self._founder = operators.describe_seed(seed_text)
@@ -99,9 +113,13 @@ class Driver:
 
     def _step(self, closing: bool) -> bool:
         """Fills the slots and takes in one event, or none where nothing comes for a while; False at the end of the run."""
+        self._take_answers(closing)
         self._fill(closing)
         if not self.candidates:
-            return False
+            if self.desk is None or not self.desk.busy:
+                return False
+            self._take_answers(closing, wait_seconds=TICK_SECONDS)
+            return True
         event = self.executor.next_finished(TICK_SECONDS)
         if event is not None:
             self._take(event)
@@ -122,22 +140,47 @@ class Driver:
                 written = self._ready.popleft()
                 self.candidates[written.candidate.proposal.index] = written.candidate
                 self.executor.submit(written.candidate, written.text)
-            if len(self._ready) >= AHEAD or not self._write_next(closing):
+            starving = self.executor.free_slots > 0
+            ask_model = self.desk is not None and self.desk.open and not starving
+            under_way = self.desk.busy if self.desk is not None else 0
+            ahead = max(AHEAD, self.executor.slots) if ask_model else AHEAD
+            if (not starving and len(self._ready) + under_way >= ahead) or not self._write_next(closing, ask_model):
                 return
 
-    def _write_next(self, closing: bool) -> bool:
+    def _write_next(self, closing: bool, ask_model: bool) -> bool:
         """One proposal at a time, so that each is asked with the ones before it written: a resumed run asks the same."""
         for proposal in self.search.ask(1, closing):
-            written = operators.write(proposal, self._library())
-            if written.outcome is not None:
-                now = time.time()
-                self._tell(Record(written.candidate, written.outcome, "", now, now))
+            if self.desk is not None and ask_model and proposal.operator in WRITES:
+                library = dataclasses.replace(self._library(), known=dict(self._known))
+                self.desk.start(proposal, library, self.search.standing)
             else:
-                self.store.begin(written.candidate, written.text)
-                self._known.setdefault(written.candidate.genome, written.candidate)
-                self._ready.append(Written(written.candidate, written.text))
+                self._accept(operators.write(proposal, self._library()))
             return True
         return False
+
+    def _accept(self, written: operators.Written) -> None:
+        """A written proposal waits for a slot, or is told at once where there is nothing to evaluate."""
+        candidate = written.candidate
+        if written.outcome is not None:
+            now = time.time()
+            self._tell(Record(candidate, written.outcome, "", now, now))
+            return
+        self.store.begin(candidate, written.text)
+        self._known.setdefault(candidate.genome, candidate)
+        self._ready.append(Written(candidate, written.text))
+
+    def _take_answers(self, closing: bool, wait_seconds: float = 0.0) -> None:
+        """What the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
+        for answer in self.desk.answers(wait_seconds) if self.desk is not None else ():
+            if answer.exchange:
+                self.store.keep_exchange(answer.proposal.index, answer.exchange)
+            self._watcher.answered(answer, self)
+            if closing:
+                self._accept(operators.unwritten(answer.proposal, "the run's time was up when the model answered"))
+            elif answer.written is None or answer.written.candidate.genome in self._known:  # the same may have been written meanwhile
+                self._accept(operators.write(answer.proposal, self._library()))
+            else:
+                self._accept(answer.written)
 
     def _take(self, event: Finished) -> None:
         candidate = self.candidates.pop(event.index)

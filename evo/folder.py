@@ -15,7 +15,7 @@ from typing import IO
 from evaluator.outcome import Outcome, from_dict, to_dict
 
 DATABASE, LOCK = "run.sqlite", "run.lock"
-FOLDERS = ("genomes", "logs", "outcomes")
+FOLDERS = ("genomes", "logs", "prompts", "outcomes")
 
 
 class StoreError(Exception):

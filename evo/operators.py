@@ -61,7 +61,7 @@ def write(proposal: Proposal, library: Library) -> Written:
     try:
         return _MAKERS[proposal.operator](proposal, library, rng)
     except genomes.GenomeError as error:
-        return _unwritten(proposal, _one_line(str(error)))
+        return unwritten(proposal, _one_line(str(error)))
 
 
 def _repeat(proposal: Proposal, library: Library) -> Written:
@@ -73,7 +73,7 @@ def _repeat(proposal: Proposal, library: Library) -> Written:
 
 def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
     parent = library.texts(proposal.parents[0])
-    last = _unwritten(proposal, "no mutation applied")
+    last = unwritten(proposal, "no mutation applied")
     for _ in range(ATTEMPTS):
         mutant = genomes.mutate(parent, rng)
         last = _judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
@@ -84,7 +84,7 @@ def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
 
 def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
     id_ = proposal.parents[0]
-    parent, last = library.texts(id_), _unwritten(proposal, "none of its knobs can be tuned")
+    parent, last = library.texts(id_), unwritten(proposal, "none of its knobs can be tuned")
     knobs = genomes.knobs(parent)
     samples = species.samples(id_, library.known, library.history, library.belief, library.texts)
     for _ in range(ATTEMPTS):
@@ -104,7 +104,7 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
         {id_: c.proposal.parents for id_, c in library.known.items()}, {id_: c.proposal.index for id_, c in library.known.items()}, a, b
     )
     if base is None:
-        return _unwritten(proposal, f"{a} and {b} have no common ancestor")
+        return unwritten(proposal, f"{a} and {b} have no common ancestor")
     text = library.texts(a)
     merge = genomes.merge(library.texts(base), text, library.texts(b), rng)
     settled = f", conflicts settled: {len(merge.conflicts)}" if merge.conflicts else ""
@@ -116,7 +116,7 @@ def _judge(proposal: Proposal, library: Library, text: str, note: str) -> Writte
     inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent))}
     problems = [problem for problem in genomes.check(text) if problem.message not in inherited]
     if problems:
-        return _unwritten(proposal, _one_line(f"{note}: {problems[0]}"))
+        return unwritten(proposal, _one_line(f"{note}: {problems[0]}"))
     candidate = _candidate(proposal, text, _one_line(note))
     if candidate.genome in library.known:
         return Written(candidate, "", Duplicate(library.known[candidate.genome].proposal.index))
@@ -127,7 +127,8 @@ def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:
     return Candidate(proposal, genomes.identity(text), genomes.species(text), genomes.size(text), note)
 
 
-def _unwritten(proposal: Proposal, why: str) -> Written:
+def unwritten(proposal: Proposal, why: str) -> Written:
+    """No program came of it, and why."""
     return Written(Candidate(proposal, "", "", 0, ""), "", Unwritten(why))
 
 

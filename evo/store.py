@@ -3,6 +3,7 @@
     run.sqlite            candidates (begun) and records (finished), as JSON beside plain columns; WAL, one writer
     genomes/<id>.py       programs by content
     logs/<index>.log      what each program printed
+    prompts/<index>.json  what was said with a model about a proposal
     outcomes/<index>.json what a slot wrote before it reported; taken in and removed by `finish`, or at the next start
     run.lock              held by the writing process; the kernel releases it when the process dies
 
@@ -129,6 +130,10 @@ class Store:
         self._insert("records", row, "finished")
         outcome_path(self.run_dir, index).unlink(missing_ok=True)
 
+    def keep_exchange(self, index: int, exchange: str) -> None:
+        """Stores what was said with a model about a proposal, as JSON; a later one under the same index replaces it."""
+        write_atomically(self.run_dir / "prompts" / f"{index}.json", exchange)
+
     # ---- reading
 
     def records(self) -> tuple[Record, ...]:
@@ -166,7 +171,7 @@ class Store:
 
     def _recover(self) -> None:
         """Outcome files that were never reported become records; half-written files of a killed process go."""
-        for folder in ("genomes", "logs"):  # of the store alone: a slot may be writing into outcomes/
+        for folder in ("genomes", "logs", "prompts"):  # of the store alone: a slot may be writing into outcomes/
             for torn in (self.run_dir / folder).glob(".*.tmp"):
                 torn.unlink()
         begun = {c.proposal.index: c for c in self.pending()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich.box import SIMPLE
@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
+from evo.desk import Answer
 from evo.drive import Driver
 from evo.errors import one_line
+from evo.history import EXPLORATIONS
 from evo.records import CALIBRATE, FINAL, Record
 
 REFRESH_SECONDS = 0.5
@@ -45,6 +47,17 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Authorship:
+    """What a model has to do with a run."""
+
+    written: int  # evaluated programs that it wrote
+    others: int  # new programs that were made without it
+    refused: int  # proposals of this session that it gave back without a usable program
+    tokens: int  # of the whole run
+    trouble: str  # what it last got wrong, or why it is not asked; "" while all is well
+
+
+@dataclass(frozen=True)
 class Progress:
     """A run at one moment."""
 
@@ -61,6 +74,7 @@ class Progress:
     unevaluated: int  # duplicates and unwritten
     per_hour: float
     idle_share: float  # of slot time in this session
+    model: Authorship | None  # None: no model writes
 
 
 def progress(driver: Driver) -> Progress:
@@ -70,7 +84,7 @@ def progress(driver: Driver) -> Progress:
     elapsed = max(now - driver.began, 1e-9)
     busy = driver.busy_seconds + sum(now - r.started for r in running)
     outcomes = [r.outcome for r in standing.records]
-    fruitless = sum(isinstance(o, Duplicate | Unwritten) for o in outcomes)
+    fruitless = sum(not _evaluated(r) for r in standing.records)
     operators = {driver.candidates[r.index].proposal.operator for r in running}
     phase = FINAL if FINAL in operators else CALIBRATE if CALIBRATE in operators else "explore"
     return Progress(
@@ -87,6 +101,7 @@ def progress(driver: Driver) -> Progress:
         unevaluated=fruitless,
         per_hour=3600 * driver.evaluations / elapsed,
         idle_share=max(0.0, 1 - busy / (elapsed * driver.executor.slots)),
+        model=_authorship(driver),
     )
 
 
@@ -104,7 +119,12 @@ def plain_line(record: Record, now: Progress) -> str:
         "slot": record.slot or "-",
         "seconds": f"{record.finished - record.started:.1f}",
         "note": candidate.note,
+        **({"writer": candidate.writer} if candidate.writer else {}),
     }
+    return _line(fields)
+
+
+def _line(fields: Mapping[str, str]) -> str:
     return " ".join(f"{key}={_quoted(one_line(value))}" for key, value in fields.items())
 
 
@@ -129,6 +149,11 @@ class PlainLines:
     def told(self, record: Record, driver: Driver) -> None:
         self._say(plain_line(record, progress(driver)))
 
+    def answered(self, answer: Answer, driver: Driver) -> None:
+        if answer.written is None and driver.desk is not None:
+            fields = {"model": "endpoint failed" if answer.endpoint_failed else "refused", "index": str(answer.proposal.index)}
+            self._say(_line({**fields, "why": driver.desk.trouble or answer.why}))
+
     def tick(self, driver: Driver) -> None:
         """Nothing happens between events."""
 
@@ -152,6 +177,9 @@ class LiveTable:
         self._latest = [*self._latest, record][-LINES:]
         self.tick(driver)
 
+    def answered(self, answer: Answer, driver: Driver) -> None:
+        self.tick(driver)
+
     def tick(self, driver: Driver) -> None:
         if time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
             self._live.update(render(progress(driver), self._latest), refresh=True)
@@ -161,7 +189,8 @@ class LiveTable:
 def render(now: Progress, latest: list[Record]) -> Group:
     """The table: a headline, what runs where, what came last."""
     failures = [Text(_failure_line(now), style="yellow")] if now.failures or now.unevaluated else []
-    return Group(Text(headline(now)), *failures, _working(now), _records(latest))
+    model = [Text(_model_line(now.model), style="yellow" if now.model.trouble else "")] if now.model else []
+    return Group(Text(headline(now)), *failures, *model, _working(now), _records(latest))
 
 
 def headline(now: Progress) -> str:
@@ -180,6 +209,11 @@ def headline(now: Progress) -> str:
 def _failure_line(now: Progress) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in now.failures) or "none"
     return f"failures: {reasons}; not evaluated: {now.unevaluated}"
+
+
+def _model_line(model: Authorship) -> str:
+    said = f"model: wrote {model.written} of {model.written + model.others} new genomes, refused {model.refused}, {model.tokens} tokens"
+    return one_line(f"{said}; {model.trouble}" if model.trouble else said)
 
 
 def _columns(*names: str) -> Table:
@@ -218,6 +252,19 @@ def _said(outcome: Outcome) -> dict[str, str]:
     if isinstance(outcome, Duplicate):
         return {"outcome": name, "reason": f"of {outcome.of}"}
     return {"outcome": name, "reason": outcome.note if isinstance(outcome, Stopped) else outcome.why}
+
+
+def _authorship(driver: Driver) -> Authorship | None:
+    desk = driver.desk
+    if desk is None:
+        return None
+    new = [r for r in driver.search.standing.records if r.candidate.proposal.operator in EXPLORATIONS and _evaluated(r)]
+    written = sum(bool(r.candidate.writer) for r in new)
+    return Authorship(written, len(new) - written, desk.refused, desk.tokens, desk.trouble)
+
+
+def _evaluated(record: Record) -> bool:
+    return not isinstance(record.outcome, Duplicate | Unwritten)
 
 
 def _known(driver: Driver, genome: str | None) -> Best | None:

@@ -114,7 +114,7 @@ def test_each_event_is_one_line_of_pairs(tmp_path: Path) -> None:
             assert pairs["val_bpb"] == f"{record.outcome.val_bpb:.4f}"
 
 
-NOW = Progress("explore", 1, None, 0, 5.0, None, None, 0.01, (), (), 0, 10.0, 0.5)
+NOW = Progress("explore", 1, None, 0, 5.0, None, None, 0.01, (), (), 0, 10.0, 0.5, None)
 
 
 @pytest.mark.parametrize("note", ['quotes " and \\ and =', "two\nlines\r\x1b[31mred\x07", "", "plain", "±0.5 → 1", "half a pair \ud800"])

@@ -1,0 +1,120 @@
+"""Where a model writes while programs train: calls run in threads beside the driver, which never waits for one of them.
+
+The driver starts a call for a proposal and takes the answers that have arrived whenever it fills slots. A proposal that comes back
+without a program is written by the built-in operator under the same index, so that a broken model costs no slot. An endpoint that fails
+is left alone for a while that doubles, then tried with one call; meanwhile the run goes on with built-in mutations.
+
+Threads are daemons and hold nothing: a call that is under way when the process ends is forgotten, its index stays unused.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evo.operators import Library, Written
+from evo.records import CROSSOVER, MUTATE, Proposal
+from evo.standing import Standing
+
+WRITES = (MUTATE, CROSSOVER)  # operators that a model takes over
+PAUSE_SECONDS, PAUSE_MOST_SECONDS = 5.0, 300.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one proposal at the model's."""
+
+    proposal: Proposal
+    written: Written | None  # None: nothing that can be evaluated; `why` says why
+    why: str
+    endpoint_failed: bool  # the endpoint gave no reply, whatever the model is worth
+    tokens: int
+    exchange: str  # all that was said, as JSON for people and for the store; "" when nothing was
+
+
+Author = Callable[[Proposal, Library, Standing], Answer]
+"""Writes a proposal with a model, from what was known when it was started. Called in threads; raises nothing that is not a bug."""
+
+
+class Desk:
+    """Calls under way, and how the endpoint is doing. Used by the driver's thread alone, but for the threads it starts itself."""
+
+    def __init__(self, author: Author, calls: int, token_limit: int | None = None, tokens: int = 0) -> None:
+        """
+        Args:
+            calls: under way at once, at most.
+            token_limit: of the run; beyond it nothing more is asked.
+            tokens: spent before this session.
+        """
+        self.tokens = tokens
+        self.refused = 0  # proposals of this session that came back without a program
+        self.trouble = ""  # why the model is not asked now, or what it last got wrong
+        self._author = author
+        self._calls = calls
+        self._token_limit = token_limit
+        self._busy: dict[int, threading.Thread] = {}
+        self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        self._failures = 0  # of the endpoint, in a row
+        self._closed_until = 0.0  # monotonic
+
+    @property
+    def busy(self) -> int:
+        """Calls under way."""
+        return len(self._busy)
+
+    @property
+    def open(self) -> bool:
+        """Whether another proposal may be given to the model now."""
+        if self._token_limit is not None and self.tokens >= self._token_limit:
+            self.trouble = f"the limit of {self._token_limit} tokens is reached"
+            return False
+        allowed = 1 if self._failures else self._calls
+        return self.busy < allowed and time.monotonic() >= self._closed_until
+
+    def start(self, proposal: Proposal, library: Library, standing: Standing) -> None:
+        """Gives a proposal to the model; the library must not change any more."""
+
+        def work() -> None:
+            try:
+                self._arrived.put(self._author(proposal, library, standing))
+            except BaseException as error:  # noqa: BLE001  a bug of ours: raised where the driver can see it
+                self._arrived.put(error)
+
+        thread = threading.Thread(target=work, name=f"model call {proposal.index}", daemon=True)
+        self._busy[proposal.index] = thread
+        thread.start()
+
+    def answers(self, wait_seconds: float = 0.0) -> list[Answer]:
+        """What has arrived since the last call.
+
+        Args:
+            wait_seconds: for the first one, if none is there.
+        """
+        found: list[Answer] = []
+        while self._busy:
+            try:
+                arrived = self._arrived.get(timeout=wait_seconds) if wait_seconds and not found else self._arrived.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(arrived, BaseException):
+                raise arrived
+            self._note(arrived)
+            found.append(arrived)
+        return found
+
+    def _note(self, answer: Answer) -> None:
+        del self._busy[answer.proposal.index]
+        self.tokens += answer.tokens
+        self.refused += answer.written is None
+        now = time.monotonic()
+        if not answer.endpoint_failed:
+            self._failures, self._closed_until = 0, 0.0
+            self.trouble = answer.why
+        elif now >= self._closed_until:  # what was under way when it failed is the same failure
+            pause = min(PAUSE_SECONDS * 2**self._failures, PAUSE_MOST_SECONDS)
+            self._failures += 1
+            self._closed_until = now + pause
+            self.trouble = f"{answer.why}; built-in mutations meanwhile, next try in {pause:.0f} s"
