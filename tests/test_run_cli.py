@@ -22,6 +22,7 @@ from evo import assembly, session
 from evo.config import load
 from evo.errors import UserError
 from evo.evaluate import main as evaluate
+from evo.history import EXPLORATIONS
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
@@ -112,7 +113,7 @@ def test_the_folder_alone_goes_on_with_its_settings(done: Path, capsys: pytest.C
 
 def test_a_larger_limit_extends_a_run_and_is_remembered(done: Path) -> None:
     assert main([str(done), "--evals", "9", *INLINE]) == 0
-    assert len({r.candidate.genome for r in snapshot(done).records if r.candidate.proposal.operator in ("mutate", "crossover")}) >= 9
+    assert len({r.candidate.genome for r in snapshot(done).records if r.candidate.proposal.operator in EXPLORATIONS}) >= 9
     before = snapshot(done).records
     assert main([str(done), *INLINE]) == 0
     assert snapshot(done).records == before

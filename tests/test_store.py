@@ -248,12 +248,13 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 WRITER = """
 import sys; sys.path[:0] = [{root!r}, {tests!r}]
 from simulated import World, improving, search
+from evo.history import EXPLORATIONS
 from evo.store import Store, write_outcome
 run = sys.argv[1]
 world, found = World(improving, failures=0.2, blanks=0.1), search(evals=None)
 with Store.open(run, {meta!r}) as store:
     for candidate in (*[r.candidate for r in store.records()], *store.pending()):
-        if candidate.proposal.operator in ("mutate", "crossover"):
+        if candidate.proposal.operator in EXPLORATIONS:
             world.evaluate(candidate.proposal)
     found.resume(store.records(), store.pending())
     waiting = list(found.pending)
