@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from hypothesis import strategies as st
 from small_run import PROGRAM
 from tiny_lab import NOISY, Silent, drive, facts, make_lab, spec
 
+import genomes
 from evaluator.instant import Landscape
 from evaluator.outcome import Duplicate, Interrupted, Unwritten
+from evo import operators
+from evo.desk import Answer, Desk
 from evo.drive import INTERRUPTIONS, Driver, covered_seconds
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Finished, InlineExecutor
 from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, FINAL, Candidate, Record
+from evo.records import CALIBRATE, FINAL, Candidate, Proposal, Record
+from evo.standing import Standing
 from evo.store import snapshot
 
 EVALS = 25
@@ -208,3 +213,93 @@ def test_the_deterministic_lab_is_fast(tmp_path: Path) -> None:
 def test_covered_seconds_is_the_length_of_the_union(spans: list[tuple[int, int]]) -> None:
     covered = {second for start, length in spans for second in range(start, start + length)}
     assert covered_seconds((start, start + length) for start, length in spans) == len(covered)
+
+
+# ---- with a model that writes beside training
+
+
+class Scribe:
+    """Writes every proposal by halving or doubling a number that no built-in operator chose; can be slow, wrong or unreachable."""
+
+    def __init__(self, usable: bool = True, endpoint_failed: bool = False) -> None:
+        self.usable, self.endpoint_failed = usable, endpoint_failed
+        self.asked: list[int] = []
+
+    def __call__(self, proposal: Proposal, library: operators.Library, standing: Standing) -> Answer:
+        self.asked.append(proposal.index)
+        written = self._write(proposal, library) if self.usable and not self.endpoint_failed else None
+        return Answer(proposal, written, "" if written else "no block matched", self.endpoint_failed, 100, '{"said": 1}')
+
+    def _write(self, proposal: Proposal, library: operators.Library) -> operators.Written:
+        text = library.texts(proposal.parents[0]).replace(
+            "def main():\n", f"def main():\n    step_{proposal.index} = {proposal.index}\n", 1
+        )
+        identity = genomes.identity(text), genomes.species(text), genomes.size(text)
+        return operators.Written(Candidate(proposal, *identity, "a statement more", "scribe"), text)
+
+
+def explorations(run_dir: Path) -> list[Record]:
+    evaluated = [r for r in snapshot(run_dir).records if not isinstance(r.outcome, Duplicate | Unwritten)]
+    return [r for r in evaluated if r.candidate.proposal.operator in EXPLORATIONS]
+
+
+def slow_slots(run_dir: Path, slots: int) -> InlineExecutor:
+    return InlineExecutor((spec(run_dir, Landscape(salt=1, noise_sd=0.0005, seconds=0.02)),) * slots)
+
+
+def test_what_a_model_writes_is_evaluated_and_known_as_its_work(tmp_path: Path) -> None:
+    driver = drive(tmp_path / "run", 40, slow_slots(tmp_path / "run", 8), desk=Desk(Scribe(), calls=8))
+    made = explorations(tmp_path / "run")
+    assert len(made) == 40
+    by_model = [r for r in made if r.candidate.writer == "scribe"]
+    others = {r.candidate.proposal.operator for r in made if not r.candidate.writer}
+    assert len(by_model) >= 0.7 * len(made)  # numbers are Optuna's
+    assert others <= {"tune", "mutate", "crossover"}
+    assert all((tmp_path / "run" / "prompts" / f"{r.candidate.proposal.index}.json").exists() for r in by_model)
+    assert driver.desk is not None
+    assert driver.desk.tokens >= 100 * len(by_model)
+
+
+@pytest.mark.parametrize("scribe", [Scribe(usable=False), Scribe(endpoint_failed=True)], ids=["refuses", "unreachable"])
+def test_a_model_that_gives_nothing_costs_no_evaluation(tmp_path: Path, scribe: Scribe) -> None:
+    drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 4), desk=Desk(scribe, calls=4))
+    made = explorations(tmp_path / "run")
+    assert len(made) == 20
+    assert not any(r.candidate.writer for r in made)
+    assert scribe.asked
+    unwritten = [r for r in snapshot(tmp_path / "run").records if isinstance(r.outcome, Unwritten)]
+    assert not unwritten  # the built-in operator wrote each of them under its own index
+    if not scribe.endpoint_failed:
+        assert set(scribe.asked) <= {r.candidate.proposal.index for r in snapshot(tmp_path / "run").records}
+
+
+def test_a_slot_never_waits_for_a_model_that_is_slow(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def never(proposal: Proposal, library: operators.Library, standing: Standing) -> Answer:
+        gate.wait(20)
+        return Answer(proposal, None, "too late", False, 0, "")
+
+    class Open(StopAfter):
+        """Lets the model answer when 15 records are in, so that the run can end."""
+
+        def told(self, record: Record, driver: Driver) -> None:
+            self.left -= 1
+            if not self.left:
+                gate.set()
+
+    driver = drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 2), watcher=Open(15), desk=Desk(never, calls=2))
+    assert gate.is_set()
+    assert len(explorations(tmp_path / "run")) == 20
+    assert driver.desk is not None
+    assert driver.desk.busy == 0
+
+
+def test_a_run_with_a_model_goes_on_after_a_stop(tmp_path: Path) -> None:
+    """Proposals at the model's when it stopped are forgotten: their indices stay unused, nothing else changes."""
+    with pytest.raises(KeyboardInterrupt):
+        drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 4), watcher=StopAfter(10), desk=Desk(Scribe(), calls=4))
+    drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 4), desk=Desk(Scribe(), calls=4))
+    indices = [r.candidate.proposal.index for r in snapshot(tmp_path / "run").records]
+    assert len(indices) == len(set(indices))
+    assert len(explorations(tmp_path / "run")) == 20

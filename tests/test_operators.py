@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from simulated import scored
 
 import genomes
 from evaluator.outcome import Duplicate, Failed, Phase, Reason, Unwritten
@@ -12,7 +13,6 @@ from evo.belief import believe
 from evo.history import fold
 from evo.operators import Library, Written, describe_seed, write
 from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, TUNE, Candidate, Proposal, Record
-from tests.simulated import scored
 
 SEED_TEXT = '''"""A program of the test."""
 

@@ -8,6 +8,7 @@ from small_run import PROGRAM
 
 from evaluator.instant import Landscape
 from evo import operators
+from evo.desk import Answer, Desk
 from evo.drive import Driver, Watcher
 from evo.executor import Executor, InlineExecutor, SlotSpec
 from evo.policies import SearchConfig
@@ -32,6 +33,9 @@ class Silent:
     def told(self, record: Record, driver: Driver) -> None:
         pass
 
+    def answered(self, answer: Answer, driver: Driver) -> None:
+        pass
+
     def tick(self, driver: Driver) -> None:
         pass
 
@@ -47,12 +51,13 @@ def drive(
     watcher: Watcher | None = None,
     hours: float | None = None,
     program: str = PROGRAM,
+    desk: Desk | None = None,
 ) -> Driver:
     """Starts or resumes a run and drives it to its end."""
     seed = operators.describe_seed(program)
     with Store.open(run_dir, {"lab": "test"}) as store:
         search = Search(SearchConfig(evals=evals), Founder(seed.genome, seed.species, seed.size))
-        driver = Driver(search, store, executor or InlineExecutor((spec(run_dir),)), program, watcher or Silent())
+        driver = Driver(search, store, executor or InlineExecutor((spec(run_dir),)), program, watcher or Silent(), desk)
         driver.run(hours)
         return driver
 

@@ -1,0 +1,125 @@
+"""The desk: calls beside the driver, failing endpoints left alone for a while, answers taken when they have arrived."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from small_run import PROGRAM
+
+from evo.belief import believe
+from evo.desk import PAUSE_SECONDS, Answer, Desk
+from evo.history import fold
+from evo.operators import Library, describe_seed
+from evo.records import MUTATE, Proposal
+from evo.standing import assess
+
+FOUNDER = describe_seed(PROGRAM)
+STANDING = assess(())
+HISTORY = fold(())
+LIBRARY = Library(FOUNDER, lambda _: PROGRAM, {}, 0, HISTORY, believe(HISTORY.genomes))
+PATIENCE = 10.0
+
+
+def proposal(index: int) -> Proposal:
+    return Proposal(index, MUTATE, (FOUNDER.genome,), index)
+
+
+def answer(index: int, endpoint_failed: bool = False, tokens: int = 7) -> Answer:
+    return Answer(proposal(index), None, "it said nothing useful", endpoint_failed, tokens, "")
+
+
+def desk(author: Callable[[Proposal], Answer], **settings: int) -> Desk:
+    return Desk(lambda asked, library, standing: author(asked), **{"calls": 2, **settings})  # type: ignore[arg-type]
+
+
+def taken(from_: Desk, count: int) -> list[Answer]:
+    """The next answers, waited for."""
+    found: list[Answer] = []
+    deadline = time.monotonic() + PATIENCE
+    while len(found) < count and time.monotonic() < deadline:
+        found += from_.answers(wait_seconds=0.1)
+    return found
+
+
+def test_calls_run_beside_each_other_and_no_more_than_allowed() -> None:
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def author(asked: Proposal) -> Answer:
+        both.wait()  # breaks unless the other call runs at the same time
+        return answer(asked.index)
+
+    subject = desk(author)
+    for index in (1, 2):
+        assert subject.open
+        subject.start(proposal(index), LIBRARY, STANDING)
+    assert not subject.open
+    assert {a.proposal.index for a in taken(subject, 2)} == {1, 2}
+    assert subject.open
+    assert subject.busy == 0
+
+
+def test_nothing_is_waited_for_unless_asked() -> None:
+    gate = threading.Event()
+
+    def author(asked: Proposal) -> Answer:
+        gate.wait(PATIENCE)
+        return answer(asked.index)
+
+    subject = desk(author)
+    subject.start(proposal(1), LIBRARY, STANDING)
+    assert subject.answers() == []
+    assert subject.busy == 1
+    gate.set()
+    assert len(taken(subject, 1)) == 1
+
+
+def test_a_failing_endpoint_is_left_alone_and_then_tried_with_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = desk(lambda asked: answer(asked.index, endpoint_failed=True))
+    for index in (1, 2):
+        subject.start(proposal(index), LIBRARY, STANDING)
+    taken(subject, 2)
+    assert not subject.open
+    assert "next try in 5 s" in subject.trouble  # two calls under way together are one failure
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + PAUSE_SECONDS + 1)
+    assert subject.open
+    subject.start(proposal(3), LIBRARY, STANDING)
+    assert not subject.open  # one call, though two would be allowed
+
+
+def test_an_endpoint_that_answers_again_gets_all_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = {1}
+    subject = desk(lambda asked: answer(asked.index, endpoint_failed=asked.index in fails))
+    subject.start(proposal(1), LIBRARY, STANDING)
+    taken(subject, 1)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + PAUSE_SECONDS + 1)
+    subject.start(proposal(2), LIBRARY, STANDING)
+    while subject.busy:
+        subject.answers()
+    subject.start(proposal(3), LIBRARY, STANDING)
+    assert subject.open
+
+
+def test_tokens_are_counted_and_the_limit_ends_the_asking() -> None:
+    subject = desk(lambda asked: answer(asked.index, tokens=40), token_limit=100, tokens=30)
+    for index in (1, 2):
+        assert subject.open
+        subject.start(proposal(index), LIBRARY, STANDING)
+        taken(subject, 1)
+    assert subject.tokens == 110
+    assert not subject.open
+    assert "100 tokens" in subject.trouble
+
+
+def test_a_bug_in_a_call_is_raised_where_the_driver_sees_it() -> None:
+    def author(asked: Proposal) -> Answer:
+        raise ZeroDivisionError(asked.index)
+
+    subject = desk(author)
+    subject.start(proposal(1), LIBRARY, STANDING)
+    with pytest.raises(ZeroDivisionError):
+        taken(subject, 1)
