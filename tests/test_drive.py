@@ -111,9 +111,9 @@ def test_a_finished_run_has_nothing_to_add_and_a_larger_limit_extends_it(whole: 
 def test_spent_hours_close_the_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        drive(run_dir, EVALS, watcher=StopAfter(20))
+        drive(run_dir, EVALS, watcher=StopAfter(26))
     before = drive(run_dir, EVALS, watcher=Silent(), hours=1e-9).search
-    assert before.history.evaluated <= 20
+    assert before.history.evaluated < EVALS
     assert before.history.finals
     assert before.finished
 
@@ -248,12 +248,12 @@ def slow_slots(run_dir: Path, slots: int) -> InlineExecutor:
 
 
 def test_what_a_model_writes_is_evaluated_and_known_as_its_work(tmp_path: Path) -> None:
-    driver = drive(tmp_path / "run", 40, slow_slots(tmp_path / "run", 8), desk=Desk(Scribe(), calls=8))
+    driver = drive(tmp_path / "run", 40, slow_slots(tmp_path / "run", 8), desk=Desk(Scribe(), calls=8), calibrations=8, tune_share=0.1)
     made = explorations(tmp_path / "run")
     assert len(made) == 40
     by_model = [r for r in made if r.candidate.writer == "scribe"]
     others = {r.candidate.proposal.operator for r in made if not r.candidate.writer}
-    assert len(by_model) >= 0.7 * len(made)  # numbers are Optuna's
+    assert len(by_model) >= 0.8 * len(made)  # the others: numbers are Optuna's
     assert others <= {"tune", "mutate", "crossover"}
     assert all((tmp_path / "run" / "prompts" / f"{r.candidate.proposal.index}.json").exists() for r in by_model)
     assert driver.desk is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from small_run import PROGRAM
 
@@ -52,12 +53,13 @@ def drive(
     hours: float | None = None,
     program: str = PROGRAM,
     desk: Desk | None = None,
+    **search: Any,
 ) -> Driver:
-    """Starts or resumes a run and drives it to its end."""
+    """Starts or resumes a run and drives it to its end; `search` are more of its settings."""
     seed = operators.describe_seed(program)
     with Store.open(run_dir, {"lab": "test"}) as store:
-        search = Search(SearchConfig(evals=evals), Founder(seed.genome, seed.species, seed.size))
-        driver = Driver(search, store, executor or InlineExecutor((spec(run_dir),)), program, watcher or Silent(), desk)
+        found = Search(SearchConfig(evals=evals, **search), Founder(seed.genome, seed.species, seed.size))
+        driver = Driver(found, store, executor or InlineExecutor((spec(run_dir),)), program, watcher or Silent(), desk)
         driver.run(hours)
         return driver
 
