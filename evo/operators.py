@@ -91,8 +91,8 @@ def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
         values = tuner.propose(knobs, samples, rng)
         if not values:
             continue
-        text = genomes.set_knobs(parent, values)
-        last = _judge(proposal, library, text, genomes.describe(genomes.diff(parent, text)))
+        moved = "; ".join(f"{knob.name} {knob.value} → {values[knob.name]}" for knob in knobs if knob.name in values)
+        last = _judge(proposal, library, genomes.set_knobs(parent, values), moved)
         if last.outcome is None:
             break
     return last
