@@ -172,15 +172,15 @@ class Driver:
     def _take_answers(self, closing: bool, wait_seconds: float = 0.0) -> None:
         """What the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
         for answer in self.desk.answers(wait_seconds) if self.desk is not None else ():
-            if answer.exchange:
-                self.store.keep_exchange(answer.proposal.index, answer.exchange)
-            self._watcher.answered(answer, self)
             if closing:
                 self._accept(operators.unwritten(answer.proposal, "the run's time was up when the model answered"))
             elif answer.written is None or answer.written.candidate.genome in self._known:  # the same may have been written meanwhile
                 self._accept(operators.write(answer.proposal, self._library()))
             else:
                 self._accept(answer.written)
+            if answer.exchange:  # last: what is stored under an index that a kill leaves unused would be taken for another's
+                self.store.keep_exchange(answer.proposal.index, answer.exchange)
+            self._watcher.answered(answer, self)
 
     def _take(self, event: Finished) -> None:
         candidate = self.candidates.pop(event.index)
