@@ -11,7 +11,6 @@ cannot know which rows will come again, and the second never sees the true conti
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
@@ -20,43 +19,20 @@ import random
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from evaluator.checked import CheckedRows, File, Tampered, load
 from evaluator.inside import wire
+from evaluator.inside.hostmemory import pinned
 from evaluator.outcome import Reason
+from evaluator.task import PLACES, Task
 
-VERSION = 2  # part of the measurement key: raise it whenever a score could change
-CHUNK_BYTES = {"cpu": 16 << 20}  # logits of one chunk in float32: what a core's cache digests best
-CHUNK_BYTES_GPU = 1 << 30
+VERSION = 3  # part of the measurement key: raise it whenever a score could change, if only by rounding
 TWIN_SHARE, TWINS_LEAST = 1 / 16, 64  # rows sent again: a look ahead at 5 % of the positions is found with 96 %
 TWIN_MEAN_NATS, TWIN_MAX_NATS = 0.01, 0.25  # disagreement that rounding in bfloat16 explains
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to score. Files are given with their hashes, which are checked, since a program may have had a way to them."""
-
-    rows_file: str  # (rows, length + 1) little-endian uint16
-    rows_sha256: str
-    rows: int
-    length: int  # T
-    bytes_file: str  # (vocab,) little-endian int32
-    bytes_sha256: str
-    vocab: int
-    device: str
-    seconds: float  # that one forwarder may take, its start included
-
-    @property
-    def chunk_rows(self) -> int:
-        allowed = CHUNK_BYTES.get(self.device, CHUNK_BYTES_GPU)
-        return max(1, min(self.rows, allowed // (self.length * self.vocab * 4)))
-
-    @property
-    def memory_bytes(self) -> int:
-        """Shared memory that a chunk needs: float32 logits with an eighth to spare for a padded vocabulary."""
-        return max(self.chunk_rows * self.length * self.vocab * 4 * 9 // 8, self.chunk_rows * self.length * 8)
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
@@ -67,48 +43,46 @@ class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
         self.reason, self.trace = reason, trace
 
 
-def _load(path: str, sha256: str, dtype: str) -> Any:
-    import numpy as np
-
-    with open(path, "rb") as file:
-        data = file.read()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise Refused(Reason.TAMPERED, f"{path} has hash {found[:12]}, the manifest says {sha256[:12]}: prepare the data again")
-    return np.frombuffer(data, dtype=dtype)
-
-
 @dataclass
 class Forwarder:
-    """The judge's end of one forwarding process."""
+    """The judge's end of one forwarding process. Chunks are answered in the order in which they are sent."""
 
     channel: socket.socket
-    memory: Any  # shared with it; holds tokens, then their logits
+    memory: Any  # shared with it; a place of it holds a chunk's tokens, then their logits
     task: Task
     deadline: float  # on the clock of time.monotonic
+    pinned: bool = False  # whether its side of the memory is, as it reports it
 
     def ready(self) -> int:
         """Waits until it has loaded the weights; the number of parameters, as it reports it."""
-        return int(_number(self._reply(), "parameters"))
+        message = self._reply()
+        self.pinned = message.get("pinned") is True
+        return int(_number(message, "parameters"))
 
-    def logits(self, tokens: Any) -> Any:
-        """(rows, T, V) float32 logits for (rows, T) tokens, checked for shape and finiteness."""
+    def send(self, tokens: Any, place: int) -> None:
+        """Asks for the logits of (rows, T) tokens, in a place of the memory that nothing else uses until they are received."""
         import torch
 
-        task, rows = self.task, len(tokens)
-        torch.frombuffer(self.memory, dtype=torch.int64, count=tokens.numel()).copy_(tokens.reshape(-1))
+        offset, size = place * self.task.place_bytes, self.task.place_bytes
+        torch.frombuffer(self.memory, dtype=torch.int64, count=tokens.numel(), offset=offset).copy_(tokens.reshape(-1))
+        message = {"op": "forward", "rows": len(tokens), "length": self.task.length, "offset": offset, "bytes": size}
         try:
-            wire.send(self.channel, {"op": "forward", "rows": rows, "length": task.length})
+            wire.send(self.channel, message)
         except ConnectionError:
             raise Refused(Reason.CRASH, "the process ended while it was scored") from None
-        reply = self._reply()
+
+    def receive(self, rows: int, place: int) -> Any:
+        """(rows, T, V) float32 logits of the chunk in that place, checked for shape and finiteness."""
+        import torch
+
+        task, reply = self.task, self._reply()
         shape, dtype = reply.get("shape"), {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16")}.get(str(reply.get("dtype")))
         if reply["op"] != "logits" or dtype is None:
             raise Refused(Reason.BAD_LOGITS, str(reply.get("message", reply["op"]))[:500])
         width = shape[2] if isinstance(shape, list) and len(shape) == 3 and isinstance(shape[2], int) else 0
-        if shape != [rows, task.length, width] or width < task.vocab or rows * task.length * width * dtype.itemsize > len(self.memory):
+        if shape != [rows, task.length, width] or width < task.vocab or rows * task.length * width * dtype.itemsize > task.place_bytes:
             raise Refused(Reason.BAD_LOGITS, f"logits have shape {shape}, expected {[rows, task.length, task.vocab]}"[:500])
-        flat = torch.frombuffer(self.memory, dtype=dtype, count=rows * task.length * width)
+        flat = torch.frombuffer(self.memory, dtype=dtype, count=rows * task.length * width, offset=place * task.place_bytes)
         logits = flat.view(shape).to(task.device, copy=True).float()  # a copy: the program cannot change it any more
         if not bool(torch.isfinite(logits).all()):
             raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
@@ -150,9 +124,10 @@ class Scoring:
 
         self.task = task
         self.rng = random.Random(int.from_bytes(os.urandom(16), "big"))
-        rows = _load(task.rows_file, task.rows_sha256, "<u2").astype("int64")
-        self.rows = torch.from_numpy(rows).view(task.rows, task.length + 1)
-        self.token_bytes = torch.from_numpy(_load(task.bytes_file, task.bytes_sha256, "<i4").astype("int64"))
+        try:
+            self.data: CheckedRows = load(File(task.rows_file, task.rows_sha256), File(task.bytes_file, task.bytes_sha256), task.length)
+        except Tampered as tampered:
+            raise Refused(Reason.TAMPERED, str(tampered)) from None
         self.nats = torch.zeros(task.rows, task.length, device=task.device)
 
     def score(self, forwarder: Forwarder) -> dict[str, Any]:
@@ -163,16 +138,17 @@ class Scoring:
         Raises:
             Refused: with the reason for which there is no score.
         """
+        import torch
+
         parameters = forwarder.ready()
-        order = self.rng.sample(range(self.task.rows), self.task.rows)
-        for picked, loss in self._chunks(forwarder, [(row, 0) for row in order]):
-            for k, (row, _) in enumerate(picked):
-                self.nats[row] = loss[k]
-        counted = self.token_bytes[self.rows[:, 1:]]  # (rows, T) bytes of each target
-        total = float((self.nats.double() * (counted > 0).to(self.nats.device)).sum())
+        order = torch.tensor(self.rng.sample(range(self.task.rows), self.task.rows))
+        whole = torch.full_like(order, self.task.length)
+        for rows, _, nats in self._chunks(forwarder, order, whole):
+            self.nats[rows.to(self.nats.device)] = nats
+        total = float((self.nats.double() * self.data.counted.to(self.nats.device)).sum())
         if not math.isfinite(total):
             raise Refused(Reason.NOT_FINITE, "the cross-entropy of the logits overflows")
-        return {"op": "verdict", "val_bpb": total / math.log(2) / float(counted.sum()), "parameters": parameters}
+        return {"op": "verdict", "val_bpb": total / math.log(2) / self.data.bytes, "parameters": parameters, "pinned": forwarder.pinned}
 
     def check(self, forwarder: Forwarder) -> None:
         """The second pass. Position t is predicted from inputs 0..t, so with a foreign suffix from `cut` on the predictions before `cut`
@@ -185,39 +161,65 @@ class Scoring:
 
         forwarder.ready()
         count = max(TWINS_LEAST, math.ceil(self.task.rows * TWIN_SHARE))
-        twins = [(self.rng.randrange(self.task.rows), self.rng.randint(1, self.task.length - 1)) for _ in range(count)]
-        for picked, loss in self._chunks(forwarder, twins):
-            for k, (row, cut) in enumerate(picked):
-                difference = (loss[k, :cut] - self.nats[row, :cut]).abs()
-                mean, largest = float(difference.mean()), float(difference.max())
-                if not (mean <= TWIN_MEAN_NATS and largest <= TWIN_MAX_NATS) or not bool(torch.isfinite(difference).all()):
+        twins = self._random_rows(count)
+        cuts = torch.tensor([self.rng.randint(1, self.task.length - 1) for _ in range(count)])
+        for rows, cut, nats in self._chunks(forwarder, twins, cuts):
+            before = (torch.arange(self.task.length) < cut[:, None]).to(nats.device)
+            difference = torch.where(before, (nats - self.nats[rows.to(nats.device)]).abs(), 0.0)
+            means, largest = (difference.sum(1).cpu() / cut).tolist(), difference.amax(1).tolist()
+            for k, (mean, most) in enumerate(zip(means, largest, strict=True)):
+                if not (mean <= TWIN_MEAN_NATS and most <= TWIN_MAX_NATS):  # so written, NaN is refused too
                     raise Refused(
                         Reason.NOT_CAUSAL,
-                        f"predictions before position {cut} changed with what follows, the neighbours or the order of rows: "
-                        f"by {mean:.4f} nats in the mean, {largest:.3f} at most",
+                        f"predictions before position {int(cut[k])} changed with what follows, the neighbours or the order of rows: "
+                        f"by {mean:.4f} nats in the mean, {most:.3f} at most",
                     )
 
-    def _chunks(self, forwarder: Forwarder, jobs: list[tuple[int, int]]) -> Iterator[tuple[list[tuple[int, int]], Any]]:
-        """The jobs (row, cut) in chunks of one shape, each with its (rows, T) nats."""
+    def _chunks(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Iterator[tuple[Any, Any, Any]]:
+        """The jobs in chunks of one shape: (n,) rows, (n,) cuts and their (n, T) nats. One chunk is sent ahead of the one waited for.
+
+        Args:
+            cuts: for each row, from where on its inputs are foreign; T: nowhere.
+        """
         import torch
 
-        size = self.task.chunk_rows
-        for begin in range(0, len(jobs), size):
-            chunk = jobs[begin : begin + size]
-            filled = [*chunk, *((self.rng.randrange(self.task.rows), 0) for _ in range(size - len(chunk)))]
-            tokens = torch.stack([self._inputs(row, cut) for row, cut in filled])
-            targets = self.rows[[row for row, _ in filled], 1:].to(self.task.device)
-            yield chunk, _cross_entropy(forwarder.logits(tokens), targets)
+        size, under_way = self.task.chunk_rows, deque[tuple[int, Any, Any, Any]]()
+        for number, begin in enumerate(range(0, len(rows), size)):
+            if len(under_way) == PLACES:
+                yield self._received(forwarder, *under_way.popleft())
+            job, cut = rows[begin : begin + size], cuts[begin : begin + size]
+            missing = size - len(job)
+            sent = torch.cat([job, self._random_rows(missing)])
+            inputs, targets = self._tokens(sent, torch.cat([cut, torch.full((missing,), self.task.length)]))
+            forwarder.send(inputs, number % PLACES)
+            under_way.append((number % PLACES, job, cut, targets))
+        while under_way:
+            yield self._received(forwarder, *under_way.popleft())
 
-    def _inputs(self, row: int, cut: int) -> Any:
-        """Inputs of a row, (T,), replaced by those of another one from `cut` on; 0: as they are."""
-        inputs = self.rows[row, :-1].clone()
-        if cut:
-            other = self.rows[self.rng.randrange(self.task.rows), :-1]
-            inputs[cut:] = other[cut:]
-            if inputs[cut] == self.rows[row, cut]:
-                inputs[cut] = (inputs[cut] + 1 + self.rng.randrange(self.task.vocab - 1)) % self.task.vocab
-        return inputs
+    def _received(self, forwarder: Forwarder, place: int, rows: Any, cuts: Any, targets: Any) -> tuple[Any, Any, Any]:
+        nats = _cross_entropy(forwarder.receive(len(targets), place), targets.to(self.task.device))
+        return rows, cuts, nats[: len(rows)]
+
+    def _tokens(self, rows: Any, cuts: Any) -> tuple[Any, Any]:
+        """Inputs and targets, (n, T) each. From its cut on a row's inputs are those of another row, and the first of them is changed."""
+        import torch
+
+        tokens, length, vocab = self.data.tokens(rows), self.task.length, self.task.vocab
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        if bool((cuts == length).all()):
+            return inputs, targets
+        foreign = self.data.tokens(self._random_rows(len(rows)))[:, :-1]
+        mixed = torch.where(torch.arange(length) < cuts[:, None], inputs, foreign)
+        row, cut = torch.arange(len(rows)), cuts.clamp(max=length - 1)
+        other = (inputs[row, cut] + torch.tensor([1 + self.rng.randrange(vocab - 1) for _ in rows])) % vocab
+        same = (mixed[row, cut] == inputs[row, cut]) & (cuts < length)
+        mixed[row, cut] = torch.where(same, other, mixed[row, cut])
+        return mixed, targets
+
+    def _random_rows(self, count: int) -> Any:
+        import torch
+
+        return torch.tensor([self.rng.randrange(self.task.rows) for _ in range(count)], dtype=torch.int64)
 
 
 def _cross_entropy(logits: Any, targets: Any) -> Any:
@@ -229,28 +231,45 @@ def _cross_entropy(logits: Any, targets: Any) -> Any:
     )
 
 
+class _Judge:
+    """What stays between two requests: the first pass's result, for the second."""
+
+    def __init__(self) -> None:
+        self._scoring: Scoring | None = None
+
+    def answer(self, op: str, task: Task, channel: socket.socket, descriptor: int) -> dict[str, Any]:
+        """The reply to one request of the slot; nothing refers to the shared memory afterwards."""
+        memory = mmap.mmap(descriptor, task.memory_bytes)
+        os.close(descriptor)
+        with pinned(memory, task.device) as is_pinned:
+            forwarder = Forwarder(channel, memory, task, time.monotonic() + task.seconds)
+            try:
+                if op == "score":
+                    self._scoring = Scoring(task)
+                    verdict = self._scoring.score(forwarder)
+                    return {**verdict, "pinned": is_pinned and verdict["pinned"]}
+                scoring, self._scoring = self._scoring, None
+                assert scoring is not None, "a second pass without a first"
+                scoring.check(forwarder)
+                return {"op": "sound"}
+            except Refused as refusal:
+                self._scoring = None
+                return {"op": "refused", "reason": refusal.reason.value, "message": str(refusal), "trace": refusal.trace}
+
+
 def serve(control: socket.socket) -> None:
-    """Answers the slot until it closes the control channel: `task` with a forwarder is scored, then `twins` with another is checked."""
-    import torch  # noqa: F401  paid before the first task, so that scoring starts at once
+    """Answers the slot until it closes the control channel: `score` with a forwarder, then `twins` with another."""
+    import torch  # paid before the first task, so that scoring starts at once
 
     wire.send(control, {"op": "ready"})
-    scoring: Scoring | None = None
+    judge = _Judge()
     while (received := wire.receive(control, max_fds=2)) is not None:
         message, (channel_fd, memory_fd) = received
         task = Task(**message["task"])
-        memory = mmap.mmap(memory_fd, task.memory_bytes)
-        os.close(memory_fd)
         with socket.socket(fileno=channel_fd) as channel:
-            forwarder = Forwarder(channel, memory, task, time.monotonic() + task.seconds)
-            try:
-                if message["op"] == "score":
-                    scoring = Scoring(task)
-                    reply = scoring.score(forwarder)
-                elif scoring is not None:
-                    scoring.check(forwarder)
-                    reply = {"op": "sound"}
-            except Refused as refusal:
-                reply = {"op": "refused", "reason": refusal.reason.value, "message": str(refusal), "trace": refusal.trace}
+            reply = judge.answer(message["op"], task, channel, memory_fd)
+        if task.device == "cuda":
+            torch.cuda.empty_cache()  # the next training has the card to itself, but for this process's context
         wire.send(control, reply)
 
 

@@ -66,7 +66,8 @@ class Process:
 
     def __init__(self, what: Confined, pass_fds: tuple[int, ...], log: int) -> None:
         """Starts it, with the descriptors `pass_fds` open in it and its output going to the descriptor `log`."""
-        lifeline_there, self._lifeline = os.pipe()
+        lifeline_there, lifeline = os.pipe()
+        self._lifeline: int | None = lifeline
         self._report, report_there = os.pipe()
         spec = _spec(what) | {"lifeline": lifeline_there, "report": report_there}
         try:
@@ -86,21 +87,28 @@ class Process:
         self._lock = threading.Lock()
         self._exit: Exit | None = None
 
+    def stop(self) -> None:
+        """Begins to end it, for a caller that has more to end. Idempotent."""
+        with self._lock:
+            self._cut_lifeline()
+
     def end(self) -> Exit:
         """Kills it if it still runs, waits until all its descendants are gone, says how it ended. Idempotent."""
-        with self._lock:
-            if self._exit is None:
-                os.close(self._lifeline)
-                self._exit = self._reap()
-            return self._exit
+        self.stop()
+        return self.wait()
 
     def wait(self) -> Exit:
         """Waits for its own end."""
         with self._lock:
             if self._exit is None:
                 self._exit = self._reap()
-                os.close(self._lifeline)
+                self._cut_lifeline()
             return self._exit
+
+    def _cut_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
 
     def _reap(self) -> Exit:
         report = b""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,25 +15,12 @@ from typing import Any
 
 from evaluator.data import Rows, Vocabulary
 from evaluator.evaluate import HarnessError
+from evaluator.forwarding import Forwarder
 from evaluator.inside import wire
-from evaluator.judge import Task
+from evaluator.task import Task
 
 _START_SECONDS = 120.0
 _MARGIN_SECONDS = 60.0  # beyond a forwarder's time, for the judge's own work on what it got
-
-
-def shared_memory(size: int) -> int:
-    """Descriptor of anonymous memory that two processes can map; gone with its last user."""
-    if not hasattr(os, "memfd_create"):
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-        os.ftruncate(descriptor, size)
-        return descriptor
-    descriptor = os.memfd_create("evo-logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
-    # A program that could shrink it would kill the judge by a bus error.
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return descriptor
 
 
 @dataclass(frozen=True)
@@ -47,6 +32,7 @@ class Verdict:
     reason: str
     message: str
     trace: str
+    pinned: bool = False  # whether the memory that carried the logits was, on both sides
 
 
 def task_for(vocabulary: Vocabulary, rows: Rows, length: int, device: str, seconds: float) -> Task:
@@ -65,7 +51,7 @@ def task_for(vocabulary: Vocabulary, rows: Rows, length: int, device: str, secon
 
 
 class Judge:
-    """The judge's process. Started before a training clock runs, so that its start disturbs none, and used for many programs."""
+    """The judge's process, used for many programs. `wait` for it before a training clock runs, so that its start disturbs none."""
 
     def __init__(self, threads: int, cpus: tuple[int, ...], env: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
@@ -78,22 +64,38 @@ class Judge:
             self._process = subprocess.Popen(command, env=full_env, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, cwd=project)
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self._process.pid, cpus)
-        self._receive(_START_SECONDS)  # its word that it is ready
+        self._started = False
 
-    def score(self, task: Task, channel: socket.socket, memory: int) -> Verdict:
-        """First pass: has a program scored whose forwarder is at the other end of `channel`."""
-        return self._ask("score", task, channel, memory)
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
-    def check(self, task: Task, channel: socket.socket, memory: int) -> Verdict:
-        """Second pass, with a fresh forwarder: a verdict without a score, and with a reason if the program is refused."""
-        return self._ask("twins", task, channel, memory)
+    def wait(self) -> None:
+        """Waits until it is ready.
 
-    def _ask(self, what: str, task: Task, channel: socket.socket, memory: int) -> Verdict:
-        wire.send(self._control, {"op": what, "task": asdict(task)}, (channel.fileno(), memory))
+        Raises:
+            HarnessError: it does not start.
+        """
+        if not self._started:
+            self._receive(_START_SECONDS)
+            self._started = True
+
+    def score(self, task: Task, forwarder: Forwarder) -> Verdict:
+        """First pass."""
+        return self._ask("score", task, forwarder)
+
+    def check(self, task: Task, forwarder: Forwarder) -> Verdict:
+        """Second pass, with another forwarder: a verdict without a score, and with a reason if the program is refused."""
+        return self._ask("twins", task, forwarder)
+
+    def _ask(self, what: str, task: Task, forwarder: Forwarder) -> Verdict:
+        self.wait()
+        wire.send(self._control, {"op": what, "task": asdict(task)}, (forwarder.channel.fileno(), forwarder.memory))
         reply = self._receive(task.seconds + _MARGIN_SECONDS)
         if reply["op"] == "refused":
             return Verdict(None, 0, reply["reason"], reply["message"], reply["trace"])
-        return Verdict(reply.get("val_bpb"), reply.get("parameters", 0), "", "", "")
+        return Verdict(reply.get("val_bpb"), reply.get("parameters", 0), "", "", "", reply.get("pinned", False))
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         try:

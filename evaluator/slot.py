@@ -5,29 +5,30 @@ clock runs; it is dead, with all it started, before its weights are scored; what
 
 What is not defended against yet (issue 5): work in the seconds of grace after the budget (bounded, and recorded as `training_seconds`);
 learning during set-up from library sources, which resemble the embedded default data, or while being scored from rows that the weights
-carry along (both bounded by `setup_seconds` and `score_seconds`); a compile cache shared between the programs of one slot, where a
-profile allows one, which could carry weights or rows; GPU memory beyond a program's share. At sandbox level "process" files and network
-are open. The level is recorded with every score.
+carry along (both bounded by `setup_seconds` and `score_seconds`); a compile cache shared between the programs of one slot and between
+the two forwarders of one program, where a profile allows one, which could carry weights or rows; GPU memory beyond a program's share. At
+sandbox level "process" files, other processes and network are open. The level is recorded with every score.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from evaluator import data as datafolder
 from evaluator import sandbox
 from evaluator.data import Data
 from evaluator.evaluate import HarnessError, Watch
+from evaluator.forwarding import Forwarder, Forwarders
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
-from evaluator.scoring import Judge, Verdict, shared_memory, task_for
+from evaluator.scoring import Judge, Verdict, task_for
 from evaluator.scratch import Scratch
 from evaluator.training import Limits, Trained, TrainingRun, printable, read_log
 
@@ -48,6 +49,7 @@ class SlotConfig:
     limits: Limits = field(default_factory=Limits)
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
     compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
+    early_forwarders: bool = False  # start them beside the training: for GPUs, see forwarding.py
 
 
 class Slot:
@@ -63,21 +65,23 @@ class Slot:
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         began = time.monotonic()
-        self._ready_judge()
         with tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._ready_scratch().path) as folder:
             files = _Files.lay_out(Path(folder), program, self.config.prepare)
-            trained = self._train(files, seed, budget_seconds, watch)
-            if isinstance(trained, Trained) and files.tampered():
-                trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{files.tampered()} was changed while the program ran")
-            log = read_log(files.log, self.config.limits.log_bytes)
-            if not isinstance(trained, Trained):
-                return _with_log(trained, log, time.monotonic() - began)
-            try:
-                verdict = self._score(files, trained, seed)
-            except HarnessError as error:  # the judge died over this program: a fresh one for the next, and this one again
-                self._judge = None
-                return Interrupted(str(error))
-            return self._outcome(trained, verdict, log, time.monotonic() - began)
+            start = partial(self._start_forwarder, files, seed)
+            with contextlib.closing(Forwarders(start, self.config.early_forwarders)) as forwarders:
+                trained = self._train(files, seed, budget_seconds, watch, forwarders)
+                ended = time.monotonic()
+                if isinstance(trained, Trained) and files.tampered():
+                    trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{files.tampered()} was changed while the program ran")
+                log = read_log(files.log, self.config.limits.log_bytes)
+                if not isinstance(trained, Trained):
+                    return _with_log(trained, log, time.monotonic() - began)
+                try:
+                    verdict = self._score(forwarders, trained)
+                except HarnessError as error:  # the judge died over this program, which gets another try
+                    return Interrupted(str(error))
+        now = time.monotonic()
+        return self._outcome(trained, verdict, log, now - began, now - ended)
 
     def close(self) -> None:
         if self._judge is not None:
@@ -93,6 +97,9 @@ class Slot:
         return self._scratch
 
     def _ready_judge(self) -> Judge:
+        if self._judge is not None and not self._judge.alive:
+            self._judge.close()
+            self._judge = None
         if self._judge is None:
             self._judge = Judge(self.config.threads, self.config.cpus, self._gpu_environment())
         return self._judge
@@ -100,45 +107,38 @@ class Slot:
     def _gpu_environment(self) -> dict[str, str]:
         return {"CUDA_VISIBLE_DEVICES": self.config.gpu}
 
-    def _train(self, files: _Files, seed: int, budget_seconds: float, watch: Watch | None) -> Trained | Stopped | Failed:
+    def _train(
+        self, files: _Files, seed: int, budget_seconds: float, watch: Watch | None, forwarders: Forwarders
+    ) -> Trained | Stopped | Failed:
+        judge = self._ready_judge()
+        forwarders.start_early()
         with _channel() as (ours, theirs), open(files.log, "wb") as log:
             what = self._confined("trainee.py", files, seed, {"EVO_CHANNEL": str(theirs.fileno())}, writable=(str(files.work),))
             process = sandbox.Process(what, (theirs.fileno(),), log.fileno())
             theirs.close()
-            limits = self.config.limits
-            return TrainingRun(process, ours, self._data, limits, budget_seconds, files.weights, watch).run()
 
-    def _score(self, files: _Files, trained: Trained, seed: int) -> Verdict:
-        """Two passes, each with a forwarder of its own: the second must not know what the first has seen."""
+            def before_clock() -> None:
+                judge.wait()
+                forwarders.settle()
+
+            limits = self.config.limits
+            return TrainingRun(process, ours, self._data, limits, budget_seconds, files.weights, watch, before_clock).run()
+
+    def _score(self, forwarders: Forwarders, trained: Trained) -> Verdict:
+        """Two passes, each with a forwarder of its own."""
         judge, limits = self._ready_judge(), self.config.limits
         task = task_for(trained.vocabulary, trained.vocabulary.val, self._data.length, self.config.device, limits.score_seconds)
-        with self._forwarding(files, "first", task.memory_bytes, seed) as (channel, memory):
-            verdict = judge.score(task, channel, memory)
+        verdict = judge.score(task, forwarders.first(task))
         if verdict.reason:
             return verdict
-        with self._forwarding(files, "second", task.memory_bytes, seed) as (channel, memory):
-            refusal = judge.check(task, channel, memory)
+        refusal = judge.check(task, forwarders.second(task))
         return refusal if refusal.reason else verdict
 
-    @contextlib.contextmanager
-    def _forwarding(self, files: _Files, name: str, memory_bytes: int, seed: int) -> Iterator[tuple[socket.socket, int]]:
-        """A forwarder with the weights: the channel to it and the descriptor of the memory shared with it."""
+    def _start_forwarder(self, files: _Files, seed: int, name: str) -> Forwarder:
         work = files.lab.parent / name
         work.mkdir()
-        memory = shared_memory(memory_bytes)
-        try:
-            with _channel() as (ours, theirs), open(files.log, "ab") as log:
-                told = {"EVO_CHANNEL": str(theirs.fileno()), "EVO_MEMORY": str(memory), "EVO_WEIGHTS": str(files.weights)}
-                what = self._confined("forwarder.py", files, seed, told, writable=(str(work),))
-                what = replace(what, readable=(*what.readable, str(files.weights)))
-                process = sandbox.Process(what, (theirs.fileno(), memory), log.fileno())
-                theirs.close()
-                try:
-                    yield ours, memory
-                finally:
-                    process.end()
-        finally:
-            os.close(memory)
+        what = self._confined("forwarder.py", files, seed, {"EVO_WEIGHTS": str(files.weights)}, writable=(str(work),))
+        return Forwarder(replace(what, readable=(*what.readable, str(files.weights))), files.lab.parent / f"{name}.txt")
 
     def _confined(self, script: str, files: _Files, seed: int, told: dict[str, str], writable: tuple[str, ...]) -> sandbox.Confined:
         config, cache = self.config, self.config.compile_cache
@@ -159,7 +159,7 @@ class Slot:
             root=str(files.root),
         )
 
-    def _outcome(self, trained: Trained, verdict: Verdict, log: str, seconds: float) -> Scored | Failed:
+    def _outcome(self, trained: Trained, verdict: Verdict, log: str, seconds: float, score_seconds: float) -> Scored | Failed:
         if verdict.val_bpb is None:
             line = printable(verdict.message).strip().split("\n")[0][:500]
             return Failed(Reason(verdict.reason), Phase.SCORE, line, printable(verdict.trace), seconds, trained.curve, log)
@@ -173,9 +173,16 @@ class Slot:
             peak_memory_gib=trained.peak_memory_gib,
             measurement_key=self.measurement_key,
             sandbox=self.level,
+            setup_seconds=trained.setup_seconds,
+            score_seconds=score_seconds,
+            logits_through=_carrier(self.config.device, verdict.pinned),
             curve=trained.curve,
             log=log,
         )
+
+
+def _carrier(device: str, pinned: bool) -> str:
+    return "memory" if device != "cuda" else "pinned memory" if pinned else "pageable memory"
 
 
 def _with_log(outcome: Stopped | Failed, log: str, seconds: float) -> Stopped | Failed:
@@ -210,7 +217,9 @@ class _Files:
         for name, text in texts.items():
             (lab / name).write_text(text, encoding="utf-8")
         hashes = tuple((name, hashlib.sha256(text.encode()).hexdigest()) for name, text in texts.items())
-        return cls(lab, work, root, folder / "weights.pt", folder / "log.txt", hashes)
+        weights = folder / "weights.pt"
+        weights.touch()  # empty until the training is over; a sandbox can only show what exists when it is built
+        return cls(lab, work, root, weights, folder / "log.txt", hashes)
 
     def tampered(self) -> str:
         """Name of a lab file that is not what it was, or ""."""

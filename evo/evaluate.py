@@ -65,7 +65,8 @@ def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
         lines += [
             f"val_bpb          {outcome.val_bpb:.6f}{own}",
             f"training         {outcome.training_seconds:.1f} s ({outcome.total_seconds:.1f} s in all), {outcome.steps} steps",
-            f"tokens           {outcome.tokens}",
+            *_outside(outcome),
+            f"tokens           {outcome.tokens} ({outcome.tokens / outcome.training_seconds:.0f} a second)",
             f"parameters       {outcome.parameters}",
             f"peak memory      {outcome.peak_memory_gib:.2f} GiB",
             f"measurement key  {outcome.measurement_key}",
@@ -76,6 +77,15 @@ def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
     else:
         lines.append(f"{type(outcome).__name__.lower()}: {outcome}")
     return "\n".join(lines)
+
+
+def _outside(outcome: Scored) -> list[str]:
+    """Where the time beside the training went, if it was measured."""
+    if not outcome.score_seconds:
+        return []
+    rest = outcome.total_seconds - outcome.setup_seconds - outcome.training_seconds - outcome.score_seconds
+    parts = f"start+set-up {outcome.setup_seconds:.1f} s, scoring {outcome.score_seconds:.1f} s, the rest {rest:.1f} s"
+    return [f"outside training {parts}; logits through {outcome.logits_through}"]
 
 
 def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome:

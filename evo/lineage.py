@@ -167,8 +167,9 @@ def _evaluation(record: Record) -> dict[str, Any] | None:
     outcome, proposal = record.outcome, record.candidate.proposal
     row = {"index": proposal.index, "operator": proposal.operator, "seed": proposal.seed, "slot": record.slot}
     if isinstance(outcome, Scored):
-        kept = ("val_bpb", "steps", "tokens", "parameters", "peak_memory_gib", "training_seconds", "total_seconds", "self_reported")
-        return {**row, "outcome": "Scored", **{name: getattr(outcome, name) for name in kept}}
+        kept = ("val_bpb", "steps", "tokens", "parameters", "peak_memory_gib", "self_reported")
+        times = ("training_seconds", "setup_seconds", "score_seconds", "total_seconds")
+        return {**row, "outcome": "Scored", **{name: getattr(outcome, name) for name in (*kept, *times)}}
     if isinstance(outcome, Failed):
         return {**row, "outcome": "Failed", "reason": str(outcome.reason), "phase": str(outcome.phase), "message": outcome.message}
     if isinstance(outcome, Stopped):

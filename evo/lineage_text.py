@@ -127,9 +127,10 @@ def _evaluation_line(row: Mapping[str, Any]) -> str:
     head = f"#{row['index']} {row['operator']}, seed {row['seed']}, {row['slot'] or 'no slot'}: "
     if row["outcome"] == "Scored":
         told = " (self-reported)" if row["self_reported"] else ""
+        outside = f", start+set-up {row['setup_seconds']:.1f} s, scoring {row['score_seconds']:.1f} s" if row["score_seconds"] else ""
         return (
             f"{head}{row['val_bpb']:.6f} val_bpb{told}, {row['steps']} steps, {row['tokens']:,} tokens in {row['training_seconds']:.1f} s, "
-            f"{row['parameters']:,} parameters, {row['peak_memory_gib']:.1f} GiB"
+            f"{row['parameters']:,} parameters, {row['peak_memory_gib']:.1f} GiB{outside}"
         )
     if row["outcome"] == "Failed":
         return f"{head}failed at {row['phase']}, {row['reason']}: {row['message']}"

@@ -1,7 +1,10 @@
 """Loads a genome's saved weights and answers rows of tokens with logits, inside the sandbox. It knows no targets beyond the rows it is
 sent, no text, no metric. The judge, on the other side, checks all that it gets.
 
-The shared memory holds the tokens of a chunk, (rows, T) int64, and is overwritten by its logits, (rows, T, V).
+It may be started long before there are weights, beside a training that is timed: until it is told to load it imports libraries, holds no
+CUDA context, has seen nothing of the genome, and waits.
+
+A chunk has a place in the shared memory: there are its tokens, (rows, T) int64, which its logits, (rows, T, V), overwrite.
 """
 
 from __future__ import annotations
@@ -14,9 +17,17 @@ import sys
 from typing import Any
 
 import wire
+from hostmemory import pinned
 from trainee import explain, seed_everything
 
 SENT_AS = ("float32", "bfloat16", "float16")  # other types are converted to float32
+
+
+def import_libraries(device: str) -> None:
+    """What most genomes need: slow to import, and the same for all. Compilers too on a GPU, where the time is free."""
+    names = ["numpy", "torch"] + (["torch._dynamo", "torch._inductor.compile_fx"] if device == "cuda" else [])
+    for name in names:
+        importlib.import_module(name)
 
 
 def load(weights: str) -> Any:
@@ -35,11 +46,21 @@ def device_of(model: Any) -> Any:
     return next(iter(model.parameters())).device
 
 
-def answer(model: Any, memory: mmap.mmap, rows: int, length: int) -> dict[str, Any]:
-    """Runs the model on the chunk in memory and leaves its logits there."""
+def rehearse(model: Any, rows: int, length: int, vocab: int) -> None:
+    """One chunk of random tokens, so that what the model compiles is compiled before the judge asks."""
     import torch
 
-    tokens = torch.frombuffer(memory, dtype=torch.int64, count=rows * length).view(rows, length)
+    tokens = torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.random.fork_rng():
+        model(tokens.to(device_of(model)))
+
+
+def answer(model: Any, memory: mmap.mmap, request: dict[str, Any]) -> dict[str, Any]:
+    """Runs the model on the chunk at the request's place in memory and leaves its logits there."""
+    import torch
+
+    rows, length, offset = request["rows"], request["length"], request["offset"]
+    tokens = torch.frombuffer(memory, dtype=torch.int64, count=rows * length, offset=offset).view(rows, length)
     with torch.no_grad():
         logits = model(tokens.to(device_of(model), copy=True))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 3:
@@ -47,9 +68,9 @@ def answer(model: Any, memory: mmap.mmap, rows: int, length: int) -> dict[str, A
     name = str(logits.dtype).removeprefix("torch.")
     if name not in SENT_AS:
         logits, name = logits.float(), "float32"
-    if logits.numel() * logits.element_size() > len(memory):
+    if logits.numel() * logits.element_size() > request["bytes"]:
         return {"op": "bad", "message": f"logits of shape {tuple(logits.shape)} are larger than a vocabulary of this size needs"}
-    out = torch.frombuffer(memory, dtype=logits.dtype, count=logits.numel()).view(logits.shape)
+    out = torch.frombuffer(memory, dtype=logits.dtype, count=logits.numel(), offset=offset).view(logits.shape)
     out.copy_(logits)
     return {"op": "logits", "shape": list(logits.shape), "dtype": name}
 
@@ -58,20 +79,34 @@ def _shape(value: Any) -> str:
     return f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
-def main() -> None:
-    """Serves chunks until the judge closes the channel."""
-    channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
-    memory = mmap.mmap(int(os.environ["EVO_MEMORY"]), 0)
-    sys.path[:0] = [os.environ["EVO_LAB"]]
-    try:
-        import torch
+def serve(channel: socket.socket, told: dict[str, Any], memory: mmap.mmap) -> None:
+    """Loads the genome, from here on untrusted, and serves chunks until the judge closes the channel."""
+    import torch
 
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        seed_everything(int(os.environ["EVO_SEED"]))
-        model = load(os.environ["EVO_WEIGHTS"])
-        wire.send(channel, {"op": "ready", "parameters": sum(p.numel() for p in model.parameters())})
+    sys.path[:0] = [os.environ["EVO_LAB"]]
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    seed_everything(int(os.environ["EVO_SEED"]))
+    model = load(os.environ["EVO_WEIGHTS"])
+    if told["rehearse"]:
+        rehearse(model, told["rows"], told["length"], told["vocab"])
+    with pinned(memory, os.environ["EVO_DEVICE"]) as is_pinned:
+        parameters = sum(p.numel() for p in model.parameters())
+        wire.send(channel, {"op": "ready", "parameters": parameters, "pinned": is_pinned})
         while (request := wire.receive(channel)) is not None:
-            wire.send(channel, answer(model, memory, request[0]["rows"], request[0]["length"]))
+            wire.send(channel, answer(model, memory, request[0]))
+
+
+def main() -> None:
+    """Imports libraries, waits for the word to load, serves."""
+    channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
+    try:
+        import_libraries(os.environ["EVO_DEVICE"])
+        wire.send(channel, {"op": "waiting"})
+        received = wire.receive(channel, max_fds=1)
+        if received is None:  # the training failed: there is nothing to score
+            return
+        told, (descriptor,) = received
+        serve(channel, told, mmap.mmap(descriptor, 0))
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  every end of an untrusted program is data
         wire.send(channel, explain(error))
         sys.stdout.flush()

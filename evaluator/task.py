@@ -1,0 +1,41 @@
+"""What the judge is asked to score, and the sizes that follow from it: slot, judge and forwarder must agree on them."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+CHUNK_BYTES = {"cpu": 16 << 20}  # logits of one chunk in float32: what a core's cache digests best
+CHUNK_BYTES_GPU = 256 << 20  # enough to keep a GPU busy, and cheap to allocate and to pin
+PLACES = 2  # chunks in the shared memory: the forwarder works on one while the judge reads the other
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to score. Files are given with their hashes, which are checked, since a program may have had a way to them."""
+
+    rows_file: str  # (rows, length + 1) little-endian uint16
+    rows_sha256: str
+    rows: int
+    length: int  # T
+    bytes_file: str  # (vocab,) little-endian int32
+    bytes_sha256: str
+    vocab: int
+    device: str
+    seconds: float  # that one forwarder may take, its start included
+
+    @property
+    def chunk_rows(self) -> int:
+        allowed = CHUNK_BYTES.get(self.device, CHUNK_BYTES_GPU)
+        return max(1, min(self.rows, allowed // (self.length * self.vocab * 4)))
+
+    @property
+    def place_bytes(self) -> int:
+        """Memory for one chunk, in whole pages: float32 logits with an eighth to spare for a padded vocabulary, or tokens in int64."""
+        needed = max(self.chunk_rows * self.length * self.vocab * 4 * 9 // 8, self.chunk_rows * self.length * 8)
+        return -(-needed // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that judge and forwarder share."""
+        return PLACES * self.place_bytes
