@@ -16,11 +16,12 @@ from evaluator.slot import Slot, SlotConfig
 BUDGET = 1.0
 
 
-@pytest.fixture(scope="module", params=["instant", "slot"])
+@pytest.fixture(scope="module", params=["instant", "slot", "early slot"])
 def evaluate(request: pytest.FixtureRequest, small_lab: SmallLab) -> Iterator[Evaluate]:
     made: Evaluate = Instant(Landscape(noise_sd=0.001))
-    if request.param == "slot":
-        made = Slot(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test"))
+    if request.param != "instant":
+        early = request.param == "early slot"
+        made = Slot(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", early_forwarders=early))
     yield made
     made.close()
 
@@ -41,6 +42,23 @@ def test_an_honest_program_is_scored(honest: Outcome, evaluate: Evaluate) -> Non
 def test_an_outcome_survives_pickling_and_json(honest: Outcome) -> None:
     assert pickle.loads(pickle.dumps(honest)) == honest
     assert from_dict(to_dict(honest)) == honest
+
+
+def test_an_outcome_recorded_before_a_field_existed_can_be_read(honest: Outcome) -> None:
+    recorded = to_dict(honest)
+    for name in ("setup_seconds", "score_seconds", "logits_through"):
+        del recorded[name]
+    read = from_dict(recorded)
+    assert isinstance(read, Scored)
+    assert (read.setup_seconds, read.score_seconds, read.logits_through) == (0.0, 0.0, "")
+
+
+def test_the_parts_of_the_time_are_within_the_whole(honest: Outcome, evaluate: Evaluate) -> None:
+    assert isinstance(honest, Scored)
+    if isinstance(evaluate, Slot):
+        assert honest.setup_seconds > 0 < honest.score_seconds
+        assert honest.setup_seconds + honest.training_seconds + honest.score_seconds <= honest.total_seconds
+        assert honest.logits_through == "memory"
 
 
 def test_the_curve_moves_forward_in_time_and_tokens(honest: Outcome) -> None:

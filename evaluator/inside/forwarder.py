@@ -106,7 +106,9 @@ def main() -> None:
         if received is None:  # the training failed: there is nothing to score
             return
         told, (descriptor,) = received
-        serve(channel, told, mmap.mmap(descriptor, 0))
+        memory = mmap.mmap(descriptor, 0)
+        os.close(descriptor)
+        serve(channel, told, memory)
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  every end of an untrusted program is data
         wire.send(channel, explain(error))
         sys.stdout.flush()

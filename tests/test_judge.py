@@ -1,0 +1,84 @@
+"""The judge's own work on rows: what it checks, keeps, and sends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluator.checked import File, Tampered, load
+from evaluator.judge import Refused, Scoring
+from evaluator.outcome import Reason
+from evaluator.task import PLACES, Task
+
+ROWS, LENGTH, VOCAB = 40, 6, 3
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    rng = np.random.default_rng(0)
+    rng.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype("<u2").tofile(tmp_path / "rows.bin")
+    np.array([0, 1, 3], dtype="<i4").tofile(tmp_path / "bytes.bin")
+    rows, table = file(tmp_path / "rows.bin"), file(tmp_path / "bytes.bin")
+    return Task(rows.path, rows.sha256, ROWS, LENGTH, table.path, table.sha256, VOCAB, "cpu", 60.0)
+
+
+def file(path: Path) -> File:
+    return File(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_rows_are_kept_until_their_file_changes_and_then_checked_again(task: Task) -> None:
+    rows, table = File(task.rows_file, task.rows_sha256), File(task.bytes_file, task.bytes_sha256)
+    kept = load(rows, table, LENGTH)
+    assert load(rows, table, LENGTH) is kept
+    path, stat = Path(task.rows_file), os.stat(task.rows_file)
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a program would that hides its traces
+    with pytest.raises(Tampered, match="prepare the data again"):
+        load(rows, table, LENGTH)
+    with pytest.raises(Refused) as refused:
+        Scoring(task)
+    assert refused.value.reason is Reason.TAMPERED
+    path.write_bytes(content)
+    assert (load(rows, table, LENGTH).rows == kept.rows).all()
+
+
+def test_only_targets_with_bytes_count(task: Task) -> None:
+    checked = load(File(task.rows_file, task.rows_sha256), File(task.bytes_file, task.bytes_sha256), LENGTH)
+    targets = np.fromfile(task.rows_file, "<u2").reshape(ROWS, LENGTH + 1)[:, 1:]
+    assert checked.bytes == (targets == 1).sum() + 3 * (targets == 2).sum()
+    assert (checked.counted.numpy() == (targets != 0)).all()
+
+
+def test_a_twin_differs_from_its_row_first_at_the_cut_and_keeps_its_targets(task: Task) -> None:
+    scoring = Scoring(task)
+    rows, cuts = torch.arange(ROWS).repeat(5), torch.arange(ROWS * 5) % (LENGTH - 1) + 1
+    inputs, targets = scoring._tokens(rows, cuts)
+    original = scoring.data.tokens(rows)
+    assert (targets == original[:, 1:]).all()
+    assert ((inputs >= 0) & (inputs < VOCAB)).all()
+    for row, cut, own in zip(inputs, cuts.tolist(), original[:, :-1], strict=True):
+        assert (row[:cut] == own[:cut]).all()
+        assert row[cut] != own[cut]
+
+
+def test_rows_without_a_cut_are_sent_as_they_are(task: Task) -> None:
+    scoring = Scoring(task)
+    rows = torch.arange(ROWS)
+    cuts = torch.where(rows % 2 == 0, LENGTH, 1)
+    inputs, _ = scoring._tokens(rows, cuts)
+    assert (inputs[::2] == scoring.data.tokens(rows)[::2, :-1]).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("length", "vocab"), [(64, 256), (256, 1024), (2048, 8192), (2048, 1024)])
+def test_a_chunk_s_tokens_and_its_logits_fit_into_its_place(task: Task, device: str, length: int, vocab: int) -> None:
+    sized = Task(task.rows_file, task.rows_sha256, 10_000, length, task.bytes_file, task.bytes_sha256, vocab, device, 60.0)
+    assert sized.chunk_rows >= 1
+    assert sized.place_bytes >= sized.chunk_rows * length * max(vocab * 4, 8)
+    assert sized.memory_bytes == PLACES * sized.place_bytes
