@@ -13,11 +13,8 @@ sandbox level "process" files, other processes and network are open. The level i
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +27,7 @@ from evaluator.forwarding import Forwarder, Forwarders
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge, Verdict, task_for
 from evaluator.scratch import Scratch
+from evaluator.trainee_process import Files, Trainee
 from evaluator.training import Limits, Trained, TrainingRun, printable, read_log
 
 _GIB = 2**30
@@ -49,7 +47,7 @@ class SlotConfig:
     limits: Limits = field(default_factory=Limits)
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
     compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
-    early_forwarders: bool = False  # start them beside the training: for GPUs, see forwarding.py
+    early_start: bool = False  # start what is needed next beside what runs: for GPUs, see forwarding.py and trainee_process.py
 
 
 class Slot:
@@ -62,17 +60,18 @@ class Slot:
         self._data: Data = datafolder.load(config.data)
         self._judge: Judge | None = None
         self._scratch: Scratch | None = None
+        self._spare: _Berth | None = None  # for the next program
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._ready_scratch().path) as folder:
-            files = _Files.lay_out(Path(folder), program, self.config.prepare)
+        with contextlib.closing(self._take_spare()) as berth:
+            files, hashes = berth.files, berth.files.fill(program, self.config.prepare)
             start = partial(self._start_forwarder, files, seed)
-            with contextlib.closing(Forwarders(start, self.config.early_forwarders)) as forwarders:
-                trained = self._train(files, seed, budget_seconds, watch, forwarders)
+            with contextlib.closing(Forwarders(start, self._early)) as forwarders:
+                trained = self._train(berth.trainee, seed, budget_seconds, watch, forwarders)
                 ended = time.monotonic()
-                if isinstance(trained, Trained) and files.tampered():
-                    trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{files.tampered()} was changed while the program ran")
+                if isinstance(trained, Trained) and files.tampered(hashes):
+                    trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{files.tampered(hashes)} was changed while the program ran")
                 log = read_log(files.log, self.config.limits.log_bytes)
                 if not isinstance(trained, Trained):
                     return _with_log(trained, log, time.monotonic() - began)
@@ -87,6 +86,9 @@ class Slot:
         if self._judge is not None:
             self._judge.close()
             self._judge = None
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
@@ -107,22 +109,47 @@ class Slot:
     def _gpu_environment(self) -> dict[str, str]:
         return {"CUDA_VISIBLE_DEVICES": self.config.gpu}
 
+    @property
+    def _early(self) -> bool:
+        """Whether processes are started before they are needed; at level "process" a program could reach into those that wait."""
+        return self.config.early_start and self.level == "namespaces"
+
+    def _make_spare(self) -> _Berth:
+        folder = tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._ready_scratch().path)
+        try:
+            files = Files.lay_out(Path(folder.name))
+            return _Berth(folder, files, Trainee(files, lambda files: self._confined("trainee.py", files, {}, (str(files.work),))))
+        except BaseException:
+            folder.cleanup()
+            raise
+
+    def _take_spare(self) -> _Berth:
+        """The process that waits already, if it is well, else a new one."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.trainee.settle():
+            return spare
+        if spare is not None:
+            spare.close()
+        return self._make_spare()
+
     def _train(
-        self, files: _Files, seed: int, budget_seconds: float, watch: Watch | None, forwarders: Forwarders
+        self, trainee: Trainee, seed: int, budget_seconds: float, watch: Watch | None, forwarders: Forwarders
     ) -> Trained | Stopped | Failed:
-        judge = self._ready_judge()
+        judge, limits = self._ready_judge(), self.config.limits
         forwarders.start_early()
-        with _channel() as (ours, theirs), open(files.log, "wb") as log:
-            what = self._confined("trainee.py", files, seed, {"EVO_CHANNEL": str(theirs.fileno())}, writable=(str(files.work),))
-            process = sandbox.Process(what, (theirs.fileno(),), log.fileno())
-            theirs.close()
+        if self._early:
+            self._spare = self._make_spare()
 
-            def before_clock() -> None:
-                judge.wait()
-                forwarders.settle()
+        def before_clock() -> None:
+            judge.wait()
+            forwarders.settle()
+            if self._spare is not None:
+                self._spare.trainee.settle()
 
-            limits = self.config.limits
-            return TrainingRun(process, ours, self._data, limits, budget_seconds, files.weights, watch, before_clock).run()
+        run = TrainingRun(trainee.process, trainee.channel, self._data, limits, budget_seconds, trainee.files.weights, watch, before_clock)
+        with contextlib.suppress(ConnectionError):  # it has died, which the run finds out and explains
+            trainee.begin(seed)
+        return run.run()
 
     def _score(self, forwarders: Forwarders, trained: Trained) -> Verdict:
         """Two passes, each with a forwarder of its own."""
@@ -134,15 +161,15 @@ class Slot:
         refusal = judge.check(task, forwarders.second(task))
         return refusal if refusal.reason else verdict
 
-    def _start_forwarder(self, files: _Files, seed: int, name: str) -> Forwarder:
+    def _start_forwarder(self, files: Files, seed: int, name: str) -> Forwarder:
         work = files.lab.parent / name
         work.mkdir()
-        what = self._confined("forwarder.py", files, seed, {"EVO_WEIGHTS": str(files.weights)}, writable=(str(work),))
+        what = self._confined("forwarder.py", files, {"EVO_WEIGHTS": str(files.weights), "EVO_SEED": str(seed)}, (str(work),))
         return Forwarder(replace(what, readable=(*what.readable, str(files.weights))), files.lab.parent / f"{name}.txt")
 
-    def _confined(self, script: str, files: _Files, seed: int, told: dict[str, str], writable: tuple[str, ...]) -> sandbox.Confined:
+    def _confined(self, script: str, files: Files, told: dict[str, str], writable: tuple[str, ...]) -> sandbox.Confined:
         config, cache = self.config, self.config.compile_cache
-        more = {"EVO_SEED": str(seed), "EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), **self._gpu_environment(), **told}
+        more = {"EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), **self._gpu_environment(), **told}
         if cache:
             more |= {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
         return sandbox.Confined(
@@ -189,42 +216,15 @@ def _with_log(outcome: Stopped | Failed, log: str, seconds: float) -> Stopped | 
     return replace(outcome, log=log, total_seconds=seconds) if isinstance(outcome, Failed) else replace(outcome, log=log)
 
 
-@contextlib.contextmanager
-def _channel() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The harness's end and the program's, closed on the way out."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
-
-
 @dataclass(frozen=True)
-class _Files:
-    """Layout of one evaluation's folder. Only `work`, and a folder for each forwarder, can be written to from inside."""
+class _Berth:
+    """A place for one evaluation: its folder, and the training process that waits there."""
 
-    lab: Path
-    work: Path
-    root: Path
-    weights: Path
-    log: Path
-    hashes: tuple[tuple[str, str], ...]
+    folder: tempfile.TemporaryDirectory[str]
+    files: Files
+    trainee: Trainee
 
-    @classmethod
-    def lay_out(cls, folder: Path, program: str, prepare: str) -> _Files:
-        lab, work, root = folder / "lab", folder / "work", folder / "root"
-        for path in (lab, work, root):
-            path.mkdir()
-        texts = {"train.py": program, "prepare.py": prepare}
-        for name, text in texts.items():
-            (lab / name).write_text(text, encoding="utf-8")
-        hashes = tuple((name, hashlib.sha256(text.encode()).hexdigest()) for name, text in texts.items())
-        weights = folder / "weights.pt"
-        weights.touch()  # empty until the training is over; a sandbox can only show what exists when it is built
-        return cls(lab, work, root, weights, folder / "log.txt", hashes)
-
-    def tampered(self) -> str:
-        """Name of a lab file that is not what it was, or ""."""
-        for name, sha256 in self.hashes:
-            path = self.lab / name
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                return name
-        return ""
+    def close(self) -> None:
+        """Ends the process, then removes the folder."""
+        self.trainee.end()
+        self.folder.cleanup()

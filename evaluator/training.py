@@ -108,6 +108,8 @@ class TrainingRun:
 
     def _handle(self, message: dict[str, Any]) -> Trained | Stopped | Failed | None:
         match message["op"]:
+            case "waiting":  # for the word to begin, which has been sent
+                pass
             case "phase":
                 self.phase = Phase(message["phase"])
             case "start":

@@ -143,7 +143,7 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
             limits=profile.limits,
             sandbox=planned.config.evaluator.sandbox,
             compile_cache=str(Path(folder).parent / "compiled" / f"{head.device}{i}") if head.compile_cache else "",
-            early_forwarders=head.device == "cuda",
+            early_start=head.device == "cuda",
         )
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )

@@ -21,7 +21,7 @@ def evaluate(request: pytest.FixtureRequest, small_lab: SmallLab) -> Iterator[Ev
     made: Evaluate = Instant(Landscape(noise_sd=0.001))
     if request.param != "instant":
         early = request.param == "early slot"
-        made = Slot(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", early_forwarders=early))
+        made = Slot(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", early_start=early))
     yield made
     made.close()
 

@@ -36,7 +36,7 @@ FIVE_STEPS = ("in prepare.batches(BATCH_SIZE, VOCAB_SIZE):", "in (b for b, _ in 
 @pytest.fixture(scope="module")
 def config(small_lab: SmallLab) -> SlotConfig:
     limits = Limits(setup_seconds=30, grace_seconds=1.5, host_memory_gib=1.5, weights_gib=0.1, file_gib=0.01)
-    return SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits, early_forwarders=True)
+    return SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits, early_start=True)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_forwarder_that_has_died_is_no_error_of_its_owner(forwarder: Forwarder
 def test_a_score_is_the_same_with_and_without_an_early_start(config: SlotConfig, slot: Slot, small_lab: SmallLab) -> None:
     assert FIVE_STEPS[0] in small_lab.genome
     program = small_lab.genome.replace(*FIVE_STEPS)
-    with contextlib.closing(Slot(replace(config, early_forwarders=False))) as late:
+    with contextlib.closing(Slot(replace(config, early_start=False))) as late:
         outcomes = [late(program, 5, 1.0), slot(program, 5, 1.0), slot(program, 6, 1.0)]
     scores = [outcome.val_bpb for outcome in outcomes if isinstance(outcome, Scored)]
     assert len(scores) == 3, outcomes

@@ -18,16 +18,9 @@ from typing import Any
 
 import wire
 from hostmemory import pinned
-from trainee import explain, seed_everything
+from trainee import explain, import_libraries, seed_everything
 
 SENT_AS = ("float32", "bfloat16", "float16")  # other types are converted to float32
-
-
-def import_libraries(device: str) -> None:
-    """What most genomes need: slow to import, and the same for all. Compilers too on a GPU, where the time is free."""
-    names = ["numpy", "torch"] + (["torch._dynamo", "torch._inductor.compile_fx"] if device == "cuda" else [])
-    for name in names:
-        importlib.import_module(name)
 
 
 def load(weights: str) -> Any:

@@ -37,15 +37,29 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def import_libraries(device: str) -> None:
+    """What most genomes need: slow to import, and the same for all. Compilers too on a GPU, where the time is free."""
+    names = ["numpy", "torch"] + (["torch._dynamo", "torch._inductor.compile_fx"] if device == "cuda" else [])
+    for name in names:
+        importlib.import_module(name)
+
+
 def main() -> None:
-    """Imports the genome, runs it, reports phases and the exception that ended it, if one did."""
+    """Imports libraries and waits for the word to begin; then imports the genome, runs it, reports phases and the exception that ended
+    it, if one did."""
     channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
-    sys.path[:0] = [os.environ["EVO_LAB"]]
     try:
+        import_libraries(os.environ["EVO_DEVICE"])
+        wire.send(channel, {"op": "waiting"})
+        received = wire.receive(channel)
+        if received is None:  # no program came
+            return
         import torch
 
+        os.environ["EVO_SEED"] = str(received[0]["seed"])
+        sys.path[:0] = [os.environ["EVO_LAB"]]
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        seed_everything(int(os.environ["EVO_SEED"]))
+        seed_everything(received[0]["seed"])
         wire.send(channel, {"op": "phase", "phase": "import"})
         program = importlib.import_module("train")
         missing = [name for name in ("build_model", "main") if not callable(getattr(program, name, None))]
