@@ -8,39 +8,36 @@ What holds: a trial's identity is its `index` attribute, so records may come in 
 is compared with the store at the start of a session and whenever somebody else has written to it: studies that do not agree are made
 anew, a file that does not read is replaced. A dashboard that is open follows everything but the replacement of the file.
 
-The file is an Optuna journal, appended in bulk by its single writer (run.lock sees to that): without Optuna's lock file, which a
-killed process leaves behind, and without a sync, since it can be made again. SQLite through Optuna takes tens of ms per trial.
+The file is an Optuna journal (evo/journal.py), written by whoever holds run.lock; SQLite through Optuna takes tens of ms per trial.
 Left out: keeping what people write into the dashboard; a parameter whose value cannot stand on its scale (0 on a logarithmic one).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import note_ver_key, split_body
 
 from evo import trials
 from evo.folder import StoreError, read_text
+from evo.journal import Journal
 from evo.records import TUNE, Record
 from evo.standing import Standing
 from evo.store import curve
-from evo.study_notes import overview_note, species_note, trial_note
+from evo.study_notes import overview_facts, overview_note, species_note, trial_note
 from genomes import GenomeError, Knob, Reader, Value, constants
 
 FILE = "optuna.log"
@@ -48,10 +45,11 @@ OVERVIEW = "all evaluations"
 VERSION = 1  # of what is written: a study made otherwise is made anew
 AT_ONCE = 500  # trials that one refresh writes while slots may be waiting for the driver
 GROWTH = 1.5  # a species' study is made anew during a run when it has grown so much: the cost stays in proportion
-PARTS = ("distributions", "params", "intermediate_values")  # of a trial, which the writer needs no memory of
-TRIAL_NOTE = re.compile(r"dashboard:\d+:note_str")
+MADE, MOVED = "evo:made", "evo:moved"  # how a study was made; which knobs are known to have moved
 METRIC_NAMES = "study:metric_names"  # what Study.set_metric_names sets, which warns that it is experimental
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, optuna.exceptions.OptunaError)  # of reading a foreign file
+
+Params = Mapping[str, tuple[BaseDistribution, Value]]
 
 
 class StudyError(Exception):
@@ -78,71 +76,92 @@ class StudyView:
         book, self._book = self._book, None  # forgotten, and read again, unless this refresh comes to its end
         try:
             if book is None or not book.journal.untouched():
-                book = _opened(self._run_dir / FILE, standing)
-            self._write(book, standing, whole)
+                book = self._opened(standing)
+            self._add_missing(book, standing, whole)
         except OSError as error:
             raise StudyError(f"{self._run_dir / FILE} cannot be written: {error.strerror}") from error
         self._book = book
 
-    def _write(self, book: _Book, standing: Standing, whole: bool) -> None:
+    def _opened(self, standing: Standing) -> _Book:
+        """The file with what is right in it; a new one where it does not read."""
+        path = self._run_dir / FILE
+        try:
+            book = _Book(path)
+            self._adopt(book, standing)
+        except DAMAGE:
+            path.unlink()
+            book = _Book(path)
+        return book
+
+    def _adopt(self, book: _Book, standing: Standing) -> None:
+        """Takes over the studies that agree with the records; the others go."""
+        expected = {r.candidate.proposal.index: trials.verdict(r) for r in standing.records if trials.evaluated(r)}
+        tuned = {species_study(species) for species in tuned_species(standing.records)}
+        for study in book.storage.get_all_studies():
+            made = study.system_attrs.get(MADE, {})
+            ours = study.study_name in tuned or (study.study_name == OVERVIEW and made.get("reference") == standing.founder)
+            told = book.told(study) if ours and made.get("version") == VERSION else None
+            if told is None or not told.items() <= expected.items():
+                book.storage.delete_study(study._study_id)
+            else:
+                book.remember(study.study_name, self._reader(study.study_name, made["reference"]), set(told))
+
+    def _add_missing(self, book: _Book, standing: Standing, whole: bool) -> None:
         left = sys.maxsize if whole else AT_ONCE
         records = [record for record in standing.records if trials.evaluated(record)]
         left -= self._overview(book, standing, records, left)
         for species in tuned_species(standing.records):
             members = [record for record in records if record.candidate.species == species]
             if members and left > 0:
-                left -= self._species(book, standing, members, left, whole)
+                left -= self._species(book, standing, members, None if whole else left)
         book.journal.write()
 
     def _overview(self, book: _Book, standing: Standing, records: Sequence[Record], most: int) -> int:
         """Adds at most `most` trials to the overview; how many they were."""
         founder = standing.founder or ""
         board = book.boards.get(OVERVIEW)
-        if board is None or board.reader is None:
-            reader = Reader(constants(self._texts(founder)))
-            if board is not None and list(reader.knobs) == list(board.knobs):
-                board.reader = reader
-            else:
-                board = book.make(OVERVIEW, founder, reader, tuple(reader.knobs))
-        missing = [r for r in records if r.candidate.proposal.index not in board.indexes][:most]
+        if board is None:
+            reader = self._reader(OVERVIEW, founder)
+            board = book.make(OVERVIEW, founder, reader, reader.knobs)
+        missing = board.missing(records)[:most]
+        moved = set(board.moved)
         for record in missing:
-            self._add(book, board, record, standing, _read(board.reader, constants(self._texts(record.candidate.genome))))
-        book.say(board, overview_note(standing))
+            values = _read(board.reader, constants(self._texts(record.candidate.genome)))
+            moved.update(_differing(board.reader, values))
+            self._add(book, board, record, standing, _params(board, values, moved))
+        book.has_moved(board, moved)
+        book.say(board, overview_note(standing), overview_facts(standing))
         return len(missing)
 
-    def _species(self, book: _Book, standing: Standing, members: Sequence[Record], most: int, whole: bool) -> int:
-        """The same for one tuned species."""
-        name = species_study(members[0].candidate.species)
+    def _species(self, book: _Book, standing: Standing, members: Sequence[Record], most: int | None) -> int:
+        """The same for one tuned species; all of it if `most` is None."""
+        species = members[0].candidate.species
+        name = species_study(species)
         board = book.boards.get(name)
         if board is None:
-            reader = Reader(self._texts(members[0].candidate.genome))
-            moved = self._moved(reader, members[:most])
-            board = book.make(name, members[0].candidate.genome, reader, moved)
-        if board.reader is None:
-            board.reader = Reader(self._texts(board.reference))
-        missing = [r for r in members if r.candidate.proposal.index not in board.indexes][:most]
-        book.has_moved(board, self._moved(board.reader, missing))
-        if board.moved - set(board.knobs) and (whole or len(board.indexes) + len(missing) >= GROWTH * board.made_with):
-            names = tuple(name for name in board.reader.knobs if name in board.moved)
-            board = book.make(name, board.reference, board.reader, names)
+            reference = members[0].candidate.genome
+            board = book.make(name, reference, self._reader(name, reference), ())
+        missing = board.missing(members)[:most]
+        values = {r.candidate.proposal.index: _read(board.reader, self._texts(r.candidate.genome)) for r in missing}
+        book.has_moved(board, {knob for found in values.values() for knob in _differing(board.reader, found)})
+        due = most is None or len(board.indexes) + len(missing) >= GROWTH * board.made_with
+        if due and not board.moved <= set(board.knobs):
+            board = book.make(name, board.reference, board.reader, filter(board.moved.__contains__, board.reader.knobs))
             missing = list(members[:most])
         for record in missing:
-            self._add(book, board, record, standing, _read(board.reader, self._texts(record.candidate.genome)))
+            found = values.get(record.candidate.proposal.index) or _read(board.reader, self._texts(record.candidate.genome))
+            self._add(book, board, record, standing, _params(board, found, board.moved))
         board.made_with = board.made_with or len(missing)
-        book.say(board, species_note(members[0].candidate.species, board.knobs, standing))
+        book.say(board, species_note(species, board.knobs, standing))
         return len(missing)
 
-    def _moved(self, reader: Reader, members: Iterable[Record]) -> tuple[str, ...]:
-        """Names of the knobs in which a member differs from the reference, in the order of the program."""
-        read = [_read(reader, self._texts(record.candidate.genome)) for record in members]
-        return tuple(name for name, knob in reader.knobs.items() if any(v.get(name, knob.value) != knob.value for v in read))
-
-    def _add(self, book: _Book, board: _Board, record: Record, standing: Standing, values: Mapping[str, Value]) -> None:
-        assert board.reader is not None
-        placed = {name: placed_in(board.reader.knobs[name], values[name]) for name in board.knobs if name in values}
-        params = {name: found for name, found in placed.items() if found is not None}
+    def _add(self, book: _Book, board: _Board, record: Record, standing: Standing, params: Params) -> None:
         points = trials.points(curve(self._run_dir, record.candidate.proposal.index))
         book.add(board, _frozen(record, params, points), trial_note(record, standing, self._texts))
+
+    def _reader(self, study: str, genome: str) -> Reader:
+        text = self._texts(genome)
+        return Reader(constants(text) if study == OVERVIEW else text)
 
     def _text(self, genome: str) -> str:
         """A program; "" where it is missing, which a view can bear."""
@@ -165,29 +184,44 @@ def species_study(species: str) -> str:
 # ---- a trial in Optuna's form
 
 
-def placed_in(knob: Knob, value: Value) -> tuple[BaseDistribution, Value] | None:
-    """A parameter's distribution and value; None if it does not fit. Kind and scale are the knob's for the whole study, as Optuna asks."""
+def placed_in(knob: Knob, value: Value, moved: bool = True) -> tuple[BaseDistribution, Value] | None:
+    """A parameter's distribution and value; None if it does not fit. Kind and scale are the knob's for the whole study, as Optuna asks.
+
+    A number that has not `moved` yet has its value as its range: Optuna gives a parameter of a real range some importance even if it
+    is the same in all trials, and thirty of them hide the few that matter.
+    """
     if knob.kind in ("bool", "choice"):
         choices = (False, True) if knob.kind == "bool" else knob.choices
         same = [choice for choice in choices if choice == value and type(choice) is type(value)]
         return (CategoricalDistribution(choices), same[0]) if same else None
     room = trials.room(knob, value)
-    if room is None:
+    if room is None or isinstance(value, str):
         return None
+    low, high = room if moved else (value, value)
     if knob.kind == "float":
-        return FloatDistribution(*room, log=knob.log), float(value)
-    return IntDistribution(int(room[0]), int(room[1]), log=knob.log), int(value)
+        return FloatDistribution(low, high, log=knob.log), float(value)
+    return IntDistribution(int(low), int(high), log=knob.log), int(value)
 
 
-def _read(reader: Reader | None, text: str) -> dict[str, Value]:
+def _params(board: _Board, values: Mapping[str, Value], moved: Container[str]) -> Params:
+    placed = {name: placed_in(board.reader.knobs[name], values[name], name in moved) for name in board.knobs if name in values}
+    return {name: found for name, found in placed.items() if found is not None}
+
+
+def _read(reader: Reader, text: str) -> dict[str, Value]:
     """Values of a program; none of one that does not parse."""
     try:
-        return reader.values(text) if reader else {}
+        return reader.values(text)
     except GenomeError:
         return {}
 
 
-def _frozen(record: Record, params: Mapping[str, tuple[BaseDistribution, Value]], points: dict[int, float]) -> FrozenTrial:
+def _differing(reader: Reader, values: Mapping[str, Value]) -> list[str]:
+    """The knobs that have another value than in the reference."""
+    return [name for name, value in values.items() if value != reader.knobs[name].value]
+
+
+def _frozen(record: Record, params: Params, points: dict[int, float]) -> FrozenTrial:
     state, value = trials.verdict(record)
     return FrozenTrial(
         number=-1,  # given by the storage, as is the id
@@ -207,58 +241,61 @@ def _frozen(record: Record, params: Mapping[str, tuple[BaseDistribution, Value]]
 # ---- the file
 
 
+class _Backend(Journal, BaseJournalBackend):
+    """The journal as Optuna's storage takes it."""
+
+
 @dataclass
 class _Board:
     """One study in the file, as its writer remembers it."""
 
     study: optuna.Study
     reference: str  # genome whose knobs give names, kinds and scales
+    reader: Reader  # of the reference
     knobs: tuple[str, ...]  # the parameters
     moved: set[str]  # known to have moved, parameters or not yet
-    indexes: set[int] = field(default_factory=set)
-    reader: Reader | None = None  # of the reference; read when it is needed
-    made_with: int = 0  # trials
-    note: str = ""
+    indexes: set[int]
+    made_with: int  # trials
+    note: str
+
+    def missing(self, records: Iterable[Record]) -> list[Record]:
+        return [record for record in records if record.candidate.proposal.index not in self.indexes]
 
 
 class _Book:
     """The studies in the file. Operations are collected until `journal.write()`."""
 
-    def __init__(self, journal: _Journal) -> None:
-        self.journal = journal
-        self.storage = JournalStorage(journal)
+    def __init__(self, path: Path) -> None:
+        self.journal = _Backend(path)
+        self.storage = JournalStorage(self.journal)
         self.boards: dict[str, _Board] = {}
 
-    def adopt(self, standing: Standing) -> None:
-        """Takes over the studies that agree with the records; the others go."""
-        expected = {r.candidate.proposal.index: trials.verdict(r) for r in standing.records if trials.evaluated(r)}
-        names = {OVERVIEW, *map(species_study, tuned_species(standing.records))}
-        for frozen in self.storage.get_all_studies():
-            made = frozen.user_attrs.get("made", {})
-            found = self.storage.get_all_trials(frozen._study_id, deepcopy=False)
-            noted = all(note_ver_key(t._trial_id) in frozen.system_attrs for t in found)
-            told = {t.user_attrs.get("index"): (t.state.name, t.value) for t in found}
-            ours = frozen.study_name in names and made.get("version") == VERSION
-            fits = ours and (frozen.study_name != OVERVIEW or made["reference"] == standing.founder)
-            if fits and noted and len(told) == len(found) and told.items() <= expected.items():
-                self._remember(frozen.study_name, made, set(frozen.user_attrs["moved"]), {i for i in expected if i in told})
-            else:
-                self.storage.delete_study(frozen._study_id)
+    def told(self, study: FrozenStudy) -> dict[int, tuple[str, float | None]] | None:
+        """Index -> (state, value) of a study's trials; None if one is there twice or lacks its note."""
+        found = self.storage.get_all_trials(study._study_id, deepcopy=False)
+        told = {trial.user_attrs["index"]: (trial.state.name, trial.value) for trial in found}
+        noted = all(note_ver_key(trial._trial_id) in study.system_attrs for trial in found)
+        return told if noted and len(told) == len(found) else None
 
-    def make(self, name: str, reference: str, reader: Reader, knobs: tuple[str, ...]) -> _Board:
+    def remember(self, name: str, reader: Reader, indexes: set[int]) -> _Board:
+        """Goes on with a study that is in the file."""
+        study = optuna.load_study(study_name=name, storage=self.storage)
+        attributes = self.storage.get_study_system_attrs(study._study_id)
+        made, moved = attributes[MADE], set(attributes[MOVED])
+        known = tuple(knob for knob in made["knobs"] if knob in reader.knobs)
+        self.boards[name] = _Board(study, made["reference"], reader, known, moved, indexes, len(indexes), get_note(study))
+        return self.boards[name]
+
+    def make(self, name: str, reference: str, reader: Reader, knobs: Iterable[str]) -> _Board:
         """A new study, in place of the one of this name if there is one."""
         old = self.boards.pop(name, None)
         if old is not None:
             self.storage.delete_study(old.study._study_id)
         study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], name)
-        made = {"version": VERSION, "reference": reference, "knobs": list(knobs)}
-        moved = old.moved if old else set(knobs)
-        self.storage.set_study_user_attr(study_id, "made", made)
-        self.storage.set_study_user_attr(study_id, "moved", sorted(moved))
+        self.storage.set_study_system_attr(study_id, MADE, {"version": VERSION, "reference": reference, "knobs": list(knobs)})
+        self.storage.set_study_system_attr(study_id, MOVED, sorted(old.moved if old else ()))
         self.storage.set_study_system_attr(study_id, METRIC_NAMES, ["val_bpb"])
-        board = self._remember(name, made, moved, set())
-        board.reader = reader
-        return board
+        return self.remember(name, reader, set())
 
     def add(self, board: _Board, trial: FrozenTrial, note: str) -> None:
         """One trial and its note; `save_note` wants a trial that is still running."""
@@ -268,106 +305,18 @@ class _Book:
             self.storage.set_study_system_attr(study_id, key, value)
         board.indexes.add(trial.user_attrs["index"])
 
-    def has_moved(self, board: _Board, names: Iterable[str]) -> None:
-        """Keeps for the next session what has moved, until it becomes a parameter."""
-        if not board.moved.issuperset(names):
-            board.moved |= set(names)
-            self.storage.set_study_user_attr(board.study._study_id, "moved", sorted(board.moved))
+    def has_moved(self, board: _Board, names: set[str]) -> None:
+        """Keeps what has moved: a species' knob until the study is made with it, also in the next session."""
+        if not names <= board.moved:
+            board.moved |= names
+            self.storage.set_study_system_attr(board.study._study_id, MOVED, sorted(board.moved))
 
-    def say(self, board: _Board, note: str) -> None:
-        """The note of a study."""
+    def say(self, board: _Board, note: str, facts: Mapping[str, str] | None = None) -> None:
+        """The note of a study, and the facts on its first page."""
         if note != board.note:
             save_note(board.study, note)
             board.note = note
-
-    def _remember(self, name: str, made: Mapping[str, Any], moved: set[str], indexes: set[int]) -> _Board:
-        study = optuna.load_study(study_name=name, storage=self.storage)
-        board = _Board(study, made["reference"], tuple(made["knobs"]), moved, indexes, made_with=len(indexes), note=get_note(study))
-        self.boards[name] = board
-        return board
-
-
-class _Journal(BaseJournalBackend):
-    """Optuna's journal for a single writer: appends in bulk, and tells its storage what it needs to count along and no more."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: list[str] = []  # to be written
-        self._untold: Iterable[dict[str, Any]] = self._stored()
-        self._mark: tuple[int, int] | None = None  # inode and size as this writer left them
-
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """What was not told yet: there is one storage, which asks in order."""
-        untold, self._untold = self._untold, []
-        return untold
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Collects; `write` writes."""
-        self._lines += [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        self._untold = [*self._untold, *map(_lean, logs)]
-
-    def write(self) -> None:
-        """Appends what was collected. Somebody else's lines in between are found by `untouched`."""
-        if not self._lines:
-            return
-        data = "".join(self._lines).encode()
-        self._lines = []
-        with self._path.open("ab") as file:
-            before = os.fstat(file.fileno())
-            file.write(data)
-            file.flush()
-            alone = self._mark == (before.st_ino, before.st_size)
-            self._mark = (before.st_ino, before.st_size + len(data)) if alone else None
-
-    def untouched(self) -> bool:
-        """Is the file as this writer left it?"""
-        try:
-            now = self._path.stat()
-        except FileNotFoundError:
-            return False
-        return self._mark == (now.st_ino, now.st_size)
-
-    def _stored(self) -> Iterator[dict[str, Any]]:
-        """The file, line by line, cut after its last whole line: a kill may have torn one."""
-        with self._path.open("a+b") as file:
-            whole = _whole_lines(self._path)
-            file.truncate(whole)
-            file.seek(0)
-            for line in file:
-                yield _lean(json.loads(line))
-            self._mark = (os.fstat(file.fileno()).st_ino, whole)
-
-
-def _opened(path: Path, standing: Standing) -> _Book:
-    """The file with what is right in it; a new one where it does not read."""
-    try:
-        book = _Book(_Journal(path))
-        book.adopt(standing)
-    except DAMAGE:
-        path.unlink()
-        book = _Book(_Journal(path))
-    return book
-
-
-def _whole_lines(path: Path) -> int:
-    """Bytes up to the end of the last line that has one."""
-    with path.open("rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        while position:
-            start = max(0, position - 65536)
-            file.seek(start)
-            found = file.read(position - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            position = start
-    return 0
-
-
-def _lean(log: dict[str, Any]) -> dict[str, Any]:
-    """An operation without its bulk: the driver holds no texts and no curves."""
-    lean = {name: value for name, value in log.items() if name not in PARTS}
-    if isinstance(said := lean.get("user_attrs"), dict):
-        lean["user_attrs"] = {"index": said.get("index")}
-    if isinstance(said := lean.get("system_attr"), dict):
-        lean["system_attr"] = {key: "" if TRIAL_NOTE.match(key) else value for key, value in said.items()}
-    return lean
+        known = self.storage.get_study_user_attrs(board.study._study_id)
+        for name, fact in (facts or {}).items():
+            if known.get(name) != fact:
+                board.study.set_user_attr(name, fact)

@@ -56,6 +56,17 @@ def overview_note(standing: Standing) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def overview_facts(standing: Standing) -> dict[str, str]:
+    """What stands beside the dashboard's best trial on its first page."""
+    facts = {"Best trial": "is the luckiest draw of a noisy metric; the champion is chosen by belief, see the note"}
+    for name, id_ in (("champion", standing.champion), ("seed program", standing.founder)):
+        if id_ in standing.belief.of:
+            facts[name] = f"{id_}, {_estimate(id_, standing)}"
+    facts["noise of one draw"] = f"{standing.belief.noise_sd:.4f} (sd)"
+    facts["announcement"] = standing.announcement.sentence() if standing.announcement else "none yet"
+    return facts
+
+
 def species_note(species: str, names: Sequence[str], standing: Standing) -> str:
     """Which programs these are, what moved, and the best of them by belief."""
     members = [id_ for id_, genome in standing.history.genomes.items() if genome.species == species and id_ in standing.belief.of]
