@@ -301,7 +301,7 @@ class _Book:
         """One trial and its note; `save_note` wants a trial that is still running."""
         study_id = board.study._study_id
         trial_id = self.storage.create_new_trial(study_id, template_trial=trial)
-        for key, value in {note_ver_key(trial_id): 1, **split_body(note, trial_id)}.items():
+        for key, value in {**split_body(note, trial_id), note_ver_key(trial_id): 1}.items():  # the version last: it says that all is there
             self.storage.set_study_system_attr(study_id, key, value)
         board.indexes.add(trial.user_attrs["index"])
 

@@ -127,8 +127,7 @@ def _named(id_: str, standing: Standing) -> str:
 def _trouble(record: Record) -> list[str]:
     outcome = record.outcome
     if isinstance(outcome, Failed):
-        log = f"; its log is {code(f'logs/{record.candidate.proposal.index}.log')}"
-        return [f"**Failed** at {outcome.phase}, {outcome.reason}: {code(outcome.message)}{log}"]
+        return [f"**Failed** at {outcome.phase}, {outcome.reason}: {code(outcome.message)}"]
     if isinstance(outcome, Stopped):
         return [f"**Stopped** after {outcome.training_seconds:.0f} s: {code(outcome.note)}"]
     if isinstance(outcome, Scored) and outcome.self_reported:
