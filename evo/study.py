@@ -37,7 +37,7 @@ from evo.journal import Journal
 from evo.records import TUNE, Record
 from evo.standing import Standing
 from evo.store import curve
-from evo.study_notes import overview_facts, overview_note, species_note, trial_note
+from evo.study_notes import overview_facts, overview_note, species_facts, species_note, trial_note
 from genomes import GenomeError, Knob, Reader, Value, constants
 
 FILE = "optuna.log"
@@ -138,21 +138,20 @@ class StudyView:
         species = members[0].candidate.species
         name = species_study(species)
         board = book.boards.get(name)
-        if board is None:
-            reference = members[0].candidate.genome
-            board = book.make(name, reference, self._reader(name, reference), ())
-        missing = board.missing(members)[:most]
-        values = {r.candidate.proposal.index: _read(board.reader, self._texts(r.candidate.genome)) for r in missing}
-        book.has_moved(board, {knob for found in values.values() for knob in _differing(board.reader, found)})
-        due = most is None or len(board.indexes) + len(missing) >= GROWTH * board.made_with
-        if due and not board.moved <= set(board.knobs):
-            board = book.make(name, board.reference, board.reader, filter(board.moved.__contains__, board.reader.knobs))
+        reference = board.reference if board else members[0].candidate.genome
+        reader = board.reader if board else self._reader(name, reference)
+        missing = (board.missing(members) if board else list(members))[:most]
+        values = {r.candidate.proposal.index: _read(reader, self._texts(r.candidate.genome)) for r in missing}
+        moved = {knob for found in values.values() for knob in _differing(reader, found)} | (board.moved if board else set())
+        if board is None or (board.may_grow(len(missing), most is None) and not moved <= set(board.knobs)):
+            board = book.make(name, reference, reader, filter(moved.__contains__, reader.knobs))
             missing = list(members[:most])
+        book.has_moved(board, moved)
         for record in missing:
-            found = values.get(record.candidate.proposal.index) or _read(board.reader, self._texts(record.candidate.genome))
-            self._add(book, board, record, standing, _params(board, found, board.moved))
+            found = values.get(record.candidate.proposal.index) or _read(reader, self._texts(record.candidate.genome))
+            self._add(book, board, record, standing, _params(board, found, moved))
         board.made_with = board.made_with or len(missing)
-        book.say(board, species_note(species, board.knobs, standing))
+        book.say(board, species_note(species, board.knobs, standing), species_facts(species, standing))
         return len(missing)
 
     def _add(self, book: _Book, board: _Board, record: Record, standing: Standing, params: Params) -> None:
@@ -258,6 +257,10 @@ class _Board:
     made_with: int  # trials
     note: str
 
+    def may_grow(self, more: int, whole: bool) -> bool:
+        """Is it time to make the study anew with more parameters?"""
+        return whole or len(self.indexes) + more >= GROWTH * self.made_with
+
     def missing(self, records: Iterable[Record]) -> list[Record]:
         return [record for record in records if record.candidate.proposal.index not in self.indexes]
 
@@ -311,12 +314,12 @@ class _Book:
             board.moved |= names
             self.storage.set_study_system_attr(board.study._study_id, MOVED, sorted(board.moved))
 
-    def say(self, board: _Board, note: str, facts: Mapping[str, str] | None = None) -> None:
+    def say(self, board: _Board, note: str, facts: Mapping[str, str]) -> None:
         """The note of a study, and the facts on its first page."""
         if note != board.note:
             save_note(board.study, note)
             board.note = note
         known = self.storage.get_study_user_attrs(board.study._study_id)
-        for name, fact in (facts or {}).items():
+        for name, fact in facts.items():
             if known.get(name) != fact:
                 board.study.set_user_attr(name, fact)

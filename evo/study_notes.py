@@ -16,6 +16,7 @@ from evo.standing import Standing
 
 DIFF_LINES, DIFF_WIDTH = 80, 200
 DESCRIPTION_LENGTH = 300
+LUCK = "is the luckiest draw of a noisy metric; who is best is a matter of belief, see the note"
 
 Texts = Callable[[str], str]  # genome -> program; "" where it is missing
 
@@ -58,26 +59,30 @@ def overview_note(standing: Standing) -> str:
 
 def overview_facts(standing: Standing) -> dict[str, str]:
     """What stands beside the dashboard's best trial on its first page."""
-    facts = {"Best trial": "is the luckiest draw of a noisy metric; the champion is chosen by belief, see the note"}
-    for name, id_ in (("champion", standing.champion), ("seed program", standing.founder)):
-        if id_ in standing.belief.of:
-            facts[name] = f"{id_}, {_estimate(id_, standing)}"
-    facts["noise of one draw"] = f"{standing.belief.noise_sd:.4f} (sd)"
-    facts["announcement"] = standing.announcement.sentence() if standing.announcement else "none yet"
-    return facts
+    return {
+        "Best trial": LUCK,
+        "champion": _known(standing.champion, standing),
+        "seed program": _known(standing.founder, standing),
+        "noise of one draw": f"{standing.belief.noise_sd:.4f} (sd)",
+        "announcement": standing.announcement.sentence() if standing.announcement else "none yet",
+    }
 
 
 def species_note(species: str, names: Sequence[str], standing: Standing) -> str:
     """Which programs these are, what moved, and the best of them by belief."""
-    members = [id_ for id_, genome in standing.history.genomes.items() if genome.species == species and id_ in standing.belief.of]
-    best = min(members, key=lambda id_: standing.belief.of[id_].mean, default=None)
     lines = [
         f"# Programs that differ in values alone (species {code(species)})",
         f"Parameters are the values that moved: {', '.join(map(code, names)) or 'none so far'}.",
-        f"Best of them by belief: {code(best)}, {_estimate(best, standing)}." if best else "None has a score yet.",
+        f"Best of them by belief: {_known(_best(species, standing), standing)}.",
         "*Best trial* is the luckiest draw, not the best program; see the overview's note.",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def species_facts(species: str, standing: Standing) -> dict[str, str]:
+    """The same for a tuned species."""
+    best = _known(_best(species, standing), standing)
+    return {"Best trial": LUCK, "best by belief": best, "champion of the run": _known(standing.champion, standing)}
 
 
 def difference(parent: str, id_: str, texts: Texts) -> str:
@@ -108,6 +113,15 @@ def _champion(standing: Standing) -> str:
     who = "the seed program itself" if standing.champion == standing.founder else f"made by {genome.operator}, index {genome.index}"
     said = standing.announcement.sentence() if standing.announcement else "Not confirmed by fresh draws yet."
     return f"**Champion by belief**: {code(standing.champion)} ({who}), {_estimate(standing.champion, standing)}{seed}.\n\n{said}"
+
+
+def _best(species: str, standing: Standing) -> str | None:
+    members = [id_ for id_, genome in standing.history.genomes.items() if genome.species == species and id_ in standing.belief.of]
+    return min(members, key=lambda id_: standing.belief.of[id_].mean, default=None)
+
+
+def _known(id_: str | None, standing: Standing) -> str:
+    return f"{id_}, {_estimate(id_, standing)}" if id_ in standing.belief.of else "none has a score yet"
 
 
 def _estimate(id_: str | None, standing: Standing) -> str:

@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"evo.views: cannot write the views of {run_dir}: {error.strerror}", file=sys.stderr)
         return 2
-    print(f"results.tsv, best/ and {STUDY} of {run_dir} made from {len(standing.records)} records")
+    made = f"results.tsv, best/ and {STUDY} of {run_dir} made from {len(standing.records)} records"
+    print(f"{made}; an optuna-dashboard that is open must be started again")
     return 0
 
 

@@ -1,95 +1,41 @@
-"""The study: the same however it came about, whatever happened to its file; a failure never has a value."""
+"""The study: one trial per evaluation, the same however it came about; a failure never has a value."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna_dashboard._note import get_note_from_system_attrs
-from small_run import PROGRAM, make_run
-from tiny_lab import Silent, drive
+from small_run import PROGRAM
+from study_facts import facts, make_studied_run, opened, rebuilt, standing, tuned_run
 
 import genomes
 from evaluator.outcome import CurvePoint, Failed, Scored, Stopped
 from evo import trials
-from evo.drive import Driver
 from evo.operators import describe_seed
-from evo.records import CALIBRATE, MUTATE, TUNE, Candidate, Proposal, Record
-from evo.standing import Standing, assess
-from evo.store import Store, snapshot
+from evo.records import MUTATE, Candidate, Proposal, Record
+from evo.standing import assess
+from evo.store import snapshot
 from evo.study import FILE, OVERVIEW, StudyView, placed_in, species_study
 from evo.study_notes import code, difference
 from evo.trials import evaluated
-from evo.views import main
-
-Facts = dict[int, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run whose study was written once, at its end."""
-    run_dir = tmp_path_factory.mktemp("study") / "run"
-    make_run(run_dir)
-    StudyView(run_dir).refresh(standing(run_dir), whole=True)
-    return run_dir
+    return make_studied_run(tmp_path_factory.mktemp("study") / "run")
 
 
 @pytest.fixture
 def copy(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copy"))
-
-
-def standing(run_dir: Path) -> Standing:
-    return assess(snapshot(run_dir).records)
-
-
-def opened(run_dir: Path) -> JournalStorage:
-    """As the dashboard opens it."""
-    return JournalStorage(JournalFileBackend(str(run_dir / FILE)))
-
-
-def facts(run_dir: Path, study: str = OVERVIEW) -> Facts:
-    """Index -> what the study says of an evaluation."""
-    storage = opened(run_dir)
-    study_id = storage.get_study_id_from_name(study)
-    attributes = storage.get_study_system_attrs(study_id)
-    found = storage.get_all_trials(study_id)
-    said = {
-        t.user_attrs["index"]: {
-            "state": t.state.name,
-            "value": t.value,
-            "params": t.params,
-            "attributes": t.user_attrs,
-            "curve": t.intermediate_values,
-            "times": (t.datetime_start, t.datetime_complete),
-            "note": get_note_from_system_attrs(attributes, t._trial_id)["body"],
-        }
-        for t in found
-    }
-    assert len(said) == len(found)
-    return said
-
-
-def rebuilt(run_dir: Path, study: str = OVERVIEW) -> Facts:
-    (run_dir / FILE).unlink(missing_ok=True)
-    assert main([str(run_dir)]) == 0
-    return facts(run_dir, study)
 
 
 # ---- what it says
@@ -263,158 +209,7 @@ def test_nothing_new_writes_nothing(copy: Path) -> None:
     assert (copy / FILE).read_bytes() == before
 
 
-# ---- whatever happened to its file
-
-
-@settings(max_examples=25, deadline=None)
-@given(share=st.floats(0, 1))
-def test_a_file_torn_anywhere_is_completed(run: Path, tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
-    copy = Path(shutil.copytree(run, tmp_path_factory.mktemp("torn") / "run"))
-    os.truncate(copy / FILE, int(share * (copy / FILE).stat().st_size))
-    StudyView(copy).refresh(standing(copy), whole=True)
-    assert facts(copy) == facts(run)
-    shutil.rmtree(copy)
-
-
-FOREIGN = {
-    "text": b"nothing to read here\n",
-    "binary": bytes(range(256)) * 20,
-    "sqlite": b"SQLite format 3\x00" + bytes(4096),
-    "other JSON": b'{"a": 1}\n[1, 2]\n"x"\n',
-    "no objects": b"[1, 2]\n",
-    "unknown operation": b'{"op_code": 99, "worker_id": "w"}\n',
-    "lacks fields": b'{"op_code": 4, "worker_id": "w", "study_id": 0}\n{"op_code": 0}\n',
-    "empty": b"",
-}
-
-
-@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
-@pytest.mark.parametrize("appended", [False, True])
-def test_a_foreign_or_damaged_file_is_replaced(run: Path, copy: Path, content: bytes, appended: bool) -> None:
-    (copy / FILE).write_bytes((copy / FILE).read_bytes() + content if appended else content)
-    StudyView(copy).refresh(standing(copy), whole=True)
-    assert facts(copy) == facts(run)
-
-
-def test_another_runs_study_is_made_anew(run: Path, copy: Path, tmp_path: Path) -> None:
-    make_run(tmp_path / "other", evals=20, failure_share=0.5)
-    StudyView(tmp_path / "other").refresh(standing(tmp_path / "other"), whole=True)
-    shutil.copy(tmp_path / "other" / FILE, copy / FILE)
-    StudyView(copy).refresh(standing(copy), whole=True)
-    assert facts(copy) == facts(run)
-
-
-def test_a_users_edits_in_the_dashboard_do_not_disturb_it(run: Path, copy: Path) -> None:
-    """A note edited, a study added, the study renamed or deleted while the run goes on."""
-    (copy / FILE).unlink()
-    view, records = StudyView(copy), snapshot(copy).records
-    for told, edit in ((8, "note"), (16, "study"), (24, "rename"), (32, "delete"), (len(records), "")):
-        view.refresh(assess(records[:told]), whole=True)
-        assert set(facts(copy)) == {r.candidate.proposal.index for r in records[:told] if evaluated(r)}
-        storage = opened(copy)
-        study_id = storage.get_study_id_from_name(OVERVIEW)
-        if edit == "note":
-            storage.set_study_system_attr(study_id, "dashboard:note_str:0", "mine")
-        elif edit == "study":
-            optuna.create_study(study_name="mine", storage=storage).add_trial(optuna.trial.create_trial(value=1.0))
-        elif edit:
-            if edit == "rename":
-                trials_ = storage.get_all_trials(study_id)
-                optuna.create_study(study_name="renamed", storage=storage).add_trials(trials_)
-            storage.delete_study(study_id)
-    assert facts(copy) == facts(run)
-
-
-def test_a_stale_lock_is_not_waited_for(run: Path, copy: Path) -> None:
-    (copy / FILE).unlink()
-    (copy / f"{FILE}.lock").symlink_to(copy / FILE)
-    StudyView(copy).refresh(standing(copy), whole=True)
-    assert facts(copy) == facts(run)
-    assert (copy / f"{FILE}.lock").is_symlink()
-    assert main([str(copy)]) == 0
-    assert not (copy / f"{FILE}.lock").is_symlink()
-
-
-def test_a_kill_while_it_is_written_leaves_what_the_next_session_completes(run: Path, copy: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from evo.standing import assess; from evo.store import snapshot; from evo.study import *\n"
-        "run = Path(sys.argv[1]); records = snapshot(run).records; print('ready', flush=True)\n"
-        "while True:\n"
-        "    (run / FILE).unlink(missing_ok=True); view = StudyView(run)\n"
-        "    for told in range(len(records)): view.refresh(assess(records[:told + 1]), whole=True)\n"
-    )
-    rng = random.Random(7)
-    for _ in range(3):
-        with subprocess.Popen([sys.executable, "-c", script, str(copy)], stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "ready\n"
-            time.sleep(rng.uniform(0.05, 0.4))
-            os.kill(writer.pid, signal.SIGKILL)
-        StudyView(copy).refresh(standing(copy), whole=True)
-        assert facts(copy) == facts(run)
-
-
-class Deletes(Silent):
-    """Deletes the file in the middle of a run, and sees whether it comes back before the end."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self.path, self.told_, self.seen = run_dir / FILE, 0, False
-
-    def told(self, record: Record, driver: Driver) -> None:
-        self.told_ += 1
-        if self.told_ == 10:
-            self.path.unlink()
-        driver._views_cost = 0.0  # let every step refresh
-
-    def tick(self, driver: Driver) -> None:
-        self.seen |= 12 < self.told_ < 20 and self.path.exists()
-
-
-def test_deleted_during_a_run_it_comes_back_and_is_complete_at_the_end(tmp_path: Path) -> None:
-    watcher = Deletes(tmp_path / "run")
-    drive(tmp_path / "run", 20, watcher=watcher)
-    assert watcher.seen
-    current = facts(tmp_path / "run")
-    assert current == rebuilt(tmp_path / "run")
-
-
-def test_a_file_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    drive(run_dir, 3)
-    (run_dir / FILE).unlink()
-    (run_dir / FILE).mkdir()
-    driver = drive(run_dir, 8)
-    assert driver.search.history.evaluated == 8
-    assert driver.views.trouble == f"{run_dir / FILE} cannot be written: Is a directory"
-    (run_dir / FILE).rmdir()
-    assert drive(run_dir, 8).views.trouble == ""
-    assert len(facts(run_dir)) == sum(map(evaluated, snapshot(run_dir).records))
-
-
-def test_a_missing_program_costs_its_parameters_alone(run: Path, copy: Path) -> None:
-    victim = next(t["attributes"]["genome"] for t in facts(run).values() if t["attributes"]["operator"] == MUTATE)
-    (copy / "genomes" / f"{victim}.py").unlink()
-    (copy / FILE).unlink()
-    StudyView(copy).refresh(standing(copy), whole=True)
-    before, after = facts(run), facts(copy)
-    assert set(before) == set(after)
-    lost = {i for i in after if after[i]["params"] != before[i]["params"]}
-    assert lost == {i for i in after if after[i]["attributes"]["genome"] == victim}
-
-
 # ---- tuned species
-
-
-def tuned_run(run_dir: Path, moves: list[dict[str, float]]) -> None:
-    """The seed, and then one tuned child of it per set of values."""
-    seed = describe_seed(PROGRAM)
-    with Store.open(run_dir, {"lab": "test"}) as store:
-        for index, values in enumerate([{}, *moves]):
-            text = genomes.set_knobs(PROGRAM, values)
-            proposal = Proposal(index, TUNE if values else CALIBRATE, (seed.genome,) if values else (), index)
-            candidate = Candidate(proposal, genomes.identity(text), seed.species, seed.size, f"{values}")
-            store.begin(candidate, text)
-            store.finish(Record(candidate, Scored(1.0 + index / 100, 1.0, 2.0, 5, 50, 1, 0.1, "key", "process"), "cpu0", 1.0, 2.0))
 
 
 MOVES = [{"MATRIX_LR": 0.05}, {"MATRIX_LR": 0.06}, {"main.scale": 1.5}, {"DEPTH": 5, "WARMDOWN": 0.4}]
@@ -446,41 +241,3 @@ def test_a_species_study_grows_with_what_moves_and_equals_one_made_at_once(tmp_p
 
 def test_a_species_that_was_not_tuned_has_no_study(run: Path) -> None:
     assert [study.study_name for study in opened(run).get_all_studies()] == [OVERVIEW]
-
-
-# ---- the command
-
-
-def test_the_command_makes_all_views_anew(run: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert rebuilt(copy) == facts(run)
-    records = snapshot(copy).records
-    assert capsys.readouterr().out == f"results.tsv, best/ and {FILE} of {copy} made from {len(records)} records\n"
-    assert len((copy / "results.tsv").read_text().splitlines()) == 1 + sum(map(evaluated, records))
-    assert json.loads((copy / "best" / "best.json").read_text())["genome"] == standing(copy).champion
-
-
-def test_the_command_leaves_a_run_alone_that_is_going_on(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (copy / FILE).read_bytes()
-    with Store.open(copy, {"lab": "test"}):
-        assert main([str(copy)]) == 2
-    said = capsys.readouterr().err
-    assert said == f"evo.views: {copy} is being written by process {os.getpid()}: the run itself keeps its views current\n"
-    assert (copy / FILE).read_bytes() == before
-
-
-@pytest.mark.parametrize("arguments", [["nowhere"], ["."], ["file"], [], ["a", "b"], ["--all", "x"]])
-def test_wrong_input_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("file").write_text("")
-    try:
-        returned: object = main(arguments)
-    except SystemExit as stop:
-        returned = stop.code
-    said = capsys.readouterr()
-    assert returned == 2
-    assert said.out == ""
-    assert said.err.startswith("evo.views: ")
-    assert said.err.count("\n") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
