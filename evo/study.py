@@ -141,15 +141,16 @@ class StudyView:
         reference = board.reference if board else members[0].candidate.genome
         reader = board.reader if board else self._reader(name, reference)
         missing = (board.missing(members) if board else list(members))[:most]
-        values = {r.candidate.proposal.index: _read(reader, self._texts(r.candidate.genome)) for r in missing}
-        moved = {knob for found in values.values() for knob in _differing(reader, found)} | (board.moved if board else set())
+        moved = set(board.moved) if board else set[str]()
+        for record in missing:
+            moved.update(_differing(reader, _read(reader, self._texts(record.candidate.genome))))
         if board is None or (board.may_grow(len(missing), most is None) and not moved <= set(board.knobs)):
             board = book.make(name, reference, reader, filter(moved.__contains__, reader.knobs))
             missing = list(members[:most])
         book.has_moved(board, moved)
         for record in missing:
-            found = values.get(record.candidate.proposal.index) or _read(reader, self._texts(record.candidate.genome))
-            self._add(book, board, record, standing, _params(board, found, moved))
+            values = _read(reader, self._texts(record.candidate.genome))
+            self._add(book, board, record, standing, _params(board, values, moved))
         board.made_with = board.made_with or len(missing)
         book.say(board, species_note(species, board.knobs, standing), species_facts(species, standing))
         return len(missing)
