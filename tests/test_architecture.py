@@ -59,7 +59,6 @@ def test_each_heavy_library_has_one_home() -> None:
         package, used = path.relative_to(ROOT).parts[0], tops(path)
         assert "ray" not in used or name(path) == "evo/cluster.py", name(path)
         assert "libcst" not in used or package == "genomes", name(path)
-        assert not used & {"optuna", "optuna_dashboard"} or name(path) in ("evo/study.py", "evo/tuner.py"), name(path)
         assert "sqlite3" not in used or name(path) in ("evo/store.py", "evo/database.py"), name(path)
         if package in ("evo", "genomes"):
             assert not used & {"torch", "numpy"}, name(path)
