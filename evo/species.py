@@ -28,15 +28,14 @@ def samples(
     relatives, shift = _relatives(founder, known, history, belief)
     latest = sorted([*members, *relatives], key=_index)[-LATEST:]
     chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=_index)
+    reader = _reader(texts(founder.genome))
     return tuple(
-        _sample(values(texts(c.genome)), history.genomes.get(c.genome), belief, 0.0 if c.species == species else shift) for c in chosen
+        _sample(reader.values(texts(c.genome)), history.genomes.get(c.genome), belief, 0.0 if c.species == species else shift)
+        for c in chosen
     )
 
 
-@lru_cache(maxsize=1024)
-def values(text: str) -> Mapping[str, genomes.Value]:
-    """Knob -> value of what may be tuned in a program."""
-    return {knob.name: knob.value for knob in genomes.knobs(text) if knob.tunable}
+_reader = lru_cache(maxsize=8)(genomes.Reader)  # members differ from the first one in literals: they are read without parsing
 
 
 def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:

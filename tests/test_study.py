@@ -19,8 +19,9 @@ from study_facts import facts, make_studied_run, opened, rebuilt, standing, tune
 import genomes
 from evaluator.outcome import CurvePoint, Failed, Scored, Stopped
 from evo import trials
+from evo.history import EXPLORATIONS
 from evo.operators import describe_seed
-from evo.records import MUTATE, Candidate, Proposal, Record
+from evo.records import MUTATE, TUNE, Candidate, Proposal, Record
 from evo.standing import assess
 from evo.store import snapshot
 from evo.study import FILE, OVERVIEW, StudyView, placed_in, species_study
@@ -70,7 +71,7 @@ def test_every_note_has_operator_parent_and_difference(run: Path) -> None:
         note, said = trial["note"], trial["attributes"]
         assert note.startswith(f"**{said['operator']}**")
         assert said["genome"] in note
-        if said["operator"] in ("mutate", "crossover"):
+        if said["operator"] in EXPLORATIONS:
             first = said["parents"].split(", ")[0]
             assert f"```diff\n--- {first}\n+++ {said['genome']}\n@@" in note
         else:
@@ -240,4 +241,6 @@ def test_a_species_study_grows_with_what_moves_and_equals_one_made_at_once(tmp_p
 
 
 def test_a_species_that_was_not_tuned_has_no_study(run: Path) -> None:
-    assert [study.study_name for study in opened(run).get_all_studies()] == [OVERVIEW]
+    tuned = {r.candidate.species for r in snapshot(run).records if r.candidate.proposal.operator == TUNE}
+    assert tuned < {r.candidate.species for r in snapshot(run).records if r.candidate.species}
+    assert {study.study_name for study in opened(run).get_all_studies()} == {OVERVIEW, *map(species_study, tuned)}
