@@ -22,7 +22,7 @@ class Task:
     bytes_sha256: str
     vocab: int
     device: str
-    seconds: float  # that one forwarder may take, its start included
+    seconds: float  # that one forwarder may take once it is asked: for loading, and for its share of the rows
 
     @property
     def chunk_rows(self) -> int:

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evaluator.outcome import Failed, Interrupted, Unwritten
-from evo import operators, views
+from evo import operators
 from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
 from evo.records import CALIBRATE, Candidate, Record
 from evo.search import Search
 from evo.store import Store
+from evo.views import Views
 
 AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock
@@ -77,6 +78,7 @@ class Driver:
         self.busy_seconds = 0.0  # of all slots in this session, finished evaluations only
         self.evaluations = 0  # finished in this session
         self.desk = desk
+        self.views = Views(store.run_dir)
         self._watcher = watcher
         self._known = dict[str, Candidate]()
         self._founder = operators.describe_seed(seed_text)
@@ -102,7 +104,7 @@ class Driver:
                 self._watcher.tick(self)
                 self._refresh_views()
         finally:
-            views.refresh(self.store.run_dir, self.search.standing)
+            self.views.refresh(self.search.standing, whole=True)
 
     @property
     def hours_spent(self) -> float:
@@ -219,7 +221,7 @@ class Driver:
         now = time.monotonic()
         if now - self._views_at < self._views_cost / VIEW_SHARE:
             return
-        views.refresh(self.store.run_dir, self.search.standing)
+        self.views.refresh(self.search.standing)
         self._views_at, self._views_cost = time.monotonic(), time.monotonic() - now
 
     def _library(self) -> operators.Library:

@@ -30,9 +30,9 @@ from evo.cli import Parser
 from evo.history import Genome
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
 from evo.records import Record
+from evo.results import announcement_figures, best_figures
 from evo.standing import Standing, assess
 from evo.store import Snapshot, StoreError, curve, log, read_text, snapshot
-from evo.views import announcement_figures, best_figures
 
 LOG_LINES = 20  # of the end of a log
 

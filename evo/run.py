@@ -140,6 +140,9 @@ def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
     if best is not None:
         lines += [f"its program: {run_dir / 'best' / 'train.py'}", "look further:", f"  python -m evo.lineage {folder}"]
         lines += [f"  python -m evo.lineage {folder} show {best}", f"  python -m evo.lineage {folder} best"]
+        lines.append(
+            f"  ({driver.views.trouble})" if driver.views.trouble else f"  optuna-dashboard {shlex.quote(str(run_dir / 'optuna.log'))}"
+        )
     lines.append(f"{'go on' if stopped else 'go further'}: python -m evo.run {folder}{'' if stopped else ' --evals MORE'}")
     return lines
 

@@ -28,15 +28,22 @@ def samples(
     relatives, shift = _relatives(founder, known, history, belief)
     latest = sorted([*members, *relatives], key=_index)[-LATEST:]
     chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=_index)
+    names = texts(founder.genome)
     return tuple(
-        _sample(values(texts(c.genome)), history.genomes.get(c.genome), belief, 0.0 if c.species == species else shift) for c in chosen
+        _sample(_values(names, texts(c.genome)), history.genomes.get(c.genome), belief, 0.0 if c.species == species else shift)
+        for c in chosen
     )
 
 
-@lru_cache(maxsize=1024)
-def values(text: str) -> Mapping[str, genomes.Value]:
-    """Knob -> value of what may be tuned in a program."""
-    return {knob.name: knob.value for knob in genomes.knobs(text) if knob.tunable}
+@lru_cache(maxsize=8)
+def _reader(text: str) -> genomes.Reader:
+    return genomes.Reader(text)
+
+
+@lru_cache(maxsize=2 * LATEST)
+def _values(reference: str, text: str) -> Mapping[str, genomes.Value]:
+    """Knob of the reference -> its value in the text. Members of one species are read without parsing, others once."""
+    return _reader(reference).values(text)
 
 
 def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:

@@ -1,101 +1,82 @@
-"""Views of a run for people and other tools: `results.tsv` and `best/`. Rebuilt from the records, each file written whole.
+"""`python -m evo.views RUN`: makes the views of a run anew from its store. While a run goes on, it keeps them current itself.
 
-results.tsv      upstream's columns (commit, val_bpb, memory_gb, status, description), one row per evaluation in index order.
-                 commit is the genome id. status is `keep` for genomes on the line from the seed to the champion, `discard` for
-                 others, `crash` for failures, whose val_bpb and memory_gb are empty: upstream writes 0.000000 there, which is
-                 the best possible score of a minimised metric. Duplicates and unwritten proposals were not evaluated: no row
-best/train.py    the champion's program
-best/best.json   its figures
+results.tsv, best/    evo/results.py
+optuna.log            evo/study.py; opened with `optuna-dashboard RUN/optuna.log`, which must be started again when the file was replaced
+
+All of them can be deleted at any time. Wrong input, or a run that is going on: one line, exit code 2.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from evaluator.outcome import Duplicate, Failed, Scored, Stopped, Unwritten
-from evo.folder import read_text, write_atomically
-from evo.population import ancestors
-from evo.records import Record
-from evo.standing import Standing
-
-COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
-
-
-def refresh(run_dir: Path | str, standing: Standing) -> None:
-    """Brings `results.tsv` and `best/` up to date."""
-    run_dir = Path(run_dir)
-    _replace(run_dir / "results.tsv", results_table(standing))
-    if standing.champion is not None:
-        best = run_dir / "best"
-        best.mkdir(exist_ok=True)
-        _replace(best / "train.py", read_text(run_dir, standing.champion))
-        _replace(best / "best.json", json.dumps(best_figures(standing), indent=2, ensure_ascii=False) + "\n")
+from evo import results
+from evo.cli import Parser
+from evo.executor import held
+from evo.folder import LOCK, StoreError, locked
+from evo.standing import Standing, assess
+from evo.store import snapshot
+from evo.study import FILE as STUDY
+from evo.study import StudyError, StudyView
 
 
-def results_table(standing: Standing) -> str:
-    """`results.tsv` as text."""
-    line = main_line(standing)
-    rows = ["\t".join(COLUMNS)]
-    rows += ["\t".join(_row(r, line)) for r in standing.records if not isinstance(r.outcome, Duplicate | Unwritten)]
-    return "\n".join(rows) + "\n"
+class Views:
+    """The views of one session; the caller holds the run's lock."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.trouble = ""  # why the study is not current; one line. A view never stops a run
+        self._run_dir = run_dir
+        self._study = StudyView(run_dir)
+
+    def refresh(self, standing: Standing, whole: bool = False) -> None:
+        """Brings the files up to date; of the study, only a limited part at once unless `whole`."""
+        results.write(self._run_dir, standing)
+        try:
+            self._study.refresh(standing, whole)
+            self.trouble = ""
+        except StudyError as error:
+            self.trouble = str(error)
 
 
-def main_line(standing: Standing) -> set[str]:
-    """The champion and all that it descends from; the seed genome alone before there is a champion."""
-    start = standing.champion or standing.founder
-    return ancestors({id_: g.parents for id_, g in standing.history.genomes.items()}, start) if start else set()
+def rebuild(run_dir: Path) -> Standing:
+    """Deletes the study, and makes all views from the store.
+
+    Raises:
+        StoreError: the folder is no run, or the run is going on.
+        StudyError: the study cannot be written.
+    """
+    snapshot(run_dir)  # before anything is touched: is it a run at all?
+    if held(run_dir / LOCK):
+        raise StoreError(f"{run_dir} is being written by process {(run_dir / LOCK).read_text()}: the run itself keeps its views current")
+    with locked(run_dir):
+        found = snapshot(run_dir)
+        standing = assess(found.records, found.meta.get("settings", {}).get("search.policy", "evo"))
+        results.write(run_dir, standing)
+        for name in (STUDY, f"{STUDY}.lock"):  # the lock of a dashboard that was killed would hold up the next one's notes
+            (run_dir / name).unlink(missing_ok=True)
+        StudyView(run_dir).refresh(standing, whole=True)
+    return standing
 
 
-def best_figures(standing: Standing) -> dict[str, Any]:
-    """The champion in numbers: estimate, gain over the seed genome by belief, and the announcement if there is one."""
-    id_ = standing.champion
-    if id_ is None:
-        return {}
-    genome, estimate = standing.history.genomes[id_], standing.belief.of[id_]
-    seed = standing.belief.of.get(standing.founder or "")
-    note = next(r.candidate.note for r in standing.records if r.candidate.proposal.index == genome.index)
-    return {
-        "genome": id_,
-        "val_bpb": estimate.mean,
-        "sd": estimate.sd,
-        "scores": list(genome.scores),
-        "operator": genome.operator,
-        "parents": list(genome.parents),
-        "note": note,
-        "sandbox": sorted({r.outcome.sandbox for r in standing.records if r.candidate.genome == id_ and isinstance(r.outcome, Scored)}),
-        "size": genome.size,
-        "noise_sd": standing.belief.noise_sd,
-        "seed_genome": standing.founder,
-        "seed_val_bpb": seed.mean if seed else None,
-        "believed_gain": seed.mean - estimate.mean if seed else None,
-        "announcement": announcement_figures(standing),
-    }
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = Parser(prog="python -m evo.views", description="Makes the views of a run anew from its store.", allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    run_dir = parser.parse_args(arguments).run
+    try:
+        standing = rebuild(run_dir)
+    except (StoreError, StudyError) as error:
+        print(f"evo.views: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"evo.views: cannot write the views of {run_dir}: {error.strerror}", file=sys.stderr)
+        return 2
+    made = f"results.tsv, best/ and {STUDY} of {run_dir} made from {len(standing.records)} records"
+    print(f"{made}; an optuna-dashboard that is open must be started again")
+    return 0
 
 
-def announcement_figures(standing: Standing) -> dict[str, Any] | None:
-    """The announcement as plain data."""
-    said = standing.announcement
-    return {**dataclasses.asdict(said), "proven": said.proven, "sentence": said.sentence()} if said else None
-
-
-def _row(record: Record, line: set[str]) -> tuple[str, ...]:
-    outcome, note = record.outcome, record.candidate.note
-    operator = record.candidate.proposal.operator
-    val_bpb = memory = ""
-    status = "keep" if record.candidate.genome in line else "discard"
-    if isinstance(outcome, Scored):
-        val_bpb, memory = f"{outcome.val_bpb:.6f}", f"{outcome.peak_memory_gib:.1f}"
-    elif isinstance(outcome, Failed):
-        status, note = "crash", f"{note} ({outcome.reason}: {outcome.message})"
-    elif isinstance(outcome, Stopped):
-        status, note = "discard", f"{note} (stopped: {outcome.note})"
-    return record.candidate.genome, val_bpb, memory, status, " ".join(f"{operator}: {note}".split())
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes only what changed: most evaluations leave the best as it is."""
-    if not path.exists() or path.read_bytes() != text.encode("utf-8", errors="backslashreplace"):
-        write_atomically(path, text)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
     identity, species, size    equal programs hash equally; equal but for knobs; how large
     knobs, set_knobs           every literal by name
+    Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs
     merge                      three-way merge on the tree
     mutate, MUTATIONS          children without a model
@@ -19,6 +20,7 @@ from genomes.literals import Value
 from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
+from genomes.readings import Reader, constants
 
 __all__ = [
     "MUTATIONS",
@@ -35,9 +37,11 @@ __all__ = [
     "MutationError",
     "ParseError",
     "Problem",
+    "Reader",
     "Value",
     "apply",
     "check",
+    "constants",
     "describe",
     "diff",
     "identity",

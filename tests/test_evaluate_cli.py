@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from small_run import PROGRAM
 from tiny_lab import make_lab
 
 from evaluator.outcome import Failed, Scored, from_dict
-from evo.evaluate import main
+from evaluator.slot import SlotConfig
+from evo import assembly
+from evo.config import load
+from evo.evaluate import describe, main
+from evo.machine import Gpu, Machine
 
 INSTANT = ["--set", "evaluator.kind=instant"]
 PROFILE = """[profile]
@@ -90,6 +95,41 @@ def test_wrong_input_exits_with_2_in_one_line(lab: Path, arguments: list[str], s
     assert code == 2
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_time_outside_training_is_told_where_it_was_measured() -> None:
+    answer = {"file": "train.py", "program": "as it is", "seed": 0, "budget_seconds": 30.0}
+    outcome = Scored(
+        val_bpb=1.5,
+        training_seconds=30.0,
+        total_seconds=55.0,
+        steps=300,
+        tokens=45_000_000,
+        parameters=1,
+        peak_memory_gib=44.0,
+        measurement_key="key",
+        sandbox="namespaces",
+        setup_seconds=14.0,
+        score_seconds=9.5,
+        logits_through="pinned memory",
+    )
+    said = describe(outcome, answer)
+    assert "outside training start+set-up 14.0 s, scoring 9.5 s, the rest 1.5 s; logits through pinned memory" in said
+    assert "tokens           45000000 (1500000 a second)" in said
+    assert "outside training" not in describe(replace(outcome, score_seconds=0.0), answer)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_forwarders_start_early_on_gpus_alone(device: str, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path(small_lab.data).parent
+    monkeypatch.setenv("EVO_DATA_DIR", str(data))
+    lab = make_lab(tmp_path / "lab", small_lab.genome, small_lab.prepare)
+    profile = tmp_path / "small.toml"
+    profile.write_text(PROFILE.replace('"cpu"', f'"{device}"'))
+    config = load(None, [], {"run.lab": str(lab), "run.profile": str(profile), "run.data": str(data.parent / "texts")})
+    machine = Machine((0,), "a CPU", (Gpu("H100", 80.0, 9),))
+    assembled = assembly.build(assembly.plan(config, machine), print)
+    assert [evaluator.early_forwarders for evaluator in assembled.evaluators if isinstance(evaluator, SlotConfig)] == [device == "cuda"]
 
 
 def test_a_real_program_is_trained_and_scored_with_the_profiles_knobs(

@@ -86,6 +86,7 @@ def test_a_new_run_is_named_first_and_ends_with_how_to_look_further(lab: Path, c
     assert "95 % interval" in said or "the seed itself" in said
     assert f"{run_dir}/best/train.py" in said
     assert f"python -m evo.lineage {run_dir}" in said
+    assert f"optuna-dashboard {run_dir}/optuna.log" in said
     assert snapshot(run_dir).meta["settings"]["search.population"] == 4
 
 

@@ -36,6 +36,13 @@ def slot(config: SlotConfig) -> Iterator[Slot]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def early(config: SlotConfig) -> Iterator[Slot]:
+    made = Slot(replace(config, early_forwarders=True))
+    yield made
+    made.close()
+
+
 def changed(lab: SmallLab, old: str, new: str) -> str:
     assert old in lab.genome
     return lab.genome.replace(old, new)
@@ -74,7 +81,11 @@ REPLAY = """
 """
 
 
-def test_a_model_that_replays_its_answers_to_rows_that_come_again_is_refused(slot: Slot, small_lab: SmallLab) -> None:
+@pytest.mark.parametrize("which", ["slot", "early"])
+def test_a_model_that_replays_its_answers_to_rows_that_come_again_is_refused(
+    which: str, request: pytest.FixtureRequest, small_lab: SmallLab
+) -> None:
+    slot: Slot = request.getfixturevalue(which)
     text = changed(
         small_lab, "        return self.head(F.silu(x))", "        if self.training:\n            return self.head(F.silu(x))" + REPLAY
     )
@@ -143,7 +154,9 @@ def test_a_model_that_is_too_slow_to_be_scored_is_refused_in_time(config: SlotCo
         slot.close()
 
 
-def test_a_model_that_learns_while_it_is_scored_is_refused(slot: Slot, small_lab: SmallLab) -> None:
+@pytest.mark.parametrize("which", ["slot", "early"])
+def test_a_model_that_learns_while_it_is_scored_is_refused(which: str, request: pytest.FixtureRequest, small_lab: SmallLab) -> None:
+    slot: Slot = request.getfixturevalue(which)
     text = changed(small_lab, "x = self.embedding(tokens)", "self.embedding.weight.data += self.training - 1; x = self.embedding(tokens)")
     assert failure(slot(text, 1, 1.0)).reason is Reason.NOT_CAUSAL
 
@@ -274,14 +287,15 @@ def test_a_program_that_changes_its_constitution_is_refused_where_files_are_open
         slot.close()
 
 
+@pytest.mark.parametrize("early_forwarders", [False, True])
 def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
-    config: SlotConfig, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: SlotConfig, early_forwarders: bool, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def open_descriptors() -> int:
         return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    slot = Slot(config)
+    slot = Slot(replace(config, early_forwarders=early_forwarders))
     slot(small_lab.genome, 1, 0.3)
     before = open_descriptors()
     slot(small_lab.genome, 2, 0.3)

@@ -11,17 +11,17 @@ import pytest
 from small_run import PROGRAM, make_run
 
 from evaluator.outcome import Duplicate, Failed, Scored, Unwritten
+from evo.results import COLUMNS, best_figures, results_table, write
 from evo.search import Search
 from evo.standing import assess
 from evo.store import snapshot
-from evo.views import COLUMNS, best_figures, refresh, results_table
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Search]:
     run = tmp_path_factory.mktemp("views") / "run"
     search = make_run(run)
-    refresh(run, search.standing)
+    write(run, search.standing)
     return run, search
 
 
@@ -76,19 +76,19 @@ def test_views_can_be_deleted_and_rebuilt_from_the_records_alone(finished: tuple
     shutil.rmtree(run / "best")
     standing = assess(snapshot(run).records)
     assert standing == search.standing
-    refresh(run, standing)
+    write(run, standing)
     assert ((run / "results.tsv").read_bytes(), (run / "best" / "best.json").read_bytes()) == before
 
 
 def test_an_unchanged_best_is_not_written_again(finished: tuple[Path, Search]) -> None:
     run, search = finished
     before = (run / "best" / "train.py").stat().st_mtime_ns
-    refresh(run, search.standing)
+    write(run, search.standing)
     assert (run / "best" / "train.py").stat().st_mtime_ns == before
 
 
 def test_a_run_without_records_has_an_empty_table_and_no_best(tmp_path: Path) -> None:
-    refresh(tmp_path, assess(()))
+    write(tmp_path, assess(()))
     assert results_table(assess(())) == "\t".join(COLUMNS) + "\n"
     assert not (tmp_path / "best").exists()
     assert best_figures(assess(())) == {}
@@ -96,5 +96,5 @@ def test_a_run_without_records_has_an_empty_table_and_no_best(tmp_path: Path) ->
 
 def test_the_seed_is_the_best_before_anything_beats_it(tmp_path: Path) -> None:
     search = make_run(tmp_path / "run", steps=2)
-    refresh(tmp_path / "run", search.standing)
+    write(tmp_path / "run", search.standing)
     assert (tmp_path / "run" / "best" / "train.py").read_text() == PROGRAM

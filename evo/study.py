@@ -1,0 +1,326 @@
+"""The Optuna study of a run, which `optuna-dashboard RUN/optuna.log` opens: a view of the store, written in step with the run.
+
+    all evaluations     one trial per evaluation; parameters are the seed program's tunable named constants
+    species ID, tuned   one trial per evaluation of a species that was tuned; parameters are the values that moved within it, so the
+                        study is made anew, under a new number, when more have moved
+
+What holds: a trial's identity is its `index` attribute, so records may come in any order. A failure has no value. What is in the file
+is compared with the store at the start of a session and whenever somebody else has written to it: studies that do not agree are made
+anew, a file that does not read is replaced. A dashboard that is open follows everything but the replacement of the file.
+
+The file is an Optuna journal (evo/journal.py), written by whoever holds run.lock; SQLite through Optuna takes tens of ms per trial.
+Left out: keeping what people write into the dashboard; a parameter whose value cannot stand on its scale (0 on a logarithmic one).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note, save_note
+from optuna_dashboard._note import note_ver_key, split_body
+
+from evo import trials
+from evo.folder import StoreError, read_text
+from evo.journal import Journal
+from evo.records import TUNE, Record
+from evo.standing import Standing
+from evo.store import curve
+from evo.study_notes import overview_facts, overview_note, species_facts, species_note, trial_note
+from genomes import GenomeError, Knob, Reader, Value, constants
+
+FILE = "optuna.log"
+OVERVIEW = "all evaluations"
+VERSION = 1  # of what is written: a study made otherwise is made anew
+AT_ONCE = 500  # trials that one refresh writes while slots may be waiting for the driver
+GROWTH = 1.5  # a species' study is made anew during a run when it has grown so much: the cost stays in proportion
+MADE, MOVED = "evo:made", "evo:moved"  # how a study was made; which knobs are known to have moved
+METRIC_NAMES = "study:metric_names"  # what Study.set_metric_names sets, which warns that it is experimental
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, optuna.exceptions.OptunaError)  # of reading a foreign file
+
+Params = Mapping[str, tuple[BaseDistribution, Value]]
+
+
+class StudyError(Exception):
+    """The file cannot be written; the run itself is not concerned."""
+
+
+class StudyView:
+    """Writes the study of one run folder; the caller holds the run's lock."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._book: _Book | None = None
+        self._texts = lru_cache(maxsize=8)(self._text)  # parents come again and again
+
+    def refresh(self, standing: Standing, whole: bool) -> None:
+        """Adds what is missing: all of it, or `AT_ONCE` trials.
+
+        Raises:
+            StudyError: the file cannot be written.
+        """
+        if standing.founder is None:
+            return
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study on the terminal of the live table
+        book, self._book = self._book, None  # forgotten, and read again, unless this refresh comes to its end
+        try:
+            if book is None or not book.journal.untouched():
+                book = self._opened(standing)
+            self._add_missing(book, standing, whole)
+        except OSError as error:
+            raise StudyError(f"{self._run_dir / FILE} cannot be written: {error.strerror}") from error
+        self._book = book
+
+    def _opened(self, standing: Standing) -> _Book:
+        """The file with what is right in it; a new one where it does not read."""
+        path = self._run_dir / FILE
+        try:
+            book = _Book(path)
+            self._adopt(book, standing)
+        except DAMAGE:
+            path.unlink()
+            book = _Book(path)
+        return book
+
+    def _adopt(self, book: _Book, standing: Standing) -> None:
+        """Takes over the studies that agree with the records; the others go."""
+        expected = {r.candidate.proposal.index: trials.verdict(r) for r in standing.records if trials.evaluated(r)}
+        tuned = {species_study(species) for species in tuned_species(standing.records)}
+        for study in book.storage.get_all_studies():
+            made = study.system_attrs.get(MADE, {})
+            ours = study.study_name in tuned or (study.study_name == OVERVIEW and made.get("reference") == standing.founder)
+            told = book.told(study) if ours and made.get("version") == VERSION else None
+            if told is None or not told.items() <= expected.items():
+                book.storage.delete_study(study._study_id)
+            else:
+                book.remember(study.study_name, self._reader(study.study_name, made["reference"]), set(told))
+
+    def _add_missing(self, book: _Book, standing: Standing, whole: bool) -> None:
+        left = sys.maxsize if whole else AT_ONCE
+        records = [record for record in standing.records if trials.evaluated(record)]
+        left -= self._overview(book, standing, records, left)
+        for species in tuned_species(standing.records):
+            members = [record for record in records if record.candidate.species == species]
+            if members and left > 0:
+                left -= self._species(book, standing, members, None if whole else left)
+        book.journal.write()
+
+    def _overview(self, book: _Book, standing: Standing, records: Sequence[Record], most: int) -> int:
+        """Adds at most `most` trials to the overview; how many they were."""
+        founder = standing.founder or ""
+        board = book.boards.get(OVERVIEW)
+        if board is None:
+            reader = self._reader(OVERVIEW, founder)
+            board = book.make(OVERVIEW, founder, reader, reader.knobs)
+        missing = board.missing(records)[:most]
+        moved = set(board.moved)
+        for record in missing:
+            values = _read(board.reader, constants(self._texts(record.candidate.genome)))
+            moved.update(_differing(board.reader, values))
+            self._add(book, board, record, standing, _params(board, values, moved))
+        book.has_moved(board, moved)
+        book.say(board, overview_note(standing), overview_facts(standing))
+        return len(missing)
+
+    def _species(self, book: _Book, standing: Standing, members: Sequence[Record], most: int | None) -> int:
+        """The same for one tuned species; all of it if `most` is None."""
+        species = members[0].candidate.species
+        name = species_study(species)
+        board = book.boards.get(name)
+        reference = board.reference if board else members[0].candidate.genome
+        reader = board.reader if board else self._reader(name, reference)
+        missing = (board.missing(members) if board else list(members))[:most]
+        moved = set(board.moved) if board else set[str]()
+        for record in missing:
+            moved.update(_differing(reader, _read(reader, self._texts(record.candidate.genome))))
+        if board is None or (board.may_grow(len(missing), most is None) and not moved <= set(board.knobs)):
+            board = book.make(name, reference, reader, filter(moved.__contains__, reader.knobs))
+            missing = list(members[:most])
+        book.has_moved(board, moved)
+        for record in missing:
+            values = _read(reader, self._texts(record.candidate.genome))
+            self._add(book, board, record, standing, _params(board, values, moved))
+        board.made_with = board.made_with or len(missing)
+        book.say(board, species_note(species, board.knobs, standing), species_facts(species, standing))
+        return len(missing)
+
+    def _add(self, book: _Book, board: _Board, record: Record, standing: Standing, params: Params) -> None:
+        points = trials.points(curve(self._run_dir, record.candidate.proposal.index))
+        book.add(board, _frozen(record, params, points), trial_note(record, standing, self._texts))
+
+    def _reader(self, study: str, genome: str) -> Reader:
+        text = self._texts(genome)
+        return Reader(constants(text) if study == OVERVIEW else text)
+
+    def _text(self, genome: str) -> str:
+        """A program; "" where it is missing, which a view can bear."""
+        try:
+            return read_text(self._run_dir, genome)
+        except StoreError:
+            return ""
+
+
+def tuned_species(records: Iterable[Record]) -> list[str]:
+    """The species that tuning has worked on."""
+    return sorted({r.candidate.species for r in records if r.candidate.proposal.operator == TUNE and r.candidate.species})
+
+
+def species_study(species: str) -> str:
+    """The name of a tuned species' study."""
+    return f"species {species}, tuned"
+
+
+# ---- a trial in Optuna's form
+
+
+def placed_in(knob: Knob, value: Value, moved: bool = True) -> tuple[BaseDistribution, Value] | None:
+    """A parameter's distribution and value; None if it does not fit. Kind and scale are the knob's for the whole study, as Optuna asks.
+
+    A number that has not `moved` yet has its value as its range: Optuna gives a parameter of a real range some importance even if it
+    is the same in all trials, and thirty of them hide the few that matter.
+    """
+    if knob.kind in ("bool", "choice"):
+        choices = (False, True) if knob.kind == "bool" else knob.choices
+        same = [choice for choice in choices if choice == value and type(choice) is type(value)]
+        return (CategoricalDistribution(choices), same[0]) if same else None
+    room = trials.room(knob, value)
+    if room is None or isinstance(value, str):
+        return None
+    low, high = room if moved else (value, value)
+    if knob.kind == "float":
+        return FloatDistribution(low, high, log=knob.log), float(value)
+    return IntDistribution(int(low), int(high), log=knob.log), int(value)
+
+
+def _params(board: _Board, values: Mapping[str, Value], moved: Container[str]) -> Params:
+    placed = {name: placed_in(board.reader.knobs[name], values[name], name in moved) for name in board.knobs if name in values}
+    return {name: found for name, found in placed.items() if found is not None}
+
+
+def _read(reader: Reader, text: str) -> dict[str, Value]:
+    """Values of a program; none of one that does not parse."""
+    try:
+        return reader.values(text)
+    except GenomeError:
+        return {}
+
+
+def _differing(reader: Reader, values: Mapping[str, Value]) -> list[str]:
+    """The knobs that have another value than in the reference."""
+    return [name for name, value in values.items() if value != reader.knobs[name].value]
+
+
+def _frozen(record: Record, params: Params, points: dict[int, float]) -> FrozenTrial:
+    state, value = trials.verdict(record)
+    return FrozenTrial(
+        number=-1,  # given by the storage, as is the id
+        trial_id=-1,
+        state=TrialState[state],
+        value=value,
+        datetime_start=datetime.fromtimestamp(record.started, UTC),
+        datetime_complete=datetime.fromtimestamp(record.finished, UTC),
+        params={name: value for name, (_, value) in params.items()},
+        distributions={name: distribution for name, (distribution, _) in params.items()},
+        user_attrs=trials.attributes(record),
+        system_attrs={},
+        intermediate_values=points,
+    )
+
+
+# ---- the file
+
+
+class _Backend(Journal, BaseJournalBackend):
+    """The journal as Optuna's storage takes it."""
+
+
+@dataclass
+class _Board:
+    """One study in the file, as its writer remembers it."""
+
+    study: optuna.Study
+    reference: str  # genome whose knobs give names, kinds and scales
+    reader: Reader  # of the reference
+    knobs: tuple[str, ...]  # the parameters
+    moved: set[str]  # known to have moved, parameters or not yet
+    indexes: set[int]
+    made_with: int  # trials
+    note: str
+
+    def may_grow(self, more: int, whole: bool) -> bool:
+        """Is it time to make the study anew with more parameters?"""
+        return whole or len(self.indexes) + more >= GROWTH * self.made_with
+
+    def missing(self, records: Iterable[Record]) -> list[Record]:
+        return [record for record in records if record.candidate.proposal.index not in self.indexes]
+
+
+class _Book:
+    """The studies in the file. Operations are collected until `journal.write()`."""
+
+    def __init__(self, path: Path) -> None:
+        self.journal = _Backend(path)
+        self.storage = JournalStorage(self.journal)
+        self.boards: dict[str, _Board] = {}
+
+    def told(self, study: FrozenStudy) -> dict[int, tuple[str, float | None]] | None:
+        """Index -> (state, value) of a study's trials; None if one is there twice or lacks its note."""
+        found = self.storage.get_all_trials(study._study_id, deepcopy=False)
+        told = {trial.user_attrs["index"]: (trial.state.name, trial.value) for trial in found}
+        noted = all(note_ver_key(trial._trial_id) in study.system_attrs for trial in found)
+        return told if noted and len(told) == len(found) else None
+
+    def remember(self, name: str, reader: Reader, indexes: set[int]) -> _Board:
+        """Goes on with a study that is in the file."""
+        study = optuna.load_study(study_name=name, storage=self.storage)
+        attributes = self.storage.get_study_system_attrs(study._study_id)
+        made, moved = attributes[MADE], set(attributes[MOVED])
+        known = tuple(knob for knob in made["knobs"] if knob in reader.knobs)
+        self.boards[name] = _Board(study, made["reference"], reader, known, moved, indexes, len(indexes), get_note(study))
+        return self.boards[name]
+
+    def make(self, name: str, reference: str, reader: Reader, knobs: Iterable[str]) -> _Board:
+        """A new study, in place of the one of this name if there is one."""
+        old = self.boards.pop(name, None)
+        if old is not None:
+            self.storage.delete_study(old.study._study_id)
+        study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], name)
+        self.storage.set_study_system_attr(study_id, MADE, {"version": VERSION, "reference": reference, "knobs": list(knobs)})
+        self.storage.set_study_system_attr(study_id, MOVED, sorted(old.moved if old else ()))
+        self.storage.set_study_system_attr(study_id, METRIC_NAMES, ["val_bpb"])
+        return self.remember(name, reader, set())
+
+    def add(self, board: _Board, trial: FrozenTrial, note: str) -> None:
+        """One trial and its note; `save_note` wants a trial that is still running."""
+        study_id = board.study._study_id
+        trial_id = self.storage.create_new_trial(study_id, template_trial=trial)
+        for key, value in {**split_body(note, trial_id), note_ver_key(trial_id): 1}.items():  # the version last: it says that all is there
+            self.storage.set_study_system_attr(study_id, key, value)
+        board.indexes.add(trial.user_attrs["index"])
+
+    def has_moved(self, board: _Board, names: set[str]) -> None:
+        """Keeps what has moved: a species' knob until the study is made with it, also in the next session."""
+        if not names <= board.moved:
+            board.moved |= names
+            self.storage.set_study_system_attr(board.study._study_id, MOVED, sorted(board.moved))
+
+    def say(self, board: _Board, note: str, facts: Mapping[str, str]) -> None:
+        """The note of a study, and the facts on its first page."""
+        if note != board.note:
+            save_note(board.study, note)
+            board.note = note
+        known = self.storage.get_study_user_attrs(board.study._study_id)
+        for name, fact in facts.items():
+            if known.get(name) != fact:
+                board.study.set_user_attr(name, fact)
