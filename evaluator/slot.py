@@ -64,11 +64,12 @@ class Slot:
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         began = time.monotonic()
-        with contextlib.closing(self._take_spare()) as berth:
-            files, hashes = berth.files, berth.files.fill(program, self.config.prepare)
+        berth, hashes = self._begin(program, seed)
+        with contextlib.closing(berth):
+            files = berth.files
             start = partial(self._start_forwarder, files, seed)
             with contextlib.closing(Forwarders(start, self._early)) as forwarders:
-                trained = self._train(berth.trainee, seed, budget_seconds, watch, forwarders)
+                trained = self._train(berth.trainee, budget_seconds, watch, forwarders)
                 ended = time.monotonic()
                 if isinstance(trained, Trained) and files.tampered(hashes):
                     trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{files.tampered(hashes)} was changed while the program ran")
@@ -123,18 +124,20 @@ class Slot:
             folder.cleanup()
             raise
 
-    def _take_spare(self) -> _Berth:
-        """The process that waits already, if it is well, else a new one."""
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.trainee.settle():
-            return spare
-        if spare is not None:
-            spare.close()
-        return self._make_spare()
+    def _begin(self, program: str, seed: int) -> tuple[_Berth, dict[str, str]]:
+        """The program is in its lab, whose hashes come along, and its process has the word to begin: the one that waits, if it is well."""
+        waiting, self._spare = self._spare, None
+        if waiting is not None:
+            hashes = waiting.files.fill(program, self.config.prepare)
+            if waiting.trainee.settle() and waiting.trainee.begin(seed):
+                return waiting, hashes
+            waiting.close()
+        fresh = self._make_spare()
+        hashes = fresh.files.fill(program, self.config.prepare)
+        fresh.trainee.begin(seed)  # one that has died already is found out and explained by the run
+        return fresh, hashes
 
-    def _train(
-        self, trainee: Trainee, seed: int, budget_seconds: float, watch: Watch | None, forwarders: Forwarders
-    ) -> Trained | Stopped | Failed:
+    def _train(self, trainee: Trainee, budget_seconds: float, watch: Watch | None, forwarders: Forwarders) -> Trained | Stopped | Failed:
         judge, limits = self._ready_judge(), self.config.limits
         forwarders.start_early()
         if self._early:
@@ -146,10 +149,8 @@ class Slot:
             if self._spare is not None:
                 self._spare.trainee.settle()
 
-        run = TrainingRun(trainee.process, trainee.channel, self._data, limits, budget_seconds, trainee.files.weights, watch, before_clock)
-        with contextlib.suppress(ConnectionError):  # it has died, which the run finds out and explains
-            trainee.begin(seed)
-        return run.run()
+        weights = trainee.files.weights
+        return TrainingRun(trainee.process, trainee.channel, self._data, limits, budget_seconds, weights, watch, before_clock).run()
 
     def _score(self, forwarders: Forwarders, trained: Trained) -> Verdict:
         """Two passes, each with a forwarder of its own."""

@@ -80,13 +80,13 @@ class Trainee:
             self._settled = received is not None and received[0]["op"] == "waiting"
         return self._settled
 
-    def begin(self, seed: int) -> None:
-        """Lets it import and run the program that is in its lab by now. Returns at once.
-
-        Raises:
-            ConnectionError: it has died.
-        """
-        wire.send(self.channel, {"op": "begin", "seed": seed})
+    def begin(self, seed: int) -> bool:
+        """Lets it import and run the program that is in its lab by now; False if it has died. Returns at once."""
+        try:
+            wire.send(self.channel, {"op": "begin", "seed": seed})
+        except ConnectionError:
+            return False
+        return True
 
     def end(self) -> None:
         """Ends it with all it started. Idempotent."""

@@ -129,7 +129,7 @@ def test_forwarders_start_early_on_gpus_alone(device: str, small_lab: SmallLab, 
     config = load(None, [], {"run.lab": str(lab), "run.profile": str(profile), "run.data": str(data.parent / "texts")})
     machine = Machine((0,), "a CPU", (Gpu("H100", 80.0, 9),))
     assembled = assembly.build(assembly.plan(config, machine), print)
-    assert [evaluator.early_forwarders for evaluator in assembled.evaluators if isinstance(evaluator, SlotConfig)] == [device == "cuda"]
+    assert [evaluator.early_start for evaluator in assembled.evaluators if isinstance(evaluator, SlotConfig)] == [device == "cuda"]
 
 
 def test_a_real_program_is_trained_and_scored_with_the_profiles_knobs(

@@ -121,14 +121,50 @@ def test_early_forwarders_run_beside_the_training_and_end_with_a_run_that_is_sto
         return "seen enough"
 
     assert isinstance(slot(small_lab.genome, 1, 5.0, watch), Stopped)
-    assert seen == ["forwarder.py", "forwarder.py", "trainee.py"]
-    assert running() == []
+    assert seen == ["forwarder.py", "forwarder.py", "trainee.py", "trainee.py"]
+    assert running() == ["trainee.py"]  # which waits for the next program
 
 
 @pytest.mark.parametrize("program", ["def main(:\n", "def build_model(): pass\ndef main(): raise ValueError\n"])
 def test_early_forwarders_end_with_a_training_that_fails(slot: Slot, program: str) -> None:
     assert isinstance(slot(program, 1, 1.0), Failed)
+    assert running() == ["trainee.py"]  # which waits for the next program
+    slot.close()
     assert running() == []
+
+
+def test_a_waiting_trainee_has_seen_nothing_and_runs_the_next_program_under_its_seed(slot: Slot, small_lab: SmallLab) -> None:
+    """The same program and seed score the same in a process that has waited and in one that was started for it."""
+    first = slot(small_lab.genome, 1, 1.0)
+    (waiting,) = lab_folders(slot)
+    assert list(waiting.iterdir()) == []
+    with contextlib.closing(Slot(replace(slot.config, early_start=False))) as late:
+        fresh = late(small_lab.genome, 5, 1.0)
+    assert isinstance(first, Scored)
+    assert isinstance(fresh, Scored)
+    program = small_lab.genome.replace("def main():", "def main():\n    print('seed', prepare.seed())", 1)
+    told = slot(program, 5, 1.0)
+    assert isinstance(told, Scored)
+    assert "seed 5" in told.log
+
+
+def test_a_waiting_trainee_that_dies_is_replaced(slot: Slot, small_lab: SmallLab) -> None:
+    slot(small_lab.genome, 1, 1.0)
+    assert slot._spare is not None
+    slot._spare.trainee.process.end()
+    assert isinstance(slot(small_lab.genome, 2, 1.0), Scored)
+
+
+def test_without_namespaces_nothing_waits_where_a_program_could_reach_it(config: SlotConfig, small_lab: SmallLab) -> None:
+    before = running()
+    with contextlib.closing(Slot(replace(config, sandbox="process"))) as exposed:
+        assert isinstance(exposed(small_lab.genome, 1, 1.0), Scored)
+        assert running() == before
+
+
+def lab_folders(slot: Slot) -> list[Path]:
+    assert slot._scratch is not None
+    return list(slot._scratch.path.glob("evaluation-*/lab"))
 
 
 PROBE = """

@@ -38,7 +38,7 @@ def slot(config: SlotConfig) -> Iterator[Slot]:
 
 @pytest.fixture(scope="module")
 def early(config: SlotConfig) -> Iterator[Slot]:
-    made = Slot(replace(config, early_forwarders=True))
+    made = Slot(replace(config, early_start=True))
     yield made
     made.close()
 
@@ -287,15 +287,15 @@ def test_a_program_that_changes_its_constitution_is_refused_where_files_are_open
         slot.close()
 
 
-@pytest.mark.parametrize("early_forwarders", [False, True])
+@pytest.mark.parametrize("early_start", [False, True])
 def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
-    config: SlotConfig, early_forwarders: bool, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: SlotConfig, early_start: bool, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def open_descriptors() -> int:
         return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    slot = Slot(replace(config, early_forwarders=early_forwarders))
+    slot = Slot(replace(config, early_start=early_start))
     slot(small_lab.genome, 1, 0.3)
     before = open_descriptors()
     slot(small_lab.genome, 2, 0.3)
