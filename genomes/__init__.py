@@ -5,6 +5,7 @@
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs
     merge                      three-way merge on the tree
+    patch                      a model's search/replace blocks
     mutate, MUTATIONS          children without a model
     check, require             parse and contract: problems as values, or raised
 
@@ -20,6 +21,7 @@ from genomes.literals import Value
 from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
+from genomes.patches import patch
 from genomes.readings import Reader, constants
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "knobs",
     "merge",
     "mutate",
+    "patch",
     "require",
     "set_knobs",
     "size",

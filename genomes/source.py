@@ -89,12 +89,17 @@ def parse(text: str) -> Source:
 def read(text: str) -> Source:
     """Parse without caching: for parts of a program, which would push whole ones out of the cache."""
     tree = parse_tree(text)
-    lines = tuple(_LINE.findall(text))
+    lines = split_lines(text)
     starts, position = [], 0
     for line in lines:
         starts.append(position)
         position += len(line)
     return Source(text, tree, lines, tuple(starts) or (0,))
+
+
+def split_lines(text: str) -> tuple[str, ...]:
+    """Lines with their ends, as Python's parser counts them."""
+    return tuple(_LINE.findall(text))
 
 
 def splice(text: str, splices: Iterable[Splice]) -> str:
