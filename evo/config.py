@@ -10,6 +10,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,29 @@ class EvaluatorConfig:
 
 
 @dataclass(frozen=True)
+class LlmConfig:
+    """The model that writes beside the built-in operators, behind any endpoint that speaks OpenAI's chat completions."""
+
+    url: str = ""  # of the endpoint, such as http://localhost:8000/v1; "": OpenAI's, if a model is named
+    model: str = ""  # its name there; "": the only one that the endpoint serves. Neither url nor model: no model writes
+    temperature: float | None = None  # None: the endpoint's
+    max_tokens: int = 8192  # of one reply, thoughts included
+    timeout_seconds: float = 180.0  # longest time that one call may take, retries included
+    calls: int | None = None  # under way at once; None: as many as there are slots
+    prompt_bytes: int = 120_000  # of one prompt; history is left out before that
+    token_limit: int | None = None  # of the whole run, prompts and replies; beyond it built-in operators write alone
+
+    def __post_init__(self) -> None:
+        if self.url:
+            _endpoint("llm.url", self.url)
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"llm.temperature is {self.temperature:g}, must not be negative")
+        _positive("llm.timeout_seconds", self.timeout_seconds)
+        for name, least in (("max_tokens", 1), ("calls", 1), ("prompt_bytes", 1000), ("token_limit", 0)):
+            _at_least(f"llm.{name}", getattr(self, name), least)
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -66,6 +90,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
     instant: Landscape = field(default_factory=Landscape)
+    llm: LlmConfig = field(default_factory=LlmConfig)
 
 
 SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
@@ -173,6 +198,19 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{name} is {value!r}; {nearest(value, known)}")
+
+
+def _endpoint(name: str, url: str) -> None:
+    """Refuses what is no address, and secrets in one: settings are stored and shown."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # raises where it is no number of a port
+    except ValueError as error:
+        raise ValueError(f"{name} is no address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() or not c.isprintable() for c in url):
+        raise ValueError(f"{name} is {url!r}, must be an address such as http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"{name} must be an address alone; a key goes into the environment, as EVO_LLM_KEY")
 
 
 def _positive(name: str, value: float | None) -> None:

@@ -3,7 +3,8 @@
 EvoError                print the one line and end
 ├── UserError           what was asked for cannot be done as asked: exit code 2, nothing was changed
 │   └── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
-└── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the same command goes on
+├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the same command goes on
+└── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
 `evaluate.HarnessError` where a slot reports it, `genomes.GenomeError` where a lab is loaded.
@@ -35,6 +36,10 @@ class SeedFailsError(UserError):
 
 class ClusterError(EvoError):
     """The machinery under a run failed: stop, and say that the same command goes on."""
+
+
+class ModelError(EvoError):
+    """No reply of the model: let the built-in operators write, and try again later."""
 
 
 def nearest(wanted: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from evaluator.outcome import Outcome, from_dict, to_dict
 
@@ -51,6 +51,18 @@ def log(run_dir: Path | str, index: int) -> str:
     """What the program of one record printed; empty if nothing."""
     path = Path(run_dir) / "logs" / f"{index}.log"
     return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def exchange(run_dir: Path | str, index: int) -> dict[str, Any] | None:
+    """What was said with a model about one proposal (writer.Exchange); None if nothing."""
+    path = Path(run_dir) / "prompts" / f"{index}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
+def tokens_spent(run_dir: Path | str) -> int:
+    """Of all exchanges with models that the run has kept."""
+    return sum(json.loads(path.read_text(encoding="utf-8"))["tokens"] for path in (Path(run_dir) / "prompts").glob("*.json"))
 
 
 def read_text(run_dir: Path | str, genome: str) -> str:

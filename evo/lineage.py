@@ -26,15 +26,17 @@ from typing import Any
 
 import genomes
 from evaluator.outcome import Failed, Scored, Stopped
+from evaluator.training import printable
 from evo.cli import Parser
 from evo.history import Genome
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
 from evo.records import Record
 from evo.results import announcement_figures, best_figures
 from evo.standing import Standing, assess
-from evo.store import Snapshot, StoreError, curve, log, read_text, snapshot
+from evo.store import Snapshot, StoreError, curve, exchange, log, read_text, snapshot
 
 LOG_LINES = 20  # of the end of a log
+REPLY_LINES = 40  # of the end of what a model said
 
 
 class LineageError(Exception):
@@ -107,6 +109,8 @@ def show(run: Run, id_: str) -> dict[str, Any]:
         "species": genome.species,
         "size": genome.size,
         "file": str(folder / "genomes" / f"{id_}.py"),
+        "writer": run.by_index[genome.index].candidate.writer,
+        "model": _said(folder, genome.index),
         "evaluations": [e for e in evaluations if e],
         "curve": [[p.seconds, p.step, p.tokens, p.loss] for p in curve(folder, genome.index)],
         "diffs": [_difference(run, parent, id_, text) for parent in genome.parents],
@@ -175,6 +179,22 @@ def _evaluation(record: Record) -> dict[str, Any] | None:
     if isinstance(outcome, Stopped):
         return {**row, "outcome": "Stopped", "message": outcome.note, "training_seconds": outcome.training_seconds}
     return None
+
+
+def _said(folder: Path, index: int) -> dict[str, Any] | None:
+    """What a model said about a proposal, whether or not the program is its work; None where none was asked."""
+    found = exchange(folder, index)
+    if found is None:
+        return None
+    turns = found["turns"]
+    return {
+        "model": found["model"],
+        "tokens": found["tokens"],
+        "seconds": sum(turn["seconds"] for turn in turns),
+        "troubles": [printable(turn["trouble"]) for turn in turns if turn["trouble"]],
+        "reply": printable(turns[-1]["reply"]).splitlines()[-REPLY_LINES:],
+        "file": str(folder / "prompts" / f"{index}.json"),
+    }
 
 
 def _difference(run: Run, parent: str, id_: str, text: str) -> dict[str, Any]:

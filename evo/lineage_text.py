@@ -45,9 +45,20 @@ def show_lines(data: Mapping[str, Any]) -> list[Line]:
     for difference in data["diffs"]:
         lines += [("", ""), (f"against {difference['parent']}: {difference['edits']}", "bold")]
         lines += [(text, _diff_style(text)) for text in difference["unified"]]
+    lines += _model_lines(data["model"], data["writer"])
     if data["log"]:
         lines += [("", ""), ("end of its log:", "bold"), *[(f"  {text}", "dim") for text in data["log"]]]
     return lines
+
+
+def _model_lines(said: Mapping[str, Any] | None, writer: str) -> list[Line]:
+    """What a model had to do with a program, and the end of its last answer."""
+    if said is None:
+        return [("", ""), (f"written by {writer}", "bold")] if writer else []
+    head = f"written by {writer}" if writer else f"{said['model']} was asked and gave nothing usable; a built-in operator wrote it"
+    lines = [("", ""), (f"{head}: {said['tokens']:,} tokens, {said['seconds']:.0f} s; {said['file']}", "bold")]
+    lines += [(f"  sent back: {trouble}", "yellow") for trouble in said["troubles"]]
+    return [*lines, *[(f"  {text}", "dim") for text in said["reply"]]]
 
 
 def path_lines(steps: Sequence[Mapping[str, Any]]) -> list[Line]:

@@ -6,7 +6,7 @@
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base
 
 Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
-the same canonical tree. Randomness comes from (run seed, proposal index) alone. Language models enter here, beside `mutate` (issue 3).
+the same canonical tree. Randomness comes from (run seed, proposal index) alone. What a model writes (evo/writer.py) passes `judge` as well.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
     last = unwritten(proposal, "no mutation applied")
     for _ in range(ATTEMPTS):
         mutant = genomes.mutate(parent, rng)
-        last = _judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
+        last = judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
         if last.outcome is None:
             break
     return last
@@ -92,7 +92,7 @@ def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
         if not values:
             continue
         moved = "; ".join(f"{knob.name} {knob.value} → {values[knob.name]}" for knob in knobs if knob.name in values)
-        last = _judge(proposal, library, genomes.set_knobs(parent, values), moved)
+        last = judge(proposal, library, genomes.set_knobs(parent, values), moved)
         if last.outcome is None:
             break
     return last
@@ -100,27 +100,35 @@ def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
 
 def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
     a, b = proposal.parents
-    base = lowest_common_ancestor(
-        {id_: c.proposal.parents for id_, c in library.known.items()}, {id_: c.proposal.index for id_, c in library.known.items()}, a, b
-    )
+    base = common_ancestor(library, a, b)
     if base is None:
         return unwritten(proposal, f"{a} and {b} have no common ancestor")
     text = library.texts(a)
     merge = genomes.merge(library.texts(base), text, library.texts(b), rng)
     settled = f", conflicts settled: {len(merge.conflicts)}" if merge.conflicts else ""
-    return _judge(proposal, library, merge.text, f"{b[:8]} into {a[:8]}: {genomes.describe(genomes.diff(text, merge.text))}{settled}")
+    return judge(proposal, library, merge.text, f"{b[:8]} into {a[:8]}: {genomes.describe(genomes.diff(text, merge.text))}{settled}")
 
 
-def _judge(proposal: Proposal, library: Library, text: str, note: str) -> Written:
+def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written:
     """A written text as a candidate, or why it is not worth an evaluation."""
-    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent))}
-    problems = [problem for problem in genomes.check(text) if problem.message not in inherited]
-    if problems:
-        return unwritten(proposal, _one_line(f"{note}: {problems[0]}"))
+    if found := problems(proposal, library, text):
+        return unwritten(proposal, _one_line(f"{note}: {found[0]}"))
     candidate = _candidate(proposal, text, _one_line(note))
     if candidate.genome in library.known:
         return Written(candidate, "", Duplicate(library.known[candidate.genome].proposal.index))
     return Written(candidate, text)
+
+
+def problems(proposal: Proposal, library: Library, text: str) -> tuple[genomes.Problem, ...]:
+    """What breaks the contract in a text and does not in its parents."""
+    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent))}
+    return tuple(problem for problem in genomes.check(text) if problem.message not in inherited)
+
+
+def common_ancestor(library: Library, a: str, b: str) -> str | None:
+    """The youngest genome that both descend from; None if they are strangers."""
+    parents_of = {id_: c.proposal.parents for id_, c in library.known.items()}
+    return lowest_common_ancestor(parents_of, {id_: c.proposal.index for id_, c in library.known.items()}, a, b)
 
 
 def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:

@@ -20,7 +20,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -28,14 +30,18 @@ from evaluator.evaluate import HarnessError
 from evo import assembly, session
 from evo.assembly import Assembly
 from evo.cli import Parser
+from evo.desk import Desk
 from evo.drive import Driver, Watcher
-from evo.errors import EvoError, SeedFailsError, UserError
+from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
-from evo.folder import StoreError
+from evo.folder import StoreError, tokens_spent
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.store import Store
 from evo.table import LiveTable, PlainLines, clock
+
+if TYPE_CHECKING:
+    from evo.llm import Model
 
 STOPPED = 130  # as shells say it: ended by SIGINT
 GARBAGE_THRESHOLDS = (100_000, 20, 20)  # syntax trees are many small objects: at the defaults, writing spends a third of its time on them
@@ -61,11 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Plans, opens the run folder, drives it, says what came of it."""
     now = session.resolve(options, Path.cwd())
+    model = connect(now)
+    if model is not None:
+        now = replace(now, config=replace(now.config, llm=replace(now.config.llm, model=model.name)))
     planned = assembly.plan(now.config)
     session.check(now, planned)
     say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {planned.slots} slots)")
     if confined := assembly.sandbox_line(planned):
         say(confined)
+    if model is not None:
+        say(f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; built-in operators where it gives nothing usable")
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
     await_orphans(now.run_dir)
@@ -74,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         with _store(settings) as store:
             session.save_limits(settings)
-            return _drive(settings, store, executor, assembled)
+            desk = make_desk(settings, assembled, model) if model is not None else None
+            return _drive(settings, store, executor, assembled, desk)
     except SeedFailsError as error:
         if not now.resumed:  # all that is new is the failure that is about to be told
             executor.close()
@@ -95,6 +107,25 @@ def make_executor(settings: Session, assembled: Assembly) -> Executor:
     return RayExecutor(specs, run.ray_address)
 
 
+def connect(now: Session) -> Model | None:
+    """The model that the settings name, if they name one."""
+    llm = now.config.llm
+    if not (llm.url or llm.model):
+        return None
+    from evo.llm import connect  # its client takes a second to import, and few runs need it
+
+    return connect(llm, os.environ)
+
+
+def make_desk(now: Session, assembled: Assembly, model: Model) -> Desk:
+    """Where the model writes."""
+    from evo.writer import ModelWriter, settings_of
+
+    llm, lab = now.config.llm, assembled.lab
+    writer = ModelWriter(model, settings_of(lab.folder, lab.program, assembled.profile, assembled.budget_seconds), llm.prompt_bytes)
+    return Desk(writer, llm.calls or len(assembled.evaluators), llm.token_limit, tokens_spent(now.run_dir))
+
+
 def say(line: str) -> None:
     """One line to standard output, at once."""
     print(line, flush=True)
@@ -103,14 +134,14 @@ def say(line: str) -> None:
 # ---- driving
 
 
-def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly) -> int:
+def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly, desk: Desk | None) -> int:
     founder = session.founder(assembled)
     search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size))
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     with _watcher() as watcher, _signals():
-        driver = Driver(search, store, executor, assembled.seed_text, watcher)
+        driver = Driver(search, store, executor, assembled.seed_text, watcher, desk)
         try:
             driver.run(settings.config.run.hours)
             stopped = False
@@ -203,6 +234,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--hours", metavar="H", type=float, help="stop exploring after H hours of work (default: no limit)")
     parser.add_argument("--lab", metavar="DIR", help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
+    parser.add_argument(
+        "--llm", metavar="URL", help="a model writes, at an endpoint that speaks OpenAI's chat completions; its key: EVO_LLM_KEY"
+    )
+    parser.add_argument("--model", metavar="NAME", help="which model (default: the only one of --llm; without --llm: OpenAI's)")
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML")
     parser.add_argument("--profile", metavar="NAME", help="device profile by name or file (default: chosen by looking at the machine)")
     parser.add_argument("--seed", metavar="N", type=int, help="of the search (default: 0)")

@@ -1,6 +1,7 @@
 """One session of a run: which folder, which settings, and whether they agree with what the folder was started with.
 
-The meta of a run (in its store) has the settings that its scores depend on; `limits.json` has its limits, which may change.
+The meta of a run (in its store) has the settings that its scores depend on; `limits.json` has what may change: its limits, and the model
+that writes. Limits are given anew together; of a model's settings each is kept until it is given, but a new address needs a new name.
 Precedence: what is given now, then what the run was started with, then defaults.
 """
 
@@ -11,13 +12,13 @@ import datetime
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from evo import operators
 from evo.assembly import Assembly, Plan
-from evo.config import Config, flat, from_flat, given
+from evo.config import Config, LlmConfig, flat, from_flat, given
 from evo.errors import UserError
 from evo.executor import held
 from evo.folder import DATABASE, LOCK, StoreError, refuse_foreign, write_atomically
@@ -34,8 +35,11 @@ FLAGS = {
     "hours": "run.hours",
     "lab": "run.lab",
     "profile": "run.profile",
+    "llm": "llm.url",
+    "model": "llm.model",
 }
 LIMITS = ("search.evals", "run.hours")  # may change; kept in limits.json
+MODEL = tuple(f"llm.{field.name}" for field in fields(LlmConfig))  # who writes may change as well; kept beside the limits
 PASSING = ("run.gpus", "run.slots", "run.executor", "run.ray_address")  # of one session; not kept
 MEASURED = ("run.lab", "run.profile", "run.budget_seconds", "run.data")  # what they come to must agree, not how they are written
 LIMITS_FILE = "limits.json"
@@ -67,16 +71,19 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         if not (run_dir / DATABASE).exists():
             return Session(run_dir, False, config, {})
         meta = snapshot(run_dir).meta
-        limits = {} if any(name in said for name in LIMITS) else _stored_limits(run_dir)
+        kept = _stored_limits(run_dir)
     except StoreError as error:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"cannot use {run_dir} as a run folder: {error.strerror}; name another one") from error
+    limits_given = any(name in said for name in LIMITS)
+    dropped = {*(LIMITS if limits_given else ()), *(("llm.model",) if "llm.url" in said else ())}
     stored: dict[str, Any] = meta["settings"]
     for name, value in said.items():
-        if name not in (*LIMITS, *PASSING, *MEASURED) and value != stored[name]:
+        if name not in (*LIMITS, *MODEL, *PASSING, *MEASURED) and value != stored[name]:
             raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")
-    return Session(run_dir, True, from_flat({**stored, **limits, **said}), meta)
+    kept = {name: value for name, value in kept.items() if name not in dropped}
+    return Session(run_dir, True, from_flat({**stored, **kept, **said}), meta)
 
 
 def check(now: Session, planned: Plan) -> None:
@@ -110,7 +117,7 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
         data=str(Path(given_data).resolve()) if given_data else "",
     )
     config = replace(now.config, search=search, run=run)
-    settings = {name: value for name, value in flat(config).items() if name not in (*LIMITS, *PASSING)}
+    settings = {name: value for name, value in flat(config).items() if name not in (*LIMITS, *MODEL, *PASSING)}
     return replace(now, config=config, meta={**identity, "settings": settings})
 
 
@@ -120,9 +127,9 @@ def founder(assembled: Assembly) -> Candidate:
 
 
 def save_limits(now: Session) -> None:
-    """Keeps the limits for a session that gives none."""
+    """Keeps what may change for a session that does not say it."""
     settings = flat(now.config)
-    text = json.dumps({name: settings[name] for name in LIMITS}, indent=2) + "\n"
+    text = json.dumps({name: settings[name] for name in (*LIMITS, *MODEL)}, indent=2) + "\n"
     path = now.run_dir / LIMITS_FILE
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomically(path, text)
@@ -134,7 +141,7 @@ def command_alone(config: Config) -> str:
     words = ["python", "-m", "evo.evaluate", str(Path(config.run.lab) / "train.py")]
     defaults = flat(Config())
     for name, value in flat(config).items():
-        if value == defaults[name] or name.startswith("search.") or name in (*LIMITS, *PASSING):
+        if value == defaults[name] or name.startswith("search.") or name in (*LIMITS, *MODEL, *PASSING):
             continue
         words += [flags[name], str(value)] if name in flags else ["--set", f"{name}={json.dumps(value)}"]
     return shlex.join(words)
@@ -183,8 +190,8 @@ def _stored_limits(run_dir: Path) -> dict[str, Any]:
         limits = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} does not parse ({error}); delete it and give the limits again") from error
-    if not isinstance(limits, dict) or not set(limits) <= set(LIMITS):
-        raise UserError(f"{path} holds other things than {' and '.join(LIMITS)}; delete it and give the limits again")
+    if not isinstance(limits, dict) or not set(limits) <= {*LIMITS, *MODEL}:
+        raise UserError(f"{path} holds other things than limits and the model's settings; delete it and give them again")
     return limits
 
 

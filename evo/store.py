@@ -29,6 +29,7 @@ from evo.folder import (
     FOLDERS,
     StoreError,
     as_json,
+    exchange,
     locked,
     log,
     outcome_path,
@@ -40,7 +41,19 @@ from evo.folder import (
 )
 from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_to_dict
 
-__all__ = ["Snapshot", "Store", "StoreError", "curve", "known", "log", "read_outcomes", "read_text", "snapshot", "write_outcome"]
+__all__ = [
+    "Snapshot",
+    "Store",
+    "StoreError",
+    "curve",
+    "exchange",
+    "known",
+    "log",
+    "read_outcomes",
+    "read_text",
+    "snapshot",
+    "write_outcome",
+]
 
 
 class Store:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evaluator.instant import Landscape
 from evaluator.training import Limits
-from evo.config import SECTIONS, Config, EvaluatorConfig, RunConfig, flat, from_flat, load
+from evo.config import SECTIONS, Config, EvaluatorConfig, LlmConfig, RunConfig, flat, from_flat, load
 from evo.errors import UserError
 from evo.policies import SearchConfig
 from evo.profiles import Head
@@ -68,6 +68,15 @@ def test_set_takes_toml_values_and_bare_words(text: str, section: str, key: str,
         (["run.hours=0"], "more than 0"),
         (["run.executor=dask"], "inline, ray"),
         (["evaluator.kind=mock"], "instant, slot"),
+        (["llm.url=localhost:8000"], "http://localhost:8000/v1"),
+        (["llm.url=http://"], "http://localhost:8000/v1"),
+        (["llm.url=http://a b/v1"], "http://localhost:8000/v1"),
+        (["llm.url=http://host:99999/v1"], "no address"),
+        (["llm.url=http://me:secret@host/v1"], "EVO_LLM_KEY"),
+        (["llm.url=http://host/v1?key=secret"], "EVO_LLM_KEY"),
+        (["llm.temperature=-1"], "must not be negative"),
+        (["llm.timeout_seconds=0"], "more than 0"),
+        (["llm.calls=0"], "at least 1"),
         (["search"], "section.key=value"),
         (["=3"], "section.key=value"),
         (["search.=3"], "section.key=value"),
@@ -101,6 +110,7 @@ OWNERS = {  # what an instance of the section is called where it is read
     Landscape: {"landscape"},
     Head: {"head"},
     Limits: {"limits"},
+    LlmConfig: {"llm"},
 }
 
 

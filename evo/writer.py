@@ -1,0 +1,152 @@
+"""A model writes a proposal: ask, translate the reply into edits, judge them, ask once more with what was wrong.
+
+A `ModelWriter` is called in threads beside the driver (evo/desk.py), so it holds nothing that changes, and is given snapshots: a library
+and a standing that nobody changes any more. What comes back is a value for the driver's thread to store: a candidate or the reason why
+there is none, the tokens, and all that was said. Nothing that a model says or an endpoint does is raised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import genomes
+from evaluator.outcome import Duplicate
+from evo import operators, prompts
+from evo.brief import Setting, brief
+from evo.desk import Answer
+from evo.errors import ModelError, one_line
+from evo.llm import Reply
+from evo.operators import Library, Written
+from evo.prompts import Message, TooLong
+from evo.records import CROSSOVER, Proposal
+from evo.standing import Standing
+
+TURNS = 2  # an answer, and a second one after what was wrong with the first
+_EDITS_CHARACTERS = 100  # of a note
+_NAME_CHARACTERS = 80
+
+
+class Speaker(Protocol):
+    """What answers: evo.llm.Model."""
+
+    name: str
+
+    def complete(self, messages: Sequence[Message]) -> Reply:
+        """Raises ModelError where there is no answer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer of the model and what came of it."""
+
+    reply: str
+    prompt_tokens: int
+    reply_tokens: int
+    seconds: float
+    trouble: str  # why it could not be used; "" if it could
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """All that was said about one proposal. `messages` are the first prompt; what followed is told by the turns."""
+
+    model: str
+    messages: tuple[Message, ...]
+    turns: tuple[Turn, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(turn.prompt_tokens + turn.reply_tokens for turn in self.turns)
+
+    def as_json(self) -> str:
+        return json.dumps({"tokens": self.tokens, **dataclasses.asdict(self)}, ensure_ascii=False, indent=1)
+
+
+@dataclass(frozen=True)
+class ModelWriter:
+    """Writes proposals with a model: a `desk.Author`."""
+
+    model: Speaker
+    setting: Callable[[], Setting]  # asked before each prompt, so that people may edit the agenda while a run goes on
+    prompt_bytes: int
+
+    def __call__(self, proposal: Proposal, library: Library, standing: Standing) -> Answer:
+        """One answer; `library` and `standing` must not change any more."""
+        asked = prompts.messages(brief(proposal, library, standing, self.setting()), self.prompt_bytes)
+        if isinstance(asked, TooLong):
+            return Answer(proposal, None, str(asked), endpoint_failed=False, tokens=0, exchange="")
+        conversation, turns = asked, list[Turn]()
+        while True:
+            try:
+                reply = self.model.complete(conversation)
+            except ModelError as error:
+                return self._answer(proposal, asked, turns, str(error), endpoint_failed=True)
+            result = self._judged(proposal, library, reply)
+            trouble = result if isinstance(result, str) else ""
+            turns.append(Turn(reply.text, reply.prompt_tokens, reply.reply_tokens, reply.seconds, trouble))
+            if not isinstance(result, str):
+                return dataclasses.replace(self._answer(proposal, asked, turns, ""), written=result)
+            if len(turns) == TURNS:
+                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {trouble}")
+            conversation = prompts.again(conversation, reply.text, trouble)
+
+    def _answer(
+        self, proposal: Proposal, asked: tuple[Message, ...], turns: Sequence[Turn], why: str, endpoint_failed: bool = False
+    ) -> Answer:
+        exchange = Exchange(one_line(self.model.name), asked, tuple(turns))
+        return Answer(proposal, None, why, endpoint_failed, exchange.tokens, exchange.as_json() if turns else "")
+
+    def _judged(self, proposal: Proposal, library: Library, reply: Reply) -> Written | str:
+        """The candidate that a reply makes, or why it makes none, as the model is told."""
+        parent = library.texts(proposal.parents[0])
+        try:
+            text = genomes.patch(parent, reply.text)
+            edits = genomes.describe(genomes.diff(parent, text))
+        except genomes.GenomeError as error:
+            return f"{'the answer was cut off for its length, be shorter; ' if reply.truncated else ''}{error}"
+        if found := operators.problems(proposal, library, text):
+            return f"the program would break the contract: {'; '.join(map(str, found[:3]))}"
+        written = operators.judge(proposal, library, text, self._note(proposal, edits, reply.text))
+        if isinstance(written.outcome, Duplicate):
+            return f"that gives the same program as candidate {written.outcome.of} of this run: change something else"
+        return dataclasses.replace(written, candidate=dataclasses.replace(written.candidate, writer=self._signature))
+
+    @property
+    def _signature(self) -> str:
+        return one_line(self.model.name)[:_NAME_CHARACTERS]
+
+    def _note(self, proposal: Proposal, edits: str, reply: str) -> str:
+        """What changed, from the programs, and what the model says about it."""
+        crossed = f"{proposal.parents[1][:8]} into {proposal.parents[0][:8]}: " if proposal.operator == CROSSOVER else ""
+        changed = edits if len(edits) <= _EDITS_CHARACTERS else edits[: _EDITS_CHARACTERS - 1] + "…"
+        said = remark(reply)
+        return crossed + (f"{changed} – {said}" if said else changed)
+
+
+def remark(reply: str) -> str:
+    """What a reply says in its line NOTE, outside of its blocks; "" if nothing."""
+    before, _, rest = reply.partition("<<<<<<<")
+    for line in [*before.splitlines(), *rest.rpartition(">>>>>>>")[2].splitlines()]:
+        name, colon, said = line.strip().strip("*").partition(":")
+        if colon and name.strip("* ").upper() == "NOTE":
+            return prompts.told(said.strip("* "))
+    return ""
+
+
+def settings_of(lab: Path, agenda: str, profile: str, budget_seconds: float) -> Callable[[], Setting]:
+    """What `ModelWriter` asks: the lab's program.md as it is now; as it was at the start (`agenda`) while it cannot be read."""
+
+    def now() -> Setting:
+        try:
+            text = (lab / "program.md").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = agenda
+        return Setting(text, profile, budget_seconds)
+
+    return now
