@@ -11,6 +11,7 @@ two interact: a changed statement moves the optima of its own numbers.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import math
 import random
@@ -27,6 +28,7 @@ _STATEMENT_SD = 0.002  # worth of one statement
 _NUMBER_DEPTH = 0.006  # worst minus best value of one number
 _PERIOD_OCTAVES = 6.0  # every number is within three octaves of an optimum
 _CURVE_POINTS = 4
+_COLLISIONS = 50  # of parsing in several threads, before they are believed to be something else
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Instant:
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         started = time.monotonic()
         try:
-            tree = ast.parse(program)
+            tree = _parse(program)
         except (SyntaxError, ValueError) as error:
             return Failed(Reason.SYNTAX, Phase.IMPORT, str(error))
         missing = {"build_model", "main"} - {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -90,7 +92,15 @@ def true_bpb(program: str, salt: int = 0) -> float:
     Raises:
         SyntaxError, ValueError: it does not parse.
     """
-    return _value(program, ast.parse(program), salt)
+    return _value(program, _parse(program), salt)
+
+
+def _parse(text: str) -> ast.Module:
+    """`ast.parse`, which CPython before 3.11.8 and 3.12.2 may let fail while another thread parses too (python/cpython#106905)."""
+    for _ in range(_COLLISIONS):
+        with contextlib.suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _value(program: str, tree: ast.Module, salt: int) -> float:
@@ -107,7 +117,7 @@ def _blocks(program: str, tree: ast.Module) -> Iterator[str]:
 
 @lru_cache(maxsize=8192)
 def _block_worth(block: str, salt: int) -> float:
-    return sum(_statement_worth(node, salt) for node in ast.walk(ast.parse(block)) if isinstance(node, ast.stmt))
+    return sum(_statement_worth(node, salt) for node in ast.walk(_parse(block)) if isinstance(node, ast.stmt))
 
 
 def _statement_worth(statement: ast.stmt, salt: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import math
 from collections.abc import Iterator
@@ -82,23 +81,14 @@ def _partner(library: Library, parent: str, other: str) -> Partner:
     """What `other` changed since the ancestor that it shares with `parent`; of strangers, how it differs from `parent`."""
     text = library.texts(other)
     base = library.texts(common_ancestor(library, parent, other) or parent)
+    known = set(genomes.definitions(base))
     unified = difflib.unified_diff(base.splitlines(), text.splitlines(), "ancestor", "other", lineterm="")
     return Partner(
         score=_score(library.belief, other),
         edits=genomes.describe(genomes.diff(base, text)),
         unified="\n".join(unified),
-        definitions=tuple(code for code in definitions(text) if code not in set(definitions(base))),
+        definitions=tuple(code for code in genomes.definitions(text) if code not in known),
     )
-
-
-def definitions(text: str) -> tuple[str, ...]:
-    """The functions and methods of a program, as whole lines."""
-    lines = text.splitlines()
-    tops = ast.parse(text).body
-    found = [*tops, *(inner for node in tops if isinstance(node, ast.ClassDef) for inner in node.body)]
-    functions = [node for node in found if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    first = {node: min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) for node in functions}
-    return tuple("\n".join(lines[first[node] - 1 : node.end_lineno]) for node in sorted(functions, key=lambda node: node.lineno))
 
 
 def _end(record: Record, belief: Belief, parent: str) -> str:

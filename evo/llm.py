@@ -35,6 +35,7 @@ KEYS = ("EVO_LLM_KEY", "OPENAI_API_KEY")  # environment variables, the first tha
 RETRIES = 1  # of a request, within the time of the call
 LISTING_SECONDS = 20.0  # to name the models
 BYTES_PER_TOKEN = 4  # where a server does not count
+SECRET_CHARACTERS = 8  # a key of fewer is none
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
 _MESSAGE_CHARACTERS = 300
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
@@ -72,17 +73,22 @@ class Model:
         """
         llm, began = self._llm, time.monotonic()
         # OpenAI's own reasoning models refuse max_tokens; most other servers know only that.
-        limit = {"max_tokens": llm.max_tokens} if llm.url else {"max_completion_tokens": llm.max_tokens}
-        asked: dict[str, Any] = {"model": llm.model, "messages": [dataclasses.asdict(message) for message in messages], **limit}
+        name = "max_completion_tokens" if _host(_base(llm.url)) == _host(OPENAI) else "max_tokens"
+        asked: dict[str, Any] = {
+            "model": llm.model,
+            "messages": [dataclasses.asdict(message) for message in messages],
+            name: llm.max_tokens,
+        }
         if llm.temperature is not None:
             asked["temperature"] = llm.temperature
 
         async def ask(client: openai.AsyncOpenAI) -> str:
             return str((await client.chat.completions.with_raw_response.create(**asked)).text)
 
-        body = self._call(ask, llm.timeout_seconds)
         prompt_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
-        return _reply(_decoded(body), prompt_bytes, time.monotonic() - began)
+        with translated(_base(llm.url), llm.timeout_seconds, self._key):
+            reply = _reply(self._answer(ask, llm.timeout_seconds), prompt_bytes, began)
+        return dataclasses.replace(reply, text=_without(reply.text, self._key))
 
     def served(self) -> tuple[str, ...]:
         """Names of the models that the endpoint has.
@@ -94,7 +100,9 @@ class Model:
         async def ask(client: openai.AsyncOpenAI) -> str:
             return (await client.models.with_raw_response.list()).text
 
-        listed = _decoded(self._call(ask, min(self._llm.timeout_seconds, LISTING_SECONDS))).get("data")
+        seconds = min(self._llm.timeout_seconds, LISTING_SECONDS)
+        with translated(_base(self._llm.url), seconds, self._key):
+            listed = self._answer(ask, seconds).get("data")
         entries = listed if isinstance(listed, list) else []
         return tuple(_encodable(entry["id"]) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
 
@@ -106,15 +114,14 @@ class Model:
             api_key=self._key or _NO_KEY, base_url=base, timeout=self._llm.timeout_seconds, max_retries=RETRIES, http_client=http
         )
 
-    def _call(self, ask: Callable[[openai.AsyncOpenAI], Awaitable[str]], seconds: float) -> str:
-        """The body of a response, without the key."""
+    def _answer(self, ask: Callable[[openai.AsyncOpenAI], Awaitable[str]], seconds: float) -> dict[str, Any]:
+        """What an endpoint answers, decoded."""
 
         async def within() -> str:
             async with asyncio.timeout(seconds), self.client() as client:
                 return await ask(client)
 
-        with translated(_base(self._llm.url), seconds, self._key):
-            return _without(asyncio.run(within()), self._key)
+        return _decoded(asyncio.run(within()))
 
 
 # ---- from settings to a model
@@ -157,8 +164,12 @@ def _base(url: str) -> str:
     return (f"{url.rstrip('/')}/v1" if not urllib.parse.urlsplit(url).path.strip("/") else url) if url else OPENAI
 
 
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).hostname or ""
+
+
 def _is_loopback(url: str) -> bool:
-    host = urllib.parse.urlsplit(url).hostname or ""
+    host = _host(url)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -178,7 +189,7 @@ def _decoded(body: str) -> dict[str, Any]:
     return data
 
 
-def _reply(data: Mapping[str, Any], prompt_bytes: int, seconds: float) -> Reply:
+def _reply(data: Mapping[str, Any], prompt_bytes: int, began: float) -> Reply:
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
@@ -195,7 +206,7 @@ def _reply(data: Mapping[str, Any], prompt_bytes: int, seconds: float) -> Reply:
         text=_encodable(_spoken(content)),
         prompt_tokens=_count(usage.get("prompt_tokens"), prompt_bytes),
         reply_tokens=_count(usage.get("completion_tokens"), len(content.encode("utf-8", "replace"))),
-        seconds=seconds,
+        seconds=time.monotonic() - began,
         truncated=truncated,
     )
 
@@ -222,9 +233,11 @@ def _count(value: object, size: int) -> int:
 
 @contextlib.contextmanager
 def translated(endpoint: str, seconds: float, key: str) -> Iterator[None]:
-    """Turns everything that the client raises into a ModelError."""
+    """Turns everything that the client raises into a ModelError, and leaves the key out of every message."""
     try:
         yield
+    except ModelError as error:
+        raise ModelError(_without(str(error), key)) from None
     except _FOREIGN as error:
         raise ModelError(_without(f"{endpoint} {_why(error, seconds)}", key)) from None  # the request in the error holds the key
 
@@ -235,7 +248,8 @@ def _why(error: Exception, seconds: float) -> str:
     if isinstance(error, openai.APIConnectionError):
         return f"cannot be reached: {_short(str(error.__cause__ or error))}"
     if isinstance(error, openai.APIStatusError):
-        return f"answered {error.status_code}: {_short(error.message)}"
+        said = error.message.removeprefix(f"Error code: {error.status_code}").removeprefix(" - ")
+        return f"answered {error.status_code}: {_short(said) or 'nothing'}"
     return f"failed with {type(error).__name__}: {_short(str(error))}"
 
 
@@ -245,4 +259,5 @@ def _short(text: str) -> str:
 
 
 def _without(text: str, key: str) -> str:
-    return text.replace(key, "[key]") if key else text
+    """A short key is a placeholder, such as "none", and no secret."""
+    return text.replace(key, "[key]") if len(key) >= SECRET_CHARACTERS else text

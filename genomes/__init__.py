@@ -7,6 +7,7 @@
     merge                      three-way merge on the tree
     patch                      a model's search/replace blocks
     mutate, MUTATIONS          children without a model
+    definitions                functions and methods, as text
     check, require             parse and contract: problems as values, or raised
 
 All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
@@ -23,6 +24,7 @@ from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 from genomes.patches import patch
 from genomes.readings import Reader, constants
+from genomes.units import definitions
 
 __all__ = [
     "MUTATIONS",
@@ -44,6 +46,7 @@ __all__ = [
     "apply",
     "check",
     "constants",
+    "definitions",
     "describe",
     "diff",
     "identity",

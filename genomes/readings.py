@@ -6,12 +6,12 @@ comparing characters, some fifty times faster than `knobs`; any other is parsed.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 
 from genomes.knobs import Knob, knobs, spots
 from genomes.literals import Value, read_value
+from genomes.source import parse_expression
 
 _CONSTANT = re.compile(r"^[A-Z][A-Z0-9_]*[ \t]*(?::[^=\n]+)?=(?!=).*\n?(?:[ \t)\]}].*\n?)*", re.MULTILINE)
 
@@ -72,6 +72,6 @@ class Reader:
         if literal == self._literals[number]:
             return self._values[number]
         try:
-            return read_value(ast.parse(literal, mode="eval").body)
+            return read_value(parse_expression(literal))
         except (SyntaxError, ValueError):
             return None

@@ -7,17 +7,21 @@ one node and leaves every other character as it was.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from genomes.errors import EditError, ParseError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
+_COLLISIONS = 50  # with other threads, before they are believed to be something else
+_Tree = TypeVar("_Tree", ast.Module, ast.Expression)
 
 
 class _Positioned(ast.AST):
@@ -72,12 +76,25 @@ def parse_tree(text: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(text)
+            return _undisturbed(lambda: ast.parse(text))
     except SyntaxError as error:
         line = f" in {error.text.strip()!r}" if error.text else ""
         raise ParseError(f"line {error.lineno or '?'}: {error.msg}{line}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ParseError(f"not a Python program: {error}") from error
+
+
+def parse_expression(text: str) -> ast.expr:
+    """The tree of one expression. Raises SyntaxError or ValueError as they are: this is for parts, which are read by the thousand."""
+    return _undisturbed(lambda: ast.parse(text, mode="eval")).body
+
+
+def _undisturbed(parse: Callable[[], _Tree]) -> _Tree:
+    """`ast.parse` of CPython before 3.11.8 and 3.12.2 may fail while another thread parses too (python/cpython#106905): again."""
+    for _ in range(_COLLISIONS):
+        with contextlib.suppress(SystemError):
+            return parse()
+    return parse()
 
 
 @lru_cache(maxsize=_CACHED_PROGRAMS)

@@ -49,6 +49,16 @@ class Unit:
         return self.label.startswith(("def ", "class "))
 
 
+def definitions(text: str) -> tuple[str, ...]:
+    """The functions and methods of a program, as whole lines, in their order. Raises ParseError."""
+    source = parse(text)
+    tops = source.tree.body
+    found = [*tops, *(inner for node in tops if isinstance(node, ast.ClassDef) for inner in node.body)]
+    functions = sorted((node for node in found if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)), key=lambda node: node.lineno)
+    first = [min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) for node in functions]
+    return tuple("".join(source.lines[start - 1 : node.end_lineno]) for start, node in zip(first, functions, strict=True))
+
+
 def blocks(source: Source) -> tuple[str, ...]:
     """The lines of each top-level statement and what follows it, so that every block parses alone. What precedes the first is left out.
 

@@ -1,7 +1,10 @@
 """Edits: diff and apply are exact, and an edit that does not fit says what is near."""
 
 import ast
+import gc
 import random
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -121,3 +124,47 @@ def test_an_edit_refuses_another_program_and_names_the_nearest_lines():
 def test_edits_are_values():
     edits = genomes.diff(PROGRAMS["seed"], PROGRAMS["seed"].replace("0.04", "0.05"))
     assert len({*edits, *genomes.diff(PROGRAMS["seed"], PROGRAMS["seed"].replace("0.04", "0.05"))}) == 1
+
+
+def test_definitions_are_functions_and_methods_as_whole_lines():
+    seed = PROGRAMS["seed"]
+    found = genomes.definitions(seed)
+    assert all(code in seed for code in found)
+    assert any(code.startswith("    @torch.no_grad()\n    def initialise") for code in found)
+    assert len(found) == seed.count("\ndef ") + seed.count("\n    def ") - 1  # one of them stands inside a function
+
+
+@pytest.fixture
+def turns():
+    """Threads take turns while a tree is built: the garbage collector runs Python code, as it does for objects with finalisers."""
+
+    def busy(phase, info):
+        sum(range(50))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    gc.callbacks.append(busy)
+    yield
+    gc.callbacks.remove(busy)
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("turns")
+def test_programs_are_parsed_in_many_threads_at_once():
+    """`ast.parse` of CPython 3.11.7 fails here now and then."""
+    found, errors = [], []
+
+    def work(number):
+        try:
+            for step in range(20):
+                found.append(genomes.identity(PROGRAMS["seed"].replace("DEPTH = 8", f"DEPTH = {number * 100 + step}")))
+        except SystemError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(set(found)) == 120

@@ -24,7 +24,7 @@ from genomes.mutations.patterns import (
     uses_module,
     without,
 )
-from genomes.source import Splice
+from genomes.source import Splice, parse_expression
 
 _VITAL = re.compile(
     r"lr\b|rate|std|weights|update|loss|\bx\b|width|bound|ramp|momentum|\bcos\b|\bsin\b", re.IGNORECASE
@@ -51,7 +51,7 @@ def _activation(parent: Program, rng: random.Random) -> Rewrite | None:
     prefix = "torch.nn.functional" if prefix in ("torch", "nn") else prefix
     options = [shape.format(f=prefix, x=source.code(call.args[0])) for shape in _SHAPES]
     now = ast.unparse(whole.node)
-    text = pick((option for option in options if ast.unparse(ast.parse(option, mode="eval")) != now), rng)
+    text = pick((option for option in options if ast.unparse(parse_expression(option)) != now), rng)
     return replaced(parent, whole, text, "activation") if text else None
 
 

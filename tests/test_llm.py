@@ -1,0 +1,271 @@
+"""The client: what an endpoint answers becomes a reply, what it does wrong becomes one error in bounded time, and the key stays secret."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from model_server import BROKEN, Answer, Behaviour, ModelServer, completion, unreachable
+
+from evo.config import LlmConfig
+from evo.errors import ModelError, UserError
+from evo.llm import Model, connect, translated
+from evo.prompts import Message
+
+ASKED = (Message("system", "Be brief."), Message("user", "Hello?"))
+KEY = "sk-very-secret"
+PATIENCE = 1.0  # seconds of a call in these tests
+
+
+def model(url: str, key: str = "", **settings: Any) -> Model:
+    return Model(LlmConfig(**{"url": url, "model": "scripted", "timeout_seconds": PATIENCE, **settings}), key)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow at once."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
+
+
+def error_of(behaviour: Behaviour, key: str = "") -> str:
+    with ModelServer(behaviour) as server, pytest.raises(ModelError) as raised:
+        model(server.url, key).complete(ASKED)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+# ---- the good case
+
+
+def test_a_reply_is_what_the_server_said_and_counted() -> None:
+    with ModelServer(lambda _: "Hello.") as server:
+        reply = model(server.url).complete(ASKED)
+    assert (reply.text, reply.prompt_tokens, reply.reply_tokens, reply.truncated) == ("Hello.", 100, 10, False)
+    assert reply.seconds > 0
+
+
+def test_what_is_asked_follows_the_settings() -> None:
+    with ModelServer(lambda _: "Hello.") as server:
+        model(server.url, temperature=0.5, max_tokens=77).complete(ASKED)
+        model(server.url).complete(ASKED)
+    first, second = (request.body for request in server.requests)
+    assert first["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
+    assert (first["model"], first["temperature"], first["max_tokens"]) == ("scripted", 0.5, 77)
+    assert "temperature" not in second  # the server's own
+
+
+def test_a_server_that_does_not_count_is_estimated() -> None:
+    with ModelServer(lambda _: Answer(body=b'{"choices": [{"message": {"content": "12345678"}}]}')) as server:
+        reply = model(server.url).complete(ASKED)
+    assert (reply.prompt_tokens, reply.reply_tokens) == (4, 2)  # 15 and 8 bytes
+
+
+def test_a_reply_that_was_cut_off_is_a_reply() -> None:
+    with ModelServer(lambda _: completion("half of", finish_reason="length")) as server:
+        reply = model(server.url).complete(ASKED)
+    assert (reply.text, reply.truncated) == ("half of", True)
+    with ModelServer(lambda _: completion(None, finish_reason="length")) as server:  # all of it were thoughts
+        assert model(server.url).complete(ASKED).text == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("<think>a block?\n<<<<<<< SEARCH</think>Yes.", "Yes."),
+        ("only the end of a thought</think>Yes.", "Yes."),
+        ("<think>never done", ""),
+        ("I <think> so", "I <think> so"),
+        ("half \ud800 of a character", "half ? of a character"),
+    ],
+)
+def test_thoughts_and_half_characters_are_no_part_of_a_reply(said: str, text: str) -> None:
+    with ModelServer(lambda _: said) as server:
+        assert model(server.url).complete(ASKED).text == text
+
+
+def test_many_threads_may_call_one_model() -> None:
+    together = threading.Barrier(6, timeout=20)
+
+    def behave(_: object) -> str:
+        together.wait()  # breaks unless six calls are under way at once
+        return "Hello."
+
+    replies: list[str] = []
+    with ModelServer(behave) as server:
+        subject = model(server.url, timeout_seconds=20.0)
+        threads = [threading.Thread(target=lambda: replies.append(subject.complete(ASKED).text)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert replies == ["Hello."] * 6
+
+
+# ---- everything else
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("name", BROKEN)
+def test_whatever_an_endpoint_does_wrong_is_one_error(name: str) -> None:
+    """Hanging and dripping ones too: a call ends when its time is up, or this test would not."""
+    assert error_of(BROKEN[name])
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_errors_say_what_went_wrong() -> None:
+    assert "answered 500: " in error_of(BROKEN["errors"])
+    assert "out of order" in error_of(BROKEN["errors"])
+    assert "who are you" in error_of(BROKEN["refuses the key"])
+    assert "within 1 s" in error_of(BROKEN["drips"])
+    assert "Welcome" in error_of(BROKEN["html"])
+    with pytest.raises(ModelError, match="cannot be reached"):
+        model(unreachable()).complete(ASKED)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_failing_request_is_tried_twice_and_a_refused_one_once() -> None:
+    with ModelServer(BROKEN["errors"]) as server, pytest.raises(ModelError):
+        model(server.url).complete(ASKED)
+    assert len(server.requests) == 2
+    with ModelServer(BROKEN["refuses the key"]) as server, pytest.raises(ModelError):
+        model(server.url).complete(ASKED)
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_asks_for_patience_gets_none_beyond_the_time_of_the_call() -> None:
+    assert "within 1 s" in error_of(lambda _: Answer(429, b"{}", headers={"Retry-After": "100"}))
+
+
+def foreign_errors() -> Iterator[type[Exception]]:
+    for name, kind in inspect.getmembers(openai, inspect.isclass):
+        if issubclass(kind, Exception) and not name.startswith("_"):
+            yield kind
+
+
+def instance(kind: type[Exception]) -> Exception:
+    """An exception of openai's with the arguments that its constructor asks for."""
+    request = httpx2.Request("POST", "http://host/v1")
+    response = httpx2.Response(500, request=request)
+    known = {
+        "request": request,
+        "response": response,
+        "message": "m",
+        "body": None,
+        "unsent_messages": [],
+        "completion": openai.types.chat.ChatCompletion.construct(),
+    }
+    signature = inspect.signature(kind.__init__).parameters
+    required = {name: p for name, p in signature.items() if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return kind(**{name: known[name] for name in required if name != "self" and name in known})
+
+
+@pytest.mark.parametrize("kind", [*foreign_errors(), TimeoutError, ConnectionResetError], ids=lambda kind: kind.__name__)
+def test_no_error_of_the_client_is_left_untranslated(kind: type[Exception]) -> None:
+    with pytest.raises(ModelError) as raised, translated("http://host/v1", 3.0, ""):
+        raise instance(kind)
+    assert raised.value.__cause__ is None  # the request that openai's errors hold has the key in its headers
+
+
+def test_the_list_of_foreign_errors_is_not_empty() -> None:
+    assert openai.APITimeoutError in set(foreign_errors())
+
+
+# ---- keys, addresses, proxies
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_the_key_is_sent_and_never_said_again() -> None:
+    def parrot(request: Any) -> str:
+        return f"You said {request.headers['authorization']}"
+
+    with ModelServer(parrot) as server:
+        assert model(server.url, KEY).complete(ASKED).text == "You said Bearer [key]"
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    said = error_of(lambda request: Answer(500, f'{{"error": {{"message": "{parrot(request)}"}}}}'.encode()), KEY)
+    assert "[key]" in said
+    assert KEY not in said
+
+
+def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with ModelServer(lambda _: "Hello.") as server:
+        found = connect(LlmConfig(url=server.url, model="x"), {})
+        assert found is not None
+        assert found.complete(ASKED).text == "Hello."
+
+
+def test_the_own_key_comes_before_openais() -> None:
+    with ModelServer(lambda _: "Hello.") as server:
+        for environment in ({"OPENAI_API_KEY": "a"}, {"OPENAI_API_KEY": "a", "EVO_LLM_KEY": "b"}):
+            found = connect(LlmConfig(url=server.url, model="x"), environment)
+            assert found is not None
+            found.complete(ASKED)
+    assert [request.headers["authorization"] for request in server.requests] == ["Bearer a", "Bearer b"]
+
+
+@pytest.mark.parametrize("environment", [{}, {"EVO_LLM_KEY": ""}])
+def test_openai_without_a_key_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="EVO_LLM_KEY"):
+        connect(LlmConfig(model="gpt"), environment)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\n", "schlüssel"])
+def test_a_key_that_is_none_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(UserError) as raised:
+        connect(LlmConfig(model="gpt"), {"OPENAI_API_KEY": key})
+    assert key not in str(raised.value)
+
+
+def test_no_address_and_no_name_means_no_model() -> None:
+    assert connect(LlmConfig(), {"OPENAI_API_KEY": KEY}) is None
+
+
+def test_the_only_model_of_a_server_is_taken() -> None:
+    with ModelServer(lambda _: "Hello.", models=("alone",)) as server:
+        found = connect(LlmConfig(url=server.url), {})
+        assert found is not None
+        assert found.name == "alone"
+        found.complete(ASKED)
+    assert server.requests[0].body["model"] == "alone"
+
+
+@pytest.mark.parametrize(("models", "said"), [(("a", "b"), "2 models \\(a, b\\)"), ((), "no model")])
+def test_a_choice_of_models_is_left_to_people(models: tuple[str, ...], said: str) -> None:
+    with ModelServer(lambda _: "", models=models) as server, pytest.raises(UserError, match=f"{said}.*--model NAME"):
+        connect(LlmConfig(url=server.url), {})
+
+
+def test_a_server_that_does_not_answer_cannot_be_asked_for_its_models() -> None:
+    with pytest.raises(UserError, match="--model"):
+        connect(LlmConfig(url=unreachable(), timeout_seconds=5.0), {})
+
+
+def test_a_bare_address_means_the_usual_path() -> None:
+    with ModelServer(lambda _: "Hello.") as server:
+        for url in (server.url.removesuffix("/v1"), server.url.removesuffix("v1"), server.url, f"{server.url}/"):
+            model(url).complete(ASKED)
+    assert {request.path for request in server.requests} == {"/v1/chat/completions"}
+
+
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, unreachable().removesuffix("/v1"))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with ModelServer(lambda _: "Hello.") as server:
+        assert model(server.url).complete(ASKED).text == "Hello."
+        assert model(server.url.replace("127.0.0.1", "localhost")).complete(ASKED).text == "Hello."
+    with pytest.raises(ModelError, match="cannot be reached"):
+        model("http://host.invalid/v1").complete(ASKED)
+
+
+def test_a_proxy_that_the_client_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "gopher://proxy:70")
+    with pytest.raises(UserError, match="HTTPS_PROXY"):
+        connect(LlmConfig(url="https://host/v1", model="x"), {})

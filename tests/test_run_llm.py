@@ -1,0 +1,123 @@
+"""`python -m evo.run --llm`: a model at a real endpoint writes beside evaluation; without one the run goes on, and its key is nowhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from model_server import USELESS, ModelServer, competent, unreachable
+from tiny_lab import make_lab
+
+from evaluator.instant import true_bpb
+from evaluator.outcome import Duplicate, Unwritten
+from evo.history import EXPLORATIONS
+from evo.lineage import main as lineage
+from evo.records import Record
+from evo.run import main
+from evo.store import snapshot
+
+TRAIN = (Path(__file__).resolve().parent.parent / "trainer" / "train.py").read_text()
+KEY = "sk-very-secret"
+INSTANT = ["--set", "evaluator.kind=instant", "--set", "run.executor=inline", "--set", "instant.seconds=0.1", "--set", "instant.salt=3"]
+
+
+@pytest.fixture(autouse=True)
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default program in a lab beside which the test works, a key in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVO_LLM_KEY", KEY)
+    make_lab(tmp_path / "lab", program=TRAIN)
+
+
+def run(*arguments: str, evals: int = 12) -> int:
+    return main(["run", "--lab", "lab", "--evals", str(evals), "--slots", "4", *INSTANT, *arguments])
+
+
+def explored() -> list[Record]:
+    found = snapshot("run").records
+    return [r for r in found if r.candidate.proposal.operator in EXPLORATIONS and not isinstance(r.outcome, Duplicate | Unwritten)]
+
+
+def kept_model() -> tuple[str, str]:
+    limits = json.loads(Path("run/limits.json").read_text())
+    return limits["llm.url"], limits["llm.model"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+def test_a_model_writes_and_lineage_shows_what_it_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(competent(lambda text: true_bpb(text, 3))) as server:
+        assert run("--llm", server.url) == 0
+        assert kept_model() == (server.url, "scripted")  # the only one that it serves
+    assert f"model: scripted at {server.url}" in capsys.readouterr().out
+    by_model = [r for r in explored() if r.candidate.writer == "scripted"]
+    assert by_model
+    assert lineage(["run", "show", by_model[0].candidate.genome]) == 0
+    shown = capsys.readouterr().out
+    assert "written by scripted: 110 tokens" in shown
+    assert ">>>>>>> REPLACE" in shown
+    assert lineage(["run", "show", by_model[0].candidate.genome, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["tokens"] == 110
+
+
+def test_the_key_is_in_no_file_and_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(lambda request: f"{USELESS['wrong search'](request)}\n{request.headers['authorization']}") as server:
+        assert run("--llm", server.url) == 0
+    assert any(request.headers["authorization"] == f"Bearer {KEY}" for request in server.requests)
+    said = capsys.readouterr()
+    assert KEY not in said.out + said.err
+    files = [path for path in Path("run").rglob("*") if path.is_file()]
+    assert any(path.parent.name == "prompts" for path in files)
+    assert not any(KEY.encode() in path.read_bytes() for path in files)
+
+
+def test_a_run_whose_endpoint_is_gone_goes_on_without_it_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--llm", unreachable(), "--model", "x") == 0
+    assert len(explored()) == 12
+    said = capsys.readouterr().out
+    assert "cannot be reached" in said
+    assert "built-in mutations meanwhile" in said
+
+
+def test_a_resumed_run_keeps_its_model_until_another_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(competent()) as server:
+        run("--llm", server.url, "--model", "first", evals=4)
+        asked = len(server.requests)
+        assert main(["run", "--evals", "10", "--slots", "4", "--set", "run.executor=inline"]) == 0
+        assert len(server.requests) > asked
+        assert server.requests[-1].body["model"] == "first"
+        assert main(["run", "--model", "second", "--set", "llm.max_tokens=99", "--set", "run.executor=inline"]) == 0
+        assert kept_model() == (server.url, "second")
+    with ModelServer(competent(), models=("third",)) as other:
+        assert main(["run", "--llm", other.url, "--set", "run.executor=inline"]) == 0
+        assert kept_model() == (other.url, "third")  # a new address does not keep the old name
+    assert main(["run", "--set", "llm.url=", "--set", "run.executor=inline"]) == 0
+    assert kept_model() == ("", "")
+    assert "model: " not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_tokens_of_earlier_sessions_count_towards_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(competent()) as server:
+        run("--llm", server.url, evals=4)
+        asked = len(server.requests)
+        assert asked
+        assert main(["run", "--evals", "8", "--slots", "4", "--set", "run.executor=inline", "--set", "llm.token_limit=100"]) == 0
+        assert len(server.requests) == asked
+    assert len(explored()) == 8
+
+
+def test_a_model_that_cannot_be_settled_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with ModelServer(competent(), models=("a", "b")) as server:
+        assert "--model NAME" in refused(capsys, "--llm", server.url)
+    assert "--model" in refused(capsys, "--llm", unreachable())
+    assert "http://localhost:8000/v1" in refused(capsys, "--llm", "localhost:8000")
+    monkeypatch.delenv("EVO_LLM_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "EVO_LLM_KEY" in refused(capsys, "--model", "gpt")
+    assert not Path("run").exists()

@@ -1,0 +1,246 @@
+"""A model at a real endpoint: what it gets right becomes a candidate, what it gets wrong is told to it once, then given up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from model_server import BLOCK, BROKEN, USELESS, Behaviour, ModelServer, Request, competent, program_in, second_try, unreachable
+
+import genomes
+from evaluator.instant import true_bpb
+from evo.belief import believe
+from evo.brief import Setting
+from evo.config import LlmConfig
+from evo.desk import Answer
+from evo.history import fold
+from evo.llm import Model
+from evo.operators import Library, describe_seed
+from evo.records import CALIBRATE, CROSSOVER, MUTATE, Candidate, Proposal
+from evo.standing import assess
+from evo.writer import ModelWriter, remark, settings_of
+
+TRAINER = Path(__file__).resolve().parent.parent / "trainer"
+TRAIN = (TRAINER / "train.py").read_text()
+FOUNDER = describe_seed(TRAIN)
+DEEPER = BLOCK.format("DEPTH = 8  # transformer blocks", "DEPTH = 10  # transformer blocks")
+KEY = "sk-very-secret"
+
+
+class Shelf:
+    """What is known, as a driver would hand it over."""
+
+    def __init__(self) -> None:
+        self.texts = {FOUNDER.genome: TRAIN}
+        self.known = {FOUNDER.genome: dataclasses.replace(FOUNDER, proposal=Proposal(0, CALIBRATE, (), 0))}
+
+    def add(self, index: int, text: str) -> str:
+        id_ = genomes.identity(text)
+        self.texts[id_] = text
+        self.known[id_] = Candidate(Proposal(index, MUTATE, (FOUNDER.genome,), index), id_, genomes.species(text), genomes.size(text), "")
+        return id_
+
+    def library(self) -> Library:
+        history = fold(())
+        return Library(FOUNDER, self.texts.__getitem__, dict(self.known), 0, history, believe(history.genomes))
+
+
+def ask(behaviour: Behaviour, *parents: str, shelf: Shelf | None = None, **settings: int) -> tuple[Answer, list[Request]]:
+    """One proposal at a server with that behaviour."""
+    with ModelServer(behaviour) as server:
+        return at(server.url, *parents, shelf=shelf, **settings), server.requests
+
+
+def at(url: str, *parents: str, shelf: Shelf | None = None, prompt_bytes: int = 120_000) -> Answer:
+    model = Model(LlmConfig(url=url, model="scripted", timeout_seconds=2.0), KEY)
+    proposal = Proposal(7, CROSSOVER if len(parents) > 1 else MUTATE, parents or (FOUNDER.genome,), 1)
+    writer = ModelWriter(model, lambda: Setting("Lower val_bpb.", "cpu", 10.0), prompt_bytes)
+    return writer(proposal, (shelf or Shelf()).library(), assess(()))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
+
+
+# ---- the good case
+
+
+def test_an_edit_becomes_a_candidate_that_names_its_writer() -> None:
+    answer, requests = ask(lambda _: f"NOTE: deeper, since\tdepth pays\n{DEEPER}")
+    assert answer.written is not None
+    candidate = answer.written.candidate
+    assert answer.written.text == TRAIN.replace("DEPTH = 8 ", "DEPTH = 10 ")
+    assert candidate.genome == genomes.identity(answer.written.text)
+    assert candidate.writer == "scripted"
+    assert candidate.note == "DEPTH 8 → 10 – deeper, since depth pays"
+    assert (answer.why, answer.endpoint_failed, answer.tokens, len(requests)) == ("", False, 110, 1)
+
+
+def test_the_parent_stands_in_the_prompt_to_the_letter() -> None:
+    _, requests = ask(lambda _: DEEPER)
+    assert program_in(requests[0]) == TRAIN
+
+
+def test_an_edit_without_a_note_is_described_by_itself() -> None:
+    answer, _ = ask(lambda _: DEEPER)
+    assert answer.written is not None
+    assert answer.written.candidate.note == "DEPTH 8 → 10"
+
+
+def test_the_competent_model_finds_one_new_program_after_the_other() -> None:
+    found = set()
+    with ModelServer(competent()) as server:
+        for _ in range(25):  # more than there are single edits
+            answer = at(server.url)
+            assert answer.written is not None, answer.why
+            assert not genomes.check(answer.written.text)
+            found.add(answer.written.candidate.genome)
+    assert len(found) == 25
+
+
+def test_the_competent_model_knows_its_landscape() -> None:
+    value = lambda text: true_bpb(text, 1)  # noqa: E731
+    with ModelServer(competent(value)) as server:
+        first, second = at(server.url), at(server.url)
+    assert first.written is not None
+    assert second.written is not None
+    assert value(first.written.text) < value(second.written.text) < value(TRAIN)
+
+
+def test_a_crossover_brings_over_what_the_other_parent_changed() -> None:
+    shelf = Shelf()
+    a = shelf.add(1, TRAIN.replace("self.down(F.relu(self.up(x)).square())", "self.down(F.gelu(self.up(x)))"))
+    b = shelf.add(2, TRAIN.replace("        return x + self.mlp(norm(x))", "        return x + DEPTH**-0.5 * self.mlp(norm(x))"))
+    answer, requests = ask(competent(), a, b, shelf=shelf)
+    assert answer.written is not None, answer.why
+    assert "F.gelu" in answer.written.text
+    assert "DEPTH**-0.5" in answer.written.text
+    assert answer.written.candidate.note.startswith(f"{b[:8]} into {a[:8]}: ")
+    assert program_in(requests[0]) == shelf.texts[a]
+
+
+# ---- what it gets wrong
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_a_useless_answer_is_told_what_was_wrong_and_asked_for_once_more(name: str) -> None:
+    answer, requests = ask(second_try(lambda _: DEEPER, USELESS[name]))
+    assert answer.written is not None, answer.why
+    assert len(requests) == 2
+    first, second = json.loads(answer.exchange)["turns"]
+    assert first["trouble"] in requests[1].messages[-1]["content"]
+    assert second["trouble"] == ""
+    assert answer.tokens == 220
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_a_model_that_stays_useless_is_given_up_with_the_reason(name: str) -> None:
+    answer, requests = ask(USELESS[name])
+    assert answer.written is None
+    assert not answer.endpoint_failed
+    assert len(requests) == 2
+    assert answer.why.startswith("no usable edit in 2 answers, the last: ")
+    assert "\n" not in answer.why
+
+
+def repeated(other: str) -> Behaviour:
+    return lambda _: BLOCK.format("DEPTH = 8  # transformer blocks", other)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "said"),
+    [
+        (lambda shelf: (FOUNDER.genome,) if shelf.add(5, TRAIN.replace("DEPTH = 8 ", "DEPTH = 10 ")) else (), "candidate 5"),
+        (lambda shelf: (FOUNDER.genome, shelf.add(5, TRAIN.replace("DEPTH = 8 ", "DEPTH = 10 "))), "candidate 5"),
+    ],
+    ids=["mutation", "crossover"],
+)
+def test_a_program_that_is_known_is_refused_and_named(arrange: Callable[[Shelf], tuple[str, ...]], said: str) -> None:
+    shelf = Shelf()
+    answer, requests = ask(lambda _: DEEPER, *arrange(shelf), shelf=shelf)
+    assert answer.written is None
+    assert said in requests[1].messages[-1]["content"]
+
+
+def test_contract_problems_of_the_parent_are_no_reason_to_refuse_a_child() -> None:
+    shelf = Shelf()
+    odd = shelf.add(1, TRAIN.replace("def norm(", "print('loud')\n\n\ndef norm("))
+    answer, requests = ask(lambda _: DEEPER, odd, shelf=shelf)
+    assert answer.written is not None, answer.why
+    assert "build_model" not in requests[0].messages[0]["content"]
+
+
+# ---- what its endpoint gets wrong
+
+
+@pytest.mark.parametrize("name", sorted(set(BROKEN) - {"drips"}))
+def test_an_endpoint_that_fails_is_told_apart_from_a_model_that_is_wrong(name: str) -> None:
+    answer, _ = ask(BROKEN[name])
+    assert answer.written is None
+    assert answer.endpoint_failed
+    assert answer.why
+    assert (answer.tokens, answer.exchange) == (0, "")
+
+
+def test_an_endpoint_that_is_not_there_has_failed() -> None:
+    answer = at(unreachable())
+    assert answer.endpoint_failed
+    assert "cannot be reached" in answer.why
+
+
+def test_an_endpoint_that_fails_between_two_answers_keeps_the_first_in_the_exchange() -> None:
+    answer, _ = ask(second_try(BROKEN["errors"]))
+    assert answer.endpoint_failed
+    assert answer.tokens == 110
+    assert len(json.loads(answer.exchange)["turns"]) == 1
+
+
+def test_a_program_that_no_prompt_can_hold_is_not_asked_about() -> None:
+    answer, requests = ask(lambda _: DEEPER, prompt_bytes=5000)
+    assert not requests
+    assert answer.written is None
+    assert not answer.endpoint_failed
+    assert "prompt_bytes" in answer.why
+
+
+# ---- what is kept
+
+
+def test_the_exchange_holds_all_that_was_said_and_no_key() -> None:
+    answer, requests = ask(second_try(lambda request: f"{DEEPER} {request.headers['authorization']}"))
+    exchange = json.loads(answer.exchange)
+    assert exchange["model"] == "scripted"
+    assert exchange["tokens"] == 220
+    assert exchange["messages"] == requests[0].messages
+    assert [turn["reply"].startswith("<<<<<<< SEARCH") for turn in exchange["turns"]] == [True, True]
+    assert KEY in requests[0].headers["authorization"]
+    assert KEY not in answer.exchange
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("NOTE: deeper\n", "deeper"),
+        ("**NOTE:** deeper", "deeper"),
+        ("Note : deeper", "deeper"),
+        (f"{DEEPER}\nNOTE: afterwards", "afterwards"),
+        (BLOCK.format("# a", "NOTE: inside"), ""),
+        ("nothing", ""),
+        ("NOTE: `a`\x1b[31m" + "b" * 500, "'a'" + "b" * 156 + "…"),
+    ],
+)
+def test_the_remark_is_the_line_that_says_note(reply: str, said: str) -> None:
+    assert remark(reply) == said
+
+
+def test_the_agenda_is_read_anew_for_every_prompt(tmp_path: Path) -> None:
+    now = settings_of(tmp_path, "as it was", "cpu", 10.0)
+    assert now() == Setting("as it was", "cpu", 10.0)  # program.md cannot be read
+    (tmp_path / "program.md").write_text("try less")
+    assert now().agenda == "try less"
+    (tmp_path / "program.md").write_bytes(b"\xff")
+    assert now().agenda == "as it was"
