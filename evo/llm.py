@@ -37,7 +37,7 @@ LISTING_SECONDS = 20.0  # to name the models
 BYTES_PER_TOKEN = 4  # where a server does not count
 SECRET_CHARACTERS = 8  # a key of fewer is none
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
-_MESSAGE_CHARACTERS = 300
+_MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # of an answer, in an error
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
 
 
@@ -183,9 +183,9 @@ def _decoded(body: str) -> dict[str, Any]:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"the endpoint answered with something else than JSON: {_short(body) or 'nothing'}") from error
+        raise ModelError(f"the endpoint answered with something else than JSON: {_short(body, _BODY_CHARACTERS) or 'nothing'}") from error
     if not isinstance(data, dict):
-        raise ModelError(f"the endpoint answered with a {type(data).__name__} instead of an object: {_short(body)}")
+        raise ModelError(f"the endpoint answered with a {type(data).__name__} instead of an object: {_short(body, _BODY_CHARACTERS)}")
     return data
 
 
@@ -194,12 +194,14 @@ def _reply(data: Mapping[str, Any], prompt_bytes: int, began: float) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise ModelError(f"the endpoint answered without a message: {_short(json.dumps(data))}")
+        raise ModelError(f"the endpoint answered without a message: {_short(json.dumps(data), _BODY_CHARACTERS)}")
     content, truncated = message.get("content"), choice.get("finish_reason") == "length"
     if content is None and truncated:
         content = ""  # all of it went into thoughts
     if not isinstance(content, str):
-        raise ModelError(f"the model said no text (finish_reason {choice.get('finish_reason')!r}): {_short(json.dumps(message))}")
+        raise ModelError(
+            f"the model said no text (finish_reason {choice.get('finish_reason')!r}): {_short(json.dumps(message), _BODY_CHARACTERS)}"
+        )
     given = data.get("usage")
     usage = given if isinstance(given, dict) else {}
     return Reply(
@@ -253,9 +255,9 @@ def _why(error: Exception, seconds: float) -> str:
     return f"failed with {type(error).__name__}: {_short(str(error))}"
 
 
-def _short(text: str) -> str:
-    line = one_line(text[: 4 * _MESSAGE_CHARACTERS])
-    return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"
+def _short(text: str, limit: int = _MESSAGE_CHARACTERS) -> str:
+    line = one_line(text[: 4 * limit])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _without(text: str, key: str) -> str:
