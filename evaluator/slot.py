@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from evaluator.data import Data
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge, Verdict, shared_memory, task_for
-from evaluator.scratch import Scratch
+from evaluator.scratch import Evaluations
 from evaluator.training import Limits, Trained, TrainingRun, printable, read_log
 
 _GIB = 2**30
@@ -59,13 +58,13 @@ class Slot:
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._data: Data = datafolder.load(config.data)
         self._judge: Judge | None = None
-        self._scratch: Scratch | None = None
+        self._evaluations = Evaluations()
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         began = time.monotonic()
         self._ready_judge()
-        with tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._ready_scratch().path) as folder:
-            files = _Files.lay_out(Path(folder), program, self.config.prepare)
+        with self._evaluations.folder() as folder:
+            files = _Files.lay_out(folder, program, self.config.prepare)
             trained = self._train(files, seed, budget_seconds, watch)
             if isinstance(trained, Trained) and files.tampered():
                 trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{files.tampered()} was changed while the program ran")
@@ -83,14 +82,7 @@ class Slot:
         if self._judge is not None:
             self._judge.close()
             self._judge = None
-        if self._scratch is not None:
-            self._scratch.close()
-            self._scratch = None
-
-    def _ready_scratch(self) -> Scratch:
-        if self._scratch is None:
-            self._scratch = Scratch()
-        return self._scratch
+        self._evaluations.close()
 
     def _ready_judge(self) -> Judge:
         if self._judge is None:
@@ -101,7 +93,7 @@ class Slot:
         return {"CUDA_VISIBLE_DEVICES": self.config.gpu}
 
     def _train(self, files: _Files, seed: int, budget_seconds: float, watch: Watch | None) -> Trained | Stopped | Failed:
-        with _channel() as (ours, theirs), open(files.log, "wb") as log:
+        with sandbox.channel() as (ours, theirs), open(files.log, "wb") as log:
             what = self._confined("trainee.py", files, seed, {"EVO_CHANNEL": str(theirs.fileno())}, writable=(str(files.work),))
             process = sandbox.Process(what, (theirs.fileno(),), log.fileno())
             theirs.close()
@@ -127,7 +119,7 @@ class Slot:
         work.mkdir()
         memory = shared_memory(memory_bytes)
         try:
-            with _channel() as (ours, theirs), open(files.log, "ab") as log:
+            with sandbox.channel() as (ours, theirs), open(files.log, "ab") as log:
                 told = {"EVO_CHANNEL": str(theirs.fileno()), "EVO_MEMORY": str(memory), "EVO_WEIGHTS": str(files.weights)}
                 what = self._confined("forwarder.py", files, seed, told, writable=(str(work),))
                 what = replace(what, readable=(*what.readable, str(files.weights)))
@@ -180,14 +172,6 @@ class Slot:
 
 def _with_log(outcome: Stopped | Failed, log: str, seconds: float) -> Stopped | Failed:
     return replace(outcome, log=log, total_seconds=seconds) if isinstance(outcome, Failed) else replace(outcome, log=log)
-
-
-@contextlib.contextmanager
-def _channel() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The harness's end and the program's, closed on the way out."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
 
 
 @dataclass(frozen=True)

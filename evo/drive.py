@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import genomes
 from evaluator.outcome import Failed, Interrupted, Unwritten
 from evo import operators, views
-from evo.errors import ClusterError, SeedFailsError
+from evo.errors import ClusterError, SeedFailsError, SeedIgnoredError
 from evo.executor import Executor, Finished
 from evo.records import CALIBRATE, Candidate, Record
 from evo.search import Search
@@ -65,7 +66,8 @@ class Driver:
         self.evaluations = 0  # finished in this session
         self._watcher = watcher
         self._known = dict[str, Candidate]()
-        self._library = operators.Library(operators.describe_seed(seed_text), self._text, self._known, search.config.seed)
+        contract = genomes.contract_of(seed_text)
+        self._library = operators.Library(operators.describe_seed(seed_text), self._text, self._known, search.config.seed, contract)
         self._seed_text = seed_text
         self._ready: deque[Written] = deque()
         self._spent_before = 0.0
@@ -112,6 +114,7 @@ class Driver:
         self.search.resume(records, pending)
         self._known.update(self.store.known())
         self._spent_before = covered_seconds((r.started, r.finished) for r in records)
+        refuse_ignored_seed(self.search)
         self._ready.extend(Written(c, self.store.text(c.genome)) for c in pending)
         self.began = time.time()
 
@@ -170,6 +173,7 @@ class Driver:
         failed = isinstance(record.outcome, Failed)
         if failed and record.candidate.proposal.operator == CALIBRATE and not scored and told >= HOPELESS:
             raise SeedFailsError(seed_failure(record))
+        refuse_ignored_seed(self.search)
 
     def _refresh_views(self) -> None:
         """Views cost time that grows with the run, so they are refreshed the less often the more they cost."""
@@ -190,6 +194,23 @@ def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
+
+
+def refuse_ignored_seed(search: Search) -> None:
+    """A program that keeps its own time and score must prove that it takes the harness's seed.
+
+    Raises:
+        SeedIgnoredError: all scores of the seed genome, at the end of the calibration, agree to the last digit.
+    """
+    founder = search.history.genomes.get(search.founder.id)
+    scores = founder.scores if founder else ()
+    if len(scores) < 2 or search.history.calibrations[1] < search.config.calibrations or len(set(scores)) > 1:
+        return
+    if search.history.self_reported:
+        raise SeedIgnoredError(
+            f"the lab's train.py ignores its seed: {len(scores)} runs under different seeds all gave val_bpb {scores[0]:.6f}, so that "
+            "noise cannot be measured; let everything random in it follow from its manual_seed(…) calls"
+        )
 
 
 def seed_failure(record: Record) -> str:

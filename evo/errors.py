@@ -3,6 +3,7 @@
 EvoError                print the one line and end
 ├── UserError           what was asked for cannot be done as asked: exit code 2, nothing was changed
 │   └── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
+│       └── SeedIgnoredError  … or the same score under every seed: noise cannot be measured
 └── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the same command goes on
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
@@ -31,6 +32,10 @@ class UserError(EvoError):
 
 class SeedFailsError(UserError):
     """The lab's own program fails, so there is nothing to start from."""
+
+
+class SeedIgnoredError(SeedFailsError):
+    """The lab's own program takes no seed, so there is no noise to compare a gain with."""
 
 
 class ClusterError(EvoError):

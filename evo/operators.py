@@ -31,6 +31,7 @@ class Library:
     texts: Callable[[str], str]  # genome id -> program
     known: Mapping[str, Candidate]  # genome id -> the candidate that introduced it, pending ones included
     seed: int  # of the run
+    contract: genomes.Contract = genomes.Contract.LAB  # what the lab asks of its genomes
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
     parent = library.texts(proposal.parents[0])
     last = _unwritten(proposal, "no mutation applied")
     for _ in range(ATTEMPTS):
-        mutant = genomes.mutate(parent, rng)
+        mutant = genomes.mutate(parent, rng, contract=library.contract)
         last = _judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
         if last.outcome is None:
             break
@@ -92,8 +93,8 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
 
 def _judge(proposal: Proposal, library: Library, text: str, note: str) -> Written:
     """A written text as a candidate, or why it is not worth an evaluation."""
-    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent))}
-    problems = [problem for problem in genomes.check(text) if problem.message not in inherited]
+    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent), library.contract)}
+    problems = [problem for problem in genomes.check(text, library.contract) if problem.message not in inherited]
     if problems:
         return _unwritten(proposal, _one_line(f"{note}: {problems[0]}"))
     candidate = _candidate(proposal, text, _one_line(note))

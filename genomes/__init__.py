@@ -6,12 +6,13 @@
     merge                      three-way merge on the tree
     mutate, MUTATIONS          children without a model
     check, require             parse and contract: problems as values, or raised
+    contract_of                which contract a lab's seed genome is under
 
 All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
 """
 
 from genomes.canonical import identity, size, species
-from genomes.contract import Problem, check, require
+from genomes.contract import Contract, Problem, check, contract_of, require
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
@@ -23,6 +24,7 @@ from genomes.mutations.mutation import Mutation
 __all__ = [
     "MUTATIONS",
     "Conflict",
+    "Contract",
     "ContractError",
     "Edit",
     "EditError",
@@ -38,6 +40,7 @@ __all__ = [
     "Value",
     "apply",
     "check",
+    "contract_of",
     "describe",
     "diff",
     "identity",
