@@ -1,6 +1,6 @@
 """One-time preparation and the fixed parts of an experiment, in the shape of karpathy/autoresearch, at the size of a test.
 
-    python prepare.py    writes text into ~/.cache/autoresearch
+python prepare.py    writes text into ~/.cache/autoresearch
 """
 
 import math

@@ -87,7 +87,9 @@ while True:
         total_training_time += dt
     smooth_loss = 0.9 * smooth_loss + 0.1 * loss_f
     shown = smooth_loss / (1 - 0.9 ** (step + 1))
-    print(f"\rstep {step:05d} ({100 * total_training_time / TIME_BUDGET:.1f}%) | loss: {shown:.6f} | epoch: {epoch}    ", end="", flush=True)
+    print(
+        f"\rstep {step:05d} ({100 * total_training_time / TIME_BUDGET:.1f}%) | loss: {shown:.6f} | epoch: {epoch}    ", end="", flush=True
+    )
     step += 1
     if step > 3 and total_training_time >= TIME_BUDGET:
         break
