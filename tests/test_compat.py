@@ -346,6 +346,7 @@ def test_children_of_a_script_keep_its_contract_and_reach_into_its_loop() -> Non
     script = genomes.Contract.SCRIPT
     children = {genomes.mutate(TRAIN, random.Random(seed), contract=script).text for seed in range(60)}
     assert all(genomes.check(child, script) == () and child.count("manual_seed(42)") == 2 for child in children)
+    assert [knob.tunable for knob in genomes.knobs(TRAIN) if knob.name == "while"] == [False]
     loop = TRAIN[TRAIN.index("# Training loop") :]
     assert any(loop not in child for child in children)
 

@@ -67,7 +67,8 @@ def test_a_child_hangs_under_its_parent() -> None:
     genomes = [
         {**node, "genome": g, "parents": p} for g, p in (("a" * 9, []), ("b" * 9, ["a" * 9]), ("c" * 9, ["b" * 9]), ("d" * 9, ["a" * 9]))
     ]
-    data = {"run": "r", "champion": None, "noise_sd": 0.1, "self_reported": False, "genomes": genomes, "running": [], "duplicates": 0, "unwritten": 0}
+    data = {"run": "r", "champion": None, "noise_sd": 0.1, "self_reported": False, "running": [], "duplicates": 0, "unwritten": 0}
+    data["genomes"] = genomes
     starts = [text.split("  1.0")[0] for text, _ in tree_lines(data)[1:-1]]
     assert starts == ["aaaaaaaa", "├─ bbbbbbbb", "│  └─ cccccccc", "└─ dddddddd"]
 
