@@ -32,6 +32,7 @@ from evaluator.training import Limits, add_point, failure, how_it_ended, one_bel
 _GIB = 2**30
 _POLL_SECONDS = 0.2
 _CHUNK_BYTES = 1 << 20  # of output looked at in one poll
+_LINE_CHARACTERS = 1000  # of a line that may tell of a step
 _SUMMARY_BYTES = 1 << 16  # end of the output, in which the summary is looked for
 _SEEDING = ("manual_seed", "manual_seed_all")
 _STEP = re.compile(r"\bstep\W{0,3}(\d{1,12})\b.*?loss\W{0,3}([\w.+-]+)", re.IGNORECASE)
@@ -246,16 +247,20 @@ class _Run:
                 return None if message is None else self._raised(message[0])
 
     def _look(self) -> str | None:
-        """Takes in what was printed since the last look: the latest step becomes a point of the curve. The watch's note, if it has one."""
+        """Takes in what was printed since the last look: each step becomes a point of the curve. The watch's note, if it has one."""
         text = one_below_the_other(self._line + self.output.read(_CHUNK_BYTES).decode("utf-8", errors="replace"))
-        *lines, self._line = text[-_SUMMARY_BYTES:].split("\n")
-        found = next((step for line in reversed(lines) if (step := _STEP.search(line[:500]))), None)
-        if found is None or (self.curve and int(found[1]) <= self.curve[-1].step):
-            return None
-        self._first_step = min(self._first_step, time.monotonic())
-        point = CurvePoint(time.monotonic() - self._first_step, int(found[1]), 0, _loss(found[2]))  # its tokens are known at the end
-        add_point(self.curve, point)
-        return self.watch(point) if self.watch else None
+        *lines, self._line = text.split("\n")
+        self._line = self._line[-_LINE_CHARACTERS:]
+        note = None
+        for line in lines:
+            found = _STEP.search(line[:_LINE_CHARACTERS])
+            if found is None or (self.curve and int(found[1]) <= self.curve[-1].step):
+                continue
+            self._first_step = min(self._first_step, time.monotonic())
+            seconds = time.monotonic() - self._first_step
+            add_point(self.curve, CurvePoint(seconds, int(found[1]), 0, _loss(found[2])))  # its tokens are known at the end
+            note = note or (self.watch(self.curve[-1]) if self.watch else None)
+        return note
 
     def _raised(self, message: dict[str, Any]) -> Failed:
         if message["op"] != "error":

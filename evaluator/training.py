@@ -22,6 +22,7 @@ from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
+_CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
 _REASONS = {
     "SyntaxError": Reason.SYNTAX,
     "IndentationError": Reason.SYNTAX,
@@ -208,7 +209,7 @@ class TrainingRun:
 def add_point(curve: list[CurvePoint], point: CurvePoint) -> None:
     """Keeps the whole run in view with a bounded number of points."""
     if len(curve) >= _CURVE_POINTS_MAX:
-        del curve[1::2]
+        del curve[_CURVE_BEGINNING::2]
     curve.append(point)
 
 

@@ -20,11 +20,12 @@ from typing import Protocol
 import genomes
 from evaluator.outcome import Failed, Interrupted, Unwritten
 from evo import operators, views
-from evo.errors import ClusterError, SeedFailsError, SeedIgnoredError
+from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
+from evo.proof import refuse_ignored_seed
 from evo.records import CALIBRATE, Candidate, Record
 from evo.search import Search
-from evo.store import Store
+from evo.store import Store, curve
 
 AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock
@@ -81,7 +82,7 @@ class Driver:
         Args:
             hours: of evaluating, over all sessions of the run, after which nothing new is explored.
         Raises:
-            SeedFailsError: the seed genome gets no score.
+            SeedFailsError: the seed genome gets no score, or (SeedIgnoredError) takes no seed.
             ClusterError: the slots are lost.
         """
         self._resume()
@@ -114,7 +115,7 @@ class Driver:
         self.search.resume(records, pending)
         self._known.update(self.store.known())
         self._spent_before = covered_seconds((r.started, r.finished) for r in records)
-        refuse_ignored_seed(self.search)
+        self._prove_seed()
         self._ready.extend(Written(c, self.store.text(c.genome)) for c in pending)
         self.began = time.time()
 
@@ -173,7 +174,12 @@ class Driver:
         failed = isinstance(record.outcome, Failed)
         if failed and record.candidate.proposal.operator == CALIBRATE and not scored and told >= HOPELESS:
             raise SeedFailsError(seed_failure(record))
-        refuse_ignored_seed(self.search)
+        if record.candidate.proposal.operator == CALIBRATE:
+            self._prove_seed()
+
+    def _prove_seed(self) -> None:
+        run_dir = self.store.run_dir
+        refuse_ignored_seed(self.search.standing.records, self.search.config.calibrations, lambda index: curve(run_dir, index))
 
     def _refresh_views(self) -> None:
         """Views cost time that grows with the run, so they are refreshed the less often the more they cost."""
@@ -194,23 +200,6 @@ def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
-
-
-def refuse_ignored_seed(search: Search) -> None:
-    """A program that keeps its own time and score must prove that it takes the harness's seed.
-
-    Raises:
-        SeedIgnoredError: all scores of the seed genome, at the end of the calibration, agree to the last digit.
-    """
-    founder = search.history.genomes.get(search.founder.id)
-    scores = founder.scores if founder else ()
-    if len(scores) < 2 or search.history.calibrations[1] < search.config.calibrations or len(set(scores)) > 1:
-        return
-    if search.history.self_reported:
-        raise SeedIgnoredError(
-            f"the lab's train.py ignores its seed: {len(scores)} runs under different seeds all gave val_bpb {scores[0]:.6f}, so that "
-            "noise cannot be measured; let everything random in it follow from its manual_seed(…) calls"
-        )
 
 
 def seed_failure(record: Record) -> str:

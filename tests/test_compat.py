@@ -22,12 +22,12 @@ from script_lab import LIMITS, SCRIPT, TRAIN, compat_config, make_checkout
 import genomes
 from evaluator import sandbox
 from evaluator.compat import Compat, CompatConfig, read_summary, with_seed
-from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
+from evaluator.outcome import CurvePoint, Failed, Outcome, Phase, Reason, Scored
 from evo import assembly, evaluate, lineage, run
 from evo.config import load
-from evo.drive import refuse_ignored_seed
 from evo.errors import SeedIgnoredError, UserError
 from evo.machine import Machine
+from evo.proof import refuse_ignored_seed
 from evo.records import CALIBRATE, FINAL, Candidate, Proposal, Record
 from evo.standing import assess
 from evo.statistics import announce
@@ -436,19 +436,49 @@ def test_one_program_of_a_checkout_is_evaluated_alone(tmp_path: Path, capsys: py
     assert f"1.005000 ({WORD})" in capsys.readouterr().out
 
 
+def repeats(scores: tuple[float, ...], own_word: bool = True) -> list[Record]:
+    told = [replace(simulated.scored(score), self_reported=own_word) for score in scores]
+    return [Record(Candidate(Proposal(k, CALIBRATE, (), k), "seed", "s", 1, ""), outcome) for k, outcome in enumerate(told)]
+
+
+def losses(*values: float | None) -> tuple[CurvePoint, ...]:
+    return tuple(CurvePoint(float(step), step, 0, value) for step, value in enumerate(values))
+
+
 @pytest.mark.parametrize(
     ("scores", "own_word", "refused"),
     [((1.0,) * 4, True, True), ((1.0,) * 3, True, False), ((1.0, 1.0, 1.0, 1.000001), True, False), ((1.0,) * 4, False, False)],
 )
-def test_equal_scores_at_the_end_of_the_calibration_prove_that_the_seed_is_ignored(
+def test_equal_scores_at_the_end_of_the_calibration_say_that_the_seed_is_ignored(
     scores: tuple[float, ...], own_word: bool, refused: bool
 ) -> None:
-    """Also where a run goes on that was killed before it could say so."""
-    search = simulated.search(calibrations=4)
-    told = [replace(simulated.scored(score), self_reported=own_word) for score in scores]
-    search.resume([Record(Candidate(Proposal(k, CALIBRATE, (), k), "seed", "s", 1, ""), outcome) for k, outcome in enumerate(told)])
-    with pytest.raises(SeedIgnoredError, match="4 runs") if refused else contextlib.nullcontext():
-        refuse_ignored_seed(search)
+    with pytest.raises(SeedIgnoredError, match=r"4 runs .* val_bpb 1\.000000") if refused else contextlib.nullcontext():
+        refuse_ignored_seed(repeats(scores, own_word), 4, lambda index: ())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "refused"),
+    [
+        (losses(*range(9), 7), losses(*range(9), 8), True),  # a clock in the schedule shows later
+        (losses(*range(9)), losses(*range(3), 3.1, *range(4, 9)), False),
+        (losses(9, 9, 9, 8), losses(9, 9, 9, 8), False),  # too few to tell
+        (losses(None, *range(9)), losses(5.0, *range(9)), True),
+        ((), (), False),
+    ],
+)
+def test_equal_losses_over_the_first_steps_say_it_too(one: tuple[CurvePoint, ...], other: tuple[CurvePoint, ...], refused: bool) -> None:
+    with pytest.raises(SeedIgnoredError, match=r"2 runs .* same losses") if refused else contextlib.nullcontext():
+        refuse_ignored_seed(repeats((1.0, 1.1)), 2, (one, other).__getitem__)
+
+
+def test_a_real_training_that_seeds_itself_again_is_refused(tmp_path: Path, script_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock makes its scores differ; its losses do not."""
+    monkeypatch.setenv("HOME", str(script_home))
+    lab = make_checkout(tmp_path / "lab")
+    again = "torch.random.default_generator.set_state(torch.Generator().get_state())"
+    (lab / "train.py").write_text(TRAIN.replace("torch.cuda.manual_seed(42)", again))
+    command = [str(tmp_path / "run"), "--lab", str(lab), "--profile", "cpu", "--budget", "0.5", "--slots", "1"]
+    assert run.main([*command, "--set", "run.executor=inline", "--set", "search.calibrations=2", "--evals", "1"]) == 2
 
 
 def test_a_checkout_that_ignores_its_seed_is_refused_and_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
