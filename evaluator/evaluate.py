@@ -1,7 +1,8 @@
 """The one way to be evaluated: `Evaluate: (program, seed, budget) -> Outcome`.
 
-Implementations: `slot.Slot` (a GPU or CPU slot; sandboxed training, trusted judge) and `instant.Instant` (the deterministic lab:
-a program's score is a known function of its tree). One suite, tests/test_evaluate.py, holds for all of them.
+Implementations: `slot.Slot` (a GPU or CPU slot; sandboxed training, trusted judge), `compat.Compat` (a sandboxed program in
+autoresearch's shape that scores itself) and `instant.Instant` (the deterministic lab: a program's score is a known function of its
+tree). One suite, tests/test_evaluate.py, holds for all of them.
 """
 
 from __future__ import annotations

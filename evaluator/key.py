@@ -7,6 +7,7 @@ from importlib import metadata
 
 from evaluator import judge
 from evaluator.data import Data
+from evaluator.outcome import SELF_REPORTED
 
 
 def measurement_key(profile: str, device_model: str, budget_seconds: float, prepare: str, data: Data) -> str:
@@ -19,8 +20,23 @@ def measurement_key(profile: str, device_model: str, budget_seconds: float, prep
             f"{budget_seconds:g} s",
             f"data {data.sha256[:12]}",
             f"tokenisers {data.tokenizers_sha256[:12]}",
-            f"prepare {hashlib.sha256(prepare.encode()).hexdigest()[:12]}",
+            f"prepare {_short_hash(prepare)}",
             f"judge {judge.VERSION}",
             f"torch {metadata.version('torch')}",
         )
     )
+
+
+def compat_key(profile: str, device_model: str, budget_seconds: float, prepare: str) -> str:
+    """The same in compat mode, where neither data nor judge are ours:
+    `cpu | AMD EPYC | 10 s | prepare 77de… | self-reported | torch 2.13.0+cpu`.
+
+    Args:
+        prepare: all that the program imports from its lab.
+    """
+    torch = f"torch {metadata.version('torch')}"
+    return " | ".join((profile, device_model, f"{budget_seconds:g} s", f"prepare {_short_hash(prepare)}", SELF_REPORTED, torch))
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+SELF_REPORTED = "self-reported"  # stands beside every such score that is shown
+
 
 class Phase(StrEnum):
     """Where in its life a program was when something happened to it."""
@@ -26,7 +28,7 @@ class Reason(StrEnum):
     """Why a program has no score. Each says what to do next."""
 
     SYNTAX = "syntax"  # does not parse: have it rewritten
-    CONTRACT = "contract"  # lacks build_model() or main(), or misuses what prepare offers: have it rewritten
+    CONTRACT = "contract"  # lacks what the lab asks for, or misuses what prepare offers: have it rewritten
     CRASH = "crash"  # raised or died: show the writer the last frames
     OUT_OF_MEMORY = "out_of_memory"  # halve the device batch at constant total batch
     SETUP_TIMEOUT = "setup_timeout"  # too slow before the first batch: compile or build less

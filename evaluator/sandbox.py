@@ -6,12 +6,15 @@ It never sees the home folder, the run folder, the data folder, other slots' fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -119,6 +122,14 @@ class Process:
         if not report:
             return Exit(self._launcher.returncode, None, 0)
         return Exit(**json.loads(report))
+
+
+@contextlib.contextmanager
+def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The harness's end and the program's, closed on the way out."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
 
 
 @cache

@@ -3,10 +3,12 @@ one is made: a folder belongs to whoever holds the lock on its file, and a lock 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = "evo-slot-"
@@ -26,6 +28,27 @@ class Scratch:
         """Removes the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+class Evaluations:
+    """A folder for each evaluation of an evaluator, in a scratch folder that is made when it is first wanted."""
+
+    def __init__(self) -> None:
+        self._scratch: Scratch | None = None
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """An empty folder that goes on the way out."""
+        if self._scratch is None:
+            self._scratch = Scratch()
+        with tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._scratch.path) as folder:
+            yield Path(folder)
+
+    def close(self) -> None:
+        """Leaves nothing behind. Idempotent."""
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
 
 
 def sweep() -> None:

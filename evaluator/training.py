@@ -23,6 +23,7 @@ from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
+_CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
 _REASONS = {
     "SyntaxError": Reason.SYNTAX,
     "IndentationError": Reason.SYNTAX,
@@ -148,9 +149,7 @@ class TrainingRun:
         loss = message.get("loss")
         loss = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
         point = CurvePoint(self._elapsed(), int(message["step"]), int(message["tokens"]), loss)
-        if len(self._curve) >= _CURVE_POINTS_MAX:
-            del self._curve[1::2]
-        self._curve.append(point)
+        add_point(self._curve, point)
         note = self.watch(point) if self.watch else None
         return None if note is None else Stopped(note, self._elapsed(), tuple(self._curve))
 
@@ -200,26 +199,49 @@ class TrainingRun:
         return self._fail(Reason.OVERRAN, f"the weights had not arrived after the {allowed}")
 
     def _program_error(self, message: dict[str, Any]) -> Failed:
-        kind, text = str(message.get("type")), str(message.get("message"))
-        reason = _REASONS.get(kind, Reason.CRASH)
-        if kind in ("OutOfMemoryError", "MemoryError") or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
-            reason = Reason.OUT_OF_MEMORY
-        return self._fail(reason, f"{kind}: {text}", str(message.get("trace", "")))
+        reason, text = what_was_raised(message)
+        return self._fail(reason, text, str(message.get("trace", "")))
 
     def _explain(self, exit_: Exit) -> Failed:
         """A process that ended without a word."""
-        if exit_.killed == "memory":
-            held = f"{exit_.peak_memory_bytes / 2**30:.1f} GiB"
-            return self._fail(
-                Reason.OUT_OF_MEMORY, f"more host memory than the {self.limits.host_memory_gib:g} GiB allowed (peak of one process {held})"
-            )
-        how = f"signal {exit_.code - 128}" if exit_.code > 128 else f"exit status {exit_.code}"
-        return self._fail(Reason.CRASH, f"the process ended with {how}")
+        return self._fail(*how_it_ended(exit_, self.limits))
 
     def _fail(self, reason: Reason, message: str, trace: str = "") -> Failed:
-        spent = time.monotonic() - self._born
-        line = printable(message).strip().split("\n")[0][:500]
-        return Failed(reason, self.phase, line, printable(trace)[-6000:], spent, tuple(self._curve))
+        return failure(reason, self.phase, message, trace, time.monotonic() - self._born, tuple(self._curve))
+
+
+# ---- shared with other ways to watch a program (compat.py)
+
+
+def add_point(curve: list[CurvePoint], point: CurvePoint) -> None:
+    """Keeps the whole run in view with a bounded number of points."""
+    if len(curve) >= _CURVE_POINTS_MAX:
+        del curve[_CURVE_BEGINNING::2]
+    curve.append(point)
+
+
+def what_was_raised(message: dict[str, Any]) -> tuple[Reason, str]:
+    """Reason and text of an exception as `inside/trainee.py` explains it."""
+    kind, text = str(message.get("type")), str(message.get("message"))
+    reason = _REASONS.get(kind, Reason.CRASH)
+    if kind in ("OutOfMemoryError", "MemoryError") or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        reason = Reason.OUT_OF_MEMORY
+    return reason, f"{kind}: {text}"
+
+
+def how_it_ended(exit_: Exit, limits: Limits) -> tuple[Reason, str]:
+    """Reason and text of an end that the program did not explain."""
+    if exit_.killed == "memory":
+        held = f"{exit_.peak_memory_bytes / 2**30:.1f} GiB"
+        return Reason.OUT_OF_MEMORY, f"more host memory than the {limits.host_memory_gib:g} GiB allowed (peak of one process {held})"
+    how = f"signal {exit_.code - 128}" if exit_.code > 128 else f"exit status {exit_.code}"
+    return Reason.CRASH, f"the process ended with {how}"
+
+
+def failure(reason: Reason, phase: Phase, message: str, trace: str, seconds: float, curve: tuple[CurvePoint, ...]) -> Failed:
+    """A failure whose words, which may be the program's, are safe to print."""
+    line = printable(message).strip().split("\n")[0][:500]
+    return Failed(reason, phase, line, printable(trace)[-6000:], seconds, curve)
 
 
 def printable(text: str) -> str:
@@ -228,8 +250,13 @@ def printable(text: str) -> str:
 
 
 def read_log(path: Path, limit: int) -> str:
-    """Last `limit` bytes of what a process printed, made printable."""
+    """Last `limit` bytes of what a process printed, made printable; lines that overwrite each other come one below the other."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - limit))
-        return printable(file.read().decode("utf-8", errors="replace"))
+        return printable(one_below_the_other(file.read().decode("utf-8", errors="replace")))
+
+
+def one_below_the_other(text: str) -> str:
+    """A progress line that returns to its start to be overwritten becomes a line of its own."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

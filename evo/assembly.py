@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluator import data as datafolder
 from evaluator import sandbox
+from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError
-from evaluator.instant import Instant, Landscape
-from evaluator.key import measurement_key
+from evaluator.instant import Instant
+from evaluator.key import compat_key, measurement_key
+from evaluator.outcome import SELF_REPORTED
 from evaluator.slot import SlotConfig
 from evaluator.training import Limits
 from evo import lab as labs
 from evo import profiles
 from evo.config import Config
 from evo.errors import UserError
-from evo.executor import SlotSpec
+from evo.executor import SlotKind, SlotSpec
 from evo.machine import Machine, probe
 
 INSTANT_BUDGET_SECONDS = 1.0  # on the instant lab, where it costs nothing
 SCORE_PASSES = 2  # forwarders, each with `score_seconds` (evaluator/slot.py)
+OWN_CACHE = Path(".cache") / "autoresearch"  # below the home folder: where autoresearch keeps its data
+DOWNLOADS = Path(".cache") / "huggingface" / "hub"
 MARGIN_SECONDS = 180.0  # for what has no limit of its own: starting processes, writing files
 
 Say = Callable[[str], None]
@@ -38,7 +43,7 @@ class Assembly:
     budget_seconds: float
     seed_text: str  # the seed genome
     measurement_key: str
-    evaluators: tuple[SlotConfig | Landscape, ...]  # one per slot
+    evaluators: tuple[SlotKind, ...]  # one per slot
     patience_seconds: float
 
     def specs(self, run_dir: Path) -> tuple[SlotSpec, ...]:
@@ -79,6 +84,8 @@ def plan(config: Config, machine: Machine | None = None) -> Plan:
     run = config.run
     lab = labs.load(Path(run.lab) if run.lab else labs.DEFAULT)
     if config.evaluator.kind == "instant":
+        if lab.compat:
+            raise UserError(f"the instant lab evaluates programs with build_model() and main(), and {lab.folder / 'train.py'} is a script")
         for name, value in (("gpus", run.gpus), ("profile", run.profile), ("data", run.data)):
             if value:
                 raise UserError(f"run.{name} is {value!r}, but the instant lab has no {name}; leave it out")
@@ -96,7 +103,9 @@ def build(planned: Plan, say: Say) -> Assembly:
     Raises:
         UserError: the lab does not fit the profile, or its data cannot be prepared or read.
     """
-    return _instant(planned) if planned.profile is None else _real(planned, planned.profile, say)
+    if planned.profile is None:
+        return _instant(planned)
+    return _compat(planned, planned.profile, say) if planned.lab.compat else _real(planned, planned.profile, say)
 
 
 def sandbox_line(planned: Plan) -> str:
@@ -149,6 +158,43 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     )
     limit = patience(profile.limits, budget)
     return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit)
+
+
+def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
+    """For a program that trains and scores itself on data of its own."""
+    head, lab, budget, home = profile.head, planned.lab, planned.budget_seconds, Path.home()
+    rendered = labs.render(lab, profile, budget)
+    say(f"compat mode: {lab.folder / 'train.py'} is run as it is and scores itself; scores are the program's own word ({SELF_REPORTED})")
+    if rendered.skipped:
+        say(f"compat mode: prepare.py has no {', '.join(rendered.skipped)}, which profile {head.name} would set; skipped")
+    imported = "\0".join([rendered.prepare, *(text for _, text in lab.modules)])
+    key = compat_key(head.name, planned.machine.model(head.device), budget, imported)
+    evaluators = tuple(
+        CompatConfig(
+            prepare=rendered.prepare,
+            measurement_key=key,
+            home=str(home),
+            readable=_readable(lab, home, planned.config.run.data),
+            modules=lab.modules,
+            device=head.device,
+            gpu=gpu,
+            cpus=cores,
+            threads=head.threads_per_slot,
+            limits=profile.limits,
+            sandbox=planned.config.evaluator.sandbox,
+            compile_cache=str(home / ".cache" / "evo" / "compiled" / f"{head.device}{i}") if head.compile_cache else "",
+        )
+        for i, (gpu, cores) in enumerate(_places(planned, head))
+    )
+    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, patience(profile.limits, budget))
+
+
+def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:
+    """What a program in compat mode reads beside its own files: its data, and what the seed names as `owner/name` and was downloaded before
+    (autoresearch gets its attention kernel that way)."""
+    named = {match.replace("/", "--") for match in re.findall(r"[\"']([\w.-]+/[\w.-]+)[\"']", lab.train)}
+    downloads = sorted(str(path) for name in named for path in (home / DOWNLOADS).glob(f"*--{name}"))
+    return (str(home / OWN_CACHE), *downloads, *([str(Path(data).resolve())] if data else []))
 
 
 def _places(planned: Plan, head: profiles.Head) -> Iterator[tuple[str, tuple[int, ...]]]:

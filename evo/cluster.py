@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from evaluator.evaluate import Evaluate, HarnessError
+from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint, Interrupted
-from evaluator.slot import SlotConfig
 from evo.errors import ClusterError, UserError
 from evo.executor import Finished, Running, SlotSpec, check_submission, evaluate_and_file, hold
 from evo.folder import read_outcomes
@@ -250,12 +250,12 @@ def _check_gpus(wanted: int, leave: bool) -> None:
 
 
 def _device(spec: SlotSpec) -> str:
-    return spec.evaluator.device if isinstance(spec.evaluator, SlotConfig) else "cpu"
+    return "cpu" if isinstance(spec.evaluator, Landscape) else spec.evaluator.device
 
 
 def _on_own_gpu(spec: SlotSpec) -> SlotSpec:
     """The slot, on the GPU that Ray gave to this process."""
-    if _device(spec) != "cuda" or not isinstance(spec.evaluator, SlotConfig):
+    if isinstance(spec.evaluator, Landscape) or spec.evaluator.device != "cuda":
         return spec
     return replace(spec, evaluator=replace(spec.evaluator, gpu=os.environ["CUDA_VISIBLE_DEVICES"]))
 

@@ -19,14 +19,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import genomes
 from evaluator.outcome import Failed, Interrupted, Unwritten
 from evo import operators
 from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
+from evo.proof import refuse_ignored_seed
 from evo.records import CALIBRATE, Candidate, Record
 from evo.search import Search
-from evo.store import Store
+from evo.store import Store, curve
 from evo.views import Views
 
 AHEAD = 1  # candidates written before a slot is free
@@ -82,6 +84,7 @@ class Driver:
         self._watcher = watcher
         self._known = dict[str, Candidate]()
         self._founder = operators.describe_seed(seed_text)
+        self._contract = genomes.contract_of(seed_text)
         self._seed_text = seed_text
         self._ready: deque[Written] = deque()
         self._spent_before = 0.0
@@ -95,7 +98,7 @@ class Driver:
         Args:
             hours: of evaluating, over all sessions of the run, after which nothing new is explored.
         Raises:
-            SeedFailsError: the seed genome gets no score.
+            SeedFailsError: the seed genome gets no score, or (SeedIgnoredError) takes no seed.
             ClusterError: the slots are lost.
         """
         self._resume()
@@ -132,6 +135,7 @@ class Driver:
         self.search.resume(records, pending)
         self._known.update(self.store.known())
         self._spent_before = covered_seconds((r.started, r.finished) for r in records)
+        self._prove_seed()
         self._ready.extend(Written(c, self.store.text(c.genome)) for c in pending)
         self.began = time.time()
 
@@ -215,6 +219,12 @@ class Driver:
         failed = isinstance(record.outcome, Failed)
         if failed and record.candidate.proposal.operator == CALIBRATE and not scored and told >= HOPELESS:
             raise SeedFailsError(seed_failure(record))
+        if record.candidate.proposal.operator == CALIBRATE:
+            self._prove_seed()
+
+    def _prove_seed(self) -> None:
+        run_dir = self.store.run_dir
+        refuse_ignored_seed(self.search.standing.records, self.search.config.calibrations, lambda index: curve(run_dir, index))
 
     def _refresh_views(self) -> None:
         """Views cost time that grows with the run, so they are refreshed the less often the more they cost."""
@@ -227,7 +237,7 @@ class Driver:
     def _library(self) -> operators.Library:
         """What is known now. `known` goes on growing."""
         search = self.search
-        return operators.Library(self._founder, self._text, self._known, search.config.seed, search.history, search.belief)
+        return operators.Library(self._founder, self._text, self._known, search.config.seed, search.history, search.belief, self._contract)
 
     def _text(self, genome: str) -> str:
         return self._seed_text if genome == self._founder.genome else self.store.text(genome)

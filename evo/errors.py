@@ -3,6 +3,7 @@
 EvoError                print the one line and end
 ├── UserError           what was asked for cannot be done as asked: exit code 2, nothing was changed
 │   └── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
+│       └── SeedIgnoredError  … or the same score under every seed: noise cannot be measured
 ├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the same command goes on
 └── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
 
@@ -32,6 +33,10 @@ class UserError(EvoError):
 
 class SeedFailsError(UserError):
     """The lab's own program fails, so there is nothing to start from."""
+
+
+class SeedIgnoredError(SeedFailsError):
+    """The lab's own program takes no seed, so there is no noise to compare a gain with."""
 
 
 class ClusterError(EvoError):

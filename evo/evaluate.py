@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.evaluate import Evaluate, HarnessError
-from evaluator.outcome import Failed, Outcome, Scored, to_dict
+from evaluator.outcome import SELF_REPORTED, Failed, Outcome, Scored, to_dict
 from evo import assembly
 from evo.cli import Parser
 from evo.config import load
@@ -46,7 +46,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     assembled = assembly.build(assembly.plan(config), _say_to_stderr)
     own = file.resolve() == (assembled.lab.folder / "train.py").resolve()
     outcome = _evaluated(assembled, assembled.seed_text if own else program, options.seed)
-    knobs = f"the lab's own, with the knobs of profile {assembled.profile}" if own else "as it is"
+    knobs = f"the lab's own, with the knobs of profile {assembled.profile}" if own and not assembled.lab.compat else "as it is"
     return {
         "file": str(file),
         "program": knobs,
@@ -61,7 +61,7 @@ def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
     """For people."""
     lines = [f"{answer['file']} ({answer['program']}), seed {answer['seed']}, budget {answer['budget_seconds']:g} s"]
     if isinstance(outcome, Scored):
-        own = " (self-reported)" if outcome.self_reported else ""
+        own = f" ({SELF_REPORTED})" if outcome.self_reported else ""
         lines += [
             f"val_bpb          {outcome.val_bpb:.6f}{own}",
             f"training         {outcome.training_seconds:.1f} s ({outcome.total_seconds:.1f} s in all), {outcome.steps} steps",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from evaluator.compat import Compat, CompatConfig
 from evaluator.evaluate import Evaluate, HarnessError, Watch
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import CurvePoint, Interrupted, Outcome
@@ -27,6 +28,7 @@ from evo.folder import LOCK, write_outcome
 from evo.records import Candidate
 
 SLOTS_LOCK = "slots.lock"
+SlotKind = SlotConfig | CompatConfig | Landscape
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SlotSpec:
     """One slot: what it evaluates with. Plain data, so that it can be sent to the machine that has the slot."""
 
     name: str  # "cpu0", "gpu3"
-    evaluator: SlotConfig | Landscape
+    evaluator: SlotKind
     run_dir: str  # where outcome files go
     budget_seconds: float
     patience_seconds: float  # an evaluation that takes longer is lost: its slot hangs
@@ -45,7 +47,7 @@ class SlotSpec:
             return Instant(self.evaluator)
         if self.evaluator.compile_cache:
             Path(self.evaluator.compile_cache).mkdir(parents=True, exist_ok=True)
-        return Slot(self.evaluator)
+        return Compat(self.evaluator) if isinstance(self.evaluator, CompatConfig) else Slot(self.evaluator)
 
 
 @dataclass(frozen=True)

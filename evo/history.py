@@ -48,6 +48,7 @@ class History:
     calibrations: tuple[int, int]  # (scored, all)
     fruitless: int  # explorations since the last one that was evaluated
     explored_until: int  # highest index that is no final draw; -1 if none
+    self_reported: bool = False  # the scores are the programs' own word (compat mode)
 
 
 def fold(records: Iterable[Record]) -> History:
@@ -70,6 +71,7 @@ class Ledger:
         self._explorations: list[tuple[int, bool]] = []  # (index, was evaluated), ascending
         self._evaluated = self._confirmations = self._calibrations = self._calibrated = 0
         self._explored_until = -1
+        self._self_reported = False
 
     def add(self, record: Record) -> None:
         """Files one record; its index must be new."""
@@ -88,6 +90,7 @@ class Ledger:
         self._calibrated += proposal.operator == CALIBRATE and isinstance(record.outcome, Scored)
         if proposal.operator != FINAL:
             self._explored_until = max(self._explored_until, proposal.index)
+        self._self_reported |= isinstance(record.outcome, Scored) and record.outcome.self_reported
         if evaluated:
             self._enter(record)
 
@@ -103,6 +106,7 @@ class Ledger:
             calibrations=(self._calibrated, self._calibrations),
             fruitless=self._fruitless(),
             explored_until=self._explored_until,
+            self_reported=self._self_reported,
         )
 
     def _enter(self, record: Record) -> None:

@@ -2,6 +2,9 @@
 
 Rendering sets constants of prepare.py (the whole right-hand side of a top-level assignment) and knobs of train.py (single literals,
 through `genomes`). The data are prepared by running the rendered prepare.py in a process of its own.
+
+A lab whose train.py is a script in karpathy/autoresearch's shape (genomes.Contract.SCRIPT) is in compat mode: its train.py is the seed
+genome as it is, constants are set in a copy of its prepare.py, and its data are its own affair.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import genomes
+from evaluator.splice import spliced
 from evo.errors import UserError, nearest
 from evo.profiles import Profile
 
@@ -28,6 +32,8 @@ FILES = {
     "train.py": "the program that is evolved",
     "program.md": "the research agenda",
 }
+BUDGET = "TIME_BUDGET"  # the constant of prepare.py that holds the seconds of training
+MODULE_BYTES = 1 << 20  # of a module that is taken along in compat mode
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,18 @@ class Lab:
     prepare: str
     train: str
     program: str
+    contract: genomes.Contract = genomes.Contract.LAB
+    modules: tuple[tuple[str, str], ...] = ()  # compat mode: (file name, text) of what train.py and prepare.py import from the folder
 
     @property
     def hash(self) -> str:
         """Of what makes two runs comparable. The agenda is left out: people edit it while a run goes on."""
-        return hashlib.sha256(f"{self.prepare}\0{self.train}".encode()).hexdigest()[:16]
+        texts = "\0".join([self.prepare, self.train, *(text for _, text in self.modules)])
+        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+    @property
+    def compat(self) -> bool:
+        return self.contract is genomes.Contract.SCRIPT
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class Rendered:
 
     prepare: str
     seed: str  # train.py with the profile's knobs: the seed genome
+    skipped: tuple[str, ...] = ()  # constants of the profile that prepare.py lacks; compat mode alone allows that
 
 
 def load(folder: Path) -> Lab:
@@ -61,20 +75,44 @@ def load(folder: Path) -> Lab:
     """
     if not folder.is_dir():
         raise UserError(f"no lab folder {folder}; --lab wants a folder with {', '.join(FILES)}")
-    texts = {}
+    texts: dict[str, str] = {}
     for name, role in FILES.items():
-        try:
-            texts[name] = (folder / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            raise UserError(f"the lab {folder} has no readable {name} ({role}): {why}") from error
-    lab = Lab(folder, texts["prepare.py"], texts["train.py"], texts["program.md"])
+        texts[name] = _read(folder, name, role)
+    lab = Lab(folder, texts["prepare.py"], texts["train.py"], texts["program.md"], genomes.contract_of(texts["train.py"]))
     _parsed(lab.prepare, folder / "prepare.py")
     _parsed(lab.train, folder / "train.py")
-    problems = genomes.check(lab.train)
+    problems = genomes.check(lab.train, lab.contract)
     if problems:
-        raise UserError(f"{folder / 'train.py'} is no genome: {problems[0]}")
+        neither = f"; nor one by the lab's contract: {genomes.check(lab.train)[0]}" if lab.compat else ""
+        raise UserError(f"{folder / 'train.py'} is no genome: {problems[0]}{neither}")
+    return _checked_script(lab) if lab.compat else lab
+
+
+def _checked_script(lab: Lab) -> Lab:
+    """A lab in compat mode, with the modules that it imports."""
+    lab = replace(lab, modules=_imported(lab))
+    if BUDGET not in _constants(lab.prepare):
+        raise UserError(f"{lab.folder / 'prepare.py'} has no constant {BUDGET} at top level, by which train.py is told how long to train")
+    if not any("val_bpb" in text for text in (lab.train, lab.prepare, *(text for _, text in lab.modules))):
+        raise UserError(f"{lab.folder / 'train.py'} is no genome: neither it nor what it imports prints a line `val_bpb: NUMBER`")
     return lab
+
+
+def _imported(lab: Lab) -> tuple[tuple[str, str], ...]:
+    """The modules beside train.py that it, prepare.py, or one of them imports."""
+    found: dict[str, str] = {}
+    unread = [lab.train, lab.prepare]
+    while unread:
+        tree = ast.parse(unread.pop())
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        for name in sorted(f"{module.split('.')[0]}.py" for module in modules):
+            path = lab.folder / name
+            if name not in (*FILES, *found) and path.is_file() and path.stat().st_size <= MODULE_BYTES:
+                found[name] = _read(lab.folder, name, "imported by it")
+                _parsed(found[name], path)
+                unread.append(found[name])
+    return tuple(sorted(found.items()))
 
 
 def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
@@ -84,8 +122,13 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
         UserError: the lab lacks a constant or knob that the profile sets.
     """
     budget = int(budget_seconds) if budget_seconds == int(budget_seconds) else budget_seconds
-    name = profile.head.name
-    prepare = set_constants(lab.prepare, {**profile.prepare, "TIME_BUDGET": budget}, f"{lab.folder / 'prepare.py'} for profile {name}")
+    name, values = profile.head.name, {**profile.prepare, BUDGET: budget}
+    what = f"{lab.folder / 'prepare.py'} for profile {name}"
+    if lab.compat:
+        known = _constants(lab.prepare)
+        prepare = set_constants(lab.prepare, {name: value for name, value in values.items() if name in known}, what)
+        return Rendered(prepare, lab.train, tuple(name for name in values if name not in known))
+    prepare = set_constants(lab.prepare, values, what)
     try:
         return Rendered(prepare, genomes.set_knobs(lab.train, dict(profile.knobs)))
     except genomes.GenomeError as error:
@@ -103,27 +146,21 @@ def set_constants(text: str, values: Mapping[str, Any], what: str) -> str:
     Raises:
         UserError: a constant is not assigned at top level.
     """
-    found = {
+    found, changes = _constants(text), []
+    for name, value in values.items():
+        if name not in found:
+            raise UserError(f"{what}: no constant {name} at top level; {nearest(name, found)}")
+        changes.append((found[name], repr(tuple(value) if isinstance(value, list) else value)))
+    return spliced(text, changes)
+
+
+def _constants(text: str) -> dict[str, ast.expr]:
+    """What is assigned at top level, by name."""
+    return {
         node.targets[0].id: node.value
         for node in ast.parse(text).body
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
     }
-    lines = text.encode().splitlines(keepends=True)  # ast counts columns in bytes
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line))
-    raw, splices = text.encode(), list[tuple[int, int, bytes]]()
-    for name, value in values.items():
-        if name not in found:
-            raise UserError(f"{what}: no constant {name} at top level; {nearest(name, found)}")
-        node = found[name]
-        assert node.end_lineno is not None
-        assert node.end_col_offset is not None
-        start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-        splices.append((start, end, repr(tuple(value) if isinstance(value, list) else value).encode()))
-    for start, end, new in sorted(splices, reverse=True):
-        raw = raw[:start] + new + raw[end:]
-    return raw.decode()
 
 
 def prepare_data(prepare: str, source: str, say: Callable[[str], None]) -> str:
@@ -160,6 +197,14 @@ def prepare_data(prepare: str, source: str, say: Callable[[str], None]) -> str:
         return str(json.loads(last)["data"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'prepare.py --json must end with a line {{"data": folder, …}}, it ended with {last[:200]!r}') from error
+
+
+def _read(folder: Path, name: str, role: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"the lab {folder} has no readable {name} ({role}): {why}") from error
 
 
 def _parsed(text: str, path: Path) -> None:

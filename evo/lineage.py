@@ -92,6 +92,7 @@ def tree(run: Run) -> dict[str, Any]:
         "run": str(run.snapshot.run_dir),
         "champion": run.standing.champion,
         "noise_sd": run.standing.belief.noise_sd,
+        "self_reported": run.standing.history.self_reported,
         "genomes": [_summary(run, g) for g in run.standing.history.genomes.values()],
         "running": [{"index": c.proposal.index, "operator": c.proposal.operator, "genome": c.genome} for c in run.snapshot.pending],
         "duplicates": counts["Duplicate"],
@@ -127,7 +128,7 @@ def path(run: Run, id_: str) -> dict[str, Any]:
     steps = []
     for before, genome in zip([chain[0], *chain], chain, strict=False):
         steps.append({**_summary(run, genome), "gain": _gain(run, before, genome), "total": _gain(run, chain[0], genome)})
-    return {"genome": id_, "steps": steps}
+    return {"genome": id_, "self_reported": run.standing.history.self_reported, "steps": steps}
 
 
 def best(run: Run) -> dict[str, Any]:
@@ -161,6 +162,7 @@ def _summary(run: Run, genome: Genome) -> dict[str, Any]:
         "val_bpb": estimate.mean if estimate else None,
         "sd": estimate.sd if estimate else None,
         "n": len(genome.scores),
+        "self_reported": run.standing.history.self_reported,
         "failures": genome.failures,
         "trouble": trouble,
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from evaluator.outcome import SELF_REPORTED
+
 Line = tuple[str, str]
 SHORT = 8  # characters of an id, where they are unique
 BARS = "▁▂▃▄▅▆▇█"
@@ -20,7 +22,8 @@ def tree_lines(data: Mapping[str, Any]) -> list[Line]:
     for id_, node in nodes.items():
         parent = next((p for p in node["parents"] if p in nodes), None)
         children.setdefault(parent, []).append(id_)
-    lines = [(f"{data['run']}: {len(nodes)} genomes, noise sd {data['noise_sd']:.4f} val_bpb", "bold")]
+    told = f", scores {SELF_REPORTED}" if data["self_reported"] else ""
+    lines = [(f"{data['run']}: {len(nodes)} genomes, noise sd {data['noise_sd']:.4f} val_bpb{told}", "bold")]
     for id_, branches in _walk(children):
         lines.append(_tree_line(nodes[id_], branches, short, id_ == data["champion"]))
     running = ", ".join(f"#{r['index']} {r['operator']}" for r in data["running"])
@@ -65,7 +68,8 @@ def path_lines(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
     """Each step with its gain and the sum so far."""
     short = shortener([s["genome"] for s in steps])
     width = max(len(short(s["genome"])) for s in steps)
-    lines = [(f"{'genome':{width}}  {'val_bpb':>17}  {'gain of the step':>18}  {'gain so far':>18}  what", "bold")]
+    told = f" (val_bpb is {SELF_REPORTED})" if steps[0]["self_reported"] else ""
+    lines = [(f"{'genome':{width}}  {'val_bpb':>17}  {'gain of the step':>18}  {'gain so far':>18}  what{told}", "bold")]
     for step in steps:
         other = f" (with {step['parents'][1][:SHORT]})" if len(step["parents"]) > 1 else ""
         figures = f"{estimate(step, False):>17}  {_signed(step['gain']):>18}  {_signed(step['total']):>18}"
@@ -75,9 +79,8 @@ def path_lines(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 def best_lines(data: Mapping[str, Any]) -> list[Line]:
     """The champion and what may be said of it."""
-    lines = [
-        (f"{data['genome']}  {data['val_bpb']:.4f} ± {data['sd']:.4f} val_bpb from {len(data['scores'])} draws; {data['file']}", "bold")
-    ]
+    draws = f"{len(data['scores'])} draws" + (f", {SELF_REPORTED}" if data["self_reported"] else "")
+    lines = [(f"{data['genome']}  {data['val_bpb']:.4f} ± {data['sd']:.4f} val_bpb from {draws}; {data['file']}", "bold")]
     lines += path_lines(data["path"])
     said = data["announcement"]
     if said:
@@ -93,7 +96,8 @@ def estimate(node: Mapping[str, Any], draws: bool = True) -> str:
     """`0.9911 ± 0.0004 (n 3)`, or what went wrong."""
     if node["val_bpb"] is None:
         return str(node["trouble"]) if draws else "–"
-    return f"{node['val_bpb']:.4f} ± {node['sd']:.4f}" + (f" (n {node['n']})" if draws else "")
+    told = f", {SELF_REPORTED}" if node["self_reported"] else ""
+    return f"{node['val_bpb']:.4f} ± {node['sd']:.4f}" + (f" (n {node['n']}{told})" if draws else "")
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -137,7 +141,7 @@ def _tree_line(node: Mapping[str, Any], branches: str, short: Callable[[str], st
 def _evaluation_line(row: Mapping[str, Any]) -> str:
     head = f"#{row['index']} {row['operator']}, seed {row['seed']}, {row['slot'] or 'no slot'}: "
     if row["outcome"] == "Scored":
-        told = " (self-reported)" if row["self_reported"] else ""
+        told = f" ({SELF_REPORTED})" if row["self_reported"] else ""
         outside = f", start+set-up {row['setup_seconds']:.1f} s, scoring {row['score_seconds']:.1f} s" if row["score_seconds"] else ""
         return (
             f"{head}{row['val_bpb']:.6f} val_bpb{told}, {row['steps']} steps, {row['tokens']:,} tokens in {row['training_seconds']:.1f} s, "

@@ -37,6 +37,7 @@ class Library:
     seed: int  # of the run
     history: History
     belief: Belief
+    contract: genomes.Contract = genomes.Contract.LAB  # what the lab asks of its genomes
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
     parent = library.texts(proposal.parents[0])
     last = unwritten(proposal, "no mutation applied")
     for _ in range(ATTEMPTS):
-        mutant = genomes.mutate(parent, rng)
+        mutant = genomes.mutate(parent, rng, contract=library.contract)
         last = judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
         if last.outcome is None:
             break
@@ -121,8 +122,8 @@ def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written
 
 def problems(proposal: Proposal, library: Library, text: str) -> tuple[genomes.Problem, ...]:
     """What breaks the contract in a text and does not in its parents."""
-    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent))}
-    return tuple(problem for problem in genomes.check(text) if problem.message not in inherited)
+    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent), library.contract)}
+    return tuple(problem for problem in genomes.check(text, library.contract) if problem.message not in inherited)
 
 
 def common_ancestor(library: Library, a: str, b: str) -> str | None:

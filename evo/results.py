@@ -3,7 +3,8 @@
 results.tsv      upstream's columns (commit, val_bpb, memory_gb, status, description), one row per evaluation in index order.
                  commit is the genome id. status is `keep` for genomes on the line from the seed to the champion, `discard` for
                  others, `crash` for failures, whose val_bpb and memory_gb are empty: upstream writes 0.000000 there, which is
-                 the best possible score of a minimised metric. Duplicates and unwritten proposals were not evaluated: no row
+                 the best possible score of a minimised metric. A description ends with (self-reported) where the score is the
+                 program's own word. Duplicates and unwritten proposals were not evaluated: no row
 best/train.py    the champion's program
 best/best.json   its figures
 """
@@ -15,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evaluator.outcome import Duplicate, Failed, Scored, Stopped, Unwritten
+from evaluator.outcome import SELF_REPORTED, Duplicate, Failed, Scored, Stopped, Unwritten
 from evo.folder import read_text, write_atomically
 from evo.population import ancestors
 from evo.records import Record
@@ -62,6 +63,7 @@ def best_figures(standing: Standing) -> dict[str, Any]:
         "val_bpb": estimate.mean,
         "sd": estimate.sd,
         "scores": list(genome.scores),
+        "self_reported": standing.history.self_reported,
         "operator": genome.operator,
         "parents": list(genome.parents),
         "note": note,
@@ -88,6 +90,7 @@ def _row(record: Record, line: set[str]) -> tuple[str, ...]:
     status = "keep" if record.candidate.genome in line else "discard"
     if isinstance(outcome, Scored):
         val_bpb, memory = f"{outcome.val_bpb:.6f}", f"{outcome.peak_memory_gib:.1f}"
+        note = f"{note} ({SELF_REPORTED})" if outcome.self_reported else note
     elif isinstance(outcome, Failed):
         status, note = "crash", f"{note} ({outcome.reason}: {outcome.message})"
     elif isinstance(outcome, Stopped):

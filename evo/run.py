@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from evaluator.evaluate import HarnessError
+from evaluator.outcome import SELF_REPORTED
 from evo import assembly, session
 from evo.assembly import Assembly
 from evo.cli import Parser
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
             executor.close()
             await_orphans(now.run_dir)
             session.remove_new(now.run_dir, before)
-        raise SeedFailsError(f"{error}; try it alone: {session.command_alone(settings.config)}") from error
+        raise type(error)(f"{error}; try it alone: {session.command_alone(settings.config)}") from error
     finally:
         executor.close()
 
@@ -167,7 +168,8 @@ def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
         lines.append(f"best genome: {best}, the seed itself: nothing was found to be better")
     elif best is not None:
         estimate = standing.belief.of[best]
-        lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f} so far, not yet confirmed by fresh draws")
+        told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
+        lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f}{told} so far, not yet confirmed by fresh draws")
     if best is not None:
         lines += [f"its program: {run_dir / 'best' / 'train.py'}", "look further:", f"  python -m evo.lineage {folder}"]
         lines += [f"  python -m evo.lineage {folder} show {best}", f"  python -m evo.lineage {folder} best"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from evaluator.outcome import Scored
+from evaluator.outcome import SELF_REPORTED, Scored
 from evo.records import Record
 
 CONFIDENCE = 0.95
@@ -31,6 +31,7 @@ class Announcement:
     p: float  # two-sided
     n_seed: int
     n_champion: int
+    self_reported: bool = False  # the draws are the programs' own word
 
     @property
     def proven(self) -> bool:
@@ -39,25 +40,28 @@ class Announcement:
 
     def sentence(self) -> str:
         """One line for people."""
+        val_bpb = f"val_bpb ({SELF_REPORTED})" if self.self_reported else "val_bpb"
         interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, {self.n_champion} + {self.n_seed} fresh draws"
         means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
         if self.proven:
-            return f"{self.champion} gains {self.gain:.4f} val_bpb: {means} ({interval})"
-        return f"no gain to announce: {self.champion} has {means}, which noise explains ({interval})"
+            return f"{self.champion} gains {self.gain:.4f} {val_bpb}: {means} ({interval})"
+        return f"no gain to announce: {self.champion} has {val_bpb} {means}, which noise explains ({interval})"
 
 
 def announce(finals: Sequence[Record], champion: str) -> Announcement | None:
     """The verdict of one group of final draws; None until each arm has two scores."""
     arms: dict[bool, list[float]] = {True: [], False: []}
+    own_word = False
     for record in finals:
         if isinstance(record.outcome, Scored):
             arms[record.candidate.proposal.parents[0] == champion].append(record.outcome.val_bpb)
+            own_word |= record.outcome.self_reported
     ours, seeds = arms[True], arms[False]
     if len(ours) < 2 or len(seeds) < 2:
         return None
     low, high, p = welch(seeds, ours)
     seed_mean, champion_mean = fmean(seeds), fmean(ours)
-    return Announcement(champion, seed_mean, champion_mean, seed_mean - champion_mean, low, high, p, len(seeds), len(ours))
+    return Announcement(champion, seed_mean, champion_mean, seed_mean - champion_mean, low, high, p, len(seeds), len(ours), own_word)
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:

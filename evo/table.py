@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from evaluator.outcome import CurvePoint, Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
+from evaluator.outcome import SELF_REPORTED, CurvePoint, Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
 from evo.desk import Answer
 from evo.drive import Driver
 from evo.errors import one_line
@@ -75,6 +75,7 @@ class Progress:
     per_hour: float
     idle_share: float  # of slot time in this session
     model: Authorship | None  # None: no model writes
+    self_reported: bool = False  # scores are the programs' own word
 
 
 def progress(driver: Driver) -> Progress:
@@ -102,6 +103,7 @@ def progress(driver: Driver) -> Progress:
         per_hour=3600 * driver.evaluations / elapsed,
         idle_share=max(0.0, 1 - busy / (elapsed * driver.executor.slots)),
         model=_authorship(driver),
+        self_reported=standing.history.self_reported,
     )
 
 
@@ -116,6 +118,7 @@ def plain_line(record: Record, now: Progress) -> str:
         "genome": candidate.genome or "-",
         **_said(record.outcome),
         "best": f"{now.best.mean:.4f}±{now.best.sd:.4f}" if now.best else "-",
+        **({"scores": SELF_REPORTED} if now.self_reported else {}),
         "slot": record.slot or "-",
         "seconds": f"{record.finished - record.started:.1f}",
         "note": candidate.note,
@@ -202,7 +205,8 @@ def headline(now: Progress) -> str:
     if now.best and now.seed:
         gain = now.seed.mean - now.best.mean
         band = f"{now.best.mean:.4f} ± {now.best.sd:.4f}"
-        lines.append(f"best {now.best.genome[:8]}  {band}   believed gain {gain:+.4f}, noise of one draw {now.noise_sd:.4f}")
+        told = f" {SELF_REPORTED}" if now.self_reported else ""
+        lines.append(f"best {now.best.genome[:8]}  {band}{told}   believed gain {gain:+.4f}, noise of one draw {now.noise_sd:.4f}")
     return "\n".join(lines)
 
 
@@ -235,7 +239,8 @@ def _records(latest: list[Record]) -> Table:
     table = _columns("index", "operator", "genome", "result", "change")
     for record in reversed(latest):
         proposal, said = record.candidate.proposal, _said(record.outcome)
-        result = said.get("val_bpb") or f"{said['outcome']} {said.get('reason', '')}"
+        own_word = isinstance(record.outcome, Scored) and record.outcome.self_reported
+        result = f"{said['val_bpb']} {SELF_REPORTED}" if own_word else said.get("val_bpb") or f"{said['outcome']} {said.get('reason', '')}"
         style = "yellow" if isinstance(record.outcome, Failed) else ""
         table.add_row(
             str(proposal.index), proposal.operator, record.candidate.genome[:8], result, Text(one_line(record.candidate.note)), style=style

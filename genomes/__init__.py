@@ -9,12 +9,13 @@
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
     check, require             parse and contract: problems as values, or raised
+    contract_of                which contract a lab's seed genome is under
 
 All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
 """
 
 from genomes.canonical import identity, size, species
-from genomes.contract import Problem, check, require
+from genomes.contract import Contract, Problem, check, contract_of, require
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
@@ -29,6 +30,7 @@ from genomes.units import definitions
 __all__ = [
     "MUTATIONS",
     "Conflict",
+    "Contract",
     "ContractError",
     "Edit",
     "EditError",
@@ -46,6 +48,7 @@ __all__ = [
     "apply",
     "check",
     "constants",
+    "contract_of",
     "definitions",
     "describe",
     "diff",

@@ -1,6 +1,11 @@
 """The lab's contract, checked on the tree in milliseconds.
 
-A genome defines `build_model` and `main` at top level, and importing it does nothing else than import, define and assign (docs/design.md).
+LAB      a genome defines `build_model` and `main` at top level, and importing it does nothing else than import, define and assign
+         (docs/design.md)
+SCRIPT   a genome is run, not imported, as in karpathy/autoresearch: anything may stand at module level, but it imports from `prepare` and
+         seeds itself by `manual_seed(…)`, where the harness's seed is put in
+
+Which one a lab is under is read off its seed genome, once (`contract_of`), and holds for all descendants.
 Left out here: undefined names, shapes, divisibility; running the program finds them.
 """
 
@@ -8,12 +13,16 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 
 from genomes.errors import ContractError, ParseError
+from genomes.literals import last_name
 from genomes.source import parse
 
 _REQUIRED = ("build_model", "main")
+_CONSTITUTION = "prepare"  # the module that every genome uses
+_SEEDING = ("manual_seed", "manual_seed_all")
 _ALLOWED = (
     ast.Import,
     ast.ImportFrom,
@@ -36,6 +45,13 @@ _ALLOWED_CALLS = (
 )
 
 
+class Contract(StrEnum):
+    """What a lab asks of its genomes."""
+
+    LAB = "lab"
+    SCRIPT = "script"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One reason why a text is no genome. `line` is 0 where the whole file is meant."""
@@ -47,23 +63,51 @@ class Problem:
         return f"line {self.line}: {self.message}" if self.line else self.message
 
 
+def contract_of(text: str) -> Contract:
+    """SCRIPT for a program that lacks a function of the lab's contract but imports from `prepare`; LAB for all others."""
+    try:
+        tree = parse(text).tree
+    except ParseError:
+        return Contract.LAB
+    return Contract.SCRIPT if _missing(tree) and _imports_constitution(tree) else Contract.LAB
+
+
 @lru_cache(maxsize=4096)
-def check(text: str) -> tuple[Problem, ...]:
+def check(text: str, contract: Contract = Contract.LAB) -> tuple[Problem, ...]:
     """What keeps the text from being a genome; empty when nothing does."""
     try:
-        source = parse(text)
+        tree = parse(text).tree
     except ParseError as error:
         return (Problem(0, str(error)),)
-    defined = {node.name for node in source.tree.body if isinstance(node, ast.FunctionDef)}
-    missing = [Problem(0, f"defines no top-level function {name}()") for name in _REQUIRED if name not in defined]
-    return (*missing, *(Problem(node.lineno, _effect(node)) for node in source.tree.body if not _is_inert(node)))
+    if contract is Contract.SCRIPT:
+        return _script_problems(tree)
+    missing = [Problem(0, f"defines no top-level function {name}()") for name in _missing(tree)]
+    return (*missing, *(Problem(node.lineno, _effect(node)) for node in tree.body if not _is_inert(node)))
 
 
-def require(text: str) -> None:
+def require(text: str, contract: Contract = Contract.LAB) -> None:
     """Raise ContractError, with every problem in one line, where `check` finds any."""
-    problems = check(text)
+    problems = check(text, contract)
     if problems:
         raise ContractError("; ".join(str(problem) for problem in problems))
+
+
+def _missing(tree: ast.Module) -> list[str]:
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return [name for name in _REQUIRED if name not in defined]
+
+
+def _script_problems(tree: ast.Module) -> tuple[Problem, ...]:
+    problems = [] if _imports_constitution(tree) else [Problem(0, f"imports nothing from {_CONSTITUTION}")]
+    if not any(isinstance(node, ast.Call) and last_name(node.func) in _SEEDING and (node.args or node.keywords) for node in ast.walk(tree)):
+        problems.append(Problem(0, "has no manual_seed(…) call, so that no seed can be given to it"))
+    return tuple(problems)
+
+
+def _imports_constitution(tree: ast.Module) -> bool:
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return _CONSTITUTION in modules
 
 
 def _is_inert(node: ast.stmt) -> bool:

@@ -103,6 +103,8 @@ def _step_tunable(step: Step, literal: Literal) -> bool:
         return not (inline_int and isinstance(node.op, ast.Add | ast.Sub | ast.Mod))
     if isinstance(node, ast.Compare):
         return isinstance(literal.value, float)
+    if isinstance(node, ast.While) and step.field == "test" and isinstance(literal.value, bool):
+        return False  # `while True`: the loop would never begin
     if isinstance(node, ast.If):
         return "__name__" not in ast.dump(node.test)
     if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):

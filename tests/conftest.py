@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from script_lab import make_home
 
 import genomes
 
@@ -42,3 +43,9 @@ def small_lab(tmp_path_factory: pytest.TempPathFactory) -> SmallLab:
     assert made.returncode == 0, made.stderr
     data = json.loads(made.stdout.splitlines()[-1])["data"]
     return SmallLab(prepare, data, (ROOT / "tests" / "labs" / "bigram.py").read_text())
+
+
+@pytest.fixture(scope="session")
+def script_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with the cached data of a checkout in upstream's shape."""
+    return make_home(tmp_path_factory.mktemp("script") / "home")

@@ -1,13 +1,17 @@
-"""What holds for every way to be evaluated: the instant lab and a slot that really trains pass one suite."""
+"""What holds for every way to be evaluated: the instant lab, a slot that really trains, and compat mode pass one suite."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from conftest import SmallLab
+from script_lab import TRAIN, compat_config
 
+from evaluator.compat import Compat
 from evaluator.evaluate import Evaluate
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import Failed, Outcome, Reason, Scored, Stopped, from_dict, to_dict
@@ -16,27 +20,44 @@ from evaluator.slot import Slot, SlotConfig
 BUDGET = 1.0
 
 
-@pytest.fixture(scope="module", params=["instant", "slot", "early slot"])
-def evaluate(request: pytest.FixtureRequest, small_lab: SmallLab) -> Iterator[Evaluate]:
-    made: Evaluate = Instant(Landscape(noise_sd=0.001))
-    if request.param != "instant":
+@dataclass(frozen=True)
+class Way:
+    """A way to be evaluated, and programs for it."""
+
+    evaluate: Evaluate
+    honest: str
+    outside: str  # breaks what the way asks of a program
+    lacks: str  # what it lacks
+
+
+@pytest.fixture(scope="module", params=["instant", "slot", "early slot", "compat"])
+def way(request: pytest.FixtureRequest, small_lab: SmallLab, script_home: Path) -> Iterator[Way]:
+    made: Evaluate
+    honest, outside, lacks = small_lab.genome, "def build_model():\n    return None\n", "main"
+    if "slot" in request.param:
         early = request.param == "early slot"
         made = Slot(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", early_start=early))
-    yield made
+    elif request.param == "compat":
+        made, honest = Compat(compat_config(script_home)), TRAIN
+        outside, lacks = TRAIN.replace("torch.manual_seed(42)", "").replace("torch.cuda.manual_seed(42)", ""), "manual_seed"
+    else:
+        made = Instant(Landscape(noise_sd=0.001))
+    yield Way(made, honest, outside, lacks)
     made.close()
 
 
 @pytest.fixture(scope="module")
-def honest(evaluate: Evaluate, small_lab: SmallLab) -> Outcome:
-    return evaluate(small_lab.genome, 1, BUDGET)
+def honest(way: Way) -> Outcome:
+    return way.evaluate(way.honest, 1, BUDGET)
 
 
-def test_an_honest_program_is_scored(honest: Outcome, evaluate: Evaluate) -> None:
+def test_an_honest_program_is_scored(honest: Outcome, way: Way) -> None:
     assert isinstance(honest, Scored), honest
     assert 0.1 < honest.val_bpb < 8.5
-    assert honest.measurement_key == evaluate.measurement_key
+    assert honest.measurement_key == way.evaluate.measurement_key
     assert honest.steps > 0 < honest.tokens
     assert honest.training_seconds >= BUDGET
+    assert honest.total_seconds >= 0
 
 
 def test_an_outcome_survives_pickling_and_json(honest: Outcome) -> None:
@@ -70,36 +91,36 @@ def test_the_curve_moves_forward_in_time_and_tokens(honest: Outcome) -> None:
         assert before.tokens < after.tokens
 
 
-def test_another_seed_gives_another_score(honest: Outcome, evaluate: Evaluate, small_lab: SmallLab) -> None:
-    other = evaluate(small_lab.genome, 2, BUDGET)
+def test_another_seed_gives_another_score(honest: Outcome, way: Way) -> None:
+    other = way.evaluate(way.honest, 2, BUDGET)
     assert isinstance(honest, Scored)
     assert isinstance(other, Scored)
     assert other.val_bpb != honest.val_bpb
 
 
-def test_a_program_that_does_not_parse_fails_for_its_syntax(evaluate: Evaluate) -> None:
-    outcome = evaluate("def main(:\n", 1, BUDGET)
+def test_a_program_that_does_not_parse_fails_for_its_syntax(way: Way) -> None:
+    outcome = way.evaluate("def main(:\n", 1, BUDGET)
     assert isinstance(outcome, Failed)
     assert outcome.reason is Reason.SYNTAX
 
 
-def test_a_program_without_main_fails_for_the_contract(evaluate: Evaluate) -> None:
-    outcome = evaluate("def build_model():\n    return None\n", 1, BUDGET)
+def test_a_program_that_lacks_what_is_asked_of_it_fails_for_the_contract(way: Way) -> None:
+    outcome = way.evaluate(way.outside, 1, BUDGET)
     assert isinstance(outcome, Failed)
     assert outcome.reason is Reason.CONTRACT
-    assert "main" in outcome.message
+    assert way.lacks in outcome.message
 
 
-def test_a_watch_stops_a_run_and_its_note_is_kept(evaluate: Evaluate, small_lab: SmallLab) -> None:
-    outcome = evaluate(small_lab.genome, 1, BUDGET, watch=lambda point: "seen enough" if point.step > 0 else None)
+def test_a_watch_stops_a_run_and_its_note_is_kept(way: Way) -> None:
+    outcome = way.evaluate(way.honest, 1, BUDGET, watch=lambda point: "seen enough" if point.step > 0 else None)
     assert isinstance(outcome, Stopped)
     assert outcome.note == "seen enough"
     assert outcome.training_seconds < BUDGET
 
 
-def test_an_evaluate_can_be_used_again_after_a_failure(evaluate: Evaluate, small_lab: SmallLab) -> None:
-    assert isinstance(evaluate("import nothing_of_that_name\n" + small_lab.genome, 1, BUDGET), Failed | Scored)
-    assert isinstance(evaluate(small_lab.genome, 3, BUDGET), Scored)
+def test_an_evaluate_can_be_used_again_after_a_failure(way: Way) -> None:
+    assert isinstance(way.evaluate("import nothing_of_that_name\n" + way.honest, 1, BUDGET), Failed | Scored)
+    assert isinstance(way.evaluate(way.honest, 3, BUDGET), Scored)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

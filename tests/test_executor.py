@@ -14,19 +14,20 @@ import pytest
 from small_run import PROGRAM
 from tiny_lab import spec
 
+from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import Failed, Interrupted, Outcome, Scored
 from evaluator.slot import SlotConfig
 from evo.cluster import RayExecutor, connect
 from evo.errors import ClusterError
-from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotSpec, await_orphans, evaluate_and_file, hold
+from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
 from evo.folder import FOLDERS, read_outcomes, write_outcome
 from evo.records import CALIBRATE, Candidate, Proposal
 from evo.watchdog import descendants
 
 SLOTS = 2
-Make = Callable[[Landscape | SlotConfig, float], Executor]
+Make = Callable[[SlotKind, float], Executor]
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def make(request: pytest.FixtureRequest, run_dir: Path) -> Iterator[Make]:
     if request.param == "ray":
         request.getfixturevalue("ray_is_up")
 
-    def make(evaluator: Landscape | SlotConfig, patience_seconds: float = 60.0) -> Executor:
+    def make(evaluator: SlotKind, patience_seconds: float = 60.0) -> Executor:
         specs = tuple(SlotSpec(f"slot{i}", evaluator, str(run_dir), 1.0, patience_seconds) for i in range(SLOTS))
         made.append(kind(specs))
         return made[-1]
@@ -60,6 +61,9 @@ def make(request: pytest.FixtureRequest, run_dir: Path) -> Iterator[Make]:
     yield make
     for executor in made:
         executor.close()
+
+
+SCRIPT = "import prepare\nmanual_seed = print\nmanual_seed(42)\nprint('---')\nprint('val_bpb: 0.9')\n"
 
 
 def candidate(index: int, seed: int = 0) -> Candidate:
@@ -73,6 +77,14 @@ def wait(executor: Executor, seconds: float = 60.0) -> Finished:
         if event is not None:
             return event
     raise AssertionError(f"nothing finished in {seconds} s")
+
+
+def test_a_slot_in_compat_mode_is_made_where_it_is_used(make: Make, tmp_path: Path) -> None:
+    executor = make(CompatConfig(prepare="TIME_BUDGET = 1\n", measurement_key="own", home=str(tmp_path)))
+    executor.submit(candidate(0), SCRIPT)
+    outcome = wait(executor).outcome
+    assert isinstance(outcome, Scored), outcome
+    assert (outcome.val_bpb, outcome.self_reported, outcome.measurement_key) == (0.9, True, "own")
 
 
 def test_an_outcome_is_the_evaluators_and_is_filed_before_it_is_reported(make: Make, run_dir: Path) -> None:

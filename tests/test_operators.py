@@ -122,7 +122,7 @@ def test_a_known_child_is_written_again_from_the_same_stream(shelf: Shelf) -> No
 def test_when_every_child_is_known_it_is_a_duplicate_of_the_first(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     child = SEED_TEXT.replace("0.04", "0.05")
     shelf.add(3, child)
-    monkeypatch.setattr(genomes, "mutate", lambda text, rng: genomes.Mutant(child, "nudge", "MATRIX_LR"))
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng, contract: genomes.Mutant(child, "nudge", "MATRIX_LR"))
     written = shelf.write(9, MUTATE, shelf.founder.genome)
     assert written.outcome == Duplicate(3)
     assert written.text == ""
@@ -138,7 +138,7 @@ def test_a_parent_that_nothing_applies_to_is_unwritten_with_the_reason(shelf: Sh
 
 def test_a_child_that_breaks_the_contract_is_unwritten(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = SEED_TEXT.replace("def main", "def other")
-    monkeypatch.setattr(genomes, "mutate", lambda text, rng: genomes.Mutant(broken, "rename", "main"))
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng, contract: genomes.Mutant(broken, "rename", "main"))
     written = shelf.write(2, MUTATE, shelf.founder.genome)
     assert isinstance(written.outcome, Unwritten)
     assert "main" in written.outcome.why

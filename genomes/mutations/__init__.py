@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from genomes.canonical import identity
-from genomes.contract import check
+from genomes.contract import Contract, check
 from genomes.errors import MutationError, nearest
 from genomes.mutations.literal import LITERAL_MUTATIONS
 from genomes.mutations.model import MODEL_MUTATIONS
@@ -28,7 +28,7 @@ class Mutant:
     note: str
 
 
-def mutate(text: str, rng: random.Random, names: Iterable[str] | None = None) -> Mutant:
+def mutate(text: str, rng: random.Random, names: Iterable[str] | None = None, contract: Contract = Contract.LAB) -> Mutant:
     """One child of a program by a mutation drawn from the catalogue, or from the named part of it.
 
     The child parses, has no problem with the contract that the parent lacks, and differs from it by identity.
@@ -44,7 +44,7 @@ def mutate(text: str, rng: random.Random, names: Iterable[str] | None = None) ->
             child = mutation.apply(parent, rng)
             if child is None:
                 break
-            if _is_sound(parent, child):
+            if _is_sound(parent, child, contract):
                 return Mutant(child.text, mutation.name, child.note)
     raise MutationError(f"none of {len(catalogue)} mutations applies: {', '.join(mutation.name for mutation in catalogue)}")
 
@@ -71,8 +71,8 @@ def _draws(catalogue: tuple[Mutation, ...], rng: random.Random) -> Iterable[Muta
             yield mutation
 
 
-def _is_sound(parent: Program, child: Rewrite) -> bool:
-    problems = {problem.message for problem in check(child.text)}
-    if problems - {problem.message for problem in check(parent.text)}:
+def _is_sound(parent: Program, child: Rewrite, contract: Contract) -> bool:
+    problems = {problem.message for problem in check(child.text, contract)}
+    if problems - {problem.message for problem in check(parent.text, contract)}:
         return False
     return identity(child.text) != identity(parent.text)
