@@ -35,7 +35,7 @@ class SearchConfig:
     calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
     evals: int | None = None  # new genomes to evaluate; None: no limit
     crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors
-    tune_share: float = 0.3  # of explorations that are no crossover
+    tune_share: float = 0.3  # of explorations that are no crossover; a run that starts with a model has less (session.py)
     confirm_share: float = 0.15  # of evaluations, at most
     confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
     species_share: float = 0.5  # of the survivors that one species may take while others could

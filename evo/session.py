@@ -43,6 +43,7 @@ MODEL = tuple(f"llm.{field.name}" for field in fields(LlmConfig))  # who writes 
 PASSING = ("run.gpus", "run.slots", "run.executor", "run.ray_address")  # of one session; not kept
 MEASURED = ("run.lab", "run.profile", "run.budget_seconds", "run.data")  # what they come to must agree, not how they are written
 LIMITS_FILE = "limits.json"
+TUNE_SHARE_BESIDE_MODEL = 0.15  # search.tune_share of a run that starts with a model
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         if held(run_dir / LOCK):
             raise UserError(f"{run_dir} is being written by process {(run_dir / LOCK).read_text()}: wait for it, or stop it first")
         if not (run_dir / DATABASE).exists():
-            return Session(run_dir, False, config, {})
+            return Session(run_dir, False, _suited_to_model(config, said), {})
         meta = snapshot(run_dir).meta
         kept = _stored_limits(run_dir)
     except StoreError as error:
@@ -78,12 +79,19 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         raise UserError(f"cannot use {run_dir} as a run folder: {error.strerror}; name another one") from error
     limits_given = any(name in said for name in LIMITS)
     dropped = {*(LIMITS if limits_given else ()), *(("llm.model",) if "llm.url" in said else ())}
-    stored: dict[str, Any] = meta["settings"]
+    stored: dict[str, Any] = {**flat(Config()), **meta["settings"]}  # what a run from before a setting existed went by is its default
     for name, value in said.items():
         if name not in (*LIMITS, *MODEL, *PASSING, *MEASURED) and value != stored[name]:
             raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")
     kept = {name: value for name, value in kept.items() if name not in dropped}
     return Session(run_dir, True, from_flat({**stored, **kept, **said}), meta)
+
+
+def _suited_to_model(config: Config, said: Mapping[str, Any]) -> Config:
+    """A model is worth more of the evaluations than built-in mutations are, unless the run says how many are for tuning."""
+    if "search.tune_share" in said or not (config.llm.url or config.llm.model):
+        return config
+    return replace(config, search=replace(config.search, tune_share=TUNE_SHARE_BESIDE_MODEL))
 
 
 def check(now: Session, planned: Plan) -> None:

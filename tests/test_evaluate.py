@@ -74,9 +74,9 @@ def test_an_outcome_recorded_before_a_field_existed_can_be_read(honest: Outcome)
     assert (read.setup_seconds, read.score_seconds, read.logits_through) == (0.0, 0.0, "")
 
 
-def test_the_parts_of_the_time_are_within_the_whole(honest: Outcome, evaluate: Evaluate) -> None:
+def test_the_parts_of_the_time_are_within_the_whole(honest: Outcome, way: Way) -> None:
     assert isinstance(honest, Scored)
-    if isinstance(evaluate, Slot):
+    if isinstance(way.evaluate, Slot):
         assert honest.setup_seconds > 0 < honest.score_seconds
         assert honest.setup_seconds + honest.training_seconds + honest.score_seconds <= honest.total_seconds
         assert honest.logits_through == "memory"

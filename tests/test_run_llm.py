@@ -13,8 +13,10 @@ from evaluator.instant import true_bpb
 from evaluator.outcome import Duplicate, Unwritten
 from evo.history import EXPLORATIONS
 from evo.lineage import main as lineage
-from evo.records import Record
+from evo.population import ancestors
+from evo.records import CROSSOVER, MUTATE, Record
 from evo.run import main
+from evo.standing import assess
 from evo.store import snapshot
 
 TRAIN = (Path(__file__).resolve().parent.parent / "trainer" / "train.py").read_text()
@@ -121,3 +123,19 @@ def test_a_model_that_cannot_be_settled_is_one_line(capsys: pytest.CaptureFixtur
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert "EVO_LLM_KEY" in refused(capsys, "--model", "gpt")
     assert not Path("run").exists()
+
+
+def test_with_eight_slots_a_competent_model_writes_four_of_five_candidates_and_the_champions_ancestry() -> None:
+    """Real HTTP, real Ray, eight slots; numbers are left to Optuna for one move in twenty, so that the draw of moves decides nothing."""
+    ray = ["--set", "evaluator.kind=instant", "--set", "instant.seconds=0.3", "--set", "instant.salt=3", "--set", "search.tune_share=0.05"]
+    with ModelServer(competent(lambda text: true_bpb(text, 3))) as server:
+        assert main(["run", "--lab", "lab", "--evals", "64", "--slots", "8", "--llm", server.url, *ray]) == 0
+    made = explored()
+    by_model = {r.candidate.genome: r for r in made if r.candidate.writer == "scripted"}
+    assert len(made) == 64
+    assert len(by_model) >= 0.8 * len(made)
+    standing = assess(snapshot("run").records)
+    assert standing.champion is not None
+    line = ancestors({id_: g.parents for id_, g in standing.history.genomes.items()}, standing.champion)
+    operators = {by_model[id_].candidate.proposal.operator for id_ in line if id_ in by_model}
+    assert operators == {MUTATE, CROSSOVER}
