@@ -40,7 +40,7 @@ def brief(proposal: Proposal, library: Library, standing: Standing, setting: Set
         budget_seconds=setting.budget_seconds,
         noise_sd=belief.noise_sd,
         text=text,
-        contract=library.contract is genomes.Contract.LAB,
+        contract=not genomes.check(text),
         score=_score(belief, parent),
         tried=tuple(islice(_tried(parent, library, standing), TRIED)),
         best=_best(library, standing),
