@@ -1,28 +1,19 @@
 """The slot's side of the forwarders: two processes for each evaluation, which share nothing, started, told to load and ended here.
 
-On a GPU they are started early, beside the training: they import libraries, which takes longer than anything else about their start, and
-lie still before the clock runs, without a CUDA context and without a look at the program. When the training process is dead both are told
-to load, so that the second compiles while the first is scored. On a CPU this would take cores from a timed phase: there they come one
-after the other, when they are needed.
+On a GPU they are started early, long before there are weights, and wait (waiting.py). When the training process is dead both are told to
+load, so that the second compiles while the first is scored. On a CPU this would take cores from a timed phase: there they come one after
+the other, when they are needed. What dies before it has been told to load has seen nothing of the program, and is replaced.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import socket
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-from evaluator import sandbox
-from evaluator.inside import wire
 from evaluator.task import Task
-
-_START_SECONDS = 60.0
+from evaluator.waiting import Waiting
 
 
 def shared_memory(size: int) -> int:
@@ -39,44 +30,23 @@ def shared_memory(size: int) -> int:
     return descriptor
 
 
-class Forwarder:
-    """One forwarding process, the slot's end of the channel to it, and the memory shared with it once it loads."""
+class Forwarder(Waiting):
+    """One forwarding process, and the memory shared with it once it loads."""
 
-    def __init__(self, what: sandbox.Confined, log: Path) -> None:
-        """Starts it; what it prints goes to `log`."""
-        self.channel, theirs = socket.socketpair()
-        self.memory = -1  # descriptor, once it loads
-        self._settled = False
-        with theirs, open(log, "wb") as output:
-            told = replace(what, env=(*what.env, ("EVO_CHANNEL", str(theirs.fileno()))))
-            self._process = sandbox.Process(told, (theirs.fileno(),), output.fileno())
+    memory: int = -1  # descriptor, once it loads
 
-    def settle(self) -> None:
-        """Waits until it lies still. One that has died or hangs is left to the judge, who finds out when it asks."""
-        if not self._settled:
-            with contextlib.suppress(OSError, wire.WireError):
-                wire.receive(self.channel, deadline=time.monotonic() + _START_SECONDS)
-            self.channel.settimeout(None)
-            self._settled = True
-
-    def load(self, task: Task, rehearse: bool) -> None:
-        """Lets it load the weights and, if it is to rehearse, run once on random tokens. Returns at once."""
-        self.settle()
+    def load(self, task: Task, seed: int, rehearse: bool) -> None:
+        """Lets it load the weights and, if it is to rehearse, run once on random tokens. It must have settled. Returns at once."""
         self.memory = shared_memory(task.memory_bytes)
-        message = {"op": "load", "rehearse": rehearse, "rows": task.chunk_rows, "length": task.length, "vocab": task.vocab}
-        with contextlib.suppress(ConnectionError):  # dead: see `settle`
-            wire.send(self.channel, message, (self.memory,))
-
-    def stop(self) -> None:
-        """Begins to end it."""
-        self._process.stop()
+        message = {"op": "load", "seed": seed, "rehearse": rehearse, "rows": task.chunk_rows, "length": task.length, "vocab": task.vocab}
+        self.tell(message, (self.memory,))
 
     def end(self) -> None:
-        """Ends it and waits until nothing of it is left. Called once."""
-        self._process.end()
-        self.channel.close()
+        """Ends it and waits until nothing of it is left. Idempotent."""
+        super().end()
         if self.memory >= 0:
             os.close(self.memory)
+            self.memory = -1
 
 
 class Forwarders:
@@ -98,29 +68,36 @@ class Forwarders:
                 self._running[name] = self._start(name)
 
     def settle(self) -> None:
-        """Waits until those that run lie still."""
-        for forwarder in self._running.values():
-            forwarder.settle()
+        """Waits until those that run lie still, and replaces those that have died. Before they load. Idempotent."""
+        for name, forwarder in self._running.items():
+            if not forwarder.settle():
+                forwarder.end()
+                self._running[name] = self._start(name)
+                self._running[name].settle()  # one that dies again is left to the judge, who finds out when it asks
 
-    def first(self, task: Task) -> Forwarder:
+    def first(self, task: Task, seed: int) -> Forwarder:
         """The first, loading. The training process must be dead."""
         if not self._early:
             self._running["first"] = self._start("first")
-        for forwarder in self._running.values():
-            forwarder.load(task, rehearse=self._early)
+        self._load(task, seed)
         return self._running["first"]
 
-    def second(self, task: Task) -> Forwarder:
+    def second(self, task: Task, seed: int) -> Forwarder:
         """The second, when the first has been scored."""
         if not self._early:
-            self._running.pop("first").end()
+            self.close()
             self._running["second"] = self._start("second")
-            self._running["second"].load(task, rehearse=False)
+            self._load(task, seed)
         return self._running["second"]
+
+    def _load(self, task: Task, seed: int) -> None:
+        self.settle()
+        for forwarder in self._running.values():
+            forwarder.load(task, seed, rehearse=self._early)
 
     def close(self) -> None:
         """Ends those that run. Idempotent."""
         for forwarder in self._running.values():
-            forwarder.stop()  # all at once: to give back a GPU's memory takes a while
+            forwarder.process.stop()  # all at once: to give back a GPU's memory takes a while
         while self._running:
             self._running.popitem()[1].end()

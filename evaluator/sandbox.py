@@ -90,6 +90,11 @@ class Process:
         self._lock = threading.Lock()
         self._exit: Exit | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether anything of it runs."""
+        return self._launcher.poll() is None
+
     def stop(self) -> None:
         """Begins to end it, for a caller that has more to end. Idempotent."""
         with self._lock:

@@ -13,21 +13,18 @@ sandbox level "process" files, other processes and network are open. The level i
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from evaluator import data as datafolder
 from evaluator import sandbox
+from evaluator.berth import Berth, Files
 from evaluator.data import Data
 from evaluator.evaluate import HarnessError, Watch
-from evaluator.forwarding import Forwarder, Forwarders
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge, Verdict, task_for
 from evaluator.scratch import Scratch
-from evaluator.trainee_process import Files, Trainee
 from evaluator.training import Limits, Trained, TrainingRun, printable, read_log
 
 _GIB = 2**30
@@ -47,7 +44,7 @@ class SlotConfig:
     limits: Limits = field(default_factory=Limits)
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
     compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
-    early_start: bool = False  # start what is needed next beside what runs: for GPUs, see forwarding.py and trainee_process.py
+    early_start: bool = False  # start the next program's processes while one is scored: for GPUs, see berth.py
 
 
 class Slot:
@@ -60,26 +57,23 @@ class Slot:
         self._data: Data = datafolder.load(config.data)
         self._judge: Judge | None = None
         self._scratch: Scratch | None = None
-        self._spare: _Berth | None = None  # for the next program
+        self._next: Berth | None = None  # waits for the next program
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         began = time.monotonic()
-        berth, hashes = self._begin(program, seed)
-        with contextlib.closing(berth):
-            files = berth.files
-            start = partial(self._start_forwarder, files, seed)
-            with contextlib.closing(Forwarders(start, self._early)) as forwarders:
-                trained = self._train(berth.trainee, budget_seconds, watch, forwarders)
-                ended = time.monotonic()
-                if isinstance(trained, Trained) and files.tampered(hashes):
-                    trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{files.tampered(hashes)} was changed while the program ran")
-                log = read_log(files.log, self.config.limits.log_bytes)
-                if not isinstance(trained, Trained):
-                    return _with_log(trained, log, time.monotonic() - began)
-                try:
-                    verdict = self._score(forwarders, trained)
-                except HarnessError as error:  # the judge died over this program, which gets another try
-                    return Interrupted(str(error))
+        with contextlib.closing(self._take_berth()) as berth:
+            hashes = berth.begin(program, self.config.prepare, seed)
+            trained = self._train(berth, budget_seconds, watch)
+            ended = time.monotonic()
+            if isinstance(trained, Trained) and (changed := berth.files.tampered(hashes)):
+                trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{changed} was changed while the program ran")
+            log = read_log(berth.files.log, self.config.limits.log_bytes)
+            if not isinstance(trained, Trained):
+                return _with_log(trained, log, time.monotonic() - began)
+            try:
+                verdict = self._score(berth, trained, seed)
+            except HarnessError as error:  # the judge died over this program, which gets another try
+                return Interrupted(str(error))
         now = time.monotonic()
         return self._outcome(trained, verdict, log, now - began, now - ended)
 
@@ -87,9 +81,9 @@ class Slot:
         if self._judge is not None:
             self._judge.close()
             self._judge = None
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
+        if self._next is not None:
+            self._next.close()
+            self._next = None
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
@@ -115,69 +109,51 @@ class Slot:
         """Whether processes are started before they are needed; at level "process" a program could reach into those that wait."""
         return self.config.early_start and self.level == "namespaces"
 
-    def _make_spare(self) -> _Berth:
-        folder = tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._ready_scratch().path)
-        try:
-            files = Files.lay_out(Path(folder.name))
-            return _Berth(folder, files, Trainee(files, lambda files: self._confined("trainee.py", files, {}, (str(files.work),))))
-        except BaseException:
-            folder.cleanup()
-            raise
+    def _make_berth(self) -> Berth:
+        return Berth(self._ready_scratch().path, self._confined, self._early)
 
-    def _begin(self, program: str, seed: int) -> tuple[_Berth, dict[str, str]]:
-        """The program is in its lab, whose hashes come along, and its process has the word to begin: the one that waits, if it is well."""
-        waiting, self._spare = self._spare, None
+    def _take_berth(self) -> Berth:
+        """The one that waits, if its training process is well; otherwise a fresh one."""
+        waiting, self._next = self._next, None
         if waiting is not None:
-            hashes = waiting.files.fill(program, self.config.prepare)
-            if waiting.trainee.settle() and waiting.trainee.begin(seed):
-                return waiting, hashes
+            if waiting.trainee.settle():
+                return waiting
             waiting.close()
-        fresh = self._make_spare()
-        hashes = fresh.files.fill(program, self.config.prepare)
-        fresh.trainee.begin(seed)  # one that has died already is found out and explained by the run
-        return fresh, hashes
+        return self._make_berth()
 
-    def _train(self, trainee: Trainee, budget_seconds: float, watch: Watch | None, forwarders: Forwarders) -> Trained | Stopped | Failed:
-        judge, limits = self._ready_judge(), self.config.limits
-        forwarders.start_early()
-        if self._early:
-            self._spare = self._make_spare()
+    def _train(self, berth: Berth, budget_seconds: float, watch: Watch | None) -> Trained | Stopped | Failed:
+        judge, trainee, limits = self._ready_judge(), berth.trainee, self.config.limits
 
         def before_clock() -> None:
             judge.wait()
-            forwarders.settle()
-            if self._spare is not None:
-                self._spare.trainee.settle()
+            berth.forwarders.settle()
 
-        weights = trainee.files.weights
+        weights = berth.files.weights
         return TrainingRun(trainee.process, trainee.channel, self._data, limits, budget_seconds, weights, watch, before_clock).run()
 
-    def _score(self, forwarders: Forwarders, trained: Trained) -> Verdict:
-        """Two passes, each with a forwarder of its own."""
+    def _score(self, berth: Berth, trained: Trained, seed: int) -> Verdict:
+        """Two passes, each with a forwarder of its own. Nothing is timed meanwhile, so the next berth is made now if it is to be early."""
         judge, limits = self._ready_judge(), self.config.limits
         task = task_for(trained.vocabulary, trained.vocabulary.val, self._data.length, self.config.device, limits.score_seconds)
-        verdict = judge.score(task, forwarders.first(task))
+        first = berth.forwarders.first(task, seed)
+        if self._early:
+            self._next = self._make_berth()
+        verdict = judge.score(task, first)
         if verdict.reason:
             return verdict
-        refusal = judge.check(task, forwarders.second(task))
+        refusal = judge.check(task, berth.forwarders.second(task, seed))
         return refusal if refusal.reason else verdict
 
-    def _start_forwarder(self, files: Files, seed: int, name: str) -> Forwarder:
-        work = files.lab.parent / name
-        work.mkdir()
-        what = self._confined("forwarder.py", files, {"EVO_WEIGHTS": str(files.weights), "EVO_SEED": str(seed)}, (str(work),))
-        return Forwarder(replace(what, readable=(*what.readable, str(files.weights))), files.lab.parent / f"{name}.txt")
-
-    def _confined(self, script: str, files: Files, told: dict[str, str], writable: tuple[str, ...]) -> sandbox.Confined:
+    def _confined(self, script: str, files: Files, work: Path) -> sandbox.Confined:
         config, cache = self.config, self.config.compile_cache
-        more = {"EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), **self._gpu_environment(), **told}
+        more = {"EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), **self._gpu_environment()}
         if cache:
             more |= {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
         return sandbox.Confined(
             script=script,
-            cwd=writable[0],
+            cwd=str(work),
             readable=(str(files.lab),),
-            writable=(*writable, cache) if cache else writable,
+            writable=(str(work), cache) if cache else (str(work),),
             masked=self._data.masked,
             env=sandbox.environment(config.threads, **more),
             cpus=config.cpus,
@@ -215,17 +191,3 @@ def _carrier(device: str, pinned: bool) -> str:
 
 def _with_log(outcome: Stopped | Failed, log: str, seconds: float) -> Stopped | Failed:
     return replace(outcome, log=log, total_seconds=seconds) if isinstance(outcome, Failed) else replace(outcome, log=log)
-
-
-@dataclass(frozen=True)
-class _Berth:
-    """A place for one evaluation: its folder, and the training process that waits there."""
-
-    folder: tempfile.TemporaryDirectory[str]
-    files: Files
-    trainee: Trainee
-
-    def close(self) -> None:
-        """Ends the process, then removes the folder."""
-        self.trainee.end()
-        self.folder.cleanup()

@@ -1,4 +1,4 @@
-"""Forwarders: started beside the training or after it, they see the program only when it has trained, and score it the same."""
+"""Berths and forwarders: started before there is a program or when they are needed, they see it no sooner, and score it the same."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from conftest import SmallLab
 
 from evaluator import data as datafolder
 from evaluator import sandbox
+from evaluator.berth import Berth
 from evaluator.forwarding import Forwarder, shared_memory
 from evaluator.inside import wire
 from evaluator.inside.hostmemory import pinned
@@ -30,6 +31,7 @@ from evaluator.training import Limits, TrainingRun
 
 needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+BERTH = ["forwarder.py", "forwarder.py", "trainee.py"]
 FIVE_STEPS = ("in prepare.batches(BATCH_SIZE, VOCAB_SIZE):", "in (b for b, _ in zip(prepare.batches(BATCH_SIZE, VOCAB_SIZE), range(5))):")
 
 
@@ -51,17 +53,41 @@ def small_task(lab: SmallLab) -> Task:
     return task_for(vocabulary, vocabulary.val, data.length, "cpu", 60.0)
 
 
-def running() -> list[str]:
-    """The scripts of the confined processes that descend from this one."""
+@pytest.fixture(scope="module")
+def repeatable(small_lab: SmallLab) -> str:
+    """A program whose score depends on its seed alone."""
+    assert FIVE_STEPS[0] in small_lab.genome
+    return small_lab.genome.replace(*FIVE_STEPS)
+
+
+@pytest.fixture(scope="module")
+def plain_score(config: SlotConfig, repeatable: str) -> float:
+    """Its score under seed 5 where nothing is started early."""
+    with contextlib.closing(Slot(replace(config, early_start=False))) as late:
+        outcome = late(repeatable, 5, 1.0)
+    assert isinstance(outcome, Scored), outcome
+    return outcome.val_bpb
+
+
+def running() -> dict[int, str]:
+    """Process id -> script of the confined processes that descend from this one."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
     processes = [(int(pid), int(parent), args) for pid, parent, args in (line.split(maxsplit=2) for line in listed)]
-    found, family = [], {os.getpid()}
+    family = {os.getpid()}
     while more := {pid for pid, parent, _ in processes if parent in family} - family:
         family |= more
-    for pid, _, args in processes:
-        if pid in family and args.endswith((f"{sandbox.INSIDE}/forwarder.py", f"{sandbox.INSIDE}/trainee.py")):
-            found.append(Path(args.split()[-1]).name)
-    return sorted(found)
+    scripts = (f"{sandbox.INSIDE}/forwarder.py", f"{sandbox.INSIDE}/trainee.py")
+    return {pid: Path(args.split()[-1]).name for pid, _, args in processes if pid in family and args.endswith(scripts)}
+
+
+def waiting_berth(slot: Slot, program: str) -> Berth:
+    """The one that waits for the slot's next program, settled. Where none waits `program` is scored first."""
+    if slot._next is None:
+        assert isinstance(slot(program, 1, 0.5), Scored)
+    assert slot._next is not None
+    assert slot._next.trainee.settle()
+    slot._next.forwarders.settle()
+    return slot._next
 
 
 @pytest.fixture
@@ -69,11 +95,12 @@ def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
     """One without weights yet, whose program leaves a file when it is imported."""
     for name in ("lab", "work", "root"):
         (tmp_path / name).mkdir()
-    (tmp_path / "lab" / "train.py").write_text("open('imported', 'w').close()\n" + small_lab.genome)
+    leave = "import os\nwith open('imported', 'w') as file:\n    file.write(os.environ['EVO_SEED'])\n"
+    (tmp_path / "lab" / "train.py").write_text(leave + small_lab.genome)
     (tmp_path / "lab" / "prepare.py").write_text(small_lab.prepare)
     (tmp_path / "weights.pt").touch()
     lab, work, weights = (str(tmp_path / name) for name in ("lab", "work", "weights.pt"))
-    env = sandbox.environment(1, EVO_SEED="1", EVO_DEVICE="cpu", EVO_LAB=lab, EVO_WEIGHTS=weights)
+    env = sandbox.environment(1, EVO_DEVICE="cpu", EVO_LAB=lab, EVO_WEIGHTS=weights)
     root, level = str(tmp_path / "root"), sandbox.level()[0]
     what = sandbox.Confined("forwarder.py", work, (lab, weights), (work,), (), env, (), 2 << 30, 1 << 20, level, root)
     made = Forwarder(what, tmp_path / "log.txt")
@@ -85,74 +112,105 @@ def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
 def test_a_forwarder_imports_the_program_and_reads_its_weights_only_when_it_is_told_to(
     forwarder: Forwarder, tmp_path: Path, small_lab: SmallLab, rehearse: bool
 ) -> None:
-    forwarder.settle()
+    assert forwarder.settle()
     assert not (tmp_path / "work" / "imported").exists()
     state = {"embedding.weight": torch.zeros(256, 32), "head.weight": torch.zeros(256, 32), "head.bias": torch.zeros(256)}
     torch.save(state, tmp_path / "weights.pt")  # the inode that its sandbox shows
-    forwarder.load(small_task(small_lab), rehearse)
+    forwarder.load(small_task(small_lab), 7, rehearse)
     reply = wire.receive(forwarder.channel, deadline=time.monotonic() + 60)
     assert reply is not None
     assert reply[0] == {"op": "ready", "parameters": 2 * 256 * 32 + 256, "pinned": False}
-    assert (tmp_path / "work" / "imported").exists()
+    assert (tmp_path / "work" / "imported").read_text() == "7"  # the seed, which comes with the word
 
 
 def test_a_forwarder_that_has_died_is_no_error_of_its_owner(forwarder: Forwarder, small_lab: SmallLab) -> None:
-    forwarder.stop()
-    forwarder.load(small_task(small_lab), rehearse=True)
+    assert forwarder.settle()
+    forwarder.process.end()
+    assert not forwarder.settle()
+    forwarder.load(small_task(small_lab), 7, rehearse=True)
     with contextlib.suppress(ConnectionError):
         assert wire.receive(forwarder.channel, deadline=time.monotonic() + 60) is None
 
 
-def test_a_score_is_the_same_with_and_without_an_early_start(config: SlotConfig, slot: Slot, small_lab: SmallLab) -> None:
-    assert FIVE_STEPS[0] in small_lab.genome
-    program = small_lab.genome.replace(*FIVE_STEPS)
-    with contextlib.closing(Slot(replace(config, early_start=False))) as late:
-        outcomes = [late(program, 5, 1.0), slot(program, 5, 1.0), slot(program, 6, 1.0)]
+def test_a_score_is_the_same_with_and_without_an_early_start(slot: Slot, repeatable: str, plain_score: float) -> None:
+    outcomes = [slot(repeatable, 5, 1.0), slot(repeatable, 5, 1.0), slot(repeatable, 6, 1.0)]
     scores = [outcome.val_bpb for outcome in outcomes if isinstance(outcome, Scored)]
     assert len(scores) == 3, outcomes
-    assert scores[0] == scores[1] != scores[2]
+    assert scores[0] == scores[1] == plain_score != scores[2]
 
 
-def test_early_forwarders_run_beside_the_training_and_end_with_a_run_that_is_stopped(slot: Slot, small_lab: SmallLab) -> None:
-    seen: list[str] = []
+@needs_namespaces
+def test_a_program_is_timed_beside_exactly_the_processes_that_waited_before_it_came(slot: Slot, small_lab: SmallLab) -> None:
+    waiting_berth(slot, small_lab.genome)
+    waited, seen = running(), list[dict[int, str]]()
 
     def watch(_: CurvePoint) -> str:
-        seen.extend(running())
+        seen.append(running())
+        return "seen enough"
+
+    assert sorted(waited.values()) == BERTH
+    assert isinstance(slot(small_lab.genome, 2, 5.0, watch), Stopped)
+    assert seen == [waited]
+
+
+@needs_namespaces
+def test_a_program_that_no_berth_waits_for_is_timed_beside_one_of_its_own_which_ends_with_it(slot: Slot, small_lab: SmallLab) -> None:
+    slot.close()
+    seen: list[list[str]] = []
+
+    def watch(_: CurvePoint) -> str:
+        seen.append(sorted(running().values()))
         return "seen enough"
 
     assert isinstance(slot(small_lab.genome, 1, 5.0, watch), Stopped)
-    assert seen == ["forwarder.py", "forwarder.py", "trainee.py", "trainee.py"]
-    assert running() == ["trainee.py"]  # which waits for the next program
+    assert seen == [BERTH]
+    assert running() == {}  # nothing was scored, so no berth was made meanwhile
 
 
 @pytest.mark.parametrize("program", ["def main(:\n", "def build_model(): pass\ndef main(): raise ValueError\n"])
-def test_early_forwarders_end_with_a_training_that_fails(slot: Slot, program: str) -> None:
+def test_a_training_that_fails_leaves_no_process(slot: Slot, program: str) -> None:
     assert isinstance(slot(program, 1, 1.0), Failed)
-    assert running() == ["trainee.py"]  # which waits for the next program
+    assert running() == {}
+
+
+@needs_namespaces
+def test_closing_a_slot_ends_what_waits(slot: Slot, small_lab: SmallLab) -> None:
+    folder = waiting_berth(slot, small_lab.genome).files.lab
     slot.close()
-    assert running() == []
+    assert running() == {}
+    assert not folder.exists()
 
 
-def test_a_waiting_trainee_has_seen_nothing_and_runs_the_next_program_under_its_seed(slot: Slot, small_lab: SmallLab) -> None:
-    """The same program and seed score the same in a process that has waited and in one that was started for it."""
-    first = slot(small_lab.genome, 1, 1.0)
-    (waiting,) = lab_folders(slot)
-    assert list(waiting.iterdir()) == []
-    with contextlib.closing(Slot(replace(slot.config, early_start=False))) as late:
-        fresh = late(small_lab.genome, 5, 1.0)
-    assert isinstance(first, Scored)
-    assert isinstance(fresh, Scored)
-    program = small_lab.genome.replace("def main():", "def main():\n    print('seed', prepare.seed())", 1)
-    told = slot(program, 5, 1.0)
+@needs_namespaces
+def test_a_waiting_berth_has_seen_nothing_and_runs_the_next_program_under_its_seed(slot: Slot, small_lab: SmallLab) -> None:
+    waiting_berth(slot, small_lab.genome)
+    (lab,) = lab_folders(slot)
+    assert list(lab.iterdir()) == []
+    told = slot(small_lab.genome.replace("def main():", "def main():\n    print('seed', prepare.seed())", 1), 5, 1.0)
     assert isinstance(told, Scored)
     assert "seed 5" in told.log
 
 
-def test_a_waiting_trainee_that_dies_is_replaced(slot: Slot, small_lab: SmallLab) -> None:
-    slot(small_lab.genome, 1, 1.0)
-    assert slot._spare is not None
-    slot._spare.trainee.process.end()
-    assert isinstance(slot(small_lab.genome, 2, 1.0), Scored)
+@needs_namespaces
+@pytest.mark.parametrize(("dies", "when"), [("trainee", "waiting"), ("first", "waiting"), ("second", "waiting"), ("second", "timed")])
+def test_a_process_that_dies_before_it_has_a_program_is_replaced_and_the_score_is_unaffected(
+    slot: Slot, repeatable: str, plain_score: float, dies: str, when: str
+) -> None:
+    berth = waiting_berth(slot, repeatable)
+    dying = berth.trainee if dies == "trainee" else berth.forwarders._running[dies]
+    timed: list[CurvePoint] = []
+
+    def watch(point: CurvePoint) -> None:
+        if when == "timed":
+            dying.process.end()
+        timed.append(point)
+
+    if when == "waiting":
+        dying.process.end()
+    outcome = slot(repeatable, 5, 1.0, watch)
+    assert isinstance(outcome, Scored), outcome
+    assert outcome.val_bpb == plain_score
+    assert timed
 
 
 def test_without_namespaces_nothing_waits_where_a_program_could_reach_it(config: SlotConfig, small_lab: SmallLab) -> None:
@@ -182,6 +240,7 @@ def probe():
     links = [tried(lambda: os.readlink(f"/proc/self/fd/{n}")) for n in os.listdir("/proc/self/fd")]
     return "; ".join(f"{name} {value}" for name, value in (
         ("beside", sorted(os.listdir(beside))),
+        ("berths", len(os.listdir(os.path.dirname(beside)))),
         ("read", tried(lambda: len(open(weights, "rb").read()) > 1000)),
         ("write", tried(lambda: open(weights, "r+b"))),
         ("processes", len([p for p in os.listdir("/proc") if p.isdigit()])),
@@ -200,19 +259,22 @@ def test_a_training_program_sees_no_weights_and_no_forwarder(slot: Slot, small_l
     outcome = slot(program, 1, 0.5)
     assert isinstance(outcome, Scored), outcome
     found = facts(outcome.log)
-    assert found["beside"] == "['lab', 'work']"
+    assert (found["beside"], found["berths"]) == ("['lab', 'work']", "1")
     assert found["read"] == found["write"] == "FileNotFoundError"
     assert int(found["processes"]) <= 2  # the init of its namespace and itself
     assert found["files"] == "0"
 
 
 @needs_namespaces
-def test_a_forwarder_reads_its_weights_writes_nothing_to_them_and_sees_no_other_forwarder(slot: Slot, small_lab: SmallLab) -> None:
+def test_a_forwarder_reads_its_weights_writes_nothing_to_them_and_sees_no_other_forwarder_nor_berth(
+    slot: Slot, small_lab: SmallLab
+) -> None:
     tell = "        if not self.training:\n            raise RuntimeError(probe())\n        x = self.embedding"
     outcome = slot(small_lab.genome.replace("        x = self.embedding", tell) + PROBE, 1, 0.5)
     assert isinstance(outcome, Failed), outcome
     found = facts(outcome.message.removeprefix("RuntimeError: "))
-    assert found["beside"] == "['first', 'lab', 'weights.pt']"
+    assert len(lab_folders(slot)) == 1  # the next berth's, made before this one answered
+    assert (found["beside"], found["berths"]) == ("['first', 'lab', 'weights.pt']", "1")
     assert (found["read"], found["write"]) == ("True", "OSError")  # a read-only mount
     assert int(found["processes"]) <= 2
     assert found["files"] == "1"  # its own memory

@@ -298,8 +298,8 @@ def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
     slot = Slot(replace(config, early_start=early_start))
     slot(small_lab.genome, 1, 0.3)
     before = open_descriptors()
-    slot(small_lab.genome, 2, 0.3)
     slot("import nothing_of_that_name", 2, 0.3)
+    slot(small_lab.genome, 2, 0.3)
     assert open_descriptors() == before
     slot.close()
     assert list(tmp_path.iterdir()) == []

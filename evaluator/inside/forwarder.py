@@ -1,8 +1,8 @@
 """Loads a genome's saved weights and answers rows of tokens with logits, inside the sandbox. It knows no targets beyond the rows it is
 sent, no text, no metric. The judge, on the other side, checks all that it gets.
 
-It may be started long before there are weights, beside a training that is timed: until it is told to load it imports libraries, holds no
-CUDA context, has seen nothing of the genome, and waits.
+It may be started long before there are weights, even before there is a genome, and be there while a training is timed: until it is told to
+load it imports libraries, holds no CUDA context, has seen nothing of the genome, and waits.
 
 A chunk has a place in the shared memory: there are its tokens, (rows, T) int64, which its logits, (rows, T, V), overwrite.
 """
@@ -78,7 +78,7 @@ def serve(channel: socket.socket, told: dict[str, Any], memory: mmap.mmap) -> No
 
     sys.path[:0] = [os.environ["EVO_LAB"]]
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    seed_everything(int(os.environ["EVO_SEED"]))
+    seed_everything(told["seed"])
     model = load(os.environ["EVO_WEIGHTS"])
     if told["rehearse"]:
         rehearse(model, told["rows"], told["length"], told["vocab"])

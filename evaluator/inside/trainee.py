@@ -32,6 +32,7 @@ def seed_everything(seed: int) -> None:
     import numpy as np
     import torch
 
+    os.environ["EVO_SEED"] = str(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -56,7 +57,6 @@ def main() -> None:
             return
         import torch
 
-        os.environ["EVO_SEED"] = str(received[0]["seed"])
         sys.path[:0] = [os.environ["EVO_LAB"]]
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         seed_everything(received[0]["seed"])

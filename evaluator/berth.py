@@ -1,0 +1,96 @@
+"""A berth: a place for one evaluation, with all the processes that will see its program.
+
+On a GPU the next berth is made while a program is scored: its three processes import libraries when nothing is timed, and wait
+(waiting.py). After a program that was not scored, and for a slot's first, it is made when it is needed; however it was made, the clock
+runs only when the forwarders lie still. Only in namespaces: without them a program could reach into what waits for the next. On a CPU a
+berth is made when it is needed, and its forwarders later still: they would take cores from a timed phase.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evaluator import sandbox
+from evaluator.forwarding import Forwarder, Forwarders
+from evaluator.waiting import Waiting
+
+
+@dataclass(frozen=True)
+class Files:
+    """Layout of one evaluation's folder. Only `work`, and a folder for each forwarder, can be written to from inside."""
+
+    lab: Path
+    work: Path
+    root: Path
+    weights: Path
+    log: Path
+
+    @classmethod
+    def lay_out(cls, folder: Path) -> Files:
+        """Empty but for its folders."""
+        lab, work, root = folder / "lab", folder / "work", folder / "root"
+        for path in (lab, work, root):
+            path.mkdir()
+        weights = folder / "weights.pt"
+        weights.touch()  # empty until the training is over; a sandbox can only show what exists when it is built
+        return cls(lab, work, root, weights, folder / "log.txt")
+
+    def fill(self, program: str, prepare: str) -> dict[str, str]:
+        """Writes the lab; file name -> hash, for `tampered`."""
+        texts = {"train.py": program, "prepare.py": prepare}
+        for name, text in texts.items():
+            (self.lab / name).write_text(text, encoding="utf-8")
+        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+
+    def tampered(self, hashes: dict[str, str]) -> str:
+        """Name of a lab file that is not what it was, or ""."""
+        for name, sha256 in hashes.items():
+            path = self.lab / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                return name
+        return ""
+
+
+Confine = Callable[[str, Files, Path], sandbox.Confined]
+"""What the process of a script gets that works in the folder of the last argument."""
+
+
+class Berth:
+    """The folder of one evaluation, the training process that waits there, and its forwarders."""
+
+    def __init__(self, scratch: Path, confine: Confine, early: bool) -> None:
+        """Makes it under `scratch`, and starts the training process.
+
+        Args:
+            early: whether both forwarders are started too.
+        """
+        self._confine = confine
+        with contextlib.ExitStack() as started:
+            self.files = Files.lay_out(Path(started.enter_context(tempfile.TemporaryDirectory(prefix="evaluation-", dir=scratch))))
+            self.trainee = Waiting(confine("trainee.py", self.files, self.files.work), self.files.log)
+            started.callback(self.trainee.end)
+            self.forwarders = started.enter_context(contextlib.closing(Forwarders(self._start_forwarder, early)))
+            self.forwarders.start_early()
+            self._started = started.pop_all()
+
+    def begin(self, program: str, prepare: str, seed: int) -> dict[str, str]:
+        """Lets the training process import and run the program; the hashes of the lab, for `Files.tampered`. Returns at once."""
+        hashes = self.files.fill(program, prepare)
+        self.trainee.tell({"op": "begin", "seed": seed})
+        return hashes
+
+    def close(self) -> None:
+        """Ends the processes, then removes the folder. Idempotent."""
+        self._started.close()
+
+    def _start_forwarder(self, name: str) -> Forwarder:
+        folder, weights = self.files.lab.parent, str(self.files.weights)
+        (folder / name).mkdir(exist_ok=True)  # it is there if this one replaces another, which has run no program
+        what = self._confine("forwarder.py", self.files, folder / name)
+        told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)))
+        return Forwarder(told, folder / f"{name}.txt")

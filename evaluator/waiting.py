@@ -1,0 +1,49 @@
+"""A confined process that waits for a word: it imports libraries, which takes longer than anything else about its start, says so, and lies
+still, without a CUDA context and without a look at a program, until it is told what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evaluator import sandbox
+from evaluator.inside import wire
+
+_START_SECONDS = 60.0
+
+
+class Waiting:
+    """Such a process, and the slot's end of the channel to it."""
+
+    def __init__(self, what: sandbox.Confined, log: Path) -> None:
+        """Starts it; what it prints goes to `log`."""
+        self.channel, theirs = socket.socketpair()
+        self._settled: bool | None = None
+        with theirs, open(log, "wb") as output:
+            told = replace(what, env=(*what.env, ("EVO_CHANNEL", str(theirs.fileno()))))
+            self.process = sandbox.Process(told, (theirs.fileno(),), output.fileno())
+
+    def settle(self) -> bool:
+        """Waits until it lies still; False if it hangs or has died, be it since. For one that has not been told anything. Idempotent."""
+        if self._settled is None:
+            try:
+                received = wire.receive(self.channel, deadline=time.monotonic() + _START_SECONDS)
+            except (OSError, wire.WireError):
+                received = None
+            self.channel.settimeout(None)
+            self._settled = received is not None and received[0]["op"] == "waiting"
+        return self._settled and self.process.alive
+
+    def tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        """Says the word. Returns at once. That it has died is found out by whoever listens to it next."""
+        with contextlib.suppress(ConnectionError):
+            wire.send(self.channel, message, fds)
+
+    def end(self) -> None:
+        """Ends it and waits until nothing of it is left. Idempotent."""
+        self.process.end()
+        self.channel.close()
