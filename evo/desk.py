@@ -1,7 +1,8 @@
 """Where a model writes while programs train: calls run in threads beside the driver, which never waits for one of them.
 
 The driver starts a call for a proposal and takes the answers that have arrived whenever it fills slots. A proposal that comes back
-without a program is written by the built-in operator under the same index, so that a broken model costs no slot. An endpoint that fails
+without a program is written by the built-in operator under the same index, so that a broken model costs no slot; so is one that is still at
+the model's when a slot has nothing else to do. An endpoint that fails
 is left alone for a while that doubles, then tried with one call; meanwhile the run goes on with built-in mutations.
 
 Threads are daemons and hold nothing: a call that is under way when the process ends is forgotten, its index stays unused.
@@ -55,14 +56,15 @@ class Desk:
         self._author = author
         self._calls = calls
         self._token_limit = token_limit
-        self._busy: dict[int, threading.Thread] = {}
+        self._busy: dict[int, Proposal] = {}  # in the order in which they were started
+        self._taken_back: set[int] = set()  # their calls are still under way
         self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._failures = 0  # of the endpoint, in a row
         self._closed_until = 0.0  # monotonic
 
     @property
     def busy(self) -> int:
-        """Calls under way."""
+        """Proposals whose answers are waited for."""
         return len(self._busy)
 
     @property
@@ -72,7 +74,7 @@ class Desk:
             self.trouble = f"the limit of {self._token_limit} tokens is reached"
             return False
         allowed = 1 if self._failures else self._calls
-        return self.busy < allowed and time.monotonic() >= self._closed_until
+        return len(self._busy) + len(self._taken_back) < allowed and time.monotonic() >= self._closed_until
 
     def start(self, proposal: Proposal, library: Library, standing: Standing) -> None:
         """Gives a proposal to the model; the library must not change any more."""
@@ -83,9 +85,16 @@ class Desk:
             except BaseException as error:  # noqa: BLE001  a bug of ours: raised where the driver can see it
                 self._arrived.put(error)
 
-        thread = threading.Thread(target=work, name=f"model call {proposal.index}", daemon=True)
-        self._busy[proposal.index] = thread
-        thread.start()
+        self._busy[proposal.index] = proposal
+        threading.Thread(target=work, name=f"model call {proposal.index}", daemon=True).start()
+
+    def take_back(self) -> Proposal | None:
+        """The proposal that the model has had for longest, whose answer counts no more: a slot needs it now. None if it has none."""
+        if not self._busy:
+            return None
+        index = next(iter(self._busy))
+        self._taken_back.add(index)
+        return self._busy.pop(index)
 
     def answers(self, wait_seconds: float = 0.0) -> list[Answer]:
         """What has arrived since the last call.
@@ -94,19 +103,21 @@ class Desk:
             wait_seconds: for the first one, if none is there.
         """
         found: list[Answer] = []
-        while self._busy:
+        while self._busy or self._taken_back:
             try:
                 arrived = self._arrived.get(timeout=wait_seconds) if wait_seconds and not found else self._arrived.get_nowait()
             except queue.Empty:
                 break
             if isinstance(arrived, BaseException):
                 raise arrived
+            late = arrived.proposal.index in self._taken_back
             self._note(arrived)
-            found.append(arrived)
+            found += [] if late else [arrived]
         return found
 
     def _note(self, answer: Answer) -> None:
-        del self._busy[answer.proposal.index]
+        self._busy.pop(answer.proposal.index, None)
+        self._taken_back.discard(answer.proposal.index)
         self.tokens += answer.tokens
         self.refused += answer.written is None
         now = time.monotonic()

@@ -35,6 +35,7 @@ AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock
 INTERRUPTIONS = 3  # of one candidate, then it is given up
 VIEW_SHARE = 0.05  # of the run's time that may go into refreshing views
+TIME_UP = "the run's time was up before the model had written it"
 HOPELESS = 2  # failures of the seed genome, with no score, that say it cannot be evolved
 
 
@@ -150,7 +151,9 @@ class Driver:
             ask_model = self.desk is not None and self.desk.open and not starving
             under_way = self.desk.busy if self.desk is not None else 0
             ahead = max(AHEAD, self.executor.slots) if ask_model else AHEAD
-            if (not starving and len(self._ready) + under_way >= ahead) or not self._write_next(closing, ask_model):
+            if not starving and len(self._ready) + under_way >= ahead:
+                return
+            if not self._write_next(closing, ask_model) and not (starving and self._take_back(closing)):
                 return
 
     def _write_next(self, closing: bool, ask_model: bool) -> bool:
@@ -163,6 +166,13 @@ class Driver:
                 self._accept(operators.write(proposal, self._library()))
             return True
         return False
+
+    def _take_back(self, closing: bool) -> bool:
+        """A slot is free and nothing is left to ask: the proposal that the model has had for longest is written without it."""
+        proposal = self.desk.take_back() if self.desk is not None else None
+        if proposal is not None:
+            self._accept(operators.unwritten(proposal, TIME_UP) if closing else operators.write(proposal, self._library()))
+        return proposal is not None
 
     def _accept(self, written: operators.Written) -> None:
         """A written proposal waits for a slot, or is told at once where there is nothing to evaluate."""
@@ -179,7 +189,7 @@ class Driver:
         """What the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
         for answer in self.desk.answers(wait_seconds) if self.desk is not None else ():
             if closing:
-                self._accept(operators.unwritten(answer.proposal, "the run's time was up when the model answered"))
+                self._accept(operators.unwritten(answer.proposal, TIME_UP))
             elif answer.written is None or answer.written.candidate.genome in self._known:  # the same may have been written meanwhile
                 self._accept(operators.write(answer.proposal, self._library()))
             else:

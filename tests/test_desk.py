@@ -123,3 +123,28 @@ def test_a_bug_in_a_call_is_raised_where_the_driver_sees_it() -> None:
     subject.start(proposal(1), LIBRARY, STANDING)
     with pytest.raises(ZeroDivisionError):
         taken(subject, 1)
+
+
+def test_what_is_taken_back_comes_to_nothing_more_but_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def author(asked: Proposal) -> Answer:
+        if asked.index == 1:
+            gate.wait(PATIENCE)
+        return answer(asked.index)
+
+    subject = desk(author)
+    for index in (1, 2):
+        subject.start(proposal(index), LIBRARY, STANDING)
+    assert subject.take_back() == proposal(1)  # the one that is out for longest
+    assert [a.proposal.index for a in taken(subject, 1)] == [2]
+    assert subject.busy == 0
+    subject.start(proposal(3), LIBRARY, STANDING)
+    assert not subject.open  # its call is still under way
+    gate.set()
+    deadline = time.monotonic() + PATIENCE
+    seen: list[int] = []
+    while subject.tokens < 21 and time.monotonic() < deadline:
+        seen += [a.proposal.index for a in subject.answers(wait_seconds=0.1)]
+    assert seen == [3]
+    assert subject.take_back() is None

@@ -273,26 +273,32 @@ def test_a_model_that_gives_nothing_costs_no_evaluation(tmp_path: Path, scribe: 
         assert set(scribe.asked) <= {r.candidate.proposal.index for r in snapshot(tmp_path / "run").records}
 
 
-def test_a_slot_never_waits_for_a_model_that_is_slow(tmp_path: Path) -> None:
+def test_a_slot_never_waits_for_a_model_that_never_answers(tmp_path: Path) -> None:
+    """Not even at the end, where all that is left to explore is at the model's."""
     gate = threading.Event()
 
     def never(proposal: Proposal, library: operators.Library, standing: Standing) -> Answer:
-        gate.wait(20)
+        gate.wait()
         return Answer(proposal, None, "too late", False, 0, "")
 
-    class Open(StopAfter):
-        """Lets the model answer when 15 records are in, so that the run can end."""
-
-        def told(self, record: Record, driver: Driver) -> None:
-            self.left -= 1
-            if not self.left:
-                gate.set()
-
-    driver = drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 2), watcher=Open(15), desk=Desk(never, calls=2))
-    assert gate.is_set()
+    driver = drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 2), desk=Desk(never, calls=2))
+    gate.set()
     assert len(explorations(tmp_path / "run")) == 20
-    assert driver.desk is not None
-    assert driver.desk.busy == 0
+    assert not any(r.candidate.writer for r in explorations(tmp_path / "run"))
+    assert driver.search.finished
+
+
+def test_hours_that_are_spent_end_a_run_whose_model_never_answers(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def never(proposal: Proposal, library: operators.Library, standing: Standing) -> Answer:
+        gate.wait()
+        return Answer(proposal, None, "too late", False, 0, "")
+
+    driver = drive(tmp_path / "run", 10_000, slow_slots(tmp_path / "run", 2), desk=Desk(never, calls=2), hours=0.5 / 3600)
+    gate.set()
+    assert driver.search.finished
+    assert any(isinstance(r.outcome, Unwritten) and "time was up" in r.outcome.why for r in snapshot(tmp_path / "run").records)
 
 
 def test_a_run_with_a_model_goes_on_after_a_stop(tmp_path: Path) -> None:
