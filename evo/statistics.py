@@ -45,7 +45,8 @@ class Announcement:
         means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
         if self.proven:
             return f"{self.champion} gains {self.gain:.4f} {val_bpb}: {means} ({interval})"
-        return f"no gain to announce: {self.champion} has {val_bpb} {means}, which noise explains ({interval})"
+        verdict = "which is worse" if self.high < 0 else "which noise explains"
+        return f"no gain to announce: {self.champion} has {val_bpb} {means}, {verdict} ({interval})"
 
 
 def announce(finals: Sequence[Record], champion: str) -> Announcement | None:

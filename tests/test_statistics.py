@@ -94,6 +94,7 @@ def test_a_loss_is_never_announced_as_a_gain() -> None:
     said = announce(draws([1.10, 1.11, 1.10, 1.11], [1.00, 1.01, 1.00, 1.01]), "best")
     assert said is not None
     assert not said.proven
+    assert "which is worse" in said.sentence()
 
 
 def test_nothing_is_announced_from_fewer_than_two_draws_per_arm() -> None:
