@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,15 +63,15 @@ Confine = Callable[[str, Files, Path], sandbox.Confined]
 class Berth:
     """The folder of one evaluation, the training process that waits there, and its forwarders."""
 
-    def __init__(self, scratch: Path, confine: Confine, early: bool) -> None:
-        """Makes it under `scratch`, and starts the training process.
+    def __init__(self, folder: AbstractContextManager[Path], confine: Confine, early: bool) -> None:
+        """Makes it in `folder`, which goes when it is closed, and starts the training process.
 
         Args:
             early: whether both forwarders are started too.
         """
         self._confine = confine
         with contextlib.ExitStack() as started:
-            self.files = Files.lay_out(Path(started.enter_context(tempfile.TemporaryDirectory(prefix="evaluation-", dir=scratch))))
+            self.files = Files.lay_out(started.enter_context(folder))
             self.trainee = Waiting(confine("trainee.py", self.files, self.files.work), self.files.log)
             started.callback(self.trainee.end)
             self.forwarders = started.enter_context(contextlib.closing(Forwarders(self._start_forwarder, early)))

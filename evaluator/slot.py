@@ -24,7 +24,7 @@ from evaluator.data import Data
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge, Verdict, task_for
-from evaluator.scratch import Scratch
+from evaluator.scratch import Evaluations
 from evaluator.training import Limits, Trained, TrainingRun, printable, read_log
 
 _GIB = 2**30
@@ -56,7 +56,7 @@ class Slot:
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._data: Data = datafolder.load(config.data)
         self._judge: Judge | None = None
-        self._scratch: Scratch | None = None
+        self._evaluations = Evaluations()
         self._next: Berth | None = None  # waits for the next program
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
@@ -84,14 +84,7 @@ class Slot:
         if self._next is not None:
             self._next.close()
             self._next = None
-        if self._scratch is not None:
-            self._scratch.close()
-            self._scratch = None
-
-    def _ready_scratch(self) -> Scratch:
-        if self._scratch is None:
-            self._scratch = Scratch()
-        return self._scratch
+        self._evaluations.close()
 
     def _ready_judge(self) -> Judge:
         if self._judge is not None and not self._judge.alive:
@@ -110,7 +103,7 @@ class Slot:
         return self.config.early_start and self.level == "namespaces"
 
     def _make_berth(self) -> Berth:
-        return Berth(self._ready_scratch().path, self._confined, self._early)
+        return Berth(self._evaluations.folder(), self._confined, self._early)
 
     def _take_berth(self) -> Berth:
         """The one that waits, if its training process is well; otherwise a fresh one."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 import genomes
 from evo.belief import Belief
 from evo.history import Genome, History
-from evo.records import Candidate
+from evo.records import REPEATS, Candidate
 from evo.tuner import Sample
 
 LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent
@@ -49,7 +49,7 @@ def _values(reference: str, text: str) -> Mapping[str, genomes.Value]:
 def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:
     """Members of the species that `founder` was made from, and what its scores have to be shifted by; none while either has no score."""
     parent = next((p for p in founder.proposal.parents if p in known and p in belief.of), None)
-    if parent is None or founder.genome not in belief.of or founder.proposal.operator in ("calibrate", "confirm", "final"):
+    if parent is None or founder.genome not in belief.of or founder.proposal.operator in REPEATS:
         return [], 0.0
     shift = belief.of[founder.genome].mean - belief.of[parent].mean
     scored = [c for c in known.values() if c.species == known[parent].species and history.genomes.get(c.genome)]

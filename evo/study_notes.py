@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from difflib import unified_diff
 
-from evaluator.outcome import Failed, Scored, Stopped
+from evaluator.outcome import SELF_REPORTED, Failed, Scored, Stopped
 from evo.errors import one_line
 from evo.records import REPEATS, Record
 from evo.standing import Standing
@@ -127,7 +127,8 @@ def _known(id_: str | None, standing: Standing) -> str:
 def _estimate(id_: str | None, standing: Standing) -> str:
     estimate = standing.belief.of[id_ or ""]
     draws = len(standing.history.genomes[id_ or ""].scores)
-    return f"val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f} from {draws} {'draw' if draws == 1 else 'draws'}"
+    word = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
+    return f"val_bpb{word} {estimate.mean:.4f} ± {estimate.sd:.4f} from {draws} {'draw' if draws == 1 else 'draws'}"
 
 
 def _named(id_: str, standing: Standing) -> str:

@@ -4,8 +4,8 @@
     Axis        one knob in a narrow box around the incumbent's value, on the scale that suits it
     propose     a fresh in-memory study is fed with all samples and asked once: multivariate TPE, pending samples as running trials
 
-The incumbent is among the samples, so no search starts cold; the box keeps it near. FIELD_NOTES of the design: a cold TPE wastes its
-first 25 trials, wide boxes cost more than they find, few knobs at once pay. A sample without a score is infeasible: it repels, but is
+The incumbent is among the samples, so no search starts cold; the box keeps it near. On the public table of autoresearch trials
+(arXiv 2603.24647) a cold TPE gains nothing in its first 25. A sample without a score is infeasible: it repels, but is
 never turned into a number. Left out: memory constraints and the choice between samplers (issue 7).
 """
 

@@ -161,8 +161,8 @@ def test_without_namespaces_nothing_waits_where_a_program_could_reach_it(config:
 
 
 def lab_folders(slot: Slot) -> list[Path]:
-    assert slot._scratch is not None
-    return list(slot._scratch.path.glob("evaluation-*/lab"))
+    assert slot._evaluations._scratch is not None
+    return list(slot._evaluations._scratch.path.glob("evaluation-*/lab"))
 
 
 PROBE = """

@@ -32,6 +32,7 @@ from evo.records import CALIBRATE, FINAL, Candidate, Proposal, Record
 from evo.standing import assess
 from evo.statistics import announce
 from evo.store import snapshot
+from evo.study_notes import overview_note
 from evo.table import Best, Progress, headline
 
 PREPARE = "TIME_BUDGET = 1\n"
@@ -387,7 +388,9 @@ def test_every_place_that_shows_a_score_says_whose_word_it_is(finished: tuple[Pa
     run_dir, printed = finished
     assert f"own word ({WORD})" in printed
     assert all(WORD in line for line in printed.splitlines() if " val_bpb" in line)
-    champion = assess(snapshot(run_dir).records).champion
+    standing = assess(snapshot(run_dir).records)
+    champion = standing.champion
+    assert f"val_bpb ({WORD})" in overview_note(standing)
     for question in (["tree"], ["best"], ["show", str(champion)], ["path", str(champion)]):
         assert lineage.main([str(run_dir), *question]) == 0
         lines = capsys.readouterr().out.splitlines()
