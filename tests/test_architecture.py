@@ -89,5 +89,6 @@ def test_no_global_randomness(path: Path) -> None:
 
 
 def test_genomes_touch_no_files_and_no_clock() -> None:
+    """But for the command, whose job it is to read them."""
     for path in modules("genomes"):
-        assert not tops(path) & (IMPURE - {"libcst"}), name(path)
+        assert path.name == "__main__.py" or not tops(path) & (IMPURE - {"libcst"}), name(path)
