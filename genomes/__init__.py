@@ -15,7 +15,7 @@ All pure: no files, no clock, randomness only from the `rng` handed in. Imports 
 """
 
 from genomes.canonical import identity, size, species
-from genomes.contract import Contract, Problem, check, contract_of, require
+from genomes.contract import Contract, check, contract_of, require
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
@@ -24,6 +24,7 @@ from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 from genomes.patches import patch
+from genomes.problem import Problem
 from genomes.readings import Reader, constants
 from genomes.units import definitions
 
