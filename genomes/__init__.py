@@ -8,7 +8,8 @@
     patch                      a model's search/replace blocks
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
-    check, require             parse and contract: problems as values, or raised
+    check, require             parse, contract and certain mistakes: problems as values, or raised
+    mend, repair               without a model: what check finds, and what an evaluation failed of
     contract_of                which contract a lab's seed genome is under
 
 All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
@@ -26,6 +27,7 @@ from genomes.mutations.mutation import Mutation
 from genomes.patches import patch
 from genomes.problem import Problem
 from genomes.readings import Reader, constants
+from genomes.repairs import Failure, Repaired, mend, repair
 from genomes.units import definitions
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "ContractError",
     "Edit",
     "EditError",
+    "Failure",
     "GenomeError",
     "Knob",
     "KnobError",
@@ -45,6 +48,7 @@ __all__ = [
     "ParseError",
     "Problem",
     "Reader",
+    "Repaired",
     "Value",
     "apply",
     "check",
@@ -55,9 +59,11 @@ __all__ = [
     "diff",
     "identity",
     "knobs",
+    "mend",
     "merge",
     "mutate",
     "patch",
+    "repair",
     "require",
     "set_knobs",
     "size",

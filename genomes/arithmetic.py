@@ -97,6 +97,10 @@ class Constants:
                 self._known[key] = self._offered(dotted)
         return self._known[key]
 
+    def assume(self, name: str, value: Any) -> None:
+        """From now on, a constant of the module has this value."""
+        self._known[id(self.program.module), name] = value
+
     def definition(self, name: str, scope: Scope) -> ast.expr | None:
         """The expression that a name is assigned, where it is assigned once."""
         holder = scope.holder(name)

@@ -45,6 +45,7 @@ class Outline:
     module: Scope
     scopes: dict[int, Scope] = field(default_factory=dict)  # id(node that opens it) → scope
     calls: list[tuple[ast.Call, Scope]] = field(default_factory=list)
+    reads: list[tuple[ast.Name, Scope]] = field(default_factory=list)
     attributes: list[tuple[ast.Attribute, Scope]] = field(default_factory=list)
     subscripts: list[tuple[ast.Subscript, Scope]] = field(default_factory=list)
     assignments: list[ast.Assign | ast.AnnAssign] = field(default_factory=list)
@@ -117,7 +118,9 @@ class _Walk:
             self.children(node, scope)
 
     def name(self, node: ast.Name, scope: Scope) -> None:
-        if not isinstance(node.ctx, ast.Load):
+        if isinstance(node.ctx, ast.Load):
+            self.result.reads.append((node, scope))
+        else:
             scope.bound[node.id] += 1
 
     def argument(self, node: ast.arg, scope: Scope) -> None:
