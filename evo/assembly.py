@@ -45,6 +45,7 @@ class Assembly:
     measurement_key: str
     evaluators: tuple[SlotKind, ...]  # one per slot
     patience_seconds: float
+    prepare: str = ""  # text of prepare.py as the programs see it; "" on the instant lab, which runs none
 
     def specs(self, run_dir: Path) -> tuple[SlotSpec, ...]:
         """The slots of a run."""
@@ -157,7 +158,7 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
     limit = patience(profile.limits, budget)
-    return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit)
+    return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare)
 
 
 def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
@@ -186,7 +187,8 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         )
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
-    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, patience(profile.limits, budget))
+    limit = patience(profile.limits, budget)
+    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare)
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:

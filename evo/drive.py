@@ -25,6 +25,7 @@ from evo import operators
 from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
+from evo.lab import Rendered
 from evo.proof import refuse_ignored_seed
 from evo.records import CALIBRATE, Candidate, Record
 from evo.search import Search
@@ -66,11 +67,10 @@ class Written:
 class Driver:
     """One session of a run. `run` is called once."""
 
-    def __init__(
-        self, search: Search, store: Store, executor: Executor, seed_text: str, watcher: Watcher, desk: Desk | None = None
-    ) -> None:
+    def __init__(self, search: Search, store: Store, executor: Executor, lab: Rendered, watcher: Watcher, desk: Desk | None = None) -> None:
         """
         Args:
+            lab: the seed genome, and prepare.py as programs see it; "" for the latter where no program is run.
             desk: where a model writes; None: built-in operators alone.
         """
         self.search = search
@@ -84,9 +84,9 @@ class Driver:
         self.views = Views(store.run_dir)
         self._watcher = watcher
         self._known = dict[str, Candidate]()
-        self._founder = operators.describe_seed(seed_text)
-        self._contract = genomes.contract_of(seed_text)
-        self._seed_text = seed_text
+        self._founder = operators.describe_seed(lab.seed)
+        self._contract = genomes.contract_of(lab.seed)
+        self._lab = lab
         self._ready: deque[Written] = deque()
         self._spent_before = 0.0
         self._interruptions: dict[int, int] = {}
@@ -247,10 +247,11 @@ class Driver:
     def _library(self) -> operators.Library:
         """What is known now. `known` goes on growing."""
         search = self.search
-        return operators.Library(self._founder, self._text, self._known, search.config.seed, search.history, search.belief, self._contract)
+        known = (self._founder, self._text, self._known, search.config.seed, search.history, search.belief)
+        return operators.Library(*known, self._contract, self._lab.prepare)
 
     def _text(self, genome: str) -> str:
-        return self._seed_text if genome == self._founder.genome else self.store.text(genome)
+        return self._lab.seed if genome == self._founder.genome else self.store.text(genome)
 
 
 def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:

@@ -11,10 +11,10 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from evaluator.outcome import Duplicate, Scored, Unwritten
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPEATS, TUNE, Candidate, Proposal, Record
+from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Unwritten
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
 
-EXPLORATIONS = (MUTATE, CROSSOVER, TUNE)  # operators that make new genomes
+EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, REPAIR)  # operators that make new genomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Genome:
     parents: tuple[str, ...]
     scores: tuple[float, ...]  # val_bpb of all its draws, in index order
     failures: int  # evaluations that gave no score
+    flaw: Failed | None = None  # what the first of them said
     mean: float = field(init=False)  # of the scores; nan without any
 
     def __post_init__(self) -> None:
@@ -49,6 +50,7 @@ class History:
     fruitless: int  # explorations since the last one that was evaluated
     explored_until: int  # highest index that is no final draw; -1 if none
     self_reported: bool = False  # the scores are the programs' own word (compat mode)
+    repaired: frozenset[str] = frozenset()  # genomes that a repair was proposed for, whatever came of it
 
 
 def fold(records: Iterable[Record]) -> History:
@@ -67,6 +69,7 @@ class Ledger:
         self._births: list[tuple[int, str]] = []  # (index, genome), ascending
         self._tries: dict[str, int] = {}
         self._crossed: frozenset[frozenset[str]] = frozenset()
+        self._repaired: frozenset[str] = frozenset()
         self._finals: list[Record] = []
         self._explorations: list[tuple[int, bool]] = []  # (index, was evaluated), ascending
         self._evaluated = self._confirmations = self._calibrations = self._calibrated = 0
@@ -83,6 +86,8 @@ class Ledger:
                 self._tries[parent] = self._tries.get(parent, 0) + 1
             if proposal.operator == CROSSOVER:
                 self._crossed |= crossed_pairs((proposal,))
+            if proposal.operator == REPAIR:
+                self._repaired |= repaired_genomes((proposal,))
         elif proposal.operator == FINAL:
             insort(self._finals, record, key=_index)
         self._confirmations += proposal.operator == CONFIRM
@@ -107,6 +112,7 @@ class Ledger:
             fruitless=self._fruitless(),
             explored_until=self._explored_until,
             self_reported=self._self_reported,
+            repaired=self._repaired,
         )
 
     def _enter(self, record: Record) -> None:
@@ -119,7 +125,7 @@ class Ledger:
             self._births.remove((_birth(entry), id_))
             entry.candidate = record.candidate
             insort(self._births, (index, id_))
-        entry.add(index, record.outcome.val_bpb if isinstance(record.outcome, Scored) else None)
+        entry.add(index, record.outcome)
 
     def _fruitless(self) -> int:
         for count, (_, evaluated) in enumerate(reversed(self._explorations)):
@@ -135,13 +141,16 @@ class _Entry:
     candidate: Candidate  # of the record with the lowest index
     draws: list[tuple[int, float]] = field(default_factory=list)  # (index, val_bpb), ascending
     failures: int = 0
+    flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
     _value: Genome | None = None
 
-    def add(self, index: int, val_bpb: float | None) -> None:
-        if val_bpb is None:
-            self.failures += 1
+    def add(self, index: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Scored):
+            insort(self.draws, (index, outcome.val_bpb))
         else:
-            insort(self.draws, (index, val_bpb))
+            self.failures += 1
+        if isinstance(outcome, Failed) and (self.flaw is None or index < self.flaw[0]):
+            self.flaw = index, outcome
         self._value = None
 
     def genome(self) -> Genome:
@@ -150,8 +159,9 @@ class _Entry:
             repeat = proposal.operator in REPEATS
             operator, parents = (CALIBRATE, ()) if repeat else (proposal.operator, proposal.parents)
             scores = tuple(score for _, score in self.draws)
+            flaw = self.flaw[1] if self.flaw else None
             self._value = Genome(
-                candidate.genome, proposal.index, candidate.species, candidate.size, operator, parents, scores, self.failures
+                candidate.genome, proposal.index, candidate.species, candidate.size, operator, parents, scores, self.failures, flaw
             )
         return self._value
 
@@ -169,6 +179,11 @@ def count_tries(proposals: Iterable[Proposal]) -> dict[str, int]:
 def crossed_pairs(proposals: Iterable[Proposal]) -> frozenset[frozenset[str]]:
     """Pairs that need no second crossing: a merge without conflicts gives the same child again."""
     return frozenset(frozenset(p.parents) for p in proposals if p.operator == CROSSOVER)
+
+
+def repaired_genomes(proposals: Iterable[Proposal]) -> frozenset[str]:
+    """Genomes that need no second repair: the same rules give the same child again."""
+    return frozenset(p.parents[0] for p in proposals if p.operator == REPAIR)
 
 
 def _index(record: Record) -> int:

@@ -3,6 +3,7 @@
     calibrate, confirm, final   the text of the known genome
     mutate                      a built-in mutation of the parent; tried again while the child is known already
     tune                        Optuna's values for a few knobs of the parent, from what its species has shown (evo/tuner.py)
+    repair                      what genomes.repair mends of a genome that failed
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base
 
 Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
@@ -21,7 +22,7 @@ from evo import species, tuner
 from evo.belief import Belief
 from evo.history import History
 from evo.population import lowest_common_ancestor
-from evo.records import CALIBRATE, CROSSOVER, MUTATE, REPEATS, TUNE, Candidate, Proposal
+from evo.records import CALIBRATE, CROSSOVER, MUTATE, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
 
 ATTEMPTS = 12  # mutations of one proposal before it counts as a duplicate
 REPEAT_NOTES = {"calibrate": "seed genome", "confirm": "repeat of a contender", "final": "fresh draw for the announcement"}
@@ -38,6 +39,7 @@ class Library:
     history: History
     belief: Belief
     contract: genomes.Contract = genomes.Contract.LAB  # what the lab asks of its genomes
+    prepare: str = ""  # text of the lab's prepare.py, as programs see it; "" where no program is run
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,22 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
     return judge(proposal, library, merge.text, f"{b[:8]} into {a[:8]}: {genomes.describe(genomes.diff(text, merge.text))}{settled}")
 
 
+def _repair(proposal: Proposal, library: Library, rng: Random) -> Written:
+    id_ = proposal.parents[0]
+    flaw = library.history.genomes[id_].flaw
+    if flaw is None:
+        return unwritten(proposal, f"{id_} has not failed")
+    failure = genomes.Failure(id_, str(flaw.reason), flaw.message, places(flaw.trace))
+    repaired = genomes.repair(library.texts(id_), failure, library.contract, library.prepare)
+    if repaired is None:
+        return unwritten(proposal, f"no rule repairs {flaw.reason}: {flaw.message}")
+    return judge(proposal, library, repaired.text, f"{repaired.note} ({flaw.reason})")
+
+
 def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written:
-    """A written text as a candidate, or why it is not worth an evaluation."""
+    """A written text as a candidate, with what a rule can mend before an evaluation mended, or why it is not worth one."""
+    text, mended = mend(proposal, library, text)
+    note = f"{note}; repaired: {mended}" if mended else note
     if found := problems(proposal, library, text):
         return unwritten(proposal, _one_line(f"{note}: {found[0]}"))
     candidate = _candidate(proposal, text, _one_line(note))
@@ -122,8 +138,23 @@ def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written
 
 def problems(proposal: Proposal, library: Library, text: str) -> tuple[genomes.Problem, ...]:
     """What breaks the contract in a text and does not in its parents."""
-    inherited = {problem.message for parent in proposal.parents for problem in genomes.check(library.texts(parent), library.contract)}
-    return tuple(problem for problem in genomes.check(text, library.contract) if problem.message not in inherited)
+    inherited = _inherited(proposal, library)
+    return tuple(problem for problem in _check(library, text) if problem.message not in inherited)
+
+
+def mend(proposal: Proposal, library: Library, text: str) -> tuple[str, str]:
+    """The text without problems that a rule can mend, and what was done; as it was, and "", where something would remain."""
+    repaired = genomes.mend(text, library.contract, library.prepare, accepted=_inherited(proposal, library))
+    return (repaired.text, repaired.note) if repaired is not None else (text, "")
+
+
+def _inherited(proposal: Proposal, library: Library) -> frozenset[str]:
+    """Messages of the parents' problems."""
+    return frozenset(problem.message for parent in proposal.parents for problem in _check(library, library.texts(parent)))
+
+
+def _check(library: Library, text: str) -> tuple[genomes.Problem, ...]:
+    return genomes.check(text, library.contract, library.prepare)
 
 
 def common_ancestor(library: Library, a: str, b: str) -> str | None:
@@ -145,4 +176,4 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-_MAKERS = {MUTATE: _mutate, CROSSOVER: _crossover, TUNE: _tune}
+_MAKERS = {MUTATE: _mutate, CROSSOVER: _crossover, TUNE: _tune, REPAIR: _repair}

@@ -1,7 +1,7 @@
 """Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
 
 evo        steady state: parents drawn from the survivors by belief and by how little they were tried; mutate, crossover, tune,
-           and confirm where a repeat can change who leads
+           and confirm where a repeat can change who leads. A genome that failed of what a rule may mend is repaired first, once
 greedy     karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
            one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
 tune-only  the baseline that changes numbers alone: Optuna tunes the knobs of the best genome so far, nothing else is tried
@@ -12,16 +12,25 @@ random     the baseline that isolates selection: the same mutations and crossove
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
+from evaluator.outcome import Failed, Phase, Reason
 from evo.belief import Belief
-from evo.history import History
+from evo.history import Genome, History
 from evo.population import ancestors, best, draw_parent
-from evo.records import CONFIRM, CROSSOVER, MUTATE, TUNE
+from evo.records import CONFIRM, CROSSOVER, MUTATE, REPAIR, TUNE
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
+REPAIRS_IN_A_ROW = 2  # of repairs of repairs; what fails after them is left alone
+# What genomes.repair has rules for, by reason or by what is said. Whether a rule finds its place in the program is seen when it is written.
+MENDABLE = (Reason.OUT_OF_MEMORY, Reason.NOT_FINITE, Reason.NO_MODEL)
+MENDABLE_WORDS = re.compile(
+    r"is not defined|object has no attribute|unexpected keyword argument|no tokeniser of size|fused|view size is not compatible|same dtype"
+    r"|on the same device|indices should be either on|shapes cannot be multiplied|leaf Variable|only for scalar outputs"
+)
 PARTNER_DRAWS = 8  # tries to find a partner that is no relative in direct line and was not crossed with before
 
 
@@ -68,6 +77,7 @@ class View:
     survivors: tuple[str, ...]
     tries: Mapping[str, int]  # genome -> explorations with it as a parent, pending ones included
     crossed: frozenset[frozenset[str]]
+    repaired: frozenset[str]  # genomes that have a repair, pending ones included
     draws: Mapping[str, int]  # genome -> pending repeats
     explorations: int  # evaluated and pending
     confirmations: int  # told and pending
@@ -95,6 +105,9 @@ def widen(view: View, rng: Random) -> Move:
 
 
 def _evo(view: View, rng: Random) -> Move:
+    broken = repairable(view)
+    if broken is not None:
+        return Move(REPAIR, (broken,))
     contender = confirmation(view)
     if contender is not None:
         return Move(CONFIRM, (contender,))
@@ -123,6 +136,30 @@ def _random(view: View, rng: Random) -> Move:
         if partner is not None:
             return Move(CROSSOVER, (parent, partner))
     return Move(MUTATE, (parent,))
+
+
+def repairable(view: View) -> str | None:
+    """The oldest genome without a score whose failure a rule may mend and that has no repair yet; None when there is none."""
+    genomes = view.history.genomes
+    for genome in genomes.values():
+        open_ = not genome.scores and genome.parents and genome.id not in view.repaired
+        if open_ and _mendable(genome.flaw) and _repairs_behind(genome, genomes) < REPAIRS_IN_A_ROW:
+            return genome.id
+    return None
+
+
+def _mendable(flaw: Failed | None) -> bool:
+    if flaw is None or flaw.phase == Phase.SCORE:  # how many rows are scored at once is the judge's affair
+        return False
+    return flaw.reason in MENDABLE or MENDABLE_WORDS.search(flaw.message) is not None
+
+
+def _repairs_behind(genome: Genome, genomes: Mapping[str, Genome]) -> int:
+    """How many repairs in a row made a genome."""
+    count, at = 0, genome
+    while at.operator == REPAIR:
+        count, at = count + 1, genomes[at.parents[0]]
+    return count
 
 
 def confirmation(view: View) -> str | None:

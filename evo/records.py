@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from evaluator.outcome import Outcome, from_dict, to_dict
 
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
+REPAIR = "repair"  # of a genome that failed
+_OWN_PLACE = re.compile(r'File "[^"\n]*\btrain\.py", line \d+')
 REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome again under a new seed
 
 
@@ -16,7 +19,7 @@ REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome 
 class Proposal:
     """What the search wants tried next. `index` is unique in a run and orders everything.
 
-    `parents` are genome ids: none for the seed genome's calibration, one for mutate / tune / confirm / final, two for crossover.
+    `parents` are genome ids: none for the seed genome's calibration, one for mutate / tune / repair / confirm / final, two for crossover.
     `seed` is the evaluation's seed, owned by the harness. `group` ties the final draws of one announcement together:
     the index of the first of them; -1 elsewhere.
     """
@@ -52,12 +55,20 @@ class Record:
 
 
 def lean(record: Record) -> Record:
-    """The record without learning curve, trace and log, which only people read: 10,000 records must fit in the driver's memory."""
+    """The record without learning curve and log, which only people read, and of a trace the program's own places alone, which repairs
+    need: 10,000 records must fit in the driver's memory."""
     bulk = {f.name for f in dataclasses.fields(record.outcome)} & {"curve", "trace", "log"}
-    slim = {name: () if name == "curve" else "" for name in bulk if getattr(record.outcome, name)}
-    if not slim:
+    slim: dict[str, Any] = {name: () if name == "curve" else "" for name in bulk if getattr(record.outcome, name)}
+    if "trace" in slim:
+        slim["trace"] = "\n".join(match.group() for match in _OWN_PLACE.finditer(getattr(record.outcome, "trace", "")))
+    if all(getattr(record.outcome, name) == value for name, value in slim.items()):
         return record
-    return dataclasses.replace(record, outcome=dataclasses.replace(record.outcome, **slim))  # type: ignore[arg-type]
+    return dataclasses.replace(record, outcome=dataclasses.replace(record.outcome, **slim))
+
+
+def places(trace: str) -> tuple[int, ...]:
+    """Lines of the program on the way to a failure, the innermost last."""
+    return tuple(int(match.group().rpartition(" ")[2]) for match in _OWN_PLACE.finditer(trace))
 
 
 def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
+from evo.lab import Rendered
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.store import Store
@@ -142,7 +143,7 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     with _watcher() as watcher, _signals():
-        driver = Driver(search, store, executor, assembled.seed_text, watcher, desk)
+        driver = Driver(search, store, executor, Rendered(assembled.prepare, assembled.seed_text), watcher, desk)
         try:
             driver.run(settings.config.run.hours)
             stopped = False

@@ -4,7 +4,7 @@ State is a function of the set of told records and of the pending proposals, bot
 ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, proposal index). There is no generation barrier.
 
     calibrate   repeats of the seed genome, first of all: they give the noise. Slots beyond them get children of the seed
-    explore     what the policy moves (mutate, crossover, tune, confirm), until the limit of evaluations or `closing`
+    explore     what the policy moves (mutate, crossover, tune, repair, confirm), until the limit of evaluations or `closing`
     final       once nothing else is pending: fresh draws of champion and seed genome in pairs, k-th against k-th under one
                 evaluation seed. Exploring further after them voids the announcement; the next closing draws afresh
 
@@ -20,7 +20,7 @@ from random import Random
 
 from evaluator.outcome import Interrupted, Scored
 from evo.belief import Belief, believe
-from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs
+from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
 from evo.policies import POLICIES, SearchConfig, View, widen
 from evo.population import survivors
 from evo.records import CALIBRATE, CONFIRM, FINAL, Candidate, Proposal, Record, lean
@@ -220,6 +220,7 @@ class Search:
             survivors=self._facts.survivors,
             tries=tries,
             crossed=history.crossed | crossed_pairs(pending),
+            repaired=history.repaired | repaired_genomes(pending),
             draws=draws,
             explorations=history.evaluated + sum(1 for p in pending if p.operator in EXPLORATIONS),
             confirmations=history.confirmations + sum(draws.values()),

@@ -110,7 +110,7 @@ class ModelWriter:
             edits = genomes.describe(genomes.diff(parent, text))
         except genomes.GenomeError as error:
             return f"{'the answer was cut off for its length, be shorter; ' if reply.truncated else ''}{error}"
-        if found := operators.problems(proposal, library, text):
+        if found := operators.problems(proposal, library, operators.mend(proposal, library, text)[0]):
             return f"the program would break the contract: {'; '.join(map(str, found[:3]))}"
         written = operators.judge(proposal, library, text, self._note(proposal, edits, reply.text))
         if isinstance(written.outcome, Duplicate):

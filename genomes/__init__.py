@@ -8,14 +8,15 @@
     patch                      a model's search/replace blocks
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
-    check, require             parse and contract: problems as values, or raised
+    check, require             parse, contract and certain mistakes: problems as values, or raised
+    mend, repair               without a model: what check finds, and what an evaluation failed of
     contract_of                which contract a lab's seed genome is under
 
 All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
 """
 
 from genomes.canonical import identity, size, species
-from genomes.contract import Contract, Problem, check, contract_of, require
+from genomes.contract import Contract, check, contract_of, require
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
@@ -24,7 +25,9 @@ from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 from genomes.patches import patch
+from genomes.problem import Problem
 from genomes.readings import Reader, constants
+from genomes.repairs import Failure, Repaired, mend, repair
 from genomes.units import definitions
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "ContractError",
     "Edit",
     "EditError",
+    "Failure",
     "GenomeError",
     "Knob",
     "KnobError",
@@ -44,6 +48,7 @@ __all__ = [
     "ParseError",
     "Problem",
     "Reader",
+    "Repaired",
     "Value",
     "apply",
     "check",
@@ -54,9 +59,11 @@ __all__ = [
     "diff",
     "identity",
     "knobs",
+    "mend",
     "merge",
     "mutate",
     "patch",
+    "repair",
     "require",
     "set_knobs",
     "size",

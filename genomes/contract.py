@@ -1,4 +1,4 @@
-"""The lab's contract, checked on the tree in milliseconds.
+"""What keeps a text from being a genome, read off it in milliseconds: parsing and compiling, the lab's contract, and certain mistakes.
 
 LAB      a genome defines `build_model` and `main` at top level, and importing it does nothing else than import, define and assign
          (docs/design.md)
@@ -6,19 +6,30 @@ SCRIPT   a genome is run, not imported, as in karpathy/autoresearch: anything ma
          seeds itself by `manual_seed(…)`, where the harness's seed is put in
 
 Which one a lab is under is read off its seed genome, once (`contract_of`), and holds for all descendants.
-Left out here: undefined names, shapes, divisibility; running the program finds them.
+
+Certain mistakes are names that nobody defines (genomes/scopes.py), calls and attributes that cannot work (genomes/calls.py), constants that
+do not go together (genomes/guards.py) and, under LAB, what the agenda excludes (genomes/forbidden.py). An honest program is never refused:
+whatever a check is not certain of, it leaves to the run. Left out: shapes, types, and what an installed library offers.
 """
 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+import symtable
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 
+from genomes.calls import attribute_problems, call_problems
+from genomes.classes import Classes
 from genomes.errors import ContractError, ParseError
+from genomes.forbidden import forbidden_problems
+from genomes.guards import guard_problems
 from genomes.literals import last_name
-from genomes.source import parse
+from genomes.outline import Outline, outline
+from genomes.problem import Problem
+from genomes.scopes import name_problems
+from genomes.source import parse, symbols
 
 _REQUIRED = ("build_model", "main")
 _CONSTITUTION = "prepare"  # the module that every genome uses
@@ -52,17 +63,6 @@ class Contract(StrEnum):
     SCRIPT = "script"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One reason why a text is no genome. `line` is 0 where the whole file is meant."""
-
-    line: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.message}" if self.line else self.message
-
-
 def contract_of(text: str) -> Contract:
     """SCRIPT for a program that lacks a function of the lab's contract but imports from `prepare`; LAB for all others."""
     try:
@@ -73,23 +73,43 @@ def contract_of(text: str) -> Contract:
 
 
 @lru_cache(maxsize=4096)
-def check(text: str, contract: Contract = Contract.LAB) -> tuple[Problem, ...]:
-    """What keeps the text from being a genome; empty when nothing does."""
+def check(text: str, contract: Contract = Contract.LAB, prepare: str = "") -> tuple[Problem, ...]:
+    """What keeps the text from being a genome, in the order of lines; empty when nothing does.
+
+    Args:
+        prepare: text of the lab's prepare.py, whose names, signatures and constants are then known; "" where it is not at hand.
+    """
     try:
-        tree = parse(text).tree
+        tree, table = parse(text).tree, symbols(text)
     except ParseError as error:
         return (Problem(0, str(error)),)
+    found = [*_contract_problems(tree, contract), *_mistakes(outline(tree), table, prepare, contract)]
+    return tuple(sorted(dict.fromkeys(found), key=lambda problem: problem.line))
+
+
+def _mistakes(program: Outline, table: symtable.SymbolTable, prepare: str, contract: Contract) -> Iterator[Problem]:
+    """What certainly fails or is excluded in a program that compiles."""
+    classes = Classes(program)
+    yield from name_problems(table, program)
+    yield from call_problems(program, classes, prepare)
+    yield from attribute_problems(program, classes, prepare)
+    yield from guard_problems(program, prepare)
+    if contract is Contract.LAB:
+        yield from forbidden_problems(program)
+
+
+def require(text: str, contract: Contract = Contract.LAB, prepare: str = "") -> None:
+    """Raise ContractError, with every problem in one line, where `check` finds any."""
+    problems = check(text, contract, prepare)
+    if problems:
+        raise ContractError("; ".join(str(problem) for problem in problems))
+
+
+def _contract_problems(tree: ast.Module, contract: Contract) -> list[Problem]:
     if contract is Contract.SCRIPT:
         return _script_problems(tree)
     missing = [Problem(0, f"defines no top-level function {name}()") for name in _missing(tree)]
-    return (*missing, *(Problem(node.lineno, _effect(node)) for node in tree.body if not _is_inert(node)))
-
-
-def require(text: str, contract: Contract = Contract.LAB) -> None:
-    """Raise ContractError, with every problem in one line, where `check` finds any."""
-    problems = check(text, contract)
-    if problems:
-        raise ContractError("; ".join(str(problem) for problem in problems))
+    return [*missing, *(Problem(node.lineno, _effect(node)) for node in tree.body if not _is_inert(node))]
 
 
 def _missing(tree: ast.Module) -> list[str]:
@@ -97,11 +117,11 @@ def _missing(tree: ast.Module) -> list[str]:
     return [name for name in _REQUIRED if name not in defined]
 
 
-def _script_problems(tree: ast.Module) -> tuple[Problem, ...]:
+def _script_problems(tree: ast.Module) -> list[Problem]:
     problems = [] if _imports_constitution(tree) else [Problem(0, f"imports nothing from {_CONSTITUTION}")]
     if not any(isinstance(node, ast.Call) and last_name(node.func) in _SEEDING and (node.args or node.keywords) for node in ast.walk(tree)):
         problems.append(Problem(0, "has no manual_seed(…) call, so that no seed can be given to it"))
-    return tuple(problems)
+    return problems
 
 
 def _imports_constitution(tree: ast.Module) -> bool:

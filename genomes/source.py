@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+import symtable
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
 _COLLISIONS = 50  # with other threads, before they are believed to be something else
 _Tree = TypeVar("_Tree", ast.Module, ast.Expression)
+_Result = TypeVar("_Result")
 
 
 class _Positioned(ast.AST):
@@ -73,10 +75,28 @@ class Source:
 
 def parse_tree(text: str) -> ast.Module:
     """The tree alone. Warnings about the text (an invalid escape) are the program's business, not ours."""
+    return _translated(lambda: _undisturbed(lambda: ast.parse(text)))
+
+
+def symbols(text: str) -> symtable.SymbolTable:
+    """What each scope binds and reads, as CPython's own compiler sees it.
+
+    Raises:
+        ParseError: it parses and does not compile: a `return` outside of a function, an argument named twice, …
+    """
+
+    def tables() -> symtable.SymbolTable:
+        compile(text, "train.py", "exec", dont_inherit=True)
+        return symtable.symtable(text, "train.py", "exec")
+
+    return _translated(tables)
+
+
+def _translated(work: Callable[[], _Result]) -> _Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _undisturbed(lambda: ast.parse(text))
+            return work()
     except SyntaxError as error:
         line = f" in {error.text.strip()!r}" if error.text else ""
         raise ParseError(f"line {error.lineno or '?'}: {error.msg}{line}") from error

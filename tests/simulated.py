@@ -28,6 +28,7 @@ class World:
     effect: Effect
     noise_sd: float = 0.001
     failures: float = 0.0  # share of new genomes that crash
+    memory: float = 0.0  # share of new genomes that run out of it
     blanks: float = 0.0  # share of proposals that are unwritten, and as many duplicates
     salt: int = 0
     truth: dict[str, float] = field(default_factory=lambda: {FOUNDER.id: 1.0})
@@ -47,6 +48,8 @@ class World:
         self.truth[genome] = min(parents) + self.effect(rng) * (0.3 if proposal.operator == CROSSOVER else 1.0)
         if rng.random() < self.failures:
             return self._record(proposal, genome, Failed(Reason.CRASH, Phase.TRAIN, "boom"))
+        if rng.random() < self.memory:
+            return self._record(proposal, genome, Failed(Reason.OUT_OF_MEMORY, Phase.TRAIN, "MemoryError: "))
         return self._record(proposal, genome, scored(self.truth[genome] + rng.gauss(0, self.noise_sd)))
 
     def _record(self, proposal: Proposal, genome: str, outcome: Outcome) -> Record:

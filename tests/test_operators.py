@@ -12,7 +12,7 @@ from evaluator.outcome import Duplicate, Failed, Phase, Reason, Unwritten
 from evo.belief import believe
 from evo.history import fold
 from evo.operators import Library, Written, describe_seed, write
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, TUNE, Candidate, Proposal, Record
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPAIR, TUNE, Candidate, Proposal, Record, lean
 
 SEED_TEXT = '''"""A program of the test."""
 
@@ -50,6 +50,9 @@ class Shelf:
         """The genome's own evaluation came to this; None: it failed."""
         outcome = scored(val_bpb) if val_bpb is not None else Failed(Reason.CRASH, Phase.TRAIN, "boom")
         self.records.append(Record(self.known[genome], outcome))
+
+    def fail(self, genome: str, failed: Failed) -> None:
+        self.records.append(Record(self.known[genome], failed))
 
     def library(self) -> Library:
         history = fold(self.records)
@@ -250,3 +253,75 @@ def test_a_program_without_tunable_knobs_is_unwritten(shelf: Shelf) -> None:
     written = shelf.write(4, TUNE, bare)
     assert isinstance(written.outcome, Unwritten)
     assert "tuned" in written.outcome.why
+
+
+# ---- repairs
+
+HUNGRY = """import prepare
+
+ROWS = 8  # rows per pass
+PASSES = 2  # accumulation
+
+
+def build_model():
+    return ROWS * PASSES
+
+
+def main():
+    for x, y in prepare.batches(ROWS, 512):
+        print(x, y)
+    prepare.save(build_model())
+""".replace("PASSES", "ACCUMULATION")
+
+
+def test_a_repair_mends_what_the_genome_failed_of(shelf: Shelf) -> None:
+    hungry = shelf.add(1, HUNGRY)
+    shelf.fail(hungry, Failed(Reason.OUT_OF_MEMORY, Phase.TRAIN, "MemoryError: "))
+    written = shelf.write(2, REPAIR, hungry)
+    assert written.outcome is None
+    assert written.text == HUNGRY.replace("ROWS = 8", "ROWS = 4").replace("ACCUMULATION = 2", "ACCUMULATION = 4")
+    assert written.candidate.note == "ROWS 8 → 4 and ACCUMULATION 2 → 4: the same total batch (out_of_memory)"
+
+
+def test_a_repair_finds_the_line_in_the_trace_of_a_lean_record(shelf: Shelf) -> None:
+    text = SEED_TEXT.replace("    scale = 1.25\n", "    scale = model.T.view(-1)\n").replace(
+        "    bias = 0.75\n", "    bias = model.view(-1)\n"
+    )
+    broken = shelf.add(1, text)
+    trace = (
+        f'  File "/lab/train.py", line {text[: text.index("scale =")].count(chr(10)) + 1}, in main\n    scale\nRuntimeError: view size\n'
+    )
+    message = "RuntimeError: view size is not compatible with input tensor's size and stride"
+    shelf.fail(broken, lean(Record(shelf.known[broken], Failed(Reason.CRASH, Phase.SETUP, message, trace))).outcome)  # type: ignore[arg-type]
+    written = shelf.write(2, REPAIR, broken)
+    assert written.text == text.replace("model.T.view", "model.T.reshape")
+
+
+def test_a_failure_that_no_rule_knows_leaves_the_repair_unwritten(shelf: Shelf) -> None:
+    shelf.score(shelf.founder.genome, None)
+    written = shelf.write(2, REPAIR, shelf.founder.genome)
+    assert isinstance(written.outcome, Unwritten)
+    assert "no rule repairs crash: boom" in written.outcome.why
+
+
+def test_a_repair_that_is_known_is_a_duplicate(shelf: Shelf) -> None:
+    hungry = shelf.add(1, HUNGRY)
+    shelf.fail(hungry, Failed(Reason.OUT_OF_MEMORY, Phase.TRAIN, "MemoryError: "))
+    shelf.add(2, shelf.write(2, REPAIR, hungry).text)
+    assert shelf.write(3, REPAIR, hungry).outcome == Duplicate(2)
+
+
+def test_what_can_be_mended_before_an_evaluation_is_and_the_note_says_so(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = SEED_TEXT.replace("scale = 1.25", "scale = math.sqrt(2)")
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng, contract: genomes.Mutant(broken, "root", "scale"))
+    written = shelf.write(2, MUTATE, shelf.founder.genome)
+    assert written.outcome is None
+    assert "import math\n" in written.text
+    assert written.candidate.note == "root: scale; repaired: import math"
+
+
+def test_a_problem_of_the_parent_is_not_mended_in_passing(shelf: Shelf) -> None:
+    odd = shelf.add(1, SEED_TEXT.replace("scale = 1.25", "scale = math.sqrt(2)"))
+    written = shelf.write(2, MUTATE, odd)
+    assert written.outcome is None
+    assert "import math" not in written.text

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import FOUNDER, World, drive, improving, neutral, scored, search
 
-from evaluator.outcome import Duplicate, Failed, Interrupted, Phase, Reason, Unwritten
+from evaluator.outcome import Duplicate, Failed, Interrupted, Phase, Reason, Scored, Unwritten
 from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, Candidate, Proposal, Record
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, REPAIR, Candidate, Proposal, Record
 from evo.search import Search
 from evo.standing import assess
 
 POLICIES = ("evo", "greedy", "random", "tune-only")
-ROUGH = {"failures": 0.15, "blanks": 0.1}
+ROUGH = {"failures": 0.15, "blanks": 0.1, "memory": 0.15}
 
 
 def operators(records: list[Record]) -> list[str]:
@@ -221,6 +221,92 @@ def test_greedy_is_a_chain_from_the_lowest_observation() -> None:
         if proposal.operator != FINAL:
             first.setdefault(record.candidate.genome, record.outcome.val_bpb)  # type: ignore[union-attr]
     assert set(operators(records)) == {CALIBRATE, "mutate", FINAL}
+
+
+# ---- repairs
+
+
+def repairs_of(records: list[Record]) -> list[Proposal]:
+    ordered = sorted(records, key=lambda r: r.candidate.proposal.index)
+    return [r.candidate.proposal for r in ordered if r.candidate.proposal.operator == REPAIR]
+
+
+def test_what_runs_out_of_memory_is_repaired_next_and_once() -> None:
+    found = search(evals=60)
+    records = drive(found, World(improving, memory=0.3), slots=1)
+    by_index = {r.candidate.proposal.index: r for r in records}
+    failed = [r for r in records if isinstance(r.outcome, Failed) and r.candidate.proposal.operator != REPAIR]
+    assert len(failed) > 5
+    for record in failed:
+        following = by_index.get(record.candidate.proposal.index + 1)
+        if following is not None and following.candidate.proposal.operator != FINAL:
+            assert following.candidate.proposal.operator == REPAIR
+            assert following.candidate.proposal.parents == (record.candidate.genome,)
+    parents = [proposal.parents for proposal in repairs_of(records)]
+    assert len(parents) == len(set(parents))
+    assert any(isinstance(by_index[p.index].outcome, Scored) for p in repairs_of(records))
+
+
+def test_a_repair_under_way_is_not_proposed_again() -> None:
+    found = search(evals=200)
+    world = World(improving, memory=0.5)
+    records = drive(found, world, slots=8, stop_after=80)
+    parents = [p.parents for p in [*repairs_of(records), *(p for p in found.pending if p.operator == REPAIR)]]
+    assert len(parents) == len(set(parents)) > 10
+
+
+def test_no_more_than_two_repairs_follow_each_other() -> None:
+    found = search(evals=80)
+    records = drive(found, World(improving, memory=1.0), slots=2)
+    made_by = {r.candidate.genome: r.candidate.proposal for r in records}
+    chains = []
+    for proposal in repairs_of(records):
+        length, at = 0, proposal
+        while at.operator == REPAIR:
+            length, at = length + 1, made_by[at.parents[0]]
+        chains.append(length)
+    assert set(chains) == {1, 2}
+
+
+def test_other_failures_and_other_policies_repair_nothing() -> None:
+    assert REPAIR not in operators(drive(search(evals=40), World(improving, failures=0.4)))
+    for policy in ("greedy", "random", "tune-only"):
+        assert REPAIR not in operators(drive(search(policy=policy, evals=40), World(improving, memory=0.4)))
+
+
+def test_a_score_of_the_repaired_leads_on_from_the_grandparent() -> None:
+    """The genome that failed has no estimate; the run goes on with its repair as with any other child."""
+    found = search(evals=100)
+    drive(found, World(improving, memory=0.5), slots=2)
+    scored_repairs = [g for g in found.history.genomes.values() if g.operator == REPAIR and g.scores]
+    assert scored_repairs
+    for genome in scored_repairs:
+        assert genome.id in found.belief.of
+        assert not any(p in found.belief.of for p in genome.parents)
+    assert any(g.id in found.history.tries for g in scored_repairs)  # as parents
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "mendable"),
+    [
+        (Reason.OUT_OF_MEMORY, "MemoryError: ", True),
+        (Reason.NOT_FINITE, "FloatingPointError: the loss is nan after 3 steps", True),
+        (Reason.NO_MODEL, "main() returned without prepare.save(model)", True),
+        (Reason.CRASH, "NameError: name 'math' is not defined", True),
+        (Reason.CRASH, "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x3)", True),
+        (Reason.CONTRACT, "no tokeniser of size 512; prepared are 1024", True),
+        (Reason.CRASH, "RuntimeError: this tree crashes in the instant lab", False),
+        (Reason.CRASH, "KeyError: 3", False),
+        (Reason.OVERRAN, "the weights had not arrived", False),
+    ],
+)
+def test_what_is_repaired_is_read_off_the_failure(reason: Reason, message: str, mendable: bool) -> None:
+    found = search(evals=20)
+    world = World(improving)
+    drive(found, world, slots=1, stop_after=4)
+    (proposal,) = found.ask(1)
+    found.tell(Record(world.evaluate(proposal).candidate, Failed(reason, Phase.TRAIN, message)))
+    assert (found.ask(1)[0].operator == REPAIR) is mendable
 
 
 # ---- final draws

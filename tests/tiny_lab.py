@@ -12,6 +12,7 @@ from evo import operators
 from evo.desk import Answer, Desk
 from evo.drive import Driver, Watcher
 from evo.executor import Executor, InlineExecutor, SlotSpec
+from evo.lab import Rendered
 from evo.policies import SearchConfig
 from evo.records import Record
 from evo.search import Founder, Search
@@ -59,7 +60,7 @@ def drive(
     seed = operators.describe_seed(program)
     with Store.open(run_dir, {"lab": "test"}) as store:
         found = Search(SearchConfig(evals=evals, **search), Founder(seed.genome, seed.species, seed.size))
-        driver = Driver(found, store, executor or InlineExecutor((spec(run_dir),)), program, watcher or Silent(), desk)
+        driver = Driver(found, store, executor or InlineExecutor((spec(run_dir),)), Rendered("", program), watcher or Silent(), desk)
         driver.run(hours)
         return driver
 

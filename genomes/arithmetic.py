@@ -1,0 +1,206 @@
+"""Values that a program's text fixes: constants that are assigned once, and arithmetic over them.
+
+`Constants.value` gives a number, string, tuple or dictionary of such, or None for everything that the text does not fix. Nothing of the
+program runs; exponents, repetitions and lengths are bounded.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from genomes.outline import Outline, Scope
+
+_MOST = 1 << 64  # of an integer that is computed with
+_LONGEST = 4096  # of a string or tuple
+_CONSTITUTION = "prepare"
+_DEEPEST = 40  # definitions that refer to each other
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
+_CALLS: dict[str, Callable[..., Any]] = {
+    "int": int,
+    "float": float,
+    "abs": abs,
+    "min": min,
+    "max": max,
+    "round": round,
+    "len": len,
+    "bool": bool,
+    "set": frozenset,
+    "tuple": tuple,
+    "str": str,
+    "all": all,
+    "any": any,
+}
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+_FAILS = (ArithmeticError, TypeError, ValueError, LookupError)
+
+
+class Constants:
+    """The constants of one program, evaluated when they are asked for."""
+
+    def __init__(self, program: Outline, prepare: Constants | None = None) -> None:
+        """
+        Args:
+            prepare: the constants of the lab's prepare.py, which the program imports.
+        """
+        self.program = program
+        self._prepare = prepare
+        self._known: dict[tuple[int, str], Any] = {}
+        self._given: dict[tuple[int, str], ast.expr] = {}
+        for scope in program.scopes.values():
+            if isinstance(scope.node, ast.Module | ast.FunctionDef):
+                for name, value in _definitions(scope.node.body):
+                    if scope.bound[name] == 1:
+                        self._given[id(scope), name] = value
+
+    def value(self, node: ast.expr, scope: Scope, depth: int = 0) -> Any:
+        """The value of an expression in a scope; None where it is not fixed, or has none."""
+        try:
+            return self._value(node, scope, depth)
+        except _FAILS:
+            return None
+
+    def named(self, name: str, scope: Scope, depth: int = 0) -> Any:
+        """The value of a name in a scope, or None."""
+        holder = scope.holder(name)
+        if holder is None or depth > _DEEPEST:
+            return None
+        key = (id(holder), name)
+        if key not in self._known:
+            given = self._given.get(key)
+            if given is not None:
+                self._known[key] = self.value(given, holder, depth + 1)
+            else:
+                dotted = self.program.imports.get(name, "") if holder is self.program.module else ""
+                self._known[key] = self._offered(dotted)
+        return self._known[key]
+
+    def assume(self, name: str, value: Any) -> None:
+        """From now on, a constant of the module has this value."""
+        self._known[id(self.program.module), name] = value
+
+    def definition(self, name: str, scope: Scope) -> ast.expr | None:
+        """The expression that a name is assigned, where it is assigned once."""
+        holder = scope.holder(name)
+        return self._given.get((id(holder), name)) if holder is not None else None
+
+    def offered(self, name: str) -> Any:
+        """The value of a constant of prepare.py, or None."""
+        return self._prepare.named(name, self._prepare.program.module) if self._prepare is not None else None
+
+    def _offered(self, dotted: str) -> Any:
+        module, _, name = dotted.rpartition(".")
+        return self.offered(name) if module == _CONSTITUTION else None
+
+    def _value(self, node: ast.expr, scope: Scope, depth: int) -> Any:
+        match node:
+            case ast.Constant():
+                return node.value if isinstance(node.value, bool | int | float | str) else None
+            case ast.Name():
+                return self.named(node.id, scope, depth)
+            case ast.Attribute():
+                return self._offered(self.program.dotted(node, scope))
+            case ast.UnaryOp() if type(node.op) in _UNARY:
+                operand = self._value(node.operand, scope, depth)
+                return None if operand is None else _UNARY[type(node.op)](operand)
+            case ast.BinOp() if type(node.op) in _BINARY:
+                return self._binary(node, scope, depth)
+            case ast.Tuple() | ast.List() | ast.Set():
+                elements = tuple(self._value(element, scope, depth) for element in node.elts)
+                return None if None in elements else elements
+            case ast.Compare() | ast.BoolOp():
+                return self._truth(node, scope, depth)
+            case ast.Call():
+                return self._call(node, scope, depth)
+        return None
+
+    def _binary(self, node: ast.BinOp, scope: Scope, depth: int) -> Any:
+        left, right = self._value(node.left, scope, depth), self._value(node.right, scope, depth)
+        if left is None or right is None or isinstance(left, str) or (isinstance(left, tuple) and not isinstance(node.op, ast.Add)):
+            return None
+        if isinstance(node.op, ast.Pow | ast.LShift) and (abs(right) > 64 or abs(left) > 1 << 32):
+            return None
+        found = _BINARY[type(node.op)](left, right)
+        bounded = isinstance(found, bool | int) and abs(found) < _MOST
+        return found if bounded or isinstance(found, float) or (isinstance(found, tuple) and len(found) < _LONGEST) else None
+
+    def _truth(self, node: ast.Compare | ast.BoolOp, scope: Scope, depth: int) -> Any:
+        if isinstance(node, ast.BoolOp):
+            settles = isinstance(node.op, ast.Or)
+            values = [self._value(part, scope, depth) for part in node.values]
+            if any(value is not None and bool(value) is settles for value in values):
+                return settles
+            return None if None in values else not settles
+        values = [self._value(part, scope, depth) for part in (node.left, *node.comparators)]
+        if None in values or any(type(op) not in _COMPARE for op in node.ops):
+            return None
+        return all(_COMPARE[type(op)](a, b) for op, a, b in zip(node.ops, values, values[1:], strict=False))
+
+    def _call(self, node: ast.Call, scope: Scope, depth: int) -> Any:
+        if not isinstance(node.func, ast.Name) or node.func.id not in _CALLS or scope.holder(node.func.id) is not None or node.keywords:
+            return None
+        if len(node.args) == 1 and isinstance(node.args[0], ast.GeneratorExp | ast.ListComp):
+            arguments: list[Any] = [self._each(node.args[0], scope, depth)]
+        else:
+            arguments = [self._value(argument, scope, depth) for argument in node.args]
+        return None if None in arguments or not arguments else _CALLS[node.func.id](*arguments)
+
+    def _each(self, node: ast.GeneratorExp | ast.ListComp, scope: Scope, depth: int) -> Any:
+        """`c in "SL" for c in PATTERN`: the values of one loop without conditions."""
+        (loop, *more) = node.generators
+        values = self._value(loop.iter, scope, depth)
+        if more or loop.ifs or not isinstance(loop.target, ast.Name) or not isinstance(values, str | tuple) or len(values) > _LONGEST:
+            return None
+        found = []
+        for value in values:
+            element = self._value(_Replace(loop.target.id, value).visit(copy.deepcopy(node.elt)), scope, depth)
+            if element is None:
+                return None
+            found.append(element)
+        return tuple(found)
+
+
+class _Replace(ast.NodeTransformer):
+    """A name by a value; on a copy, since trees are shared."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        self._name, self._with = name, value
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.copy_location(ast.Constant(self._with), node) if node.id == self._name else node
+
+
+def _definitions(block: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
+    """Names and what the block itself, not a block inside of it, assigns to them; tuples of both sides pairwise."""
+    for statement in block:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None:
+            yield statement.target.id, statement.value
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            continue
+        target, value = statement.targets[0], statement.value
+        if isinstance(target, ast.Name):
+            yield target.id, value
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            yield from ((t.id, v) for t, v in zip(target.elts, value.elts, strict=True) if isinstance(t, ast.Name))

@@ -1,0 +1,186 @@
+"""Constants that do not go together, found where the program itself says so.
+
+Not names but the program's own words are judged, with the constants that its text and prepare's fix: an `assert`, or an `if …: raise`, that
+certainly stops it (batch sizes that do not divide, heads, letters of a window pattern), a dictionary of choices that lacks the one chosen,
+an index beyond a table, a vocabulary that prepare does not offer, heads that do not divide the width of an attention layer.
+Only guards that certainly run are read: those in the own block of the module, of `main` and `build_model`, and of what these call
+outside of every condition.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+from genomes.arithmetic import Constants
+from genomes.calls import CONSTITUTION, constitution
+from genomes.outline import Outline, Scope, parts
+from genomes.problem import Problem
+
+_BATCHES = ("prepare.batches", "prepare.warmup_batches")
+_SOMETIMES = (
+    *(ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match, ast.IfExp, ast.BoolOp, ast.Lambda),
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+)
+_EXCUSED = ("NotImplementedError", "StopIteration", "SystemExit", "KeyboardInterrupt")
+
+
+def guard_problems(program: Outline, prepare: str) -> Iterator[Problem]:
+    """Problems of values. `prepare` is the text of the lab's prepare.py, "" where it is not known."""
+    constants = constants_of(program, prepare)
+    runs = running(program)
+    for scope, statement, test in refusals(program, constants, runs):
+        yield Problem(statement.lineno, _stops(test, scope, constants))
+    for subscript, scope in program.subscripts:
+        if scope in runs and isinstance(subscript.ctx, ast.Load) and (wrong := _missing(subscript, scope, constants)):
+            yield Problem(subscript.lineno, wrong)
+    for call, scope in program.calls:
+        if wrong := _vocabulary(call, scope, constants) or _heads(call, scope, constants):
+            yield Problem(call.lineno, wrong)
+
+
+def constants_of(program: Outline, prepare: str) -> Constants:
+    """The constants of a program of the lab."""
+    return Constants(program, _constants_of_prepare(prepare))
+
+
+@lru_cache(maxsize=2)
+def _constants_of_prepare(prepare: str) -> Constants | None:
+    offered = constitution(prepare)
+    return Constants(offered) if offered is not None else None
+
+
+def refusals(program: Outline, constants: Constants, runs: Iterable[Scope]) -> Iterator[tuple[Scope, ast.stmt, ast.expr]]:
+    """The guards that stop the program, and their conditions."""
+    for scope in runs:
+        for statement in scope.node.body if isinstance(scope.node, ast.Module | ast.FunctionDef) else ():
+            if (test := refused(statement, scope, constants)) is not None:
+                yield scope, statement, test
+
+
+def running(program: Outline) -> list[Scope]:
+    """Scopes of the module, and of the functions that certainly run."""
+    open_, found = [program.module, *_entries(program)], list[Scope]()
+    while open_:
+        scope = open_.pop()
+        if scope in found:
+            continue
+        found.append(scope)
+        for statement in scope.node.body if isinstance(scope.node, ast.Module | ast.FunctionDef) else ():
+            for node in _always(statement):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    open_ += _entered(program.definition(node.func.id, scope), program)
+    return found
+
+
+def _entries(program: Outline) -> list[Scope]:
+    return [scope for name in ("main", "build_model") for scope in _entered(program.definition(name, program.module), program)]
+
+
+def _entered(definition: ast.stmt | None, program: Outline) -> list[Scope]:
+    if isinstance(definition, ast.ClassDef):
+        return [
+            program.scopes[id(f)] for f in definition.body if isinstance(f, ast.FunctionDef) and f.name in ("__init__", "__post_init__")
+        ]
+    return [program.scopes[id(definition)]] if isinstance(definition, ast.FunctionDef) else []
+
+
+def _always(statement: ast.stmt) -> Iterator[ast.AST]:
+    """What runs whenever the statement does."""
+    open_: list[ast.AST] = [statement]
+    while open_:
+        node = open_.pop()
+        if isinstance(node, _SOMETIMES):
+            heads = [getattr(node, name) for name in ("test", "iter", "subject") if isinstance(getattr(node, name, None), ast.AST)]
+            open_ += heads
+            continue
+        yield node
+        open_ += ast.iter_child_nodes(node)
+
+
+def refused(statement: ast.stmt, scope: Scope, constants: Constants) -> ast.expr | None:
+    """The condition by which a statement certainly stops the program; None where it does not."""
+    if isinstance(statement, ast.Assert):
+        value = constants.value(statement.test, scope)
+        return statement.test if value is not None and not value else None
+    if isinstance(statement, ast.If) and isinstance(statement.body[-1], ast.Raise):
+        raised = statement.body[-1].exc
+        excused = raised is None or any(isinstance(n, ast.Name) and n.id in _EXCUSED for n in ast.walk(raised))
+        return statement.test if not excused and constants.value(statement.test, scope) else None
+    return None
+
+
+def _stops(test: ast.expr, scope: Scope, constants: Constants) -> str:
+    """The condition with the values of all that is in it."""
+    values = {}
+    for node in ast.walk(test):
+        if isinstance(node, ast.Name | ast.Attribute) and (value := constants.value(node, scope)) is not None:
+            values[ast.unparse(node)] = value
+    told = ", ".join(f"{name} = {_shown(value)}" for name, value in values.items())
+    return f"these values stop the program at `{ast.unparse(test)}`: {told}; change one so that they fit"
+
+
+def _missing(node: ast.Subscript, scope: Scope, constants: Constants) -> str:
+    key = constants.value(node.slice, scope)
+    if key is None or isinstance(node.slice, ast.Constant):
+        return ""
+    table = constants.definition(node.value.id, scope) if isinstance(node.value, ast.Name) else node.value
+    if isinstance(table, ast.Dict) and not _changed(node.value, scope, constants):
+        keys = [constants.value(known, scope) if known is not None else None for known in table.keys]
+        if None not in keys and keys and key not in keys:
+            return f"{ast.unparse(node.slice)} = {_shown(key)} is none of {', '.join(map(_shown, keys))}"
+    rows = constants.value(node.value, scope)
+    if isinstance(rows, tuple | str) and type(key) is int and not -len(rows) <= key < len(rows):
+        return f"{ast.unparse(node.slice)} = {key} is no index of {ast.unparse(node.value)[:40]}, which has {len(rows)} elements"
+    return ""
+
+
+def _changed(table: ast.expr, scope: Scope, constants: Constants) -> bool:
+    """A dictionary with a name to which something may be added; of a name that is used in one place only, nothing can be."""
+    if not isinstance(table, ast.Name):
+        return False
+    holder = scope.holder(table.id)
+    uses = sum(1 for n in ast.walk(holder.node) if isinstance(n, ast.Name) and n.id == table.id) if holder is not None else 3
+    return uses > 2
+
+
+def _vocabulary(call: ast.Call, scope: Scope, constants: Constants) -> str:
+    if constants.program.dotted(call.func, scope) not in _BATCHES:
+        return ""
+    given = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "vocab_size")]
+    size, sizes = constants.value(given[0], scope) if given else None, constants.offered("VOCAB_SIZES")
+    if size is None or not isinstance(sizes, tuple) or size in sizes:
+        return ""
+    return f"{ast.unparse(given[0])} = {size} is none of {CONSTITUTION}.VOCAB_SIZES: {', '.join(map(str, sizes))}"
+
+
+def _heads(call: ast.Call, scope: Scope, constants: Constants) -> str:
+    if constants.program.dotted(call.func, scope) != "torch.nn.MultiheadAttention":
+        return ""
+    width, heads = ([constants.value(argument, scope) for argument in call.args[:2]] + [None, None])[:2]
+    if type(width) is int and type(heads) is int and (heads < 1 or width % heads):
+        return f"{heads} heads do not divide the width {width} of nn.MultiheadAttention: change one so that they do"
+    return ""
+
+
+def involved(test: ast.AST, scope: Scope, constants: Constants) -> set[str]:
+    """The module's constants that a condition depends on, through whatever local names."""
+    found, open_ = set[str](), [(node, scope) for node in parts(test)]
+    seen = set[int]()
+    while open_:
+        node, where = open_.pop()
+        if not isinstance(node, ast.Name) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        holder, given = where.holder(node.id), constants.definition(node.id, where)
+        if holder is constants.program.module and given is not None:
+            found.add(node.id)
+        if holder is not None and given is not None:
+            open_ += [(inner, holder) for inner in parts(given)]
+    return found
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]
