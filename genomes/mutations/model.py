@@ -10,8 +10,12 @@ import random
 import re
 
 from genomes.literals import last_name, read_value
+from genomes.mutations.attention import ATTENTION_MUTATIONS
+from genomes.mutations.edges import EDGE_MUTATIONS
+from genomes.mutations.mlp import MLP_MUTATIONS
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
 from genomes.mutations.patterns import (
+    ACTIVATIONS,
     atom,
     in_recipe,
     is_norm,
@@ -24,12 +28,13 @@ from genomes.mutations.patterns import (
     uses_module,
     without,
 )
+from genomes.mutations.stream import STREAM_MUTATIONS
+from genomes.mutations.values import VALUE_MUTATIONS
 from genomes.source import Splice, parse_expression
 
 _VITAL = re.compile(
     r"lr\b|rate|std|weights|update|loss|\bx\b|width|bound|ramp|momentum|\bcos\b|\bsin\b", re.IGNORECASE
 )  # nothing trains without
-_ACTIVATIONS = ("relu", "gelu", "silu", "leaky_relu", "elu", "mish", "relu6")
 _SHAPES = (
     "{f}.relu({x}).square()",
     "{f}.gelu({x})",
@@ -42,7 +47,7 @@ _SHAPES = (
 
 def _activation(parent: Program, rng: random.Random) -> Rewrite | None:
     source = parent.source
-    found = [place for place in parent.places if isinstance(place.node, ast.Call) and last_name(place.node.func) in _ACTIVATIONS]
+    found = [place for place in parent.places if isinstance(place.node, ast.Call) and last_name(place.node.func) in ACTIVATIONS]
     place = pick((place for place in found if isinstance(place.node, ast.Call) and place.node.args), rng)
     if place is None or not isinstance(call := place.node, ast.Call):
         return None
@@ -214,7 +219,7 @@ def _added(statement: ast.stmt) -> ast.BinOp | None:
     return value if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add) and isinstance(value.left, ast.Name) else None
 
 
-MODEL_MUTATIONS = (
+_OPERATIONS = (
     Mutation(
         "activation",
         "another activation in the MLP",
@@ -246,3 +251,5 @@ MODEL_MUTATIONS = (
     Mutation("alternate-layers", "value embeddings in more or fewer layers", "KellerJordan/modded-nanogpt", STRUCTURAL, 6, _alternate),
     Mutation("swap-updates", "sublayers in the other order, or in parallel", "GPT-J; PaLM, arXiv 2204.02311", STRUCTURAL, 5, _swap_updates),
 )
+
+MODEL_MUTATIONS = (*_OPERATIONS, *MLP_MUTATIONS, *ATTENTION_MUTATIONS, *VALUE_MUTATIONS, *STREAM_MUTATIONS, *EDGE_MUTATIONS)

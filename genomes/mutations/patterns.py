@@ -22,6 +22,7 @@ _UNTOUCHABLE = re.compile(
     r"|getattr|to|type|type_as|bfloat16|float32|is_causal|\w*mask\w*|cross_entropy|state|grads?|targets|idx|tokens)\b"
 )
 _NORM = re.compile(r"^(rms_?norm|layer_?norm|norm|rmsnorm|ln)$", re.IGNORECASE)
+ACTIVATIONS = ("relu", "gelu", "silu", "leaky_relu", "elu", "mish", "relu6")
 _SHOWN = 60
 
 

@@ -1,0 +1,318 @@
+"""Structural mutations of attention: norms and gains of queries and keys, grouped queries, rotary angles, windows, gates, shifts."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+
+from genomes.literals import last_name, read_value
+from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.groups import train_in_blocks
+from genomes.mutations.mlp import norm_call
+from genomes.mutations.mutation import STRUCTURAL, Mutation, pick
+from genomes.mutations.network import Attention, attention, head_shape, layer_number, linears, remember, width_in
+from genomes.mutations.patterns import atom, is_norm, names_in
+
+_PATTERNS = ("L", "SL", "SSL", "SSSL", "SSSSL", "SSLL", "LS", "LSSS", "S")
+_ROTATION = re.compile(r"rot|rope", re.IGNORECASE)
+
+
+def _qk_norm(draft: Draft, rng: random.Random) -> str:
+    """Queries and keys lose their norms, or get them where they have none."""
+    spot = attention(draft.parent)
+    pair = {spot.query, spot.key}
+    norms = [node for node in ast.walk(spot.module.forward) if is_norm(node) and isinstance(node, ast.Call)]
+    norms = [call for call in norms if names_in(call.args[0]) & pair]
+    if not norms:
+        norm, extra = norm_call(draft)
+        both = ", ".join(f"{norm}({name}{extra})" for name in (spot.query, spot.key))
+        draft.above(spot.statement, f"{spot.query}, {spot.key} = {both}")
+        return f"{spot.module.name}: norms of queries and keys"
+    for statement in spot.module.forward.body:
+        inside = [call for call in norms if call in ast.walk(statement)]
+        if inside and _only_norms(statement, inside):
+            draft.delete(statement)
+        else:
+            for call in inside:
+                draft.replace(call, atom(draft.source, call.args[0]))
+    return f"{spot.module.name}: no norms of queries and keys"
+
+
+def _only_norms(statement: ast.stmt, norms: list[ast.Call]) -> bool:
+    """`q, k = norm(q), norm(k)`: nothing is left of it without the norms."""
+    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+        return False
+    targets, values = _elements(statement.targets[0]), _elements(statement.value)
+    return len(targets) == len(values) and all(
+        value in norms and isinstance(value, ast.Call) and ast.unparse(value.args[0]) == ast.unparse(target)
+        for target, value in zip(targets, values, strict=True)
+    )
+
+
+def _elements(node: ast.expr) -> list[ast.expr]:
+    return node.elts if isinstance(node, ast.Tuple) else [node]
+
+
+def _query_gain(draft: Draft, rng: random.Random) -> str:
+    """A learnt factor on the queries, per channel of a head or per head: the temperature of the softmax."""
+    spot = attention(draft.parent)
+    heads, channels = head_shape(draft.parent, spot)
+    per_head = rng.random() < 0.5 and read_value(heads) is None if isinstance(heads, ast.AST) else rng.random() < 0.5
+    if per_head and heads == "-1":
+        per_head = False
+    size, place = (heads, "[:, None, None]" if spot.heads_first else "[:, None]") if per_head else (channels, "")
+    nn = alias(draft.parent, "torch.nn")
+    remember(draft, spot.module, "query_gain", f"self.query_gain = {nn}.Parameter(torch.ones({size}))")
+    draft.above(spot.statement, f"{spot.query} = {spot.query} * self.query_gain{place}.to({spot.query}.dtype)")
+    train_in_blocks(draft)
+    return f"{spot.module.name}: learnt gain of the queries per {'head' if per_head else 'channel'}"
+
+
+def _log_scale(draft: Draft, rng: random.Random) -> str:
+    """Queries grow with the logarithm of how many keys they see, so that attention over long rows stays sharp."""
+    spot = attention(draft.parent)
+    if "seen" in names_in(spot.module.forward):
+        raise MisfitError("scaled already")
+    axis, place = (-2, "[:, None]") if spot.heads_first else (1, "[:, None, None]")
+    strength = rng.choice((0.05, 0.1, 0.2))
+    draft.above(
+        spot.statement,
+        f"seen = torch.arange(1, {spot.query}.size({axis}) + 1, device={spot.query}.device)",
+        f"{spot.query} = {spot.query} * (1 + {strength} * seen.log()){place}.to({spot.query}.dtype)",
+    )
+    return f"{spot.module.name}: queries × (1 + {strength} log n)"
+
+
+def _value_norm(draft: Draft, rng: random.Random) -> str:
+    """Values are normalised per head."""
+    spot = attention(draft.parent)
+    if any(is_norm(node) and names_in(node) & {spot.value} for node in ast.walk(spot.module.forward)):
+        raise MisfitError("normalised already")
+    norm, extra = norm_call(draft)
+    draft.above(spot.statement, f"{spot.value} = {norm}({spot.value}{extra})")
+    return f"{spot.module.name}: norm of the values"
+
+
+def _shift(draft: Draft, rng: random.Random) -> str:
+    """Keys, or values, are mixed with those of the previous token by a learnt share; nothing looks ahead."""
+    spot = attention(draft.parent)
+    name = rng.choice((spot.key, spot.value))
+    share = f"{'key' if name == spot.key else 'value'}_shift"
+    nn, functional = alias(draft.parent, "torch.nn"), alias(draft.parent, "torch.nn.functional")
+    remember(draft, spot.module, share, f"self.{share} = {nn}.Parameter(torch.zeros(()))")
+    pad = "(0, 0, 1, -1)" if spot.heads_first else "(0, 0, 0, 0, 1, -1)"
+    draft.above(spot.statement, f"{name} = {name} + self.{share} * {functional}.pad({name}, {pad})  # of the previous token")
+    train_in_blocks(draft)
+    return f"{spot.module.name}: {share.replace('_', ' ')} by a learnt share"
+
+
+def _grouped(draft: Draft, rng: random.Random) -> str:
+    """Two or four queries share a key and a value, where the number of heads divides."""
+    if (keyword := _head_keyword(draft)) is not None:
+        heads = draft.code(keyword.value)
+        draft.replace(keyword.value, f"{heads} // 2 if {heads} % 2 == 0 else {heads}")
+        return f"{keyword.arg}: half of {heads}"
+    spot = attention(draft.parent)
+    heads, _channels = head_shape(draft.parent, spot)
+    layers, shared = linears(spot.module), rng.choice((2, 4))
+    made = [layers[name] for name in _projections(draft, spot) if name in layers]
+    if len(made) != 3 or len({draft.code(call.args[1]) for call in made}) != 1 or not heads.startswith("self."):
+        raise MisfitError("keys are not projected like queries")
+    first = next(s for s in spot.module.init.body if isinstance(s, ast.Assign) and s.value in made)
+    if any(isinstance(node, ast.Name) and node.id == "shared" for node in ast.walk(spot.module.init)):
+        raise MisfitError("shared already")
+    options = " else ".join(f"{n} if {heads} % {n} == 0" for n in range(shared, 1, -1))
+    draft.above(first, f"self.queries_per_key = {options} else 1")
+    for call in made[1:]:
+        draft.replace(call.args[1], f"({draft.code(call.args[1])}) // self.queries_per_key")
+    last = _open_views(draft, spot, heads)
+    repeat = f"(t.repeat_interleave(self.queries_per_key, dim=2) for t in ({spot.key}, {spot.value}))"
+    draft.below(last, f"{spot.key}, {spot.value} = {repeat}")
+    return f"{spot.module.name}: up to {shared} queries share a key and a value"
+
+
+def _head_keyword(draft: Draft) -> ast.keyword | None:
+    """`n_kv_head=heads` beside `n_head=heads`."""
+    for call in (node for node in ast.walk(draft.parent.tree) if isinstance(node, ast.Call)):
+        words = {word.arg: word for word in call.keywords if word.arg}
+        for name, word in words.items():
+            twin = words.get(name.replace("kv_", ""))
+            if "kv_" in name and twin is not None and isinstance(word.value, ast.Name) and ast.dump(word.value) == ast.dump(twin.value):
+                return word
+    return None
+
+
+def _projections(draft: Draft, spot: Attention) -> list[str]:
+    """Attributes that make queries, keys and values, in this order."""
+    for statement in spot.module.forward.body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.GeneratorExp | ast.ListComp) and isinstance(node.generators[0].iter, ast.Tuple):
+                return [last_name(item) for item in node.generators[0].iter.elts]
+    made: dict[str, str] = {}
+    for statement in spot.module.forward.body:
+        if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
+            for call in ast.walk(statement.value):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self":
+                    made.setdefault(target.id, call.func.attr)
+    return [made.get(name, "") for name in (spot.query, spot.key, spot.value)]
+
+
+def _open_views(draft: Draft, spot: Attention, heads: str) -> ast.stmt:
+    """The views of keys and values leave the number of heads open; returns the last such statement."""
+    last = None
+    for statement in spot.module.forward.body:
+        bound = {name for t in statement.targets for name in names_in(t)} if isinstance(statement, ast.Assign) else set()
+        views = [n for n in ast.walk(statement) if isinstance(n, ast.Call) and last_name(n.func) == "view" and len(n.args) == 4]
+        if bound & {spot.key, spot.value} and len(views) == 1 and draft.code(views[0].args[2]) == heads and _projects(statement):
+            draft.replace(views[0].args[2], "-1")
+            last = statement
+    if last is None:
+        raise MisfitError("no views of keys and values")
+    return last
+
+
+def _projects(statement: ast.stmt) -> bool:
+    return "self." in ast.unparse(statement)
+
+
+def _partial_rotary(draft: Draft, rng: random.Random) -> str:
+    """Only the faster part of the channel pairs turns; the others carry content without a place."""
+    for place in draft.parent.places:
+        call = place.node
+        if (
+            not isinstance(call, ast.Call)
+            or last_name(call.func) != "outer"
+            or len(call.args) != 2
+            or "arange" not in ast.unparse(place.function)
+        ):
+            continue
+        name = call.args[1]
+        if not isinstance(name, ast.Name) or place.node is place.statement or f"{name.id}.numel()" in ast.unparse(place.function):
+            continue
+        share = rng.choice((0.25, 0.5, 0.75))
+        draft.above(place.statement, f"{name.id} = {name.id} * (torch.arange({name.id}.numel()) < {share} * {name.id}.numel())")
+        return f"{place.name}: {share:.0%} of the channels turn"
+    raise MisfitError("no rotary frequencies")
+
+
+def _some_rotary(draft: Draft, rng: random.Random) -> str:
+    """Some blocks do not turn their queries and keys: they attend by content alone."""
+    spot = attention(draft.parent)
+    layer, every = layer_number(spot.module), rng.choice((2, 3, 4))
+    turns = [n for n in ast.walk(spot.module.forward) if isinstance(n, ast.Call) and _ROTATION.search(last_name(n.func)) and n.args]
+    turns = [call for call in turns if names_in(call.args[0]) & {spot.query, spot.key}]
+    if len(turns) != 2:
+        raise MisfitError("queries and keys do not turn once each")
+    remember(draft, spot.module, "turns", f"self.turns = {layer} % {every} != {every - 1}  # the others have no rotary embedding")
+    for call in turns:
+        draft.replace(call, f"({draft.code(call)} if self.turns else {atom(draft.source, call.args[0])})")
+    return f"{spot.module.name}: no rotary embedding in every {every}th block"
+
+
+def _windows(draft: Draft, rng: random.Random) -> str:
+    """Another pattern of short and full windows."""
+    parent = draft.parent
+    spots = [spot for spot in parent.spots if isinstance(spot.knob.value, str) and re.fullmatch("[SL]+", spot.knob.value)]
+    spots = [spot for spot in spots if not spot.knob.tunable and (spot.constant or spot.named)]
+    spot = pick(spots, rng)
+    if spot is None:
+        raise MisfitError("no window pattern")
+    new = rng.choice([pattern for pattern in _PATTERNS if pattern != spot.knob.value])
+    draft.replace(spot.node, f'"{new}"')
+    return f"{spot.knob.name}: {spot.knob.value} → {new}"
+
+
+def _output_gate(draft: Draft, rng: random.Random) -> str:
+    """Each head's output behind a sigmoid of the block's input."""
+    spot = attention(draft.parent)
+    if not spot.output:
+        raise MisfitError("the output has no name")
+    heads, _ = head_shape(draft.parent, spot)
+    if heads == "-1":
+        raise MisfitError("the number of heads is unknown")
+    width, nn, x = width_in(draft.parent, spot.module), alias(draft.parent, "torch.nn"), spot.module.x
+    remember(
+        draft,
+        spot.module,
+        "output_gate",
+        f"self.output_gate = {nn}.Linear({width}, {heads}, bias=False)",
+        f"{nn}.init.zeros_(self.output_gate.weight)",
+    )
+    gate = f"2 * torch.sigmoid(self.output_gate({x}))"
+    y = spot.output
+    draft.below(spot.statement, f"{y} = {y} * ({gate}).transpose(1, 2).unsqueeze(-1).to({y}.dtype)  # 1 at first")
+    return f"{spot.module.name}: a gate on each head's output"
+
+
+def _heads_apart(draft: Draft, rng: random.Random) -> str:
+    """What a head returns loses its part along the token's own value: attention adds what others know."""
+    spot = attention(draft.parent)
+    if not spot.output or "own" in names_in(spot.module.forward):
+        raise MisfitError("no output, or done already")
+    value = draft.code(spot.call.args[2])
+    y = spot.output
+    functional = alias(draft.parent, "torch.nn.functional")
+    draft.below(spot.statement, f"own = {functional}.normalize({value}, dim=-1)", f"{y} = {y} - ({y} * own).sum(-1, keepdim=True) * own")
+    return f"{spot.module.name}: outputs without their part along the token's own value"
+
+
+ATTENTION_MUTATIONS = (
+    Mutation(
+        "qk-norm",
+        "norms of queries and keys, or none",
+        "Henry et al. 2020, arXiv 2010.04245; Qwen3, arXiv 2505.09388",
+        STRUCTURAL,
+        4,
+        fitted(_qk_norm),
+    ),
+    Mutation("query-gain", "a learnt gain of the queries", "Henry et al. 2020, arXiv 2010.04245", STRUCTURAL, 5, fitted(_query_gain)),
+    Mutation(
+        "log-scaled-queries",
+        "queries grow with the logarithm of their place",
+        "Nakanishi 2025, arXiv 2501.19399",
+        STRUCTURAL,
+        3,
+        fitted(_log_scale),
+    ),
+    Mutation("value-norm", "norms of the values", "Gemma 3n, google-deepmind/gemma", STRUCTURAL, 3, fitted(_value_norm)),
+    Mutation(
+        "token-shift",
+        "keys or values mixed with the previous token's",
+        "RWKV, arXiv 2305.13048; KellerJordan/modded-nanogpt",
+        STRUCTURAL,
+        6,
+        fitted(_shift),
+    ),
+    Mutation(
+        "grouped-queries",
+        "several queries share a key and a value",
+        "Ainslie et al. 2023, arXiv 2305.13245",
+        STRUCTURAL,
+        4,
+        fitted(_grouped),
+    ),
+    Mutation(
+        "partial-rotary",
+        "a part of the channels turns",
+        "GPT-NeoX, arXiv 2204.06745; KellerJordan/modded-nanogpt",
+        STRUCTURAL,
+        6,
+        fitted(_partial_rotary),
+    ),
+    Mutation("some-rotary", "blocks without a rotary embedding", "Yang et al. 2025, arXiv 2501.18795", STRUCTURAL, 4, fitted(_some_rotary)),
+    Mutation(
+        "window-pattern", "another pattern of windows", "karpathy/nanochat; Gemma 3, arXiv 2503.19786", STRUCTURAL, 6, fitted(_windows)
+    ),
+    Mutation(
+        "output-gate",
+        "a gate on each head's output",
+        "Qiu et al. 2025, arXiv 2505.06708; KellerJordan/modded-nanogpt",
+        STRUCTURAL,
+        6,
+        fitted(_output_gate),
+    ),
+    Mutation(
+        "exclusive-attention", "no output along the token's own value", "openai/parameter-golf, XSA", STRUCTURAL, 3, fitted(_heads_apart)
+    ),
+)

@@ -1,0 +1,150 @@
+"""Structural mutations of what attention carries: value embeddings, where they are and who shares them, and the first block's values."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+
+from genomes.literals import last_name
+from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.groups import train_in_blocks
+from genomes.mutations.mutation import STRUCTURAL, Mutation
+from genomes.mutations.network import attention, linears, modules, remember, stack, width_in
+from genomes.mutations.patterns import names_in
+
+_ABOUT_VALUES = re.compile(r"value_emb|has_ve|value_lookup", re.IGNORECASE)
+
+
+def _value_residual(draft: Draft, rng: random.Random) -> str:
+    """Each block's values are mixed with the first block's by a learnt share; the values travel in a list from block to block."""
+    found, spot = stack(draft.parent), attention(draft.parent)
+    if "values" in names_in(found.module.forward) | names_in(spot.module.forward):
+        raise MisfitError("the name is taken")
+    blocks = [module for module in modules(draft.parent) if _attributes(module.init, spot.module.name)]
+    calls = [
+        call
+        for module in blocks
+        for call in ast.walk(module.forward)
+        if isinstance(call, ast.Call) and last_name(call.func) in _attributes(module.init, spot.module.name)
+    ]
+    if len(blocks) != 1 or len(calls) != 1:
+        raise MisfitError("attention is called elsewhere")
+    draft.above(found.loop, "values = []  # of each block")
+    for call in (found.call, calls[0]):
+        draft.argument(call, "values")
+    for module in (blocks[0], spot.module):
+        draft.parameter(module.forward, "values")
+    share = rng.choice((0.0, 0.2, 0.5))
+    remember(draft, spot.module, "value_share", f"self.value_share = {alias(draft.parent, 'torch.nn')}.Parameter(torch.tensor({share}))")
+    v = spot.value
+    draft.above(spot.statement, f"values.append({v})", f"{v} = {v} + self.value_share * (values[0] - {v})  # the first block's")
+    train_in_blocks(draft)
+    return f"{spot.module.name}: values mixed with the first block's, {share:g} at first"
+
+
+def _attributes(init: ast.FunctionDef, name: str) -> set[str]:
+    """Attributes that hold a module of that class."""
+    made: set[str] = set()
+    for statement in init.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        value = getattr(statement, "value", None)
+        pairs = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            pairs = list(zip(target.elts, value.elts, strict=True))
+        made |= {t.attr for t, v in pairs if isinstance(t, ast.Attribute) and isinstance(v, ast.Call) and last_name(v.func) == name}
+    return made
+
+
+def _where(draft: Draft, rng: random.Random) -> str:
+    """Value embeddings in no block, at both ends, in the first or in the last half of the blocks."""
+    for function in draft.parent.tree.body:
+        if not isinstance(function, ast.FunctionDef) or not _ABOUT_VALUES.search(function.name) or not function.args.args:
+            continue
+        layer, last = function.args.args[0].arg, function.body[-1]
+        depth = _depth(function)
+        if not isinstance(last, ast.Return) or last.value is None or not depth:
+            continue
+        options = {
+            "in no block": "False",
+            "in the first and last block": f"{layer} in (0, {depth} - 1)",
+            "in the first half of the blocks": f"2 * {layer} < {depth}",
+            "in the last half of the blocks": f"2 * {layer} + 1 >= {depth}",
+        }
+        name = rng.choice([name for name, text in sorted(options.items()) if text != draft.code(last.value)])
+        draft.replace(last.value, options[name])
+        return f"{function.name}: {name}"
+    raise MisfitError("no rule for value embeddings")
+
+
+def _depth(function: ast.FunctionDef) -> str:
+    """What the function calls the number of blocks: its second parameter, or a constant in its rule."""
+    if len(function.args.args) == 2:
+        return function.args.args[1].arg
+    constants = sorted(node.id for node in ast.walk(function) if isinstance(node, ast.Name) and node.id.isupper())
+    return constants[0] if constants else ""
+
+
+def _share(draft: Draft, rng: random.Random) -> str:
+    """One table of value embeddings for all blocks that have one."""
+    module = stack(draft.parent).module
+    for statement in module.init.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        tables = next((n for n in ast.walk(statement) if isinstance(n, ast.DictComp) and last_name(n.value) == "Embedding"), None)
+        if not isinstance(target, ast.Attribute) or tables is None:
+            continue
+        uses = [n for n in ast.walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == target.attr and n is not target]
+        lookups = [n for n in ast.walk(module.forward) if isinstance(n, ast.Subscript) and last_name(n.value) == target.attr]
+        tests = [n for n in ast.walk(module.forward) if isinstance(n, ast.Compare) and last_name(n.comparators[0]) == target.attr]
+        if not lookups or tests or any(last_name(lookup.slice) != "str" for lookup in lookups) or not uses:
+            raise MisfitError("tables are looked up in another way")
+        draft.replace(tables, f'{{"shared": {draft.code(tables.value)}}}')
+        for lookup in lookups:
+            draft.replace(lookup.slice, '"shared"')
+        return f"{module.name}: one table of value embeddings for all blocks"
+    raise MisfitError("no tables")
+
+
+def _wide_gate(draft: Draft, rng: random.Random) -> str:
+    """The gate of the value embeddings sees all channels of its input."""
+    spot = attention(draft.parent)
+    for statement in spot.module.init.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        layers = [n for n in ast.walk(statement) if isinstance(n, ast.Call) and last_name(n.func) == "Linear" and len(n.args) == 2]
+        if not isinstance(target, ast.Attribute) or "gate" not in target.attr or len(layers) != 1 or target.attr in linears(spot.module):
+            continue
+        for call in ast.walk(spot.module.forward):
+            if isinstance(call, ast.Call) and last_name(call.func) == target.attr and isinstance(part := call.args[0], ast.Subscript):
+                draft.replace(layers[0].args[0], width_in(draft.parent, spot.module))
+                draft.replace(part, draft.code(part.value))
+                return f"{spot.module.name}: {target.attr} sees all channels"
+    raise MisfitError("no gate of some channels")
+
+
+VALUE_MUTATIONS = (
+    Mutation(
+        "value-residual",
+        "values mixed with the first block's",
+        "ResFormer, arXiv 2410.17897; KellerJordan/modded-nanogpt",
+        STRUCTURAL,
+        6,
+        fitted(_value_residual),
+    ),
+    Mutation(
+        "value-embedding-layers",
+        "which blocks have a value embedding",
+        "KellerJordan/modded-nanogpt, U-shaped value embeddings",
+        STRUCTURAL,
+        5,
+        fitted(_where),
+    ),
+    Mutation(
+        "share-value-embeddings",
+        "one table of value embeddings",
+        "KellerJordan/modded-nanogpt, shared value embeddings",
+        STRUCTURAL,
+        4,
+        fitted(_share),
+    ),
+    Mutation("wide-gate", "gates that see all channels", "karpathy/nanochat, gates of value embeddings", STRUCTURAL, 3, fitted(_wide_gate)),
+)
