@@ -1,0 +1,215 @@
+"""Where a training program does what: the loop over batches, its step, what it writes into parameter groups, its loss.
+
+Read off the tree in whatever style it is written; a part that is not found raises MisfitError, and the mutation that asked does not apply.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from genomes.literals import last_name
+from genomes.mutations.draft import MisfitError
+from genomes.mutations.mutation import Program
+from genomes.mutations.patterns import is_one
+from genomes.source import Source
+
+_PROGRESS = ("progress", "t", "frac_done", "time_frac")
+_OPTIMISER = re.compile(r"^(opt|optim|optimi[sz]ers?|o)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """The loop over batches."""
+
+    function: ast.FunctionDef
+    loop: ast.For
+    block: list[ast.stmt]  # the block of the step
+    step: ast.stmt  # `optimiser.step()`, or a loop over optimisers that does it
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """`group["lr"] = value`: one entry of every parameter group, set at each step."""
+
+    function: ast.FunctionDef
+    statement: ast.Assign
+    group: str  # the group's name
+    value: ast.expr
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A call of cross_entropy, and the whole tensors that go into it before they are flattened."""
+
+    function: ast.FunctionDef
+    statement: ast.stmt
+    call: ast.Call
+    logits: ast.expr  # (B, T, V), or whatever the model returns
+    targets: ast.expr  # (B, T)
+
+
+def functions(parent: Program) -> list[ast.FunctionDef]:
+    """All of them, methods and inner ones too, outermost first."""
+    return [node for node in ast.walk(parent.tree) if isinstance(node, ast.FunctionDef)]
+
+
+def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    """What is in a function but not in functions inside it."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop(0)
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+            waiting += ast.iter_child_nodes(node)
+
+
+def blocks(function: ast.FunctionDef) -> Iterator[list[ast.stmt]]:
+    """Its own blocks, outermost first."""
+    yield function.body
+    for node in own_nodes(function):
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list) and block and isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef):
+                yield block
+
+
+def statements(function: ast.FunctionDef) -> Iterator[tuple[list[ast.stmt], ast.stmt]]:
+    """Each statement with its block."""
+    for block in blocks(function):
+        for statement in block:
+            yield block, statement
+
+
+def training_loop(parent: Program) -> Loop:
+    """The loop whose body calls `backward` and steps an optimiser."""
+    for function in functions(parent):
+        for node in own_nodes(function):
+            if isinstance(node, ast.For) and any(is_call(inner, "backward") for inner in ast.walk(node)):
+                for block, statement in statements(function):
+                    if steps(statement) and any(inner is statement for inner in ast.walk(node)):
+                        return Loop(function, node, block, statement)
+    raise MisfitError("no loop that steps an optimiser")
+
+
+def steps(statement: ast.stmt) -> bool:
+    """`optimiser.step()`, or a loop over optimisers that does it."""
+    inner = statement.body if isinstance(statement, ast.For) else [statement]
+    calls = [line.value for line in inner if isinstance(line, ast.Expr) and is_call(line.value, "step")]
+    return any(isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _steps_in(call.func.value) for call in calls)
+
+
+def _steps_in(owner: ast.expr) -> bool:
+    return bool(_OPTIMISER.match(last_name(owner)))
+
+
+def is_call(node: ast.AST, name: str) -> bool:
+    """`anything.name(…)` or `name(…)`."""
+    return isinstance(node, ast.Call) and last_name(node.func) == name
+
+
+def writes(parent: Program, key: str) -> list[Write]:
+    """Where an entry of parameter groups is written step by step: not where it is remembered, as in `group["full_lr"] = group["lr"]`."""
+    found = []
+    for function in functions(parent):
+        for _, statement in statements(function):
+            if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+                continue
+            target = statement.targets[0]
+            if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name) and _text(target.slice) == key:
+                found.append(Write(function, statement, target.value.id, statement.value))
+    return found
+
+
+def written(parent: Program, key: str) -> Write:
+    """The first of them."""
+    found = writes(parent, key)
+    if not found:
+        raise MisfitError(f"no group's {key} is set step by step")
+    return found[0]
+
+
+def _text(node: ast.AST) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def names_of(function: ast.FunctionDef) -> set[str]:
+    """Parameters and what is assigned."""
+    stored = {node.id for node in own_nodes(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return stored | parameters(function)
+
+
+def parameters(function: ast.FunctionDef) -> set[str]:
+    arguments = function.args
+    return {argument.arg for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]}
+
+
+def progress(parent: Program, function: ast.FunctionDef) -> str:
+    """Code of the share of the budget that is spent, inside a function."""
+    for name in _PROGRESS:
+        if name in parameters(function) or (name == "progress" and name in names_of(function)):
+            return name
+    if any(isinstance(n, ast.Import) and any(a.name == "prepare" and not a.asname for a in n.names) for n in parent.tree.body):
+        return "prepare.progress()"
+    raise MisfitError("nothing says how much of the budget is spent")
+
+
+def counter(function: ast.FunctionDef) -> str:
+    """Name of the number of steps so far: a parameter `step`, what grows by one, or what `enumerate` counts from 0."""
+    if "step" in parameters(function):
+        return "step"
+    for node in own_nodes(function):
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) and is_one(node.value) and isinstance(node.target, ast.Name):
+            return node.target.id
+    for node in own_nodes(function):
+        if isinstance(node, ast.For) and isinstance(node.target, ast.Tuple) and _counts_from_0(node.iter):
+            return last_name(node.target.elts[0])
+    raise MisfitError("nothing counts the steps")
+
+
+def _counts_from_0(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and last_name(node.func) == "enumerate" and len(node.args) == 1 and not node.keywords
+
+
+def losses(parent: Program) -> list[Loss]:
+    """The calls of cross_entropy that training makes."""
+    found = []
+    for function in functions(parent):
+        for _, statement in statements(function):
+            for node in _expressions(statement):
+                if isinstance(node, ast.Call) and is_call(node, "cross_entropy") and len(node.args) >= 2:
+                    found.append(Loss(function, statement, node, _whole(node.args[0]), _whole(node.args[1])))
+    return found
+
+
+def training_loss(parent: Program) -> Loss:
+    found = losses(parent)
+    if len(found) != 1:
+        raise MisfitError(f"{len(found)} calls of cross_entropy")
+    return found[0]
+
+
+def _expressions(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The expressions of a statement itself, not of statements inside it."""
+    waiting = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.expr)]
+    for node in waiting:
+        yield from ast.walk(node)
+
+
+def _whole(node: ast.expr) -> ast.expr:
+    """`model(x).flatten(0, 1)` → `model(x)`; `logits.view(-1, V)` → `logits`."""
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in (
+        "flatten", "view", "reshape", "float", "contiguous", "transpose", "mT",
+    ):  # fmt: skip
+        node = node.func.value
+    return node
+
+
+def one_line(source: Source, node: ast.AST) -> str:
+    """Code that can be written elsewhere; MisfitError for code over several lines, which may hold comments."""
+    code = source.code(node)
+    if "\n" in code:
+        raise MisfitError("the expression spans lines")
+    return code
