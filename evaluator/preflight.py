@@ -208,14 +208,15 @@ def _failure(reason: Reason, message: str, trace: str = "") -> Failed:
 class _RandomRows(Data):
     """Training rows of tokens that every tokenisation has; prepare.py itself refuses sizes that it does not know."""
 
-    train: Rows = Rows("", 0, "")
+    file: str = ""
 
     def vocabulary(self, size: Any) -> Vocabulary | None:
-        return Vocabulary(size, "", self.train, self.train, self.train, "", "") if isinstance(size, int) else None
+        rows = Rows(self.file, _ROWS, "")
+        return Vocabulary(size, "", rows, rows, rows, "", "") if isinstance(size, int) else None
 
 
 def _random_rows(file: Path, length: int) -> Data:
     tokens = bytearray(2 * _ROWS * (length + 1))  # little-endian uint16
     tokens[::2] = random.Random(SEED).randbytes(len(tokens) // 2)
     file.write_bytes(tokens)
-    return _RandomRows(str(file.parent), length, "", (), (), Rows(str(file), _ROWS, ""))
+    return _RandomRows(str(file.parent), length, "", (), (), str(file))

@@ -1,5 +1,5 @@
-"""Looks at a model after its dry run: builds it anew, loads the weights that the training process saved, predicts on random tokens, and says
-what a judge would not take. Untrusted code shares this process: what it says helps to find mistakes early and proves nothing."""
+"""Looks at a model after its dry run: builds it anew, loads the weights that the training process saved, predicts on random tokens, and
+says what a judge would not take. Untrusted code shares this process: what it says helps to find mistakes early and proves nothing."""
 
 from __future__ import annotations
 
