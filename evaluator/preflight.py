@@ -36,9 +36,10 @@ _GIB = 2**30
 _OF_THE_MACHINE = (Reason.OUT_OF_MEMORY, Reason.SETUP_TIMEOUT, Reason.OVERRAN, Reason.SCORE_TIMEOUT, Reason.TOO_BIG)
 # What a program says that needs a GPU, a compiler or a kernel that is not here, that ends on purpose, or that the machine ended.
 _SAYS_NOTHING = re.compile(
-    r"cuda|\bgpus?\b|triton|inductor|flex_?attention|flash|not implemented for|\bcompiler\b|SystemExit|ended with signal", re.IGNORECASE
+    r"cuda|\bgpus?\b|triton|inductor|(flex|flash)_?att|not implemented for|\bcompiler\b|SystemExit|ended with signal", re.IGNORECASE
 )
-_DEVICE_FRAMES = re.compile(r"[\\/]torch[\\/](cuda|_inductor|_dynamo|nn[\\/]attention)[\\/]")
+_FRAME = re.compile(r'^ *File "([^"]*)"', re.MULTILINE)
+_OF_A_DEVICE = re.compile(r"[\\/]torch[\\/](cuda|_inductor|nn[\\/]attention)[\\/]")
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ class DryRun:
 
 def weighed(failed: Failed) -> Failed | Inconclusive:
     """The failure if it points at the program."""
-    elsewhere = failed.reason in _OF_THE_MACHINE or _SAYS_NOTHING.search(failed.message) or _DEVICE_FRAMES.search(failed.trace)
+    raised_in = "".join(_FRAME.findall(failed.trace)[-1:])
+    elsewhere = failed.reason in _OF_THE_MACHINE or _SAYS_NOTHING.search(failed.message) or _OF_A_DEVICE.search(raised_in)
     return Inconclusive(f"{failed.reason} in {failed.phase}: {failed.message}", failed.total_seconds) if elsewhere else failed
 
 

@@ -95,7 +95,8 @@ class ModelWriter:
             if not isinstance(result, str):
                 return dataclasses.replace(self._answer(proposal, asked, turns, ""), written=result)
             if len(turns) == TURNS:
-                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {trouble}")
+                last = trouble.partition("\n")[0]  # what follows are frames, for the model
+                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {last}")
             conversation = prompts.again(conversation, reply.text, trouble)
 
     def _answer(

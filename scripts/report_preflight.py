@@ -4,8 +4,9 @@
     python scripts/report_preflight.py --verify [--budget 2] [--only TEXT]
 
 The first asks of each crash of tests/crashes whether the static checks catch it, else the dry run, and of each honest program (the seed,
-children of it by the catalogue, tests/programs) whether either refuses it. No GPU is needed whatever the profile. The second evaluates
-each crash on the CPU profile and tells where it fails in another way than the corpus says; exit code 1 if one does.
+structural edits of it that train, children of it by the catalogue, tests/programs) whether either refuses it. No GPU is needed whatever
+the profile. The second evaluates each crash on the CPU profile and tells where it fails in another way than the corpus says; exit code 1
+if one does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from crash_corpus import Crash, corpus, way  # noqa: E402
+from model_server import BLOCK  # noqa: E402
+from structural_edits import POOL  # noqa: E402
 
 import genomes  # noqa: E402
 from evaluator.evaluate import Evaluate  # noqa: E402
@@ -73,6 +76,8 @@ def honest(seed: str, device: str, children: int) -> Iterator[tuple[str, str]]:
     yield "seed", seed
     for path in sorted((ROOT / "tests" / "programs").glob("*.py")) if device == "cpu" else ():
         yield path.stem, path.read_text(encoding="utf-8")
+    for edit in POOL:
+        yield edit.name, genomes.patch(seed, "\n".join(BLOCK.format(old, new) for old, new in edit.changes))
     structural = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "structural"]
     for index in range(children):
         mutant = genomes.mutate(seed, Random(f"preflight/{index}"), structural)

@@ -3,14 +3,13 @@ says what a judge would not take. Untrusted code shares this process: what it sa
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import sys
 from typing import Any
 
 import wire
-from forwarder import device_of
+from forwarder import device_of, load
 from trainee import explain, import_libraries, seed_everything
 
 SPREAD = 0.3  # standard deviation of what is added to each weight, over the root of its last dimension: zeros hide a look ahead
@@ -31,15 +30,12 @@ def examine(told: dict[str, Any]) -> None:
 
     rows, length, vocab = told["rows"], told["length"], told["vocab"]
     tokens = torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(0))
-    model = importlib.import_module("train").build_model()
-    predict(model.eval(), tokens, vocab, "of the model as it is built")
-    state = torch.load(os.environ["EVO_WEIGHTS"], map_location="cpu", weights_only=True)
-    model.load_state_dict(state, strict=True)
-    predict(model.eval(), tokens, vocab, "after a few steps at low rates")
+    model = load(os.environ["EVO_WEIGHTS"])
+    predict(model, tokens, vocab)
     look_ahead(model, tokens, vocab)
 
 
-def predict(model: Any, tokens: Any, vocab: int, when: str) -> Any:
+def predict(model: Any, tokens: Any, vocab: int) -> Any:
     """(rows, T, V) float32 logits, of the right shape and finite."""
     import torch
 
@@ -51,7 +47,7 @@ def predict(model: Any, tokens: Any, vocab: int, when: str) -> Any:
         raise Refused("bad_logits", f"model(tokens) gave shape {tuple(logits.shape)}, expected {(*tokens.shape, vocab)}")
     logits = logits.float()
     if not bool(torch.isfinite(logits).all()):
-        raise Refused("not_finite", f"logits {when} hold NaN or infinity")
+        raise Refused("not_finite", "logits hold NaN or infinity after a few steps")
     return logits
 
 
@@ -69,7 +65,7 @@ def look_ahead(model: Any, tokens: Any, vocab: int) -> None:
     other = (tokens + 1) % vocab
     other[0, :cut] = tokens[0, :cut]
     try:
-        before, after = (predict(model, some, vocab, "")[0, :cut] for some in (tokens, other))
+        before, after = (predict(model, some, vocab)[0, :cut] for some in (tokens, other))
     except Refused:
         return
     change, scale = float((before - after).abs().max()), float(before.std())
