@@ -23,6 +23,7 @@ from evo.policies import SearchConfig
 EXECUTORS = ("ray", "inline")
 KINDS = ("slot", "instant")
 SANDBOXES = ("auto", "namespaces", "process")
+DRY_RUNS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,14 @@ class LlmConfig:
     calls: int | None = None  # under way at once; None: as many as there are slots
     prompt_bytes: int = 120_000  # of one prompt; history is left out before that
     token_limit: int | None = None  # of the whole run, prompts and replies; beyond it built-in operators write alone
+    dry_run: str = "auto"  # of what the model writes, on the CPU, before a slot gets it; "auto": where programs train on a GPU
 
     def __post_init__(self) -> None:
         if self.url:
             _endpoint("llm.url", self.url)
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
             raise ValueError(f"llm.temperature is {self.temperature:g}, must not be negative")
+        _one_of("llm.dry_run", self.dry_run, DRY_RUNS)
         _positive("llm.timeout_seconds", self.timeout_seconds)
         for name, least in (("max_tokens", 1), ("calls", 1), ("prompt_bytes", 1000), ("token_limit", 0)):
             _at_least(f"llm.{name}", getattr(self, name), least)

@@ -2,11 +2,15 @@
 
 The lab's own train.py is evaluated with the profile's knobs, since as a file it is the seed for an H100; any other file as it is.
 Exit code 0: scored; 1: failed, stopped or interrupted; 2: it could not be tried.
+
+With `--dry-run` it is checked and run small on the CPU instead (evo/preflight.py), for any profile on any machine, without data and
+without a score. Exit code 0: nothing was found; 1: it fails; 2: it could not be tried.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -15,10 +19,14 @@ from typing import Any
 
 from evaluator.evaluate import Evaluate, HarnessError
 from evaluator.outcome import SELF_REPORTED, Failed, Outcome, Scored, to_dict
-from evo import assembly
+from evaluator.preflight import DryRunConfig, Inconclusive, Passed, Verdict
+from evo import assembly, profiles
+from evo import lab as labs
 from evo.cli import Parser
 from evo.config import load
 from evo.errors import EvoError, UserError
+from evo.machine import probe
+from evo.preflight import Preflight, Subject, static_problems
 from evo.search import SEEDS
 
 
@@ -26,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.dry_run:
+            return rehearse(options)
         answer = evaluate(options)
     except (EvoError, HarnessError) as error:
         print(f"evo.evaluate: {error}", file=sys.stderr)
@@ -55,6 +65,45 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "value": outcome,
     }
+
+
+def rehearse(options: argparse.Namespace) -> int:
+    """The static checks and, where they find nothing, the dry run; prints what came of them, returns the exit code."""
+    file, config = Path(options.file), load(None, options.set, {"run.lab": options.lab, "run.profile": options.profile})
+    program, lab = _read(file), labs.load(Path(config.run.lab) if config.run.lab else labs.DEFAULT)
+    if lab.compat or config.evaluator.kind == "instant":
+        raise UserError("--dry-run needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")
+    profile = profiles.find(config.run.profile, probe())
+    rendered = labs.render(lab, profile, profile.head.budget_seconds)
+    own = file.resolve() == (lab.folder / "train.py").resolve()
+    problems = static_problems(program, lab.contract)
+    verdict: Verdict | None = None
+    if not problems:
+        subject, dry = Subject(rendered.prepare, profile.head.device), DryRunConfig(sandbox=config.evaluator.sandbox)
+        with contextlib.closing(Preflight(subject, dry)) as preflight:
+            verdict = preflight(rendered.seed if own else program)
+    facts = {"file": str(file), "profile": profile.head.name, **_told(problems, verdict)}
+    print(json.dumps(facts) if options.json else f"{file}, profile {facts['profile']}: {facts['verdict']}{_why(facts)}")
+    return 1 if facts["verdict"] == "failed" else 0
+
+
+def _told(problems: str, verdict: Verdict | None) -> dict[str, Any]:
+    match verdict:
+        case None:
+            return {"verdict": "failed", "by": "static checks", "why": problems}
+        case Failed():
+            why = f"{verdict.reason} in {verdict.phase}: {verdict.message}"
+            return {"verdict": "failed", "by": "dry run", "why": why, "trace": verdict.trace, "seconds": verdict.total_seconds}
+        case Inconclusive():
+            return {"verdict": "not conclusive", "by": "dry run", "why": verdict.why, "seconds": verdict.seconds}
+        case Passed():
+            return {"verdict": "passed", "by": "dry run", "why": "", "seconds": verdict.seconds}
+
+
+def _why(facts: dict[str, Any]) -> str:
+    seconds = f" in {facts['seconds']:.1f} s" if "seconds" in facts else ""
+    said = f" ({facts['by']}{seconds}): {facts['why']}" if facts["why"] else f" ({facts['by']}{seconds})"
+    return f"{said}\n{facts.get('trace', '')}".rstrip()
 
 
 def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
@@ -117,6 +166,7 @@ def _parser() -> Parser:
     parser.add_argument("--budget", metavar="S", type=float, help="seconds of training (default: the profile's)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the evaluation (default: %(default)s)")
     parser.add_argument("--set", metavar="section.key=value", action="append", default=[], help="any other setting")
+    parser.add_argument("--dry-run", action="store_true", help="look for mistakes in seconds on the CPU; no data, no score")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -64,11 +64,16 @@ def choose(wanted: str, machine: Machine) -> Profile:
     Raises:
         UserError: there is none, it is not well-formed, or it needs a device that the machine lacks.
     """
-    profile = load(_path(wanted or suitable(machine)))
+    profile = find(wanted, machine)
     device = profile.head.device
     if (device == "cuda" and not machine.gpus) or (device == "mps" and not machine.mps):
         raise UserError(f"profile {profile.head.name} needs {device}, which torch does not find here; use --profile cpu")
     return profile
+
+
+def find(wanted: str, machine: Machine) -> Profile:
+    """The same, whether or not the machine has its device."""
+    return load(_path(wanted or suitable(machine)))
 
 
 def suitable(machine: Machine) -> str:

@@ -28,15 +28,18 @@ from rich.console import Console
 
 from evaluator.evaluate import HarnessError
 from evaluator.outcome import SELF_REPORTED
+from evaluator.slot import SlotConfig
 from evo import assembly, session
 from evo.assembly import Assembly
 from evo.cli import Parser
+from evo.config import LlmConfig
 from evo.desk import Desk
 from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
 from evo.lab import Rendered
+from evo.preflight import Preflight, for_slot, trouble
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.store import Store
@@ -85,9 +88,9 @@ def run(options: argparse.Namespace) -> int:
     before = session.present(now.run_dir)
     executor = make_executor(settings, assembled)
     try:
-        with _store(settings) as store:
+        with _store(settings) as store, preflight(settings.config.llm, assembled) as dry_run:
             session.save_limits(settings)
-            desk = make_desk(settings, assembled, model) if model is not None else None
+            desk = make_desk(settings, assembled, model, dry_run) if model is not None else None
             return _drive(settings, store, executor, assembled, desk)
     except SeedFailsError as error:
         if not now.resumed:  # all that is new is the failure that is about to be told
@@ -119,12 +122,25 @@ def connect(now: Session) -> Model | None:
     return connect(llm, os.environ)
 
 
-def make_desk(now: Session, assembled: Assembly, model: Model) -> Desk:
+@contextlib.contextmanager
+def preflight(llm: LlmConfig, assembled: Assembly) -> Iterator[Preflight | None]:
+    """The dry run of what a model writes, as `llm.dry_run` says. None on CPU slots by default, whose trainings it would take time from;
+    always None in compat mode and on the instant lab."""
+    slot, wanted = assembled.evaluators[0], llm.dry_run == "always" or (llm.dry_run == "auto" and assembled.device != "cpu")
+    if not (wanted and llm.model and isinstance(slot, SlotConfig)):
+        yield None
+        return
+    with contextlib.closing(for_slot(slot)) as made:
+        yield made
+
+
+def make_desk(now: Session, assembled: Assembly, model: Model, dry_run: Preflight | None) -> Desk:
     """Where the model writes."""
     from evo.writer import ModelWriter, settings_of
 
     llm, lab = now.config.llm, assembled.lab
-    writer = ModelWriter(model, settings_of(lab.folder, lab.program, assembled.profile, assembled.budget_seconds), llm.prompt_bytes)
+    setting = settings_of(lab.folder, lab.program, assembled.profile, assembled.budget_seconds)
+    writer = ModelWriter(model, setting, llm.prompt_bytes, None if dry_run is None else lambda program: trouble(dry_run(program)))
     return Desk(writer, llm.calls or len(assembled.evaluators), llm.token_limit, tokens_spent(now.run_dir))
 
 

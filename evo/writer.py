@@ -1,4 +1,5 @@
-"""A model writes a proposal: ask, translate the reply into edits, judge them, ask once more with what was wrong.
+"""A model writes a proposal: ask, translate the reply into edits, judge them, run what has a new structure dry if asked to, ask once more
+with what was wrong.
 
 A `ModelWriter` is called in threads beside the driver (evo/desk.py), so it holds nothing that changes, and is given snapshots: a library
 and a standing that nobody changes any more. What comes back is a value for the driver's thread to store: a candidate or the reason why
@@ -75,6 +76,7 @@ class ModelWriter:
     model: Speaker
     setting: Callable[[], Setting]  # asked before each prompt, so that people may edit the agenda while a run goes on
     prompt_bytes: int
+    dry_run: Callable[[str], str] | None = None  # what is wrong with a program when it is run, "" if nothing; None: it is not run
 
     def __call__(self, proposal: Proposal, library: Library, standing: Standing) -> Answer:
         """One answer; `library` and `standing` must not change any more."""
@@ -93,7 +95,8 @@ class ModelWriter:
             if not isinstance(result, str):
                 return dataclasses.replace(self._answer(proposal, asked, turns, ""), written=result)
             if len(turns) == TURNS:
-                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {trouble}")
+                last = trouble.partition("\n")[0]  # what follows are frames, for the model
+                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {last}")
             conversation = prompts.again(conversation, reply.text, trouble)
 
     def _answer(
@@ -115,6 +118,8 @@ class ModelWriter:
         written = operators.judge(proposal, library, text, self._note(proposal, edits, reply.text))
         if isinstance(written.outcome, Duplicate):
             return f"that gives the same program as candidate {written.outcome.of} of this run: change something else"
+        if self.dry_run is not None and written.candidate.species != genomes.species(parent) and (trouble := self.dry_run(text)):
+            return trouble
         return dataclasses.replace(written, candidate=dataclasses.replace(written.candidate, writer=self._signature))
 
     @property

@@ -54,10 +54,12 @@ def ask(behaviour: Behaviour, *parents: str, shelf: Shelf | None = None, **setti
         return at(server.url, *parents, shelf=shelf, **settings), server.requests
 
 
-def at(url: str, *parents: str, shelf: Shelf | None = None, prompt_bytes: int = 120_000) -> Answer:
+def at(
+    url: str, *parents: str, shelf: Shelf | None = None, prompt_bytes: int = 120_000, dry_run: Callable[[str], str] | None = None
+) -> Answer:
     model = Model(LlmConfig(url=url, model="scripted", timeout_seconds=2.0), KEY)
     proposal = Proposal(7, CROSSOVER if len(parents) > 1 else MUTATE, parents or (FOUNDER.genome,), 1)
-    writer = ModelWriter(model, lambda: Setting("Lower val_bpb.", "cpu", 10.0), prompt_bytes)
+    writer = ModelWriter(model, lambda: Setting("Lower val_bpb.", "cpu", 10.0), prompt_bytes, dry_run)
     return writer(proposal, (shelf or Shelf()).library(), assess(()))
 
 
@@ -164,6 +166,35 @@ def test_a_program_that_is_known_is_refused_and_named(arrange: Callable[[Shelf],
     answer, requests = ask(lambda _: DEEPER, *arrange(shelf), shelf=shelf)
     assert answer.written is None
     assert said in requests[1].messages[-1]["content"]
+
+
+PARALLEL = BLOCK.format("        return x + self.mlp(norm(x))", "        return x + self.mlp(x)")
+
+
+def test_a_crash_of_a_dry_run_is_told_like_a_wrong_edit() -> None:
+    tried: list[str] = []
+
+    def dry_run(program: str) -> str:
+        tried.append(program)
+        return "ValueError: it falls over\nin line 7" if len(tried) == 1 else ""
+
+    with ModelServer(second_try(lambda _: PARALLEL, lambda _: PARALLEL.replace("self.mlp(x)", "self.mlp(x0)"))) as server:
+        answer = at(server.url, dry_run=dry_run)
+    assert answer.written is not None, answer.why
+    assert [answer.written.text] == tried[1:]
+    assert "ValueError: it falls over\nin line 7" in server.requests[1].messages[-1]["content"]
+
+
+def test_a_program_that_crashes_twice_is_given_up() -> None:
+    with ModelServer(lambda _: PARALLEL) as server:
+        answer = at(server.url, dry_run=lambda _: "ValueError: it falls over\nin line 7")
+    assert answer.written is None
+    assert answer.why == "no usable edit in 2 answers, the last: ValueError: it falls over"
+
+
+def test_a_program_with_other_numbers_alone_is_not_run_dry() -> None:
+    with ModelServer(lambda _: DEEPER) as server:
+        assert at(server.url, dry_run=lambda _: "it falls over").written is not None
 
 
 def test_contract_problems_of_the_parent_are_no_reason_to_refuse_a_child() -> None:
