@@ -178,7 +178,7 @@ def test_a_crash_of_a_dry_run_is_told_like_a_wrong_edit() -> None:
         tried.append(program)
         return "ValueError: it falls over\nin line 7" if len(tried) == 1 else ""
 
-    with ModelServer(second_try(lambda _: PARALLEL, lambda _: PARALLEL.replace("self.mlp(x)", "self.mlp(x0)"))) as server:
+    with ModelServer(second_try(lambda _: PARALLEL, lambda _: PARALLEL.replace("self.mlp(x)", "self.mlp(2.5 * x)"))) as server:
         answer = at(server.url, dry_run=dry_run)
     assert answer.written is not None, answer.why
     assert [answer.written.text] == tried[1:]
