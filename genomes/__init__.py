@@ -5,7 +5,7 @@
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs
     merge                      three-way merge on the tree
-    patch                      a model's search/replace blocks
+    patch, prose               what a model answers: its edits, applied; and what it says around them
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
     check, require             parse and contract: problems as values, or raised
@@ -23,8 +23,8 @@ from genomes.literals import Value
 from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
-from genomes.patches import patch
 from genomes.readings import Reader, constants
+from genomes.replies import patch, prose
 from genomes.units import definitions
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "merge",
     "mutate",
     "patch",
+    "prose",
     "require",
     "set_knobs",
     "size",

@@ -20,6 +20,7 @@ from genomes.errors import EditError, ParseError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
+_SHOWN = 80  # characters of a line in a message
 _COLLISIONS = 50  # with other threads, before they are believed to be something else
 _Tree = TypeVar("_Tree", ast.Module, ast.Expression)
 
@@ -78,7 +79,7 @@ def parse_tree(text: str) -> ast.Module:
             warnings.simplefilter("ignore")
             return _undisturbed(lambda: ast.parse(text))
     except SyntaxError as error:
-        line = f" in {error.text.strip()!r}" if error.text else ""
+        line = f" in {error.text.strip()[:_SHOWN]!r}" if error.text else ""
         raise ParseError(f"line {error.lineno or '?'}: {error.msg}{line}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ParseError(f"not a Python program: {error}") from error
