@@ -21,6 +21,7 @@ MOST_DEPTH = 64  # of a syntax tree; hand-written programs have some 20 levels
 _WRAPPER = "if True:\n"
 _READ = 200  # characters of a line that is looked at for an elision
 _DEFINITION = re.compile(r"\s*(?:async\s+def|def|class)\s+\w+\s*[(:\[]")
+_OPENING = re.compile(r"\s+(?:@\w|(?:async\s+def|def|class)\s+\w+\s*[(:\[])")  # of a definition at some indentation
 _CODE = re.compile(
     r"""@\w
     |(?:async\ def|def|class)\s+\w+\s*[(:\[]
@@ -81,7 +82,7 @@ def snippet(part: Part) -> Snippet:
 def code_outside(part: Part) -> Part | None:
     """From the first line outside of fences that is code without doubt to the last one that may be; None if there is no such line."""
     lines = part.lines
-    first = next((index for index, line in enumerate(lines) if _CODE.match(line) or (_DEFINITION.match(line) and line[:1].isspace())), None)
+    first = next((index for index, line in enumerate(lines) if _CODE.match(line) or _OPENING.match(line)), None)
     if first is None:
         return None
     tails = (index for index in range(len(lines) - 1, first - 1, -1) if _may_continue(lines[index]))
