@@ -68,6 +68,13 @@ def main():
         print(step)
     return model
 '''
+SCRIPT = """\
+import prepare
+import torch
+
+torch.manual_seed(1)
+print("val_bpb:", prepare.evaluate())
+"""
 
 
 def python(code: str) -> str:
@@ -242,6 +249,7 @@ def test_a_new_function_goes_before_its_first_use() -> None:
     ("code", "said"),
     [
         ("def helper(x):\n    return x", "nothing uses the new helper"),
+        ("def f():\n    return 1\n\ndef f():\n    return 2\n\ndef main():\n    return f()", "f of fence 1 and f of fence 1 differ"),
         ("def missing(self):\n    return 1", "no class of the program has a method missing"),
         ("def main():\n    ...", "leaves out code"),
         ("def main():\n    # ... existing code ...\n    return 1", "leaves out code"),
@@ -298,6 +306,27 @@ def test_a_whole_program_stands_alone_and_complete() -> None:
     assert "is cut off" in message(f"```python\n{made}")
     assert "leaves out code" in message(python(made.replace("    return x\n", "    # ...\n")))
     assert "other edits beside it" in message(python(made) + python("def main():\n    return 1"))
+
+
+def test_a_whole_script_is_a_program_too() -> None:
+    made = SCRIPT.replace("import prepare", "import prepare  # the constitution").replace(
+        "torch.manual_seed(1)", "torch.manual_seed(1)\nx = 2"
+    )
+    assert patch(SCRIPT, python(made)) == made
+
+
+def test_members_that_share_a_line_are_not_replaced_one_by_one() -> None:
+    line = "class C: a, b = 1, 2; c = 3\n\n\n"
+    text = SMALL.replace("def build_model", f"{line}def build_model")
+    assert "does not begin its line" in message(python("class C:\n    c = 4"), text)
+    assert "does not begin its line" in message(python("class A: size = 5"))
+
+
+def test_a_note_may_stand_in_the_fence() -> None:
+    assert "return 1" in patch(SMALL, "```python\nNOTE: shorter, at last\ndef main():\n    return 1\n```")
+    reply = "```diff\nNOTE: deeper\n-DEPTH = 4\n+DEPTH = 5\n```"
+    assert "DEPTH = 5" in patch(SMALL, reply)
+    assert "NOTE: deeper" in genomes.prose(reply)
 
 
 def test_functions_that_need_the_rest_of_the_program_are_no_whole_program() -> None:

@@ -76,7 +76,7 @@ def patch(text: str, reply: str, cut: bool = False) -> str:
     if found.is_empty:
         aside = f"{found.aside[0].where} has no function or class; " if found.aside else ""
         raise EditError(f"the reply has no block, diff, whole function or whole program; {aside}{FORMAT}")
-    result = splice(text, _apart(page, text, _cuts(text, page, found)))
+    result = splice(text, _apart(page, _cuts(page, found)))
     _require_program(result)
     if identity(result) == identity(text):
         raise EditError("the edits leave the program as it was, but for comments and layout: change what it does")
@@ -84,13 +84,12 @@ def patch(text: str, reply: str, cut: bool = False) -> str:
 
 
 def prose(reply: str) -> list[str]:
-    """The lines that a reply says around its edits.
+    """The lines that stand outside of blocks and fences.
 
     Raises:
         EditError: it cannot be taken apart.
     """
-    rest, *fences = parts(blocks(answer(reply))[1])
-    return [*rest.lines, *(line for part in fences if not part.label and not defines(part.lines) for line in part.lines)]
+    return list(parts(blocks(answer(reply))[1])[0].lines)
 
 
 # ---- what the parts are
@@ -122,7 +121,7 @@ def _read(part: Part, page: Page, found: _Found) -> None:
                 raise EditError(f"{part.name} {_CUT_OFF}") from error
             raise
         return
-    if any(isinstance(node, DEFINITIONS) for node in code.statements):
+    if any(isinstance(node, DEFINITIONS) for node in code.statements) or _is_program(code, page.text):
         _require_whole(part, page)
         found.code.append(code)
     elif has_signs(part, page):
@@ -164,14 +163,14 @@ def _require_whole(part: Part, page: Page) -> None:
 # ---- what they do
 
 
-def _cuts(text: str, page: Page, found: _Found) -> list[Cut]:
+def _cuts(page: Page, found: _Found) -> list[Cut]:
     for code in found.code:
-        if _is_program(code, text):
+        if _is_program(code, page.text):
             if len(found.code) > 1 or found.passages:
                 raise EditError(f"{code.where} is a whole program, and there are other edits beside it: send one or the other")
-            return [Cut(code.where, Splice(0, len(text), code.source.text.replace("\n", page.line_end)))]
+            return [Cut(code.where, Splice(0, len(page.text), code.source.text.replace("\n", page.line_end)))]
     cuts = _placed(page, found.passages)
-    return [*cuts, *definitions([*found.code, *found.aside], page, parse(text))] if found.code else cuts
+    return [*cuts, *definitions([*found.code, *found.aside], page, parse(page.text))] if found.code else cuts
 
 
 def _placed(page: Page, passages: Sequence[Passage]) -> list[Cut]:
@@ -200,13 +199,13 @@ def _is_program(code: Snippet, text: str) -> bool:
     return not names_in(code.source.tree) & there - own
 
 
-def _apart(page: Page, text: str, cuts: Iterable[Cut]) -> list[Splice]:
+def _apart(page: Page, cuts: Iterable[Cut]) -> list[Splice]:
     """The splices, each once, without those that change nothing.
 
     Raises:
         EditError: two of them change the same lines.
     """
-    wanted = {cut.splice: cut for cut in cuts if text[cut.splice.start : cut.splice.end] != cut.splice.text}
+    wanted = {cut.splice: cut for cut in cuts if page.text[cut.splice.start : cut.splice.end] != cut.splice.text}
     ordered = sorted(wanted.values(), key=lambda cut: (cut.splice.start, cut.splice.end))
     for before, after in pairwise(ordered):
         if after.splice.start < before.splice.end:

@@ -79,6 +79,14 @@ class _Plan:
         self.cuts.append(self.page.cut(f"{place.name} of {found.where}", first, end, code))
         self.lands(node, first)
 
+    def add(self, new: _New) -> None:
+        """Something new, once."""
+        twin = next((one for one in self.new if one.name == new.name), None)
+        if twin is None:
+            self.new.append(new)
+        elif ast.dump(twin.node) != ast.dump(new.node):
+            raise EditError(f"{twin.where} and {new.where} differ: send one of them")
+
     def lands(self, node: ast.AST, line: int) -> None:
         """`node` comes into the program at a line, from 0."""
         starts = [first_line(statement) for statement in self.source.tree.body]
@@ -129,19 +137,24 @@ def _definition(plan: _Plan, places: Sequence[Place], found: Snippet, node: Defi
     elif takes_self(node):
         raise EditError(f"{found.where}: no class of the program has a method {node.name}: write a new one inside `class NAME:`")
     else:
-        plan.new.append(_New(node.name, found, node))
+        plan.add(_New(node.name, found, node))
 
 
 def _class(plan: _Plan, found: Snippet, node: ast.ClassDef, place: Place, old: ast.ClassDef) -> None:
     has, given = members(old), members(node)
     is_context = not (node.bases or node.keywords or node.decorator_list) and bool(old.bases or old.keywords)
     left = [name for name in has if name not in given]
+    left += _unnamed(old)[len(_unnamed(node)) :]
     if not left and not is_context:
         plan.replace(found, node, place)
         return
     if not is_context and head(node) != head(old):
         kept = ", ".join(left[:_NAMED])
         raise EditError(f"{found.where}: class {node.name} has another head than the program's and leaves out {kept}: send it whole")
+    for statement, source in [*((one, plan.source) for one in old.body), *((one, found.source) for one in node.body)]:
+        if source.text[source.starts[statement.lineno - 1] : source.span(statement)[0]].strip():
+            line = shown(source.lines[statement.lineno - 1])
+            raise EditError(f"{found.where}: class {node.name} leaves out members, and one does not begin its line, {line}: send it whole")
     known = {ast.dump(statement) for statement in old.body}
     for statement in node.body:
         name = member(statement)
@@ -154,6 +167,11 @@ def _class(plan: _Plan, found: Snippet, node: ast.ClassDef, place: Place, old: a
                 f"{found.where}: in class {node.name}, which leaves out other members, {line} has no clear place: send the whole class"
             )
         _member_cut(plan, found, statement, Place(f"{place.name}.{name}", "class", old), same)
+
+
+def _unnamed(node: ast.ClassDef) -> list[str]:
+    """The members of a class that have no name to find them by."""
+    return [type(statement).__name__ for statement in node.body if not member(statement) and not says_nothing(statement)]
 
 
 def _member_cut(plan: _Plan, found: Snippet, node: ast.stmt, place: Place, same: Sequence[ast.stmt]) -> None:
@@ -183,7 +201,7 @@ def _constant(plan: _Plan, found: Snippet, node: ast.stmt) -> None:
             f"{found.where}: {name} is assigned at lines {', '.join(str(s.lineno) for s in old[:_NAMED])}: use a search/replace block"
         )
     if not old:
-        plan.new.append(_New(name, found, node))
+        plan.add(_New(name, found, node))
         return
     (start, end), (first, last) = plan.source.span(old[0]), found.source.span(node)
     text, rest = found.source.text[first:last], found.source.text[last:].partition("\n")[0]

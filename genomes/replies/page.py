@@ -60,6 +60,7 @@ class Page:
     """The lines of a program, without their ends, in the three spellings that passages are looked up in."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self._whole = split_lines(text)
         self._starts = list(accumulate(map(len, self._whole), initial=0))
         self.lines = tuple(line.rstrip("\r\n") for line in self._whole)

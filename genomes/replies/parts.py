@@ -18,6 +18,7 @@ MOST_CHARACTERS = 200_000  # of a reply
 _FENCE_CHARACTERS = 200  # of the line of a fence, which keeps the time of the pattern within bounds
 _FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
 _TAG = re.compile(r"\s{0,40}<(/?)(think|thinking|thought|thoughts|reasoning|analysis|scratchpad)>", re.IGNORECASE)
+_NOTE = "NOTE:"  # what a model is asked to say beside its edits
 _PYTHON = ("py", "python", "python3")
 _DIFF = ("diff", "patch", "udiff")
 
@@ -75,7 +76,7 @@ def answer(reply: str) -> list[str]:
 
 
 def parts(lines: Iterable[str]) -> list[Part]:
-    """What stands outside of fences, then the fences, in their order."""
+    """What stands outside of fences, then the fences, in their order. A note at the start of a fence counts as outside."""
     outside, found = list[str](), list[Part]()
     inside, mark, indent, label = list[str](), "", "", ""
     for line in lines:
@@ -89,6 +90,8 @@ def parts(lines: Iterable[str]) -> list[Part]:
             found.append(Part(len(found) + 1, label, tuple(inside), closed=True))
             outside.append("")
             mark = ""
+        elif line.lstrip().startswith(_NOTE) and not any(inside):
+            outside.append(line.lstrip())
         else:
             inside.append(line.removeprefix(indent))
     if mark:
