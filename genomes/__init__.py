@@ -5,7 +5,7 @@
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs
     merge                      three-way merge on the tree
-    patch                      a model's search/replace blocks
+    patch, prose               what a model answers: its edits, applied; and what it says around them
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
     check, require             parse, contract and certain mistakes: problems as values, or raised
@@ -28,6 +28,8 @@ from genomes.patches import patch
 from genomes.problem import Problem
 from genomes.readings import Reader, constants
 from genomes.repairs import Failure, Repaired, mend, repair
+from genomes.readings import Reader, constants
+from genomes.replies import patch, prose
 from genomes.units import definitions
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "mutate",
     "patch",
     "repair",
+    "prose",
     "require",
     "set_knobs",
     "size",
