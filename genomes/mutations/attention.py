@@ -6,61 +6,22 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name, read_value
+from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.mlp import norm_call
-from genomes.mutations.mutation import STRUCTURAL, Mutation, pick
-from genomes.mutations.network import Attention, attention, head_shape, layer_number, linears, remember, width_in
-from genomes.mutations.patterns import atom, is_norm, names_in
+from genomes.mutations.mutation import STRUCTURAL, Mutation
+from genomes.mutations.network import depth, linears, remember, width_in
+from genomes.mutations.patterns import atom, names_in
+from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
 
-_PATTERNS = ("L", "SL", "SSL", "SSSL", "SSSSL", "SSLL", "LS", "LSSS", "S")
 _ROTATION = re.compile(r"rot|rope", re.IGNORECASE)
-
-
-def _qk_norm(draft: Draft, rng: random.Random) -> str:
-    """Queries and keys lose their norms, or get them where they have none."""
-    spot = attention(draft.parent)
-    pair = {spot.query, spot.key}
-    norms = [node for node in ast.walk(spot.module.forward) if is_norm(node) and isinstance(node, ast.Call)]
-    norms = [call for call in norms if names_in(call.args[0]) & pair]
-    if not norms:
-        norm, extra = norm_call(draft)
-        both = ", ".join(f"{norm}({name}{extra})" for name in (spot.query, spot.key))
-        draft.above(spot.statement, f"{spot.query}, {spot.key} = {both}")
-        return f"{spot.module.name}: norms of queries and keys"
-    for statement in spot.module.forward.body:
-        inside = [call for call in norms if call in ast.walk(statement)]
-        if inside and _only_norms(statement, inside):
-            draft.delete(statement)
-        else:
-            for call in inside:
-                draft.replace(call, atom(draft.source, call.args[0]))
-    return f"{spot.module.name}: no norms of queries and keys"
-
-
-def _only_norms(statement: ast.stmt, norms: list[ast.Call]) -> bool:
-    """`q, k = norm(q), norm(k)`: nothing is left of it without the norms."""
-    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-        return False
-    targets, values = _elements(statement.targets[0]), _elements(statement.value)
-    return len(targets) == len(values) and all(
-        value in norms and isinstance(value, ast.Call) and ast.unparse(value.args[0]) == ast.unparse(target)
-        for target, value in zip(targets, values, strict=True)
-    )
-
-
-def _elements(node: ast.expr) -> list[ast.expr]:
-    return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
 def _query_gain(draft: Draft, rng: random.Random) -> str:
     """A learnt factor on the queries, per channel of a head or per head: the temperature of the softmax."""
     spot = attention(draft.parent)
     heads, channels = head_shape(draft.parent, spot)
-    per_head = rng.random() < 0.5 and read_value(heads) is None if isinstance(heads, ast.AST) else rng.random() < 0.5
-    if per_head and heads == "-1":
-        per_head = False
+    per_head = rng.random() < 0.5 and heads != "-1"
     size, place = (heads, "[:, None, None]" if spot.heads_first else "[:, None]") if per_head else (channels, "")
     nn = alias(draft.parent, "torch.nn")
     remember(draft, spot.module, "query_gain", f"self.query_gain = {nn}.Parameter(torch.ones({size}))")
@@ -82,16 +43,6 @@ def _log_scale(draft: Draft, rng: random.Random) -> str:
         f"{spot.query} = {spot.query} * (1 + {strength} * seen.log()){place}.to({spot.query}.dtype)",
     )
     return f"{spot.module.name}: queries × (1 + {strength} log n)"
-
-
-def _value_norm(draft: Draft, rng: random.Random) -> str:
-    """Values are normalised per head."""
-    spot = attention(draft.parent)
-    if any(is_norm(node) and names_in(node) & {spot.value} for node in ast.walk(spot.module.forward)):
-        raise MisfitError("normalised already")
-    norm, extra = norm_call(draft)
-    draft.above(spot.statement, f"{spot.value} = {norm}({spot.value}{extra})")
-    return f"{spot.module.name}: norm of the values"
 
 
 def _shift(draft: Draft, rng: random.Random) -> str:
@@ -207,20 +158,28 @@ def _some_rotary(draft: Draft, rng: random.Random) -> str:
     remember(draft, spot.module, "turns", f"self.turns = {layer} % {every} != {every - 1}  # the others have no rotary embedding")
     for call in turns:
         draft.replace(call, f"({draft.code(call)} if self.turns else {atom(draft.source, call.args[0])})")
-    return f"{spot.module.name}: no rotary embedding in every {every}th block"
+    return f"{spot.module.name}: no rotary embedding in one block of {every}"
 
 
 def _windows(draft: Draft, rng: random.Random) -> str:
-    """Another pattern of short and full windows."""
-    parent = draft.parent
-    spots = [spot for spot in parent.spots if isinstance(spot.knob.value, str) and re.fullmatch("[SL]+", spot.knob.value)]
-    spots = [spot for spot in spots if not spot.knob.tunable and (spot.constant or spot.named)]
-    spot = pick(spots, rng)
-    if spot is None:
-        raise MisfitError("no window pattern")
-    new = rng.choice([pattern for pattern in _PATTERNS if pattern != spot.knob.value])
-    draft.replace(spot.node, f'"{new}"')
-    return f"{spot.knob.name}: {spot.knob.value} → {new}"
+    """Short windows widen, or narrow, with depth."""
+    blocks, widen = depth(draft.parent), rng.random() < 0.7
+    for function in draft.parent.tree.body:
+        if not isinstance(function, ast.FunctionDef) or "window" not in function.name or len(function.args.args) != 1:
+            continue
+        layer, last = function.args.args[0].arg, function.body[-1]
+        choice = last.value if isinstance(last, ast.Return) else None
+        short = next((n for n in (choice.body, choice.orelse) if _divides(n)), None) if isinstance(choice, ast.IfExp) else None
+        if short is None or not blocks.isupper() or blocks in draft.code(short):
+            continue
+        share = f"{layer} + 1" if widen else f"{blocks} - {layer}"
+        draft.replace(short, f"max(1, ({draft.code(short)}) * ({share}) // {blocks})")
+        return f"{function.name}: short windows {'widen' if widen else 'narrow'} with depth"
+    raise MisfitError("no rule for windows")
+
+
+def _divides(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv)
 
 
 def _output_gate(draft: Draft, rng: random.Random) -> str:
@@ -245,7 +204,7 @@ def _output_gate(draft: Draft, rng: random.Random) -> str:
     return f"{spot.module.name}: a gate on each head's output"
 
 
-def _heads_apart(draft: Draft, rng: random.Random) -> str:
+def _exclusive(draft: Draft, rng: random.Random) -> str:
     """What a head returns loses its part along the token's own value: attention adds what others know."""
     spot = attention(draft.parent)
     if not spot.output or "own" in names_in(spot.module.forward):
@@ -258,14 +217,6 @@ def _heads_apart(draft: Draft, rng: random.Random) -> str:
 
 
 ATTENTION_MUTATIONS = (
-    Mutation(
-        "qk-norm",
-        "norms of queries and keys, or none",
-        "Henry et al. 2020, arXiv 2010.04245; Qwen3, arXiv 2505.09388",
-        STRUCTURAL,
-        4,
-        fitted(_qk_norm),
-    ),
     Mutation("query-gain", "a learnt gain of the queries", "Henry et al. 2020, arXiv 2010.04245", STRUCTURAL, 5, fitted(_query_gain)),
     Mutation(
         "log-scaled-queries",
@@ -275,7 +226,6 @@ ATTENTION_MUTATIONS = (
         3,
         fitted(_log_scale),
     ),
-    Mutation("value-norm", "norms of the values", "Gemma 3n, google-deepmind/gemma", STRUCTURAL, 3, fitted(_value_norm)),
     Mutation(
         "token-shift",
         "keys or values mixed with the previous token's",
@@ -302,7 +252,12 @@ ATTENTION_MUTATIONS = (
     ),
     Mutation("some-rotary", "blocks without a rotary embedding", "Yang et al. 2025, arXiv 2501.18795", STRUCTURAL, 4, fitted(_some_rotary)),
     Mutation(
-        "window-pattern", "another pattern of windows", "karpathy/nanochat; Gemma 3, arXiv 2503.19786", STRUCTURAL, 6, fitted(_windows)
+        "window-by-depth",
+        "short windows that widen or narrow with depth",
+        "KellerJordan/modded-nanogpt, window sizes",
+        STRUCTURAL,
+        4,
+        fitted(_windows),
     ),
     Mutation(
         "output-gate",
@@ -313,6 +268,11 @@ ATTENTION_MUTATIONS = (
         fitted(_output_gate),
     ),
     Mutation(
-        "exclusive-attention", "no output along the token's own value", "openai/parameter-golf, XSA", STRUCTURAL, 3, fitted(_heads_apart)
+        "exclusive-attention",
+        "no output along the token's own value",
+        "Zhai 2026, arXiv 2603.09078; openai/parameter-golf",
+        STRUCTURAL,
+        3,
+        fitted(_exclusive),
     ),
 )

@@ -9,84 +9,13 @@ import re
 from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
-from genomes.mutations.mlp import norm_call
 from genomes.mutations.mutation import STRUCTURAL, Mutation
-from genomes.mutations.network import Stack, embedding, linears, remember, self_calls, stack
+from genomes.mutations.network import embedded, embedding, headed, remember, stack
 from genomes.mutations.patterns import atom, is_norm, names_in
 from genomes.source import parse_expression
 
 _KINDS = {"rms_norm": "layer_norm", "layer_norm": "rms_norm", "RMSNorm": "LayerNorm", "LayerNorm": "RMSNorm"}
 _NORM = re.compile(r"norm|ln", re.IGNORECASE)
-
-
-def _norm_kind(draft: Draft, rng: random.Random) -> str:
-    """RMSNorm instead of LayerNorm, or the other way round, throughout."""
-    calls = [n for n in ast.walk(draft.parent.tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
-    kinds = sorted({call.func.attr for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in _KINDS})
-    if not kinds:
-        raise MisfitError("no norms of torch")
-    kind = rng.choice(kinds)
-    for call in calls:
-        if isinstance(call.func, ast.Attribute) and call.func.attr == kind:
-            if len(call.args) > 2 or any(word.arg not in ("eps", "elementwise_affine") for word in call.keywords):
-                raise MisfitError("the other norm takes other arguments")
-            draft.replace(call.func, f"{draft.code(call.func.value)}.{_KINDS[kind]}")
-    return f"{kind} → {_KINDS[kind]}"
-
-
-def embedded(found: Stack) -> ast.Call:
-    """The look-up of the tokens' embedding, in the forward pass of the stack."""
-    tokens = found.module.x
-    for call in self_calls(found.module.forward):
-        if [last_name(argument) for argument in call.args] == [tokens] and isinstance(call.args[0], ast.Name):
-            return call
-    for call in (node for node in ast.walk(found.module.forward) if isinstance(node, ast.Call)):
-        if [ast.unparse(argument) for argument in call.args] == [tokens] and ast.unparse(call.func).startswith("self."):
-            return call
-    raise MisfitError("no look-up of tokens")
-
-
-def headed(found: Stack) -> ast.Call:
-    """The call of the output layer: the one linear layer that the stack itself has."""
-    layers = linears(found.module)
-    for call in self_calls(found.module.forward):
-        if last_name(call.func) in layers and len(call.args) == 1:
-            return call
-    raise MisfitError("no output layer")
-
-
-def _edge_norm(draft: Draft, rng: random.Random) -> str:
-    """The norm of the embedding, or the one before the head: added where there is none, else removed."""
-    found = stack(draft.parent)
-    if rng.random() < 0.5:
-        inner, what = embedded(found), "of the embedding"
-        outer = next((n for n in ast.walk(found.module.forward) if is_norm(n) and isinstance(n, ast.Call) and n.args[0] is inner), None)
-        after = _norm_statement(found, before=True)
-    else:
-        call = headed(found)
-        outer = call.args[0] if is_norm(call.args[0]) else None  # type: ignore[assignment]
-        inner, what, after = call.args[0], "before the head", _norm_statement(found, before=False)  # type: ignore[assignment]
-    if outer is not None:
-        draft.replace(outer, atom(draft.source, outer.args[0]))
-    elif after is not None:
-        draft.delete(after)
-    elif isinstance(inner, ast.Call) and _NORM.search(last_name(inner.func)):
-        raise MisfitError("the norm is a module")
-    else:
-        norm, extra = norm_call(draft)
-        draft.wrap(inner, f"{norm}(", f"{extra})")
-        return f"{found.module.name}: norm {what}"
-    return f"{found.module.name}: no norm {what}"
-
-
-def _norm_statement(found: Stack, before: bool) -> ast.Assign | None:
-    """`x = norm(x)` of the stream, before or after the loop."""
-    for statement in ast.walk(found.module.forward):
-        if isinstance(statement, ast.Assign) and is_norm(statement.value) and (statement.lineno < found.loop.lineno) == before:
-            value = statement.value
-            if isinstance(value, ast.Call) and ast.unparse(statement.targets[0]) == ast.unparse(value.args[0]) == found.x:
-                return statement
-    return None
 
 
 def _embedding_scale(draft: Draft, rng: random.Random) -> str:
@@ -163,12 +92,8 @@ def _bigrams(draft: Draft, rng: random.Random) -> str:
         f"pairs = (36313 * {tokens} + 27191 * {functional}.pad({tokens}, (1, -1))) % self.bigrams.num_embeddings",
         f"{found.x} = {found.x} + self.bigrams(pairs).to({found.x}.dtype)",
     )
-    train_table(draft, "bigrams", _table(embedded(found)))
+    train_table(draft, "bigrams", last_name(embedded(found).func))
     return f"{found.module.name}: an embedding of hashed token pairs, {rows} × the vocabulary"
-
-
-def _table(call: ast.Call) -> str:
-    return last_name(call.func)
 
 
 def _tie(draft: Draft, rng: random.Random) -> str:
@@ -178,8 +103,8 @@ def _tie(draft: Draft, rng: random.Random) -> str:
     name = last_name(head.func)
     for statement in found.module.init.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == f"self.{name}.weight":
-            if group_of(draft, _table(embedded(found))) is not None:
-                raise MisfitError("the head has no group of its own")
+            if group_of(draft, last_name(embedded(found).func)) is not None:
+                raise MisfitError("groups are listed, and the head has none")
             draft.delete(statement)
             return f"{found.module.name}: head and embedding are untied"
     group = group_of(draft, name)
@@ -201,15 +126,6 @@ def _tie(draft: Draft, rng: random.Random) -> str:
 
 
 EDGE_MUTATIONS = (
-    Mutation("norm-kind", "RMSNorm or LayerNorm", "Zhang and Sennrich 2019, arXiv 1910.07467", STRUCTURAL, 3, fitted(_norm_kind)),
-    Mutation(
-        "edge-norm",
-        "norm of the embedding, norm before the head",
-        "BLOOM, arXiv 2211.05100; karpathy/nanochat",
-        STRUCTURAL,
-        3,
-        fitted(_edge_norm),
-    ),
     Mutation(
         "embedding-scale",
         "the stream starts larger or smaller",

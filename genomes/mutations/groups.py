@@ -72,7 +72,7 @@ def train_table(draft: Draft, attribute: str, like: str) -> None:
     """An embedding that was added to the stack is trained like the one of another attribute."""
     listed = _groups(draft.parent)
     if not listed:
-        _require_all(draft.parent)
+        _require_all(draft.parent, tables=True)
         return
     template = next((group for group in listed if like in {last_name(node) for node in ast.walk(group.params)}), None)
     if template is None:
@@ -162,14 +162,15 @@ def _add(draft: Draft, template: Group, params: str) -> None:
     draft.element(template.display, whole[:first] + params + whole[last:])
 
 
-def _require_all(parent: Program) -> None:
-    """`model.parameters()` outside of clipping and counting: whatever is added is trained."""
+def _require_all(parent: Program, tables: bool = False) -> None:
+    """`model.parameters()` outside of clipping and counting: whatever is added is trained. Tables are, where no dimension is asked for."""
     skipped: set[int] = set()
-    calls = [node for node in ast.walk(parent.tree) if isinstance(node, ast.Call)]
-    for call in calls:
-        if _NO_OPTIMISER.search(last_name(call.func)):
-            skipped |= {id(inner) for inner in ast.walk(call)}
-    if not any(last_name(call.func) == "parameters" and id(call) not in skipped and _is_whole(call) for call in calls):
+    for node in ast.walk(parent.tree):
+        sieves = isinstance(node, ast.ListComp | ast.GeneratorExp) and _DIMENSIONS.search(ast.unparse(node)) is not None
+        if (isinstance(node, ast.Call) and _NO_OPTIMISER.search(last_name(node.func))) or (tables and sieves):
+            skipped |= {id(inner) for inner in ast.walk(node)}
+    calls = [node for node in ast.walk(parent.tree) if isinstance(node, ast.Call) and last_name(node.func) == "parameters"]
+    if not any(id(call) not in skipped and _is_whole(call) for call in calls):
         raise MisfitError("the optimiser does not take all parameters")
 
 

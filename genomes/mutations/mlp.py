@@ -9,8 +9,9 @@ from genomes.literals import last_name, read_value
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import STRUCTURAL, Mutation
-from genomes.mutations.network import feed, known_in, layer_number, linears, modules, remember, stack, statement_of
-from genomes.mutations.patterns import is_norm, names_in
+from genomes.mutations.network import depth, known_in, linears, modules, remember, stack
+from genomes.mutations.patterns import names_in
+from genomes.mutations.sublayers import feed, layer_number, statement_of
 from genomes.source import parse_expression
 
 _GATED = {
@@ -86,30 +87,21 @@ def _is_gate(node: ast.AST, halves: set[str]) -> bool:
 def _by_depth(draft: Draft, rng: random.Random) -> str:
     """Hidden layers widen, or narrow, with depth; their mean stays."""
     spot, found = feed(draft.parent), stack(draft.parent)
-    hidden, depth = draft.code(spot.up.args[1]), _depth(draft)
+    hidden, blocks = draft.code(spot.up.args[1]), depth(draft.parent)
     if draft.code(spot.down.args[0]) != hidden or "layer" in names_in(spot.module.init) | {a.arg for a in spot.module.init.args.args}:
         raise MisfitError("the MLP knows its layer")
-    if not set(names_in(parse_expression(depth))) <= known_in(draft.parent, spot.module.init):
-        raise MisfitError(f"{depth} is unknown in {spot.module.name}")
+    if not set(names_in(parse_expression(blocks))) <= known_in(draft.parent, spot.module.init):
+        raise MisfitError(f"{blocks} is unknown in {spot.module.name}")
     made, number = _made(draft, spot.module.name)
     draft.argument(made, number)
     draft.parameter(spot.module.init, "layer")
     up = rng.random() < 0.5
-    share = f"(layer + 0.5) / {depth}" if up else f"1.5 - (layer + 0.5) / {depth}"
+    share = f"(layer + 0.5) / {blocks}" if up else f"1.5 - (layer + 0.5) / {blocks}"
     factor = f"(0.5 + {share})" if up else f"({share})"
     draft.above(statement_of(spot.module.init, spot.up), f"hidden = 16 * max(1, round({hidden} * {factor} / 16))")
     draft.replace(spot.up.args[1], "hidden")
     draft.replace(spot.down.args[0], "hidden")
     return f"{spot.module.name}: hidden width {'rises' if up else 'falls'} over the blocks of {found.blocks}"
-
-
-def _depth(draft: Draft) -> str:
-    """`range(DEPTH)` of the comprehension that makes the blocks."""
-    found = stack(draft.parent)
-    for node in ast.walk(found.module.init):
-        if isinstance(node, ast.Call) and last_name(node.func) == "range" and len(node.args) == 1:
-            return draft.code(node.args[0])
-    raise MisfitError("no number of blocks")
 
 
 def _made(draft: Draft, name: str) -> tuple[ast.Call, str]:
@@ -119,35 +111,6 @@ def _made(draft: Draft, name: str) -> tuple[ast.Call, str]:
             if isinstance(node, ast.Call) and last_name(node.func) == name:
                 return node, layer_number(module)
     raise MisfitError(f"{name} is made elsewhere")
-
-
-def _sub_norm(draft: Draft, rng: random.Random) -> str:
-    """A norm in front of the last matrix of attention or MLP."""
-    calls = []
-    for module in modules(draft.parent):
-        for call in (node for node in ast.walk(module.forward) if isinstance(node, ast.Call) and last_name(node.func) in linears(module)):
-            inner = call.args[0] if len(call.args) == 1 else None
-            if inner is not None and module.node is not stack(draft.parent).module.node and not is_norm(inner) and _is_last(draft, call):
-                calls.append((module, call, inner))
-    if not calls:
-        raise MisfitError("no last layers")
-    module, call, inner = rng.choice(calls)
-    norm, extra = norm_call(draft)
-    draft.wrap(inner, f"{norm}(", f"{extra})")
-    return f"{module.name}: norm before {last_name(call.func)}"
-
-
-def _is_last(draft: Draft, call: ast.Call) -> bool:
-    """The call is what a forward pass returns."""
-    return any(isinstance(node, ast.Return) and node.value is call for node in ast.walk(draft.parent.tree))
-
-
-def norm_call(draft: Draft) -> tuple[str, str]:
-    """How the program takes a norm without parameters: what stands before and after the tensor."""
-    for node in draft.parent.tree.body:
-        if isinstance(node, ast.FunctionDef) and "norm" in node.name.lower() and len(node.args.args) == 1:
-            return node.name, ""
-    raise MisfitError("no norm as a function")
 
 
 def _bias(draft: Draft, rng: random.Random) -> str:
@@ -192,7 +155,7 @@ def _makes(statement: ast.Assign, blocks: str) -> bool:
     return isinstance(statement.targets[0], ast.Attribute) and statement.targets[0].attr == first
 
 
-def _expert_scale(draft: Draft, rng: random.Random) -> str:
+def _hidden_gain(draft: Draft, rng: random.Random) -> str:
     """A learnt gain per hidden channel behind the activation."""
     spot = feed(draft.parent)
     if any(isinstance(node, ast.Attribute) and node.attr == "hidden_gain" for node in ast.walk(spot.module.node)):
@@ -213,14 +176,6 @@ MLP_MUTATIONS = (
     Mutation(
         "mlp-width-by-depth", "hidden width that rises or falls with depth", "OpenELM, arXiv 2404.14619", STRUCTURAL, 3, fitted(_by_depth)
     ),
-    Mutation(
-        "sub-norm",
-        "a norm before the last matrix of a sublayer",
-        "Magneto, arXiv 2210.06423; NormFormer, arXiv 2110.09456",
-        STRUCTURAL,
-        4,
-        fitted(_sub_norm),
-    ),
     Mutation("add-bias", "a bias in one layer of the blocks", "Qwen, arXiv 2309.16609", STRUCTURAL, 2, fitted(_bias)),
     Mutation(
         "share-mlp",
@@ -230,5 +185,5 @@ MLP_MUTATIONS = (
         2,
         fitted(_shared),
     ),
-    Mutation("hidden-gain", "a learnt gain per hidden channel", "IA³, arXiv 2205.05638", STRUCTURAL, 2, fitted(_expert_scale)),
+    Mutation("hidden-gain", "a learnt gain per hidden channel", "IA³, arXiv 2205.05638", STRUCTURAL, 2, fitted(_hidden_gain)),
 )

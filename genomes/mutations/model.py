@@ -13,13 +13,13 @@ from genomes.literals import last_name, read_value
 from genomes.mutations.attention import ATTENTION_MUTATIONS
 from genomes.mutations.edges import EDGE_MUTATIONS
 from genomes.mutations.mlp import MLP_MUTATIONS
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
+from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, Rewrite, pick, rewrite
+from genomes.mutations.norms import NORM_MUTATIONS
 from genomes.mutations.patterns import (
     ACTIVATIONS,
     atom,
     in_recipe,
     is_norm,
-    is_operation,
     is_touchable,
     names_in,
     one_of,
@@ -68,34 +68,10 @@ def _squares(node: ast.AST, call: ast.Call) -> bool:
 
 
 def _remove_norm(parent: Program, rng: random.Random) -> Rewrite | None:
-    place = pick((place for place in in_recipe(parent) if is_norm(place.node) and not is_norm_body(place)), rng)
+    place = pick((place for place in in_recipe(parent) if is_norm(place.node) and "norm" not in place.function.name.lower()), rng)
     if place is None or not isinstance(place.node, ast.Call):
         return None
     return replaced(parent, place, atom(parent.source, place.node.args[0]), "no norm")
-
-
-def is_norm_body(place: Place) -> bool:
-    """The definition of `norm` itself is left alone."""
-    return "norm" in place.function.name.lower()
-
-
-def _move_norm(parent: Program, rng: random.Random) -> Rewrite | None:
-    """`x + f(norm(x), …)` becomes `x + norm(f(x, …))` or `x + norm(f(norm(x), …))`."""
-    options = []
-    for place in in_recipe(parent):
-        if not is_operation(place.node, ast.Add) or not isinstance(call := getattr(place.node, "right", None), ast.Call):
-            continue
-        if is_norm(call) or not call.args or not is_norm(inner := call.args[0]) or not isinstance(inner, ast.Call):
-            continue
-        norm, code = parent.source.code(inner.func), parent.source.code(call)
-        extra = "".join(f", {parent.source.code(argument)}" for argument in inner.args[1:])
-        start, end = (position - parent.source.span(call)[0] for position in parent.source.span(inner))
-        bare = code[:start] + atom(parent.source, inner.args[0]) + code[end:]
-        left = atom(parent.source, place.node.left) if isinstance(place.node, ast.BinOp) else ""
-        options += [
-            replaced(parent, place, f"{left} + {norm}({body}{extra})", what) for body, what in ((bare, "norm after"), (code, "norm around"))
-        ]
-    return pick(options, rng)
 
 
 def _drop_statement(parent: Program, rng: random.Random) -> Rewrite | None:
@@ -229,14 +205,6 @@ _OPERATIONS = (
         _activation,
     ),
     Mutation("remove-norm", "one norm fewer, QK-norm included", "Henry et al. 2020, arXiv 2010.04245", STRUCTURAL, 5, _remove_norm),
-    Mutation(
-        "move-norm",
-        "norm after, or around, a sublayer",
-        "Xiong et al. 2020, arXiv 2002.04745; Gemma 2, arXiv 2408.00118",
-        STRUCTURAL,
-        7,
-        _move_norm,
-    ),
     Mutation("drop-statement", "ablate one update", "Meyes et al. 2019, arXiv 1901.08644", STRUCTURAL, 7, _drop_statement),
     Mutation(
         "drop-part",
@@ -252,4 +220,12 @@ _OPERATIONS = (
     Mutation("swap-updates", "sublayers in the other order, or in parallel", "GPT-J; PaLM, arXiv 2204.02311", STRUCTURAL, 5, _swap_updates),
 )
 
-MODEL_MUTATIONS = (*_OPERATIONS, *MLP_MUTATIONS, *ATTENTION_MUTATIONS, *VALUE_MUTATIONS, *STREAM_MUTATIONS, *EDGE_MUTATIONS)
+MODEL_MUTATIONS = (
+    *_OPERATIONS,
+    *NORM_MUTATIONS,
+    *MLP_MUTATIONS,
+    *ATTENTION_MUTATIONS,
+    *VALUE_MUTATIONS,
+    *STREAM_MUTATIONS,
+    *EDGE_MUTATIONS,
+)

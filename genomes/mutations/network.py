@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
-from genomes.mutations.patterns import ACTIVATIONS, names_in
+from genomes.mutations.patterns import names_in
 from genomes.source import parse_expression
 
 _QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
@@ -50,32 +50,6 @@ class Stack:
     x: str
     index: str  # "" where the loop does not count
     blocks: str  # "self.blocks"
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """Where queries, keys and values meet."""
-
-    module: Module
-    statement: ast.stmt  # around the call
-    call: ast.Call
-    query: str
-    key: str
-    value: str
-    heads_first: bool  # above the statement the three are (B, H, T, D), else (B, T, H, D)
-    output: str  # the name of the result, (B, H, T, D) like its arguments; "" where it has none
-
-
-@dataclass(frozen=True, eq=False)
-class Feed:
-    """An MLP: the activation, what it is taken of, and the two linear layers around it."""
-
-    module: Module
-    activation: ast.expr  # with its square
-    inner: ast.expr  # its argument
-    statement: ast.stmt
-    up: ast.Call
-    down: ast.Call
 
 
 def modules(parent: Program) -> list[Module]:
@@ -114,61 +88,6 @@ def _looped(loop: ast.For) -> tuple[ast.expr, str, str]:
     return over, index, item if root(over) == "self" else ""
 
 
-def attention(parent: Program) -> Attention:
-    """The first module with a call of three arguments that are named for queries, keys and values."""
-    for module in modules(parent):
-        for statement in module.forward.body:
-            for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call) and len(node.args) >= 3):
-                q, k, v = (root(argument) for argument in call.args[:3])
-                if _QUERY.fullmatch(q) and _KEY.fullmatch(k) and _VALUE.fullmatch(v):
-                    named = isinstance(statement, ast.Assign) and statement.value is call and isinstance(statement.targets[0], ast.Name)
-                    output = last_name(statement.targets[0]) if named and isinstance(statement, ast.Assign) else ""
-                    turned = all(last_name(argument) == "transpose" for argument in call.args[:3])
-                    if "flash" in last_name(call.func):
-                        raise MisfitError("another layout")
-                    return Attention(module, statement, call, q, k, v, not turned, output)
-    raise MisfitError("no attention")
-
-
-def feed(parent: Program) -> Feed:
-    """The first module with an activation of a linear layer, itself or through a name, and a linear layer of the same hidden width."""
-    for module in modules(parent):
-        layers = linears(module)
-        for call in (node for node in ast.walk(module.forward) if isinstance(node, ast.Call) and last_name(node.func) in ACTIVATIONS):
-            if not call.args:
-                continue
-            up = next((layers[name] for name in _calls_behind(module, call.args[0]) if name in layers), None)
-            down = next((layer for layer in layers.values() if up and layer is not up and _width(layer, 0) == _width(up, 1)), None)
-            if up is not None and down is not None:
-                whole = next((outer for outer in ast.walk(module.forward) if squares(outer, call)), call)
-                return Feed(module, _expression(whole), call.args[0], statement_of(module.forward, call), up, down)
-    raise MisfitError("no MLP")
-
-
-def _expression(node: ast.AST) -> ast.expr:
-    assert isinstance(node, ast.expr)
-    return node
-
-
-def squares(node: ast.AST, call: ast.Call) -> bool:
-    """`call.square()` or `call ** 2`."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        return node.func.attr == "square" and node.func.value is call
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and node.left is call
-
-
-def _calls_behind(module: Module, node: ast.expr) -> list[str]:
-    """Submodules that an expression calls, itself or through the names in it."""
-    names = names_in(node)
-    assigned = [s.value for s in ast.walk(module.forward) if isinstance(s, ast.Assign) and names_in(s.targets[0]) & names]
-    calls = [inner for part in (node, *assigned) for inner in ast.walk(part) if isinstance(inner, ast.Call)]
-    return [call.func.attr for call in calls if isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self"]
-
-
-def _width(layer: ast.Call, position: int) -> str:
-    return ast.unparse(layer.args[position])
-
-
 def linears(module: Module) -> dict[str, ast.Call]:
     """Attribute -> `nn.Linear(in, out, …)` of the constructor; layers that may be None are left out."""
     result = {}
@@ -178,14 +97,6 @@ def linears(module: Module) -> dict[str, ast.Call]:
         if isinstance(target, ast.Attribute) and isinstance(value, ast.Call) and last_name(value.func) == "Linear" and len(value.args) == 2:
             result[target.attr] = value
     return result
-
-
-def statement_of(function: ast.FunctionDef, node: ast.AST) -> ast.stmt:
-    """The innermost statement around a node."""
-    around = [
-        s for s in ast.walk(function) if isinstance(s, ast.stmt) and s is not function and any(inner is node for inner in ast.walk(s))
-    ]
-    return max(around, key=lambda s: (s.lineno, s.col_offset, -(s.end_lineno or 0)))
 
 
 def embedding(parent: Program) -> tuple[str, str]:
@@ -219,12 +130,26 @@ def known_in(parent: Program, function: ast.FunctionDef) -> set[str]:
     return own | top
 
 
-def layer_number(module: Module) -> str:
-    """The constructor's parameter that says which block this is."""
-    for argument in module.init.args.args:
-        if _LAYER.fullmatch(argument.arg):
-            return argument.arg
-    raise MisfitError("the module does not know its layer")
+def depth(parent: Program) -> str:
+    """`range(DEPTH)` of the comprehension that makes the blocks."""
+    found = stack(parent)
+    for node in ast.walk(found.module.init):
+        if isinstance(node, ast.Call) and last_name(node.func) == "range" and len(node.args) == 1:
+            return parent.source.code(node.args[0])
+    raise MisfitError("no number of blocks")
+
+
+def attributes(init: ast.FunctionDef, name: re.Pattern[str]) -> set[str]:
+    """Attributes that hold a module of a class of that name."""
+    made: set[str] = set()
+    for statement in init.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        value = getattr(statement, "value", None)
+        pairs = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            pairs = list(zip(target.elts, value.elts, strict=True))
+        made |= {t.attr for t, v in pairs if isinstance(t, ast.Attribute) and isinstance(v, ast.Call) and name.fullmatch(last_name(v.func))}
+    return made
 
 
 def remember(draft: Draft, module: Module, name: str, *lines: str) -> None:
@@ -242,17 +167,6 @@ def _sets_attribute(statement: ast.stmt) -> bool:
     return isinstance(target, ast.Attribute) and last_name(target.value) == "self"
 
 
-def head_shape(parent: Program, spot: Attention) -> tuple[str, str]:
-    """Heads and channels of a head, from `view(B, T, heads, channels)` of the queries."""
-    for statement in spot.module.forward.body:
-        if not isinstance(statement, ast.Assign) or spot.query not in {name for target in statement.targets for name in names_in(target)}:
-            continue
-        for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call) and last_name(node.func) in ("view", "reshape")):
-            if len(call.args) == 4:
-                return parent.source.code(call.args[2]), parent.source.code(call.args[3])
-    raise MisfitError("no view of the queries")
-
-
 def self_calls(node: ast.AST) -> Iterator[ast.Call]:
     """Calls `self.a(…)` below a node."""
     for inner in ast.walk(node):
@@ -265,3 +179,24 @@ def root(node: ast.expr) -> str:
     while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def embedded(found: Stack) -> ast.Call:
+    """The look-up of the tokens' embedding, in the forward pass of the stack."""
+    tokens = found.module.x
+    for call in self_calls(found.module.forward):
+        if [last_name(argument) for argument in call.args] == [tokens] and isinstance(call.args[0], ast.Name):
+            return call
+    for call in (node for node in ast.walk(found.module.forward) if isinstance(node, ast.Call)):
+        if [ast.unparse(argument) for argument in call.args] == [tokens] and ast.unparse(call.func).startswith("self."):
+            return call
+    raise MisfitError("no look-up of tokens")
+
+
+def headed(found: Stack) -> ast.Call:
+    """The call of the output layer: the one linear layer that the stack itself has."""
+    layers = linears(found.module)
+    for call in self_calls(found.module.forward):
+        if last_name(call.func) in layers and len(call.args) == 1:
+            return call
+    raise MisfitError("no output layer")

@@ -6,6 +6,7 @@ import ast
 import random
 import re
 from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 from genomes.literals import last_name, read_value
 from genomes.mutations.mutation import Place, Program, Rewrite, pick, rewrite
@@ -39,7 +40,7 @@ def is_touchable(source: Source, node: ast.AST) -> bool:
     return not _UNTOUCHABLE.search(source.code(node))
 
 
-def is_norm(node: ast.AST) -> bool:
+def is_norm(node: ast.AST) -> TypeGuard[ast.Call]:
     """A call of a norm without parameters of its own: `norm(x)`, `F.rms_norm(x, …)`; not `x.norm()`, not `self.ln(x)`."""
     if not isinstance(node, ast.Call) or not node.args or not _NORM.match(last_name(node.func)):
         return False

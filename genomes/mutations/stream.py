@@ -8,27 +8,16 @@ import random
 from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import forget, train_in_blocks, train_in_stack
-from genomes.mutations.mlp import norm_call
 from genomes.mutations.mutation import STRUCTURAL, Mutation
-from genomes.mutations.network import Module, Stack, embedding, modules, remember, stack, width_in
+from genomes.mutations.network import Stack, embedding, remember, stack, width_in
+from genomes.mutations.norms import normed
 from genomes.mutations.patterns import atom, is_norm, is_operation, names_in
-
-
-def branches(draft: Draft) -> list[tuple[Module, ast.BinOp, ast.Call]]:
-    """Sums `x + self.attention(…)` of blocks."""
-    top = stack(draft.parent).module.node
-    result = []
-    for module in modules(draft.parent):
-        for node in ast.walk(module.forward):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and isinstance(call := node.right, ast.Call):
-                if module.node is not top and isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self":
-                    result.append((module, node, call))
-    return result
+from genomes.mutations.sublayers import branches
 
 
 def _layer_scale(draft: Draft, rng: random.Random) -> str:
     """What a sublayer adds is scaled by a learnt vector, or by a learnt number."""
-    found = branches(draft)
+    found = branches(draft.parent)
     if not found:
         raise MisfitError("no residual branches")
     module, _, call = rng.choice(found)
@@ -36,23 +25,10 @@ def _layer_scale(draft: Draft, rng: random.Random) -> str:
     start = rng.choice((1.0, 1.0, 0.5))
     shape = f"({width_in(draft.parent, module)},)" if vector else "()"
     remember(draft, module, name, f"self.{name} = {nn}.Parameter(torch.full({shape}, {start}))")
-    x = atom(draft.source, call.args[0]) if not is_norm(call.args[0]) else draft.code(call.args[0].args[0])  # type: ignore[attr-defined]
+    x = atom(draft.source, call.args[0]) if not is_norm(call.args[0]) else draft.code(call.args[0].args[0])
     draft.wrap(call, f"self.{name}.to({x}.dtype) * " if vector else f"self.{name} * ", "")
     train_in_blocks(draft)
     return f"{module.name}: {last_name(call.func)} × a learnt {'vector' if vector else 'number'}, {start:g} at first"
-
-
-def _norm_gain(draft: Draft, rng: random.Random) -> str:
-    """A norm in front of a sublayer gets a learnt gain per channel."""
-    found = [(module, call.args[0], call) for module, _, call in branches(draft) if call.args and is_norm(call.args[0])]
-    if not found:
-        raise MisfitError("no norms in front of sublayers")
-    module, norm, call = rng.choice(found)
-    name, nn, x = f"{last_name(call.func)}_gain", alias(draft.parent, "torch.nn"), draft.code(norm.args[0])  # type: ignore[attr-defined]
-    remember(draft, module, name, f"self.{name} = {nn}.Parameter(torch.ones({width_in(draft.parent, module)}))")
-    draft.wrap(norm, "", f" * self.{name}.to({x}.dtype)")
-    train_in_blocks(draft)
-    return f"{module.name}: a learnt gain of the norm before {last_name(call.func)}"
 
 
 def _factors(found: Stack) -> list[tuple[str, ast.BinOp, ast.BinOp | None]]:
@@ -106,9 +82,7 @@ def _channel_factors(draft: Draft, rng: random.Random) -> str:
     if not options:
         raise MisfitError("no factors, or per channel already")
     name, product, made_of = rng.choice(options)
-    end = draft.source.span(made_of.args[0])[1]
     draft.wrap(made_of.args[0], "", f", {embedding(draft.parent)[1]}")
-    assert end
     draft.wrap(product.left, "", f".to({draft.code(product.right)}.dtype)")
     return f"{found.module.name}: {name} per channel"
 
@@ -177,7 +151,7 @@ def _smear(draft: Draft, rng: random.Random) -> str:
 
 def _convolution(draft: Draft, rng: random.Random) -> str:
     """Before attention, or before the MLP, a causal convolution along the tokens, each channel for itself, zero at first."""
-    found = branches(draft)
+    found = branches(draft.parent)
     if not found:
         raise MisfitError("no residual branches")
     module, node, call = rng.choice(found)
@@ -186,12 +160,11 @@ def _convolution(draft: Draft, rng: random.Random) -> str:
         raise MisfitError("the sum is not a statement of its own")
     x, taps, width = node.left.id, rng.choice((3, 4)), width_in(draft.parent, module)
     name, nn = f"{last_name(call.func)}_taps", alias(draft.parent, "torch.nn")
-    norm, extra = norm_call(draft)
     remember(draft, module, name, f"self.{name} = {nn}.Parameter(torch.zeros({width} * {taps}))  # of a causal convolution per channel")
     functional = alias(draft.parent, "torch.nn.functional")
     draft.above(
         statement,
-        f"past = {functional}.pad({norm}({x}{extra}).mT, ({taps - 1}, 0))  # (B, C, T + {taps - 1})",
+        f"past = {functional}.pad({normed(draft, x)}.mT, ({taps - 1}, 0))  # (B, C, T + {taps - 1})",
         f"{x} = {x} + {functional}.conv1d(past, self.{name}.view(-1, 1, {taps}).to(past.dtype), groups={x}.size(-1)).mT",
     )
     train_in_blocks(draft)
@@ -207,7 +180,6 @@ STREAM_MUTATIONS = (
         5,
         fitted(_layer_scale),
     ),
-    Mutation("norm-gain", "a learnt gain of a norm", "Zhang and Sennrich 2019, arXiv 1910.07467", STRUCTURAL, 4, fitted(_norm_gain)),
     Mutation(
         "remove-factor",
         "no learnt factors of the stream, or of the re-injected embedding",

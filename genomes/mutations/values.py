@@ -9,9 +9,10 @@ import re
 from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.mutation import STRUCTURAL, Mutation
-from genomes.mutations.network import attention, linears, modules, remember, stack, width_in
+from genomes.mutations.mutation import STRUCTURAL, Mutation, Program
+from genomes.mutations.network import attributes, depth, linears, modules, remember, stack, width_in
 from genomes.mutations.patterns import names_in
+from genomes.mutations.sublayers import attention
 
 _ABOUT_VALUES = re.compile(r"value_emb|has_ve|value_lookup", re.IGNORECASE)
 
@@ -21,12 +22,12 @@ def _value_residual(draft: Draft, rng: random.Random) -> str:
     found, spot = stack(draft.parent), attention(draft.parent)
     if "values" in names_in(found.module.forward) | names_in(spot.module.forward):
         raise MisfitError("the name is taken")
-    blocks = [module for module in modules(draft.parent) if _attributes(module.init, spot.module.name)]
+    blocks = [module for module in modules(draft.parent) if attributes(module.init, re.compile(spot.module.name))]
     calls = [
         call
         for module in blocks
         for call in ast.walk(module.forward)
-        if isinstance(call, ast.Call) and last_name(call.func) in _attributes(module.init, spot.module.name)
+        if isinstance(call, ast.Call) and last_name(call.func) in attributes(module.init, re.compile(spot.module.name))
     ]
     if len(blocks) != 1 or len(calls) != 1:
         raise MisfitError("attention is called elsewhere")
@@ -43,33 +44,19 @@ def _value_residual(draft: Draft, rng: random.Random) -> str:
     return f"{spot.module.name}: values mixed with the first block's, {share:g} at first"
 
 
-def _attributes(init: ast.FunctionDef, name: str) -> set[str]:
-    """Attributes that hold a module of that class."""
-    made: set[str] = set()
-    for statement in init.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
-        pairs = [(target, value)]
-        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
-            pairs = list(zip(target.elts, value.elts, strict=True))
-        made |= {t.attr for t, v in pairs if isinstance(t, ast.Attribute) and isinstance(v, ast.Call) and last_name(v.func) == name}
-    return made
-
-
 def _where(draft: Draft, rng: random.Random) -> str:
     """Value embeddings in no block, at both ends, in the first or in the last half of the blocks."""
     for function in draft.parent.tree.body:
         if not isinstance(function, ast.FunctionDef) or not _ABOUT_VALUES.search(function.name) or not function.args.args:
             continue
-        layer, last = function.args.args[0].arg, function.body[-1]
-        depth = _depth(function)
-        if not isinstance(last, ast.Return) or last.value is None or not depth:
+        layer, last, blocks = function.args.args[0].arg, function.body[-1], _depth_in(draft.parent, function)
+        if not isinstance(last, ast.Return) or last.value is None:
             continue
         options = {
             "in no block": "False",
-            "in the first and last block": f"{layer} in (0, {depth} - 1)",
-            "in the first half of the blocks": f"2 * {layer} < {depth}",
-            "in the last half of the blocks": f"2 * {layer} + 1 >= {depth}",
+            "in the first and last block": f"{layer} in (0, {blocks} - 1)",
+            "in the first half of the blocks": f"2 * {layer} < {blocks}",
+            "in the last half of the blocks": f"2 * {layer} + 1 >= {blocks}",
         }
         name = rng.choice([name for name, text in sorted(options.items()) if text != draft.code(last.value)])
         draft.replace(last.value, options[name])
@@ -77,12 +64,13 @@ def _where(draft: Draft, rng: random.Random) -> str:
     raise MisfitError("no rule for value embeddings")
 
 
-def _depth(function: ast.FunctionDef) -> str:
-    """What the function calls the number of blocks: its second parameter, or a constant in its rule."""
+def _depth_in(parent: Program, function: ast.FunctionDef) -> str:
+    """What the function calls the number of blocks: its second parameter, or the constant that the blocks are made by."""
     if len(function.args.args) == 2:
         return function.args.args[1].arg
-    constants = sorted(node.id for node in ast.walk(function) if isinstance(node, ast.Name) and node.id.isupper())
-    return constants[0] if constants else ""
+    if not (constant := depth(parent)).isupper():
+        raise MisfitError("the number of blocks is unknown there")
+    return constant
 
 
 def _share(draft: Draft, rng: random.Random) -> str:

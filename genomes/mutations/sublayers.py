@@ -1,0 +1,137 @@
+"""The sublayers of a network's blocks: attention, where queries, keys and values meet, MLPs, and the sums that they are added by."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+
+from genomes.literals import last_name
+from genomes.mutations.draft import MisfitError
+from genomes.mutations.mutation import Program
+from genomes.mutations.network import Module, linears, modules, root, stack
+from genomes.mutations.patterns import ACTIVATIONS, names_in
+
+_QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
+_LAYER = re.compile(r"layer(_?(idx|index|id|number))?|i|idx|index|depth_index")
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Where queries, keys and values meet."""
+
+    module: Module
+    statement: ast.stmt  # around the call
+    call: ast.Call
+    query: str
+    key: str
+    value: str
+    heads_first: bool  # above the statement the three are (B, H, T, D), else (B, T, H, D)
+    output: str  # the name of the result, (B, H, T, D) like its arguments; "" where it has none
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """An MLP: the activation, what it is taken of, and the two linear layers around it."""
+
+    module: Module
+    activation: ast.expr  # with its square
+    inner: ast.expr  # its argument
+    statement: ast.stmt
+    up: ast.Call
+    down: ast.Call
+
+
+def attention(parent: Program) -> Attention:
+    """The first module with a call of three arguments that are named for queries, keys and values."""
+    for module in modules(parent):
+        for statement in module.forward.body:
+            for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call) and len(node.args) >= 3):
+                q, k, v = (root(argument) for argument in call.args[:3])
+                if _QUERY.fullmatch(q) and _KEY.fullmatch(k) and _VALUE.fullmatch(v):
+                    named = isinstance(statement, ast.Assign) and statement.value is call and isinstance(statement.targets[0], ast.Name)
+                    output = last_name(statement.targets[0]) if named and isinstance(statement, ast.Assign) else ""
+                    turned = all(last_name(argument) == "transpose" for argument in call.args[:3])
+                    if "flash" in last_name(call.func):
+                        raise MisfitError("another layout")
+                    return Attention(module, statement, call, q, k, v, not turned, output)
+    raise MisfitError("no attention")
+
+
+def feed(parent: Program) -> Feed:
+    """The first module with an activation of a linear layer, itself or through a name, and a linear layer of the same hidden width."""
+    for module in modules(parent):
+        layers = linears(module)
+        for call in (node for node in ast.walk(module.forward) if isinstance(node, ast.Call) and last_name(node.func) in ACTIVATIONS):
+            if not call.args:
+                continue
+            up = next((layers[name] for name in _calls_behind(module, call.args[0]) if name in layers), None)
+            down = next((layer for layer in layers.values() if up and layer is not up and _width(layer, 0) == _width(up, 1)), None)
+            if up is not None and down is not None:
+                whole = next((outer for outer in ast.walk(module.forward) if squares(outer, call)), call)
+                return Feed(module, _expression(whole), call.args[0], statement_of(module.forward, call), up, down)
+    raise MisfitError("no MLP")
+
+
+def _expression(node: ast.AST) -> ast.expr:
+    assert isinstance(node, ast.expr)
+    return node
+
+
+def squares(node: ast.AST, call: ast.Call) -> bool:
+    """`call.square()` or `call ** 2`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr == "square" and node.func.value is call
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and node.left is call
+
+
+def _calls_behind(module: Module, node: ast.expr) -> list[str]:
+    """Submodules that an expression calls, itself or through the names in it."""
+    names = names_in(node)
+    assigned = [s.value for s in ast.walk(module.forward) if isinstance(s, ast.Assign) and names_in(s.targets[0]) & names]
+    calls = [inner for part in (node, *assigned) for inner in ast.walk(part) if isinstance(inner, ast.Call)]
+    return [call.func.attr for call in calls if isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self"]
+
+
+def _width(layer: ast.Call, position: int) -> str:
+    return ast.unparse(layer.args[position])
+
+
+def statement_of(function: ast.FunctionDef, node: ast.AST) -> ast.stmt:
+    """The innermost statement around a node."""
+    around = [
+        s for s in ast.walk(function) if isinstance(s, ast.stmt) and s is not function and any(inner is node for inner in ast.walk(s))
+    ]
+    return max(around, key=lambda s: (s.lineno, s.col_offset, -(s.end_lineno or 0)))
+
+
+def layer_number(module: Module) -> str:
+    """The constructor's parameter that says which block this is."""
+    for argument in module.init.args.args:
+        if _LAYER.fullmatch(argument.arg):
+            return argument.arg
+    raise MisfitError("the module does not know its layer")
+
+
+def head_shape(parent: Program, spot: Attention) -> tuple[str, str]:
+    """Heads and channels of a head, from `view(B, T, heads, channels)` of the queries."""
+    for statement in spot.module.forward.body:
+        if not isinstance(statement, ast.Assign) or spot.query not in {name for target in statement.targets for name in names_in(target)}:
+            continue
+        for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call) and last_name(node.func) in ("view", "reshape")):
+            if len(call.args) == 4:
+                return parent.source.code(call.args[2]), parent.source.code(call.args[3])
+    raise MisfitError("no view of the queries")
+
+
+def branches(parent: Program) -> list[tuple[Module, ast.BinOp, ast.Call]]:
+    """Sums `x + self.attention(…)` of blocks."""
+    top = stack(parent).module.node
+    result = []
+    for module in modules(parent):
+        for node in ast.walk(module.forward):
+            if module.node is top or not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add):
+                continue
+            if isinstance(call := node.right, ast.Call) and isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self":
+                result.append((module, node, call))
+    return result
