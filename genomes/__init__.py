@@ -24,11 +24,9 @@ from genomes.literals import Value
 from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
-from genomes.patches import patch
 from genomes.problem import Problem
 from genomes.readings import Reader, constants
 from genomes.repairs import Failure, Repaired, mend, repair
-from genomes.readings import Reader, constants
 from genomes.replies import patch, prose
 from genomes.units import definitions
 
@@ -65,8 +63,8 @@ __all__ = [
     "merge",
     "mutate",
     "patch",
-    "repair",
     "prose",
+    "repair",
     "require",
     "set_knobs",
     "size",
