@@ -18,6 +18,7 @@ PROGRAMS = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path
 SEED = PROGRAMS["seed"] = (Path(__file__).parent.parent / "trainer" / "train.py").read_text(encoding="utf-8")
 LITERAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "literal"]
 STRUCTURAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "structural"]
+NOT_ON_THE_SEED = {"plain-mlp", "re-inject-embedding", "add-soft-cap"}  # tests/test_genomes_network.py says why
 
 
 def children(text, count, names=None):
@@ -64,7 +65,7 @@ def test_a_long_line_of_descent_stays_in_the_contract(seed):
     assert genomes.check(text) == ()
 
 
-@pytest.mark.parametrize("name", STRUCTURAL)
+@pytest.mark.parametrize("name", [name for name in STRUCTURAL if name not in NOT_ON_THE_SEED])
 def test_each_structural_mutation_works_on_the_seed(name):
     found = children(SEED, 6, [name])
     assert all(child.mutation == name for child in found)

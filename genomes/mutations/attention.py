@@ -71,8 +71,6 @@ def _grouped(draft: Draft, rng: random.Random) -> str:
     if len(made) != 3 or len({draft.code(call.args[1]) for call in made}) != 1 or not heads.startswith("self."):
         raise MisfitError("keys are not projected like queries")
     first = next(s for s in spot.module.init.body if isinstance(s, ast.Assign) and s.value in made)
-    if any(isinstance(node, ast.Name) and node.id == "shared" for node in ast.walk(spot.module.init)):
-        raise MisfitError("shared already")
     options = " else ".join(f"{n} if {heads} % {n} == 0" for n in range(shared, 1, -1))
     draft.above(first, f"self.queries_per_key = {options} else 1")
     for call in made[1:]:

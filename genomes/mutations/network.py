@@ -174,6 +174,17 @@ def self_calls(node: ast.AST) -> Iterator[ast.Call]:
             yield inner
 
 
+def unconditional(function: ast.FunctionDef) -> list[ast.AST]:
+    """The nodes of a function that are under no `if`: what is changed there takes effect."""
+    nodes, open_ones = list[ast.AST](), list[ast.AST](function.body)
+    while open_ones:
+        node = open_ones.pop(0)
+        nodes.append(node)
+        if not isinstance(node, ast.If):
+            open_ones += ast.iter_child_nodes(node)
+    return nodes
+
+
 def root(node: ast.expr) -> str:
     """`q.transpose(1, 2)` → q, `self.a.b` → self."""
     while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):

@@ -12,7 +12,19 @@ from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import STRUCTURAL, Mutation
-from genomes.mutations.network import Module, Stack, attributes, embedded, headed, linears, modules, remember, stack, width_in
+from genomes.mutations.network import (
+    Module,
+    Stack,
+    attributes,
+    embedded,
+    headed,
+    linears,
+    modules,
+    remember,
+    stack,
+    unconditional,
+    width_in,
+)
 from genomes.mutations.patterns import atom, is_norm, names_in, shown
 from genomes.mutations.sublayers import attention, branches
 
@@ -44,7 +56,7 @@ def _move_norm(draft: Draft, rng: random.Random) -> str:
 def _moves(draft: Draft, module: Module) -> Iterator[tuple[ast.expr, str, str]]:
     """An expression, what it may become, and what that is."""
     own = attributes(module.init, _NORM_CLASS)
-    for node in ast.walk(module.forward):
+    for node in unconditional(module.forward):
         if _is_a_norm(node, own) and isinstance(total := node.args[0], ast.BinOp) and _is_branch(total, own):
             assert isinstance(total.right, ast.Call)
             inside = _with_first(draft, total.right, _with_first(draft, node, draft.code(total.right.args[0])))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from genomes.literals import last_name
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
-from genomes.mutations.network import Module, linears, modules, root, stack
+from genomes.mutations.network import Module, linears, modules, root, stack, unconditional
 from genomes.mutations.patterns import ACTIVATIONS, names_in
 
 _QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
@@ -129,7 +129,7 @@ def branches(parent: Program) -> list[tuple[Module, ast.BinOp, ast.Call]]:
     top = stack(parent).module.node
     result = []
     for module in modules(parent):
-        for node in ast.walk(module.forward):
+        for node in unconditional(module.forward):
             if module.node is top or not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add):
                 continue
             if isinstance(call := node.right, ast.Call) and isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self":
