@@ -76,12 +76,13 @@ def rehearse(options: argparse.Namespace) -> int:
     profile = profiles.find(config.run.profile, probe())
     rendered = labs.render(lab, profile, profile.head.budget_seconds)
     own = file.resolve() == (lab.folder / "train.py").resolve()
-    problems = static_problems(program, lab.contract)
+    text = rendered.seed if own else program
+    problems = static_problems(text, lab.contract, rendered.prepare)
     verdict: Verdict | None = None
     if not problems:
         subject, dry = Subject(rendered.prepare, profile.head.device), DryRunConfig(sandbox=config.evaluator.sandbox)
         with contextlib.closing(Preflight(subject, dry)) as preflight:
-            verdict = preflight(rendered.seed if own else program)
+            verdict = preflight(text)
     facts = {"file": str(file), "profile": profile.head.name, **_told(problems, verdict)}
     print(json.dumps(facts) if options.json else f"{file}, profile {facts['profile']}: {facts['verdict']}{_why(facts)}")
     return 1 if facts["verdict"] == "failed" else 0

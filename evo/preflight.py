@@ -100,9 +100,9 @@ class Preflight:
         return {knob.name: least for knob in knobs for name, least in sizes if name.fullmatch(_label(knob)) and _above(knob, least)}
 
 
-def static_problems(program: str, contract: genomes.Contract) -> str:
+def static_problems(program: str, contract: genomes.Contract, prepare: str) -> str:
     """What the static checks find, in one line; "" where they find nothing."""
-    return "; ".join(map(str, genomes.check(program, contract)))
+    return "; ".join(map(str, genomes.check(program, contract, prepare)))
 
 
 def for_slot(slot: SlotConfig) -> Preflight:

@@ -1,7 +1,8 @@
 """What a run knows about the knobs of one species, as samples for the tuner. Pure in the records; programs are read through `texts`.
 
 Members have one structure, so their knobs have one set of names. Where the species is young, the relatives that it descends from join in:
-their scores are shifted by what the structural change was worth, the species' first member against its parent, as far as that is known.
+their scores are shifted by what the structural change was worth, the species' first member against its parent, as far as that is known,
+and their values go to the knobs that stand in the same place (genomes.match), whatever those are called by now.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ def samples(
     relatives, shift = _relatives(founder, known, history, belief)
     latest = sorted([*members, *relatives], key=_index)[-LATEST:]
     chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=_index)
-    names = texts(founder.genome)
+    own, other = texts(founder.genome), texts(min(relatives, key=_index).genome) if relatives else ""
     return tuple(
-        _sample(_values(names, texts(c.genome)), history.genomes.get(c.genome), belief, 0.0 if c.species == species else shift)
+        _sample(_values(own, texts(c.genome)), history.genomes.get(c.genome), belief, 0.0)
+        if c.species == species
+        else _sample(_carried(own, other, texts(c.genome)), history.genomes.get(c.genome), belief, shift)
         for c in chosen
     )
 
@@ -44,6 +47,17 @@ def _reader(text: str) -> genomes.Reader:
 def _values(reference: str, text: str) -> Mapping[str, genomes.Value]:
     """Knob of the reference -> its value in the text. Members of one species are read without parsing, others once."""
     return _reader(reference).values(text)
+
+
+@lru_cache(maxsize=8)
+def _matched(reference: str, other: str) -> Mapping[str, str]:
+    return genomes.match(reference, other)
+
+
+def _carried(reference: str, other: str, text: str) -> dict[str, genomes.Value]:
+    """As `_values`, where the text is of the species of `other`."""
+    found = _values(other, text)
+    return {name: found[there] for name, there in _matched(reference, other).items() if there in found}
 
 
 def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:

@@ -109,7 +109,7 @@ class ModelWriter:
         """The candidate that a reply makes, or why it makes none, as the model is told."""
         parent = library.texts(proposal.parents[0])
         try:
-            text = genomes.patch(parent, reply.text)
+            text = genomes.patch(parent, reply.text, cut=reply.truncated)
             edits = genomes.describe(genomes.diff(parent, text))
         except genomes.GenomeError as error:
             return f"{'the answer was cut off for its length, be shorter; ' if reply.truncated else ''}{error}"
@@ -135,9 +135,8 @@ class ModelWriter:
 
 
 def remark(reply: str) -> str:
-    """What a reply says in its line NOTE, outside of its blocks; "" if nothing."""
-    before, _, rest = reply.partition("<<<<<<<")
-    for line in [*before.splitlines(), *rest.rpartition(">>>>>>>")[2].splitlines()]:
+    """What a reply says in its line NOTE, beside its edits; "" if nothing."""
+    for line in genomes.prose(reply):
         name, colon, said = line.strip().strip("*").partition(":")
         if colon and name.strip("* ").upper() == "NOTE":
             return prompts.told(said.strip("* "))

@@ -4,8 +4,10 @@
     knobs, set_knobs           every literal by name
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs
+    match                      which of their knobs are the same
+    distance, profile          how different they are, in [0, 1]
     merge                      three-way merge on the tree
-    patch                      a model's search/replace blocks
+    patch, prose               what a model answers: its edits, applied; and what it says around them
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
     check, require             parse, contract and certain mistakes: problems as values, or raised
@@ -17,17 +19,19 @@ All pure: no files, no clock, randomness only from the `rng` handed in. Imports 
 
 from genomes.canonical import identity, size, species
 from genomes.contract import Contract, check, contract_of, require
+from genomes.distance import Profile, distance, profile
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
 from genomes.literals import Value
+from genomes.match import match
 from genomes.merge import Conflict, Merge, merge
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
-from genomes.patches import patch
 from genomes.problem import Problem
 from genomes.readings import Reader, constants
 from genomes.repairs import Failure, Repaired, mend, repair
+from genomes.replies import patch, prose
 from genomes.units import definitions
 
 __all__ = [
@@ -47,6 +51,7 @@ __all__ = [
     "MutationError",
     "ParseError",
     "Problem",
+    "Profile",
     "Reader",
     "Repaired",
     "Value",
@@ -57,12 +62,16 @@ __all__ = [
     "definitions",
     "describe",
     "diff",
+    "distance",
     "identity",
     "knobs",
+    "match",
     "mend",
     "merge",
     "mutate",
     "patch",
+    "profile",
+    "prose",
     "repair",
     "require",
     "set_knobs",

@@ -118,14 +118,14 @@ def _diff(options: argparse.Namespace) -> int:
     a, b = _read(options.a), _read(options.b)
     edits = genomes.diff(a, b)
     facts = {"same_genome": genomes.identity(a) == genomes.identity(b), "same_species": genomes.species(a) == genomes.species(b)}
+    apart = genomes.distance(a, b)
     if options.json:
-        _print_json({"edits": [{**asdict(edit), "text": str(edit)} for edit in edits], **facts})
+        _print_json({"edits": [{**asdict(edit), "text": str(edit)} for edit in edits], **facts, "distance": apart})
     else:
         for edit in edits:
             print(edit)
-        print(
-            "the same genome" if facts["same_genome"] else "the same species, other knobs" if facts["same_species"] else "another species"
-        )
+        kin = "the same genome" if facts["same_genome"] else "the same species, other knobs" if facts["same_species"] else "another species"
+        print(f"{kin}, distance {apart:.2g}")
     return 1 if edits else 0
 
 

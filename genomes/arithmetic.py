@@ -72,7 +72,7 @@ class Constants:
         for scope in program.scopes.values():
             if isinstance(scope.node, ast.Module | ast.FunctionDef):
                 for name, value in _definitions(scope.node.body):
-                    if scope.bound[name] == 1:
+                    if scope.bound[name] == 1 and not isinstance(value, ast.List | ast.Set):  # which may grow
                         self._given[id(scope), name] = value
 
     def value(self, node: ast.expr, scope: Scope, depth: int = 0) -> Any:
@@ -130,11 +130,26 @@ class Constants:
             case ast.Tuple() | ast.List() | ast.Set():
                 elements = tuple(self._value(element, scope, depth) for element in node.elts)
                 return None if None in elements else elements
+            case ast.Subscript():
+                return self._part(node, scope, depth)
             case ast.Compare() | ast.BoolOp():
                 return self._truth(node, scope, depth)
             case ast.Call():
                 return self._call(node, scope, depth)
         return None
+
+    def _part(self, node: ast.Subscript, scope: Scope, depth: int) -> Any:
+        """`ROWS[:3]`, `ROWS[0]`."""
+        whole = self._value(node.value, scope, depth)
+        if not isinstance(whole, tuple | str):
+            return None
+        if not isinstance(node.slice, ast.Slice):
+            index = self._value(node.slice, scope, depth)
+            return whole[index] if type(index) is int else None
+        given = (node.slice.lower, node.slice.upper, node.slice.step)
+        ends = [self._value(end, scope, depth) if end is not None else None for end in given]
+        known = all(end is None or value is not None for end, value in zip(given, ends, strict=True))
+        return whole[slice(*ends)] if known else None
 
     def _binary(self, node: ast.BinOp, scope: Scope, depth: int) -> Any:
         left, right = self._value(node.left, scope, depth), self._value(node.right, scope, depth)

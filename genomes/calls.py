@@ -18,6 +18,7 @@ from genomes.outline import Outline, Scope, outline
 from genomes.problem import Problem
 from genomes.signatures import Signature, misfit
 from genomes.source import parse_tree
+from genomes.torchlike import library_signature
 
 CONSTITUTION = "prepare"  # the module that every genome uses
 _HIDE = ("globals", "exec", "setattr")
@@ -33,13 +34,31 @@ def call_problems(program: Outline, classes: Classes, prepare: str) -> Iterator[
     offered = constitution(prepare)
     for call, scope in program.calls:
         callee = _callee(call.func, scope, program, classes) or _offered(call.func, scope, program, offered)
+        callee = callee or library_signature(program.dotted(call.func, scope))
         if callee is not None and (wrong := misfit(call, callee)):
             yield Problem(call.lineno, wrong)
+        elif callee is not None and callee.gives_nothing and id(call) in _used(program, callee.name.endswith(".forward")):
+            yield Problem(call.lineno, f"{callee.name}() returns nothing, and a value is expected here: end it with a return")
+
+
+@lru_cache(maxsize=2)
+def _used(program: Outline, assigned: bool) -> frozenset[int]:
+    """ids of calls whose value something is done with; `assigned`: also of those that are only given a name."""
+    found = set[int]()
+    for node in ast.walk(program.module.node):
+        if isinstance(node, ast.Attribute | ast.Subscript):
+            found.add(id(node.value))
+        elif isinstance(node, ast.BinOp):
+            found |= {id(node.left), id(node.right)}
+        elif assigned and isinstance(node, ast.Assign):
+            found.add(id(node.value))
+    return frozenset(found)
 
 
 def attribute_problems(program: Outline, classes: Classes, prepare: str) -> Iterator[Problem]:
     """Attributes that nobody defines, once per class and name; the same for what is imported from prepare."""
     offered, told = constitution(prepare), set[tuple[str, str]]()
+    made = _made_locals(program, classes)
     known = {name: classes.known(kind) | program.strings for name, kind in classes.kinds.items() if not classes.dynamic}
     for attribute, scope in program.attributes:
         owner = scope.owner.name if scope.owner is not None else ""
@@ -51,6 +70,11 @@ def attribute_problems(program: Outline, classes: Classes, prepare: str) -> Iter
                 told.add((owner, name))
                 own = {*kind.stored, *kind.methods}
                 yield Problem(attribute.lineno, f"{owner} has no attribute '{name}': assign self.{name} in it; {nearest(name, own)}")
+        elif isinstance(attribute.value, ast.Name) and (id(scope), attribute.value.id) in made:
+            kind, name = made[id(scope), attribute.value.id], attribute.attr
+            if isinstance(attribute.ctx, ast.Load) and name not in known.get(kind.node.name, {name}) and not name.startswith("_"):
+                own = {*kind.stored, *kind.methods}
+                yield Problem(attribute.lineno, f"{kind.node.name} has no attribute '{name}'; {nearest(name, own)}")
     for node in program.import_nodes if offered else ():
         if isinstance(node, ast.ImportFrom) and node.module == CONSTITUTION and not node.level and id(node) not in program.guarded:
             for alias in node.names:
@@ -151,6 +175,17 @@ def _of_list(value: ast.expr | None, program: Outline, classes: Classes) -> Kind
     if isinstance(made, ast.ListComp | ast.GeneratorExp):
         return _made(made.elt, program, classes)
     return None
+
+
+def _made_locals(program: Outline, classes: Classes) -> dict[tuple[int, str], Kind]:
+    """(id(scope), name) → class, of `model = GPT(…)` where that is all that a function assigns to `model`."""
+    found = dict[tuple[int, str], Kind]()
+    for node, scope in program.assignments:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        kind = _made(node.value, program, classes)
+        if kind is not None and isinstance(target, ast.Name) and scope.bound[target.id] == 1 and isinstance(scope.node, ast.FunctionDef):
+            found[id(scope), target.id] = kind
+    return found
 
 
 def _is_self(node: ast.expr, scope: Scope) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from genomes.literals import last_name
@@ -118,7 +118,8 @@ class Classes:
         if kind.record:
             return record_signature(kind.node) if not kind.bases and "__init__" not in kind.methods else None
         method = kind.method("__init__")
-        return plain_signature(kind.node.name, method, self.program) if method is not None else None
+        found = plain_signature(kind.node.name, method, self.program) if method is not None else None
+        return replace(found, gives_nothing=False) if found is not None else None
 
     def call(self, kind: Kind, name: str) -> Signature | None:
         """How a method is called on an instance; None where a subclass may override it, or it is not certain."""
@@ -177,7 +178,7 @@ def plain_signature(name: str, function: Function, program: Outline) -> Signatur
         node = decorator.func if isinstance(decorator, ast.Call) else decorator
         if program.dotted(node, program.module) not in _PLAIN_DECORATORS:
             return None
-    return signature(name, function.args, bound="." in name or name != function.name)
+    return signature(name, function, bound="." in name or name != function.name)
 
 
 def _body_names(block: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
@@ -194,7 +195,7 @@ def _body_names(block: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
 def _assigned_values(program: Outline) -> dict[int, ast.expr]:
     """id(target attribute) → the whole value that a plain assignment gives it."""
     found: dict[int, ast.expr] = {}
-    for node in program.assignments:
+    for node, _ in program.assignments:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if len(targets) == 1 and isinstance(targets[0], ast.Attribute) and node.value is not None:
             found[id(targets[0])] = node.value

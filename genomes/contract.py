@@ -8,7 +8,8 @@ SCRIPT   a genome is run, not imported, as in karpathy/autoresearch: anything ma
 Which one a lab is under is read off its seed genome, once (`contract_of`), and holds for all descendants.
 
 Certain mistakes are names that nobody defines (genomes/scopes.py), calls and attributes that cannot work (genomes/calls.py), constants that
-do not go together (genomes/guards.py) and, under LAB, what the agenda excludes (genomes/forbidden.py). An honest program is never refused:
+do not go together (genomes/guards.py), functions that do not do their part (genomes/promises.py) and, under LAB, what the agenda excludes
+(genomes/forbidden.py). An honest program is never refused:
 whatever a check is not certain of, it leaves to the run. Left out: shapes, types, and what an installed library offers.
 """
 
@@ -28,6 +29,7 @@ from genomes.guards import guard_problems
 from genomes.literals import last_name
 from genomes.outline import Outline, outline
 from genomes.problem import Problem
+from genomes.promises import entry_problems, promise_problems
 from genomes.scopes import name_problems
 from genomes.source import parse, symbols
 
@@ -94,7 +96,9 @@ def _mistakes(program: Outline, table: symtable.SymbolTable, prepare: str, contr
     yield from call_problems(program, classes, prepare)
     yield from attribute_problems(program, classes, prepare)
     yield from guard_problems(program, prepare)
+    yield from promise_problems(program, classes, prepare)
     if contract is Contract.LAB:
+        yield from entry_problems(program)
         yield from forbidden_problems(program)
 
 

@@ -41,7 +41,7 @@ def forbidden_problems(program: Outline) -> Iterator[Problem]:
         dotted = program.dotted(call.func, scope)
         if dotted in _CALLS:
             yield Problem(call.lineno, f"calls {dotted}(): {_CALLS[dotted]}")
-        elif isinstance(call.func, ast.Name) and scope.holder(call.func.id) is None and (wrong := _builtin_reason(call)):
+        elif isinstance(call.func, ast.Name) and scope.holder(call.func.id) is None and (wrong := _builtin_reason(call, scope)):
             yield Problem(call.lineno, wrong)
         elif dotted == "" and _patches(call, program, scope):
             yield Problem(call.lineno, "sets an attribute of prepare, which is not patched: keep a constant of your own")
@@ -60,12 +60,14 @@ def _import_reasons(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
             yield f"imports {name}: no packages beyond torch and numpy; write what is needed from it"
 
 
-def _builtin_reason(call: ast.Call) -> str:
+def _builtin_reason(call: ast.Call, scope: Scope) -> str:
     assert isinstance(call.func, ast.Name)
     name = call.func.id
     if name == "open":
         modes = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
         writes = any(isinstance(mode, ast.Constant) and _WRITING.intersection(str(mode.value)) for mode in modes)
+        if scope.parent is None:
+            return "opens a file while it is imported: no files"
         return "opens a file for writing: no files" if writes else ""
     if name in _CODE and (name != "compile" or len(call.args) >= 3):
         return f"calls {name}(): write the code itself"

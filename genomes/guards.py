@@ -23,6 +23,7 @@ _BATCHES = ("prepare.batches", "prepare.warmup_batches")
 _SOMETIMES = (
     *(ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match, ast.IfExp, ast.BoolOp, ast.Lambda),
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
 )
 _EXCUSED = ("NotImplementedError", "StopIteration", "SystemExit", "KeyboardInterrupt")
 
@@ -69,7 +70,7 @@ def running(program: Outline) -> list[Scope]:
             continue
         found.append(scope)
         for statement in scope.node.body if isinstance(scope.node, ast.Module | ast.FunctionDef) else ():
-            for node in _always(statement):
+            for node in always(statement):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     open_ += _entered(program.definition(node.func.id, scope), program)
     return found
@@ -87,7 +88,7 @@ def _entered(definition: ast.stmt | None, program: Outline) -> list[Scope]:
     return [program.scopes[id(definition)]] if isinstance(definition, ast.FunctionDef) else []
 
 
-def _always(statement: ast.stmt) -> Iterator[ast.AST]:
+def always(statement: ast.stmt) -> Iterator[ast.AST]:
     """What runs whenever the statement does."""
     open_: list[ast.AST] = [statement]
     while open_:

@@ -48,7 +48,7 @@ class Outline:
     reads: list[tuple[ast.Name, Scope]] = field(default_factory=list)
     attributes: list[tuple[ast.Attribute, Scope]] = field(default_factory=list)
     subscripts: list[tuple[ast.Subscript, Scope]] = field(default_factory=list)
-    assignments: list[ast.Assign | ast.AnnAssign] = field(default_factory=list)
+    assignments: list[tuple[ast.Assign | ast.AnnAssign, Scope]] = field(default_factory=list)
     strings: set[str] = field(default_factory=set)
     imports: dict[str, str] = field(default_factory=dict)  # name → dotted path, of names that only one import of the module binds
     guarded: set[int] = field(default_factory=set)  # ids of imports in a `try` that may fail
@@ -136,7 +136,7 @@ class _Walk:
         self.children(node, scope)
 
     def assignment(self, node: ast.Assign | ast.AnnAssign, scope: Scope) -> None:
-        self.result.assignments.append(node)
+        self.result.assignments.append((node, scope))
         self.children(node, scope)
 
     def attribute(self, node: ast.Attribute, scope: Scope) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from genomes.outline import parts
+
 _OPTIONS = ("init", "kw_only", "default_factory")
 
 
@@ -20,10 +22,12 @@ class Signature:
     required_keywords: frozenset[str] = frozenset()
     any_positional: bool = False
     any_keyword: bool = False
+    gives_nothing: bool = False  # no value comes back
 
 
-def signature(name: str, arguments: ast.arguments, bound: bool) -> Signature:
+def signature(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, bound: bool) -> Signature:
     """Of a function; of a method without its instance if `bound`."""
+    arguments = function.args
     plain = [*arguments.posonlyargs, *arguments.args][1 if bound else 0 :]
     required = len(plain) - min(len(arguments.defaults), len(plain))
     lacking = [a.arg for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None]
@@ -36,6 +40,7 @@ def signature(name: str, arguments: ast.arguments, bound: bool) -> Signature:
         required_keywords=frozenset(lacking),
         any_positional=arguments.vararg is not None,
         any_keyword=arguments.kwarg is not None,
+        gives_nothing=isinstance(function, ast.FunctionDef) and not any(_gives(statement) for statement in function.body),
     )
 
 
@@ -74,6 +79,15 @@ def misfit(call: ast.Call, callee: Signature) -> str:
     lacking = [name for name in callee.positional[count : callee.required] if name not in given]
     lacking += sorted(callee.required_keywords - given)
     return f"{callee.name}() is called without its argument {_quoted(lacking)}: give {'them' if lacking[1:] else 'it'}" if lacking else ""
+
+
+def _gives(statement: ast.stmt) -> bool:
+    """Whether a value may come back by it; what only raises has none to give, and is meant to be replaced."""
+    for node in parts(statement):
+        if isinstance(node, ast.Yield | ast.YieldFrom | ast.Raise) or (isinstance(node, ast.Return) and node.value is not None):
+            return True
+    ellipsis = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and statement.value.value is ...
+    return isinstance(statement, ast.Pass) or ellipsis
 
 
 def _listed(names: tuple[str, ...]) -> str:

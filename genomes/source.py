@@ -21,6 +21,7 @@ from genomes.errors import EditError, ParseError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
+_SHOWN = 80  # characters of a line in a message
 _COLLISIONS = 50  # with other threads, before they are believed to be something else
 _Tree = TypeVar("_Tree", ast.Module, ast.Expression)
 _Result = TypeVar("_Result")
@@ -98,7 +99,7 @@ def _translated(work: Callable[[], _Result]) -> _Result:
             warnings.simplefilter("ignore")
             return work()
     except SyntaxError as error:
-        line = f" in {error.text.strip()!r}" if error.text else ""
+        line = f" in {error.text.strip()[:_SHOWN]!r}" if error.text else ""
         raise ParseError(f"line {error.lineno or '?'}: {error.msg}{line}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ParseError(f"not a Python program: {error}") from error

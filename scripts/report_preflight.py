@@ -53,10 +53,11 @@ class Finding:
     dry_seconds: float
 
 
-def examined(group: str, name: str, program: str, preflight: Preflight) -> Finding:
+def examined(case: tuple[str, str, str], prepare: str, preflight: Preflight) -> Finding:
     """One program through the static checks and, if they find nothing, the dry run."""
+    group, name, program = case
     began = time.perf_counter()
-    problems = static_problems(program, genomes.Contract.LAB)
+    problems = static_problems(program, genomes.Contract.LAB, prepare)
     static_seconds = time.perf_counter() - began
     if problems:
         return Finding(group, name, CAUGHT[0], problems, static_seconds, 0.0)
@@ -93,11 +94,14 @@ def report(options: argparse.Namespace) -> int:
     cases += [("honest", name, text) for name, text in honest(rendered.seed, profile.head.device, options.children) if options.only in name]
     found = []
     try:
-        for group, name, program in cases:
-            found.append(examined(group, name, program, preflight))
+        for case in cases:
+            one = examined(case, rendered.prepare, preflight)
+            found.append(one)
             if not options.json:
-                one = found[-1]
-                print(f"{group:10s} {name:52s} {one.by:15s} {one.static_seconds:6.3f} {one.dry_seconds:6.1f}  {one.said[:120]}", flush=True)
+                print(
+                    f"{one.group:10s} {one.name:52s} {one.by:15s} {one.static_seconds:6.3f} {one.dry_seconds:6.1f}  {one.said[:120]}",
+                    flush=True,
+                )
     finally:
         preflight.close()
     print(json.dumps([asdict(one) for one in found]) if options.json else totals(found))

@@ -9,6 +9,8 @@ A behaviour is a function of a `Request`; it returns what the model says, or an 
 
 from __future__ import annotations
 
+import ast
+import difflib
 import itertools
 import json
 import socket
@@ -168,6 +170,11 @@ USELESS: dict[str, Behaviour] = {
     "no program": lambda request: BLOCK.format(program_in(request).splitlines()[0], "def ("),
     "changes nothing": lambda request: BLOCK.format(program_in(request).splitlines()[0], program_in(request).splitlines()[0]),
     "breaks the contract": lambda request: BLOCK.format("def main() -> None:", "def other() -> None:"),
+    "elided function": lambda _: "```python\ndef main() -> None:\n    # ... rest unchanged\n```",
+    "unclear method": lambda _: "```python\ndef forward(self, x):\n    return x\n```",
+    "wrong hunk": lambda _: "```diff\n@@ -1 +1 @@\n-    no such line\n+    x = 1\n```",
+    "cut off program": lambda request: f"```python\n{program_in(request)[:4000]}",
+    "reasoning": lambda _: f"<think>\n{BLOCK.format('DEPTH = 8  # transformer blocks', 'DEPTH = 9')}\n",
     "side effect": lambda request: BLOCK.format("def main() -> None:", "print(build_model())\n\n\ndef main() -> None:"),
 }
 
@@ -180,11 +187,51 @@ def second_try(right: Behaviour, wrong: Behaviour = USELESS["wrong search"]) -> 
 # ---- the competent one
 
 
-def competent(value: Callable[[str], float] | None = None) -> Behaviour:
+Wording = Callable[[str, StructuralEdit, str], str]  # the program, an edit of it, what it makes
+
+
+def in_blocks(_: str, edit: StructuralEdit, __: str) -> str:
+    return "```\n" + "\n".join(BLOCK.format(old, new) for old, new in edit.changes) + "\n```"
+
+
+def in_a_diff(text: str, _: StructuralEdit, made: str) -> str:
+    """With numbers that are wrong, as models write them."""
+    lines = difflib.unified_diff(text.splitlines(), made.splitlines(), "a/train.py", "b/train.py", lineterm="")
+    return "```diff\n" + "\n".join("@@ -1,9 +1,9 @@" if line.startswith("@@") else line for line in lines) + "\n```"
+
+
+def in_definitions(text: str, _: StructuralEdit, made: str) -> str:
+    """Imports, constants, functions and classes that differ, whole."""
+    old, new = _statements(text), _statements(made)
+    code = "\n\n".join(code for code in new if code not in old)
+    return f"```python\n{code}\n```"
+
+
+def _statements(text: str) -> list[str]:
+    """The lines of each top-level statement."""
+    lines, body = text.splitlines(), ast.parse(text).body
+    starts = [min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) for node in body]
+    return ["\n".join(lines[start - 1 : node.end_lineno]) for start, node in zip(starts, body, strict=True)]
+
+
+def as_a_program(_: str, __: StructuralEdit, made: str) -> str:
+    return f"```python\n{made}```"
+
+
+WORDINGS: dict[str, Wording] = {
+    "blocks": in_blocks,
+    "diff": in_a_diff,
+    "definitions": in_definitions,
+    "program": as_a_program,
+}
+
+
+def competent(value: Callable[[str], float] | None = None, wording: Wording = in_blocks) -> Behaviour:
     """Answers with structural edits that the program lacks, each of them once for one program; crossovers bring over the other's changes.
 
     Args:
         value: lower is better, such as `evaluator.instant.true_bpb`; the best option is said. None: the first of the pool.
+        wording: how an edit is said.
     """
     lock = threading.Lock()
     said: set[str] = set()  # programs
@@ -198,8 +245,7 @@ def competent(value: Callable[[str], float] | None = None) -> Behaviour:
                 if new:
                     best = min(new, key=value) if value else new[0]
                     said.add(best)
-                    blocks = "\n".join(BLOCK.format(old, new) for old, new in made[best].changes)
-                    return f"NOTE: {made[best].name}\n\n```\n{blocks}\n```\n"
+                    return f"NOTE: {made[best].name}\n\n{wording(text, made[best], best)}\n"
         return "I can think of nothing."
 
     return behave

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import random
 import sysconfig
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 import genomes
 from genomes.outline import outline
 from genomes.scopes import name_problems
-from genomes.source import parse_tree, symbols
+from genomes.source import parse, parse_tree, symbols
+from genomes.torchlike import LIBRARY
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = (ROOT / "trainer" / "train.py").read_text(encoding="utf-8")
@@ -97,6 +100,11 @@ def test_names_of_the_standard_library_are_defined():
         "class C(B):\n    def forward(self, x, y):\n        return x\n\n\n"
         + MODULE
         + "        self.b = C() if torch.ones(1) else B()\n\n    def forward(self, x):\n        return self.b(x, x)",
+        "def f(tree):\n    return [f(branch) for branch in tree]",
+        "class M(nn.Module):\n    def forward(self, x):\n        raise NotImplementedError\n\n"
+        "    def g(self, x):\n        return self(x) + 1",
+        "ROWS = []\n\n\ndef add(row):\n    ROWS.append(row)\n    return ROWS[-1]",
+        "class A:\n    def __init__(self):\n        self.x = 1\n\n\ndef f():\n    return A().x",
         "MODE = 'a'\n\n\ndef only_b():\n    assert MODE == 'b'",
         "WIDTH, HEADS = 64, 3\n\n\ndef split(x):\n    return x // max(1, WIDTH // HEADS)",
         "def f(x):\n    return x\n\n\nif torch.cuda.is_available():\n    def f(x, y):\n        return x\n\n\ndef g():\n    return f(1, 2)",
@@ -133,6 +141,22 @@ def test_what_may_work_is_left_alone(body):
         ([("import gc\n", "import gc\nimport subprocess\n")], ["imports subprocess: no further processes"]),
         ([("    prepare.save(model)", "    torch.save(model, 'm.pt')")], ["calls torch.save()", "prepare.save(model)"]),
         ([("    torch.manual_seed(", "    prepare.TIME_BUDGET = 600\n    torch.manual_seed(")], ["assigns to prepare.TIME_BUDGET"]),
+        ([("def build_model() -> GPT:", "def build_model(config) -> GPT:")], ["build_model() is called without arguments", "'config'"]),
+        ([("    prepare.save(model)\n", "")], ["trains and hands over nothing: end main() with prepare.save(model)"]),
+        ([("prepare.save(model)", "prepare.save(model.state_dict())")], ["takes the model itself"]),
+        ([("        return x + self.mlp(norm(x))", "        x = x + self.mlp(norm(x))")], ["Block.forward() returns nothing"]),
+        ([("    return F.rms_norm(x, (x.size(-1),))", "    return norm(x)")], ["norm() calls itself whatever happens"]),
+        ([("        super().__init__()\n        self.up", "        self.up")], ["MLP.__init__() does not call super().__init__()"]),
+        ([("nn.ModuleDict({str(i):", "nn.ModuleDict({i:")], ["keys of nn.ModuleDict are names"]),
+        ([("    def initialise(self)", "    def init_weights(self)")], ["GPT has no attribute 'initialise'"]),
+        ([("F.rms_norm(x, (x.size(-1),))", "F.rms_norm(x)")], ["rms_norm() is called without its argument 'normalized_shape'"]),
+        ([("eps=ADAM_EPS", "epsilon=ADAM_EPS")], ["AdamW() has no argument 'epsilon'"]),
+        ([("ADAM_BETAS = (0.8, 0.95)", "ADAM_BETAS = (0.8, 1.0)")], ["betas = (0.8, 1.0) of AdamW"]),
+        (
+            [("(8.156554524902461, -22.48329292557795, 15.878769915207462)", "(8.156554524902461, -22.48329292557795)")],
+            ["2 elements for 3 names"],
+        ),
+        ([("import gc\n", "import gc\n\nTEXT = open('notes.txt').read()\n")], ["opens a file while it is imported"]),
     ],
 )
 def test_typical_mistakes_of_a_writer_are_found_where_they_are(pairs, words):
@@ -166,6 +190,21 @@ def test_small_mistakes_are_found(body, words):
     assert words in "; ".join(found(body))
 
 
+def test_what_is_said_of_torch_is_so():
+    """Where the installed torch tells a signature."""
+    for path, listed in LIBRARY.items():
+        module, _, name = path.rpartition(".")
+        try:
+            told = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        except ValueError:  # written in C++
+            continue
+        positional = [p.name for p in told.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        required = [p.name for p in told.values() if p.default is inspect.Parameter.empty and p.name in positional]
+        assert list(listed.positional) == positional, path
+        assert listed.required == len(required), path
+        assert listed.keywords == {p.name for p in told.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}, path
+
+
 def test_forbidden_calls_are_the_lab_s_rule_alone():
     script = "import torch\nimport tiktoken\nfrom prepare import batches\n\ntorch.manual_seed(1)\ntorch.save(batches, 'x')\n"
     assert genomes.check(script, genomes.Contract.SCRIPT) == ()
@@ -187,7 +226,6 @@ def test_a_problem_is_the_same_wherever_it_stands():
 
 def test_checks_leave_the_shared_tree_as_it_was():
     before = ast.dump(parse_tree(SEED))
+    genomes.check.cache_clear()
     genomes.check(SEED, prepare=PREPARE)
-    from genomes.source import parse
-
     assert ast.dump(parse(SEED).tree) == before

@@ -41,7 +41,7 @@ def test_diff_exits_with_1_where_programs_differ_and_with_0_where_not(tmp_path: 
     assert out(capsys, "diff", str(SEED), other, code=1).splitlines()[0] == "MATRIX_LR 0.04 → 0.05"
     found = json.loads(out(capsys, "diff", str(SEED), other, "--json", code=1))
     assert (found["same_genome"], found["same_species"], len(found["edits"])) == (False, True, 1)
-    assert "the same genome" in out(capsys, "diff", str(SEED), str(SEED))
+    assert "the same genome, distance 0" in out(capsys, "diff", str(SEED), str(SEED))
 
 
 def test_merge_unites_on_standard_output_and_says_conflicts_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import genomes
 from genomes import GenomeError, ParseError, patch
-from genomes.patches import MOST_BLOCKS, MOST_CHARACTERS, MOST_DEPTH
+from genomes.replies.page import MOST_PASSAGES
+from genomes.replies.parts import MOST_CHARACTERS
+from genomes.replies.snippets import MOST_DEPTH
 
 TRAIN = (Path(__file__).resolve().parent.parent / "trainer" / "train.py").read_text()
 LINES = TRAIN.splitlines()
@@ -171,7 +173,7 @@ def test_an_exact_match_is_taken_though_others_are_near() -> None:
         (block("DEPTH = 4", "DEPTH = 4  # deep"), "leave the program as it was"),
         (block("DEPTH = 4", "DEPTH = 4"), "leave the program as it was"),
         (block("DEPTH = 4", f"DEPTH = {'-' * MOST_DEPTH}4"), "levels deep"),
-        ("\n".join([block("DEPTH = 4", "DEPTH = 6")] * (MOST_BLOCKS + 1)), f"more than {MOST_BLOCKS} blocks"),
+        ("\n".join([block("DEPTH = 4", "DEPTH = 6")] * (MOST_PASSAGES + 1)), f"more than {MOST_PASSAGES} blocks"),
         ("x" * (MOST_CHARACTERS + 1), "characters"),
     ],
 )

@@ -8,7 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from model_server import BLOCK, BROKEN, USELESS, Behaviour, ModelServer, Request, competent, program_in, second_try, unreachable
+from model_server import (
+    BLOCK,
+    BROKEN,
+    USELESS,
+    WORDINGS,
+    Behaviour,
+    ModelServer,
+    Request,
+    competent,
+    completion,
+    program_in,
+    second_try,
+    unreachable,
+)
 
 import genomes
 from evaluator.instant import true_bpb
@@ -104,6 +117,26 @@ def test_the_competent_model_finds_one_new_program_after_the_other() -> None:
     assert len(found) == 25
 
 
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_an_edit_may_be_said_in_any_form(wording: str) -> None:
+    with ModelServer(competent(wording=WORDINGS[wording])) as other, ModelServer(competent()) as usual:
+        for _ in range(3):
+            answer, wanted = at(other.url), at(usual.url)
+            assert answer.written is not None, answer.why
+            assert wanted.written is not None
+            assert answer.written.candidate.genome == wanted.written.candidate.genome
+            assert answer.written.candidate.note == wanted.written.candidate.note
+
+
+def test_what_a_length_limit_cut_off_is_not_taken_for_whole() -> None:
+    function = "def norm(x: torch.Tensor) -> torch.Tensor:\n    return x"
+    answer, requests = ask(lambda _: completion(function, finish_reason="length"))
+    assert answer.written is None
+    assert "cut off for its length" in requests[1].messages[-1]["content"]
+    answer, _ = ask(lambda _: function)
+    assert answer.written is not None
+
+
 def test_the_competent_model_knows_its_landscape() -> None:
     value = lambda text: true_bpb(text, 1)  # noqa: E731
     with ModelServer(competent(value)) as server:
@@ -178,7 +211,7 @@ def test_a_crash_of_a_dry_run_is_told_like_a_wrong_edit() -> None:
         tried.append(program)
         return "ValueError: it falls over\nin line 7" if len(tried) == 1 else ""
 
-    with ModelServer(second_try(lambda _: PARALLEL, lambda _: PARALLEL.replace("self.mlp(x)", "self.mlp(x0)"))) as server:
+    with ModelServer(second_try(lambda _: PARALLEL, lambda _: PARALLEL.replace("self.mlp(x)", "self.mlp(2.5 * x)"))) as server:
         answer = at(server.url, dry_run=dry_run)
     assert answer.written is not None, answer.why
     assert [answer.written.text] == tried[1:]
@@ -260,6 +293,10 @@ def test_the_exchange_holds_all_that_was_said_and_no_key() -> None:
         ("Note : deeper", "deeper"),
         (f"{DEEPER}\nNOTE: afterwards", "afterwards"),
         (BLOCK.format("# a", "NOTE: inside"), ""),
+        ("NOTE: about code\n```python\ndef f():\n    NOTE: int\n```", "about code"),
+        ('```python\ndef f():\n    """What.\n\n    NOTE: inside\n    """\n```', ""),
+        (f"<think>\nNOTE: thought\n</think>\nNOTE: said\n{DEEPER}", "said"),
+        (f"```\nNOTE: in the fence\n{DEEPER}\n```", "in the fence"),
         ("nothing", ""),
         ("NOTE: `a`\x1b[31m" + "b" * 500, "'a'" + "b" * 156 + "…"),
     ],

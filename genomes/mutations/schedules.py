@@ -305,7 +305,7 @@ SCHEDULE_MUTATIONS = (
         "group-schedule", "some groups' rates fall later, earlier or not", "Everett et al. 2024, arXiv 2407.05872", STRUCTURAL, 4,
         fitted(_group_schedule),
     ),
-    Mutation("ramp-shape", "another shape of a ramp over steps", "KellerJordan/modded-nanogpt, momentum", STRUCTURAL, 3, fitted(_ramp_shape)),
+    Mutation("ramp-shape", "another shape of a ramp over steps", "modded-nanogpt, momentum", STRUCTURAL, 3, fitted(_ramp_shape)),
     Mutation("no-ramp", "momentum at its full value from the first step", "Keller Jordan, Muon", STRUCTURAL, 3, fitted(_no_ramp)),
     Mutation(
         "momentum-cool-down", "momentum falls at the end", "KellerJordan/modded-nanogpt, momentum", STRUCTURAL, 5,
@@ -315,5 +315,5 @@ SCHEDULE_MUTATIONS = (
         "decay-schedule", "weight decay constant, falling or as the rates", "Xie et al. 2023, arXiv 2011.11152", STRUCTURAL, 6,
         fitted(_decay_schedule),
     ),
-    Mutation("beta-schedule", "AdamW's memory of squares grows", "Shazeer and Stern 2018, arXiv 1804.04235", STRUCTURAL, 3, fitted(_beta_schedule)),
+    Mutation("beta-schedule", "AdamW's memory of squares grows", "Adafactor, arXiv 1804.04235", STRUCTURAL, 3, fitted(_beta_schedule)),
 )  # fmt: skip

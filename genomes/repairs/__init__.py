@@ -35,6 +35,8 @@ _BY_MESSAGE: tuple[tuple[str, Rule], ...] = (
     (r"no tokeniser of size \d+; prepared are ([\d, ]+)", numbers.vocabulary),
     (r"(?:got an unexpected keyword argument|has no argument) '(\w+)'", keywords.unexpected),
     (r"fused", keywords.fused),
+    (r"hands over nothing", keywords.unsaved),
+    (r"does not call super\(\)\.__init__\(\)", keywords.unstarted),
     (r"view size is not compatible", tensors.view),
     (r"(?:query, key, and value|mat1 and mat2|m1 and m2|self and mat2).* same dtype", tensors.dtype),
     (r"tensors to be on the same device|indices should be either on", tensors.device),

@@ -64,6 +64,20 @@ def save(found: Case) -> Iterator[Repaired]:
                 return
 
 
+def unsaved(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+    """The same, seen before an evaluation."""
+    yield from save(found)
+
+
+def unstarted(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+    """The first line of a module's `__init__`."""
+    for function, _ in found.functions():
+        first = function.body[0]
+        start, _ = found.source.span(first)
+        yield found.repaired([Splice(start, start, f"super().__init__()\n{' ' * first.col_offset}")], "super().__init__() first")
+        return
+
+
 def parts_of(function: ast.FunctionDef) -> Iterator[ast.AST]:
     """What runs with a function's own statements."""
     for statement in function.body:

@@ -1,0 +1,165 @@
+"""Which knobs of two programs are the same knob: by place in the tree, not by name.
+
+Statements correspond as the diff pairs them; beyond it, definitions that were moved or renamed are found by label, then by likeness. Inside
+a pair of statements the words around a literal decide, so that renamed variables, a new layout, and an expression that was wrapped in
+another one leave the rest matched. A literal whose place was rewritten is left out rather than guessed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import keyword
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from genomes.align import align
+from genomes.edits import keyed
+from genomes.knobs import Spot, spots
+from genomes.units import Unit, units
+
+_LIKE = 0.6  # of the words of two definitions, above which one may be the other, renamed
+_TOKEN = re.compile(r"\w+|[^\w\s]")  # of fragments, which Python's tokenizer would refuse
+_COMMENT = re.compile(r"#[^\n]*")
+_LITERAL, _NAME = "a literal", "a name"
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A unit and its first character; where its clauses begin follows from it."""
+
+    unit: Unit
+    start: int
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A token; a knob is one, whatever its value. `loose` is the same for all names, which may be renamed."""
+
+    text: str
+    loose: str
+    spot: Spot | None = None
+
+
+def match(a: str, b: str) -> dict[str, str]:
+    """Name of a knob of `a` → its name in `b`, one to one; `match(b, a)` is the inverse. Raises ParseError."""
+    if a > b:  # alignment has a direction: one of the two is taken, so that the other is its inverse
+        return {name: other for other, name in match(b, a).items()}
+    matcher = _Matcher((spots(a), spots(b)))
+    matcher.block(_placed(units(a), 0), _placed(units(b), 0))
+    matcher.rest()
+    return matcher.found
+
+
+class _Matcher:
+    """Walks both trees at once. What finds no partner in its block waits until all blocks are done."""
+
+    def __init__(self, found: tuple[tuple[Spot, ...], tuple[Spot, ...]]) -> None:
+        self._spots = tuple(sorted(side, key=lambda spot: spot.start) for side in found)
+        self._left: tuple[list[_Placed], list[_Placed]] = ([], [])
+        self.found: dict[str, str] = {}
+
+    def block(self, a: Sequence[_Placed], b: Sequence[_Placed]) -> None:
+        """Units of two blocks that correspond."""
+        pairs = align(keyed(placed.unit for placed in a), keyed(placed.unit for placed in b))
+        taken = set(pairs.values())
+        for index, other in pairs.items():
+            self._pair(a[index], b[other])
+        self._left[0].extend(placed for index, placed in enumerate(a) if index not in pairs)
+        self._left[1].extend(placed for index, placed in enumerate(b) if index not in taken)
+
+    def rest(self) -> None:
+        """Moved statements have their text or, if they define something, their name; renamed definitions have most of their words."""
+        for key in (lambda unit: unit.text.strip(), lambda unit: unit.label if unit.is_definition else ""):
+            for a, b in self._unique(key):
+                self._pair(a, b)
+        for a in [placed for placed in self._left[0] if placed.unit.is_definition]:
+            likeness = [(_likeness(a.unit, b.unit), -index, b) for index, b in enumerate(self._left[1]) if b.unit.kind == a.unit.kind]
+            best = max(likeness, default=None)
+            if best is not None and best[0] >= _LIKE:
+                self._left[0].remove(a)
+                self._left[1].remove(best[2])
+                self._pair(a, best[2])
+
+    def _unique(self, key: Callable[[Unit], str]) -> list[tuple[_Placed, _Placed]]:
+        """Pairs of waiting units whose key occurs once on each side; they wait no longer."""
+        sides = []
+        for waiting in self._left:
+            by_key: dict[str, list[_Placed]] = {}
+            for placed in waiting:
+                by_key.setdefault(key(placed.unit), []).append(placed)
+            sides.append({name: same[0] for name, same in by_key.items() if name and len(same) == 1})
+        pairs = [(sides[0][name], sides[1][name]) for name in sides[0] if name in sides[1]]
+        for a, b in pairs:
+            self._left[0].remove(a)
+            self._left[1].remove(b)
+        return pairs
+
+    def _pair(self, a: _Placed, b: _Placed) -> None:
+        """Two versions of one statement: its heads, then the blocks below them."""
+        if a.unit.kind != b.unit.kind or len(a.unit.clauses) != len(b.unit.clauses):
+            self._heads((a.start, a.start + len(a.unit.text)), (b.start, b.start + len(b.unit.text)), (a.unit.text, b.unit.text))
+            return
+        starts = [a.start + len(a.unit.lead), b.start + len(b.unit.lead)]
+        for old, new in zip(a.unit.clauses, b.unit.clauses, strict=True):
+            bodies = starts[0] + len(old.head), starts[1] + len(new.head)
+            self._heads((starts[0], bodies[0]), (starts[1], bodies[1]), (old.head, new.head))
+            self.block(_placed(old.body, bodies[0]), _placed(new.body, bodies[1]))
+            starts = [starts[0] + len(old.text), starts[1] + len(new.text)]
+
+    def _heads(self, a: tuple[int, int], b: tuple[int, int], texts: tuple[str, str]) -> None:
+        """The literals of two pieces of text that correspond."""
+        left, right = _inside(self._spots[0], a), _inside(self._spots[1], b)
+        if texts[0] == texts[1]:
+            pairs: Iterable[tuple[Spot, Spot]] = zip(left, right, strict=True)
+        else:
+            pairs = _aligned(_words(texts[0], a[0], left), _words(texts[1], b[0], right)) if left and right else []
+        self.found.update((old.knob.name, new.knob.name) for old, new in pairs)
+
+
+def _placed(block: Sequence[Unit], start: int) -> list[_Placed]:
+    found = []
+    for unit in block:
+        found.append(_Placed(unit, start))
+        start += len(unit.text)
+    return found
+
+
+def _inside(found: Sequence[Spot], span: tuple[int, int]) -> list[Spot]:
+    low = bisect_left(found, span[0], key=lambda spot: spot.start)
+    high = bisect_left(found, span[1], key=lambda spot: spot.start)
+    return list(found[low:high])
+
+
+def _aligned(a: Sequence[_Word], b: Sequence[_Word]) -> Iterable[tuple[Spot, Spot]]:
+    """Literals among equal words, if a neighbour is equal too; where only names differ, all of them."""
+    if [word.loose for word in a] == [word.loose for word in b]:
+        yield from ((x.spot, y.spot) for x, y in zip(a, b, strict=True) if x.spot and y.spot)
+        return
+    texts = [word.text for word in a], [word.text for word in b]
+    for i, j, size in difflib.SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks():
+        if size > 1 and any(word.spot is None for word in a[i : i + size]):
+            pairs = zip(a[i : i + size], b[j : j + size], strict=True)
+            yield from ((x.spot, y.spot) for x, y in pairs if x.spot and y.spot)
+
+
+def _words(text: str, start: int, found: Sequence[Spot]) -> list[_Word]:
+    """The tokens of a piece of a program; each knob is one word, whatever its value."""
+    words, position = list[_Word](), start
+    for spot in found:
+        words += _tokens(text[position - start : spot.start - start])
+        words.append(_Word(_LITERAL, _LITERAL, spot))
+        position = spot.end
+    return words + _tokens(text[position - start :])
+
+
+def _tokens(text: str) -> list[_Word]:
+    """Of a fragment, which need not be whole: brackets may stay open."""
+    found = _TOKEN.findall(_COMMENT.sub("", text))
+    return [_Word(word, _NAME if word.isidentifier() and not keyword.iskeyword(word) else word) for word in found]
+
+
+def _likeness(a: Unit, b: Unit) -> float:
+    """Share of words, in order, that two definitions have in common."""
+    return difflib.SequenceMatcher(None, _TOKEN.findall(a.text), _TOKEN.findall(b.text), autojunk=False).ratio()

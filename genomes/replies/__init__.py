@@ -1,0 +1,228 @@
+"""What a model answers, as edits of a program: every format becomes splices of its text, which are applied at once, or not at all.
+
+    search/replace blocks    blocks.py       wherever they stand, in fences or not
+    unified diffs            hunks.py        in fences; outside of them with `@@` or `---`, `+++`
+    functions, classes       definitions.py  in fences; else what stands outside of them
+    whole programs           a fence that has what the lab's contract asks for, and all that it uses of the program
+
+`parts.py` drops reasoning and opens fences, `snippets.py` reads code, `page.py` finds passages in the program.
+
+How it is decided what a reply is: blocks are read first. A fence is a diff if it is called one or has marks of one, else code if it parses
+and defines something, else a diff if it has lines with signs and lines of the program. Other fences, and those in other languages, are
+talk. What stands outside of fences is talk too, unless nothing else is an edit. All that is found is done together, whatever its format,
+where no two parts change the same lines; a whole program stands alone. Parts that repeat each other, or the program, count for nothing.
+
+What does not fit is an error whose message a model can act on: what did not match, where, which lines are near. The reply is untrusted:
+sizes are capped, time is linear in them, code that is cut off or left out (`# ...`) is refused, and so is what changes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from genomes.canonical import identity
+from genomes.contract import check, contract_of
+from genomes.errors import EditError, ParseError
+from genomes.replies.blocks import FORMAT, blocks
+from genomes.replies.definitions import definitions
+from genomes.replies.hunks import has_signs, hunks, is_diff
+from genomes.replies.outline import DEFINITIONS, bound_in, names_in
+from genomes.replies.page import Cut, Page, Passage
+from genomes.replies.parts import Part, answer, parts
+from genomes.replies.snippets import Snippet, code_outside, defines, require_complete, require_shallow, snippet
+from genomes.source import Splice, parse, splice
+
+_MOST_FENCES = 200
+_TOLD = 3  # passages that do not match, in one message
+_CUT_OFF = "is cut off: send it whole, and close its fence"
+
+
+@dataclass(eq=False)
+class _Found:
+    """The edits of a reply, by kind."""
+
+    passages: list[Passage] = field(default_factory=list)
+    code: list[Snippet] = field(default_factory=list)
+    aside: list[Snippet] = field(default_factory=list)  # statements without a definition, which count beside code that has one
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.passages and not self.code
+
+
+def patch(text: str, reply: str, cut: bool = False) -> str:
+    """The program that a reply makes of `text`.
+
+    Args:
+        cut: the reply ended at a limit of its length; then only blocks and what stands in closed fences is read.
+
+    Raises:
+        EditError: no edit, one that is incomplete or has not exactly one place, edits that overlap, or nothing changes.
+        ParseError: code of the reply, or what results, is no program, or is nested too deeply.
+    """
+    page = Page(text)
+    passages, outside = blocks(answer(reply))
+    for passage in passages:
+        require_complete(passage.where, (line for run in passage.runs for line in run.new), page)
+    rest, *fences = parts(outside)
+    found = _Found(passages)
+    for part in _full(fences):
+        _read(part, page, found)
+    if found.is_empty:
+        _read_outside(rest, page, found, cut)
+    if found.is_empty:
+        aside = f"{found.aside[0].where} has no function or class; " if found.aside else ""
+        raise EditError(f"the reply has no block, diff, whole function or whole program; {aside}{FORMAT}")
+    result = splice(text, _apart(page, _cuts(page, found)))
+    _require_program(result)
+    if identity(result) == identity(text):
+        raise EditError("the edits leave the program as it was, but for comments and layout: change what it does")
+    return result
+
+
+def prose(reply: str) -> list[str]:
+    """The lines that stand outside of blocks and fences.
+
+    Raises:
+        EditError: it cannot be taken apart.
+    """
+    return list(parts(blocks(answer(reply))[1])[0].lines)
+
+
+# ---- what the parts are
+
+
+def _full(fences: Iterable[Part]) -> list[Part]:
+    full = [part for part in fences if not part.is_blank]
+    if len(full) > _MOST_FENCES:
+        raise EditError(f"the reply has {len(full)} code fences, at most {_MOST_FENCES} are read: make one focused change")
+    return full
+
+
+def _read(part: Part, page: Page, found: _Found) -> None:
+    """Put a fence where it belongs; talk goes nowhere."""
+    if is_diff(part):
+        _read_diff(part, page, found)
+        return
+    if not part.may_be_python:
+        return
+    is_code = defines(part.lines)
+    try:
+        code = snippet(part)
+    except ParseError as error:
+        if has_signs(part, page):
+            _read_diff(part, page, found)
+        elif is_code:
+            require_complete(part.name, part.lines, page)
+            if not part.closed:
+                raise EditError(f"{part.name} {_CUT_OFF}") from error
+            raise
+        return
+    if any(isinstance(node, DEFINITIONS) for node in code.statements) or _is_program(code, page.text):
+        _require_whole(part, page)
+        found.code.append(code)
+    elif has_signs(part, page):
+        _read_diff(part, page, found)
+    else:
+        found.aside.append(code)
+
+
+def _read_diff(part: Part, page: Page, found: _Found) -> None:
+    if not part.closed:
+        raise EditError(f"the diff in {part.name} {_CUT_OFF}")
+    wanted = hunks(part, page, sum(passage.where.startswith("hunk") for passage in found.passages))
+    for passage in wanted:
+        require_complete(passage.where, (line for run in passage.runs for line in run.new), page)
+    found.passages += wanted
+
+
+def _read_outside(rest: Part, page: Page, found: _Found, cut: bool) -> None:
+    code = code_outside(rest)
+    is_edit = is_diff(rest) or (code is not None and defines(code.lines))
+    if is_edit and cut:
+        raise EditError(f"{rest.name} {_CUT_OFF}")
+    if is_diff(rest):
+        _read_diff(rest, page, found)
+    elif code is not None and is_edit:
+        require_complete(code.name, code.lines, page)
+        try:
+            found.code.append(snippet(code))
+        except ParseError as error:
+            raise ParseError(f"{error}; put code between ```python and ```, and nothing else there") from error
+
+
+def _require_whole(part: Part, page: Page) -> None:
+    if not part.closed:
+        raise EditError(f"{part.name} {_CUT_OFF}")
+    require_complete(part.name, part.lines, page)
+
+
+# ---- what they do
+
+
+def _cuts(page: Page, found: _Found) -> list[Cut]:
+    for code in found.code:
+        if _is_program(code, page.text):
+            if len(found.code) > 1 or found.passages:
+                raise EditError(f"{code.where} is a whole program, and there are other edits beside it: send one or the other")
+            return [Cut(code.where, Splice(0, len(page.text), code.source.text.replace("\n", page.line_end)))]
+    cuts = _placed(page, found.passages)
+    return [*cuts, *definitions([*found.code, *found.aside], page, parse(page.text))] if found.code else cuts
+
+
+def _placed(page: Page, passages: Sequence[Passage]) -> list[Cut]:
+    """The places of all passages; what is wrong with the first few that have none is told at once."""
+    cuts, wrong = list[Cut](), list[str]()
+    for passage in passages:
+        try:
+            cuts += page.find(passage)
+        except EditError as error:
+            wrong.append(str(error))
+            if len(wrong) == _TOLD:
+                break
+    if wrong:
+        raise EditError("; ".join(wrong))
+    return cuts
+
+
+def _is_program(code: Snippet, text: str) -> bool:
+    """Whether code has what the contract asks for as a whole, and brings what it uses of the program."""
+    if code.is_inner or any(problem.line == 0 for problem in check(code.source.text, contract_of(text))):
+        return False
+    there = {name for statement in parse(text).tree.body for name in bound_in(statement)}
+    own = {name for statement in code.statements for name in bound_in(statement)}
+    own |= {inner.id for inner in ast.walk(code.source.tree) if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
+    own |= {inner.arg for inner in ast.walk(code.source.tree) if isinstance(inner, ast.arg)}
+    return not names_in(code.source.tree) & there - own
+
+
+def _apart(page: Page, cuts: Iterable[Cut]) -> list[Splice]:
+    """The splices, each once, without those that change nothing.
+
+    Raises:
+        EditError: two of them change the same lines.
+    """
+    wanted = {cut.splice: cut for cut in cuts if page.text[cut.splice.start : cut.splice.end] != cut.splice.text}
+    ordered = sorted(wanted.values(), key=lambda cut: (cut.splice.start, cut.splice.end))
+    for before, after in pairwise(ordered):
+        if after.splice.start < before.splice.end:
+            both = _both(before.where, after.where)
+            raise EditError(f"{both} both change line {page.line_at(after.splice.start)}: unite them")
+    return [cut.splice for cut in ordered]
+
+
+def _both(before: str, after: str) -> str:
+    """ "blocks 1 and 2", "block 1 and hunk 2"."""
+    kind, _, number = before.partition(" ")
+    other, _, second = after.partition(" ")
+    return f"{kind}s {number} and {second}" if kind == other in ("block", "hunk") else f"{before} and {after}"
+
+
+def _require_program(text: str) -> None:
+    try:
+        require_shallow(parse(text).tree)
+    except ParseError as error:
+        raise ParseError(f"with these edits the program does not parse: {error}") from error

@@ -1,0 +1,193 @@
+"""The program that a reply is about, by its lines: where a passage stands, and what is near one that stands nowhere.
+
+A passage must occur exactly once: as it is, else without trailing white space, else shifted as a whole to the left or right, and then what
+takes its place is shifted alike. Nothing is guessed beyond that, but for one thing: of several equal places, the one within `_HINT_LINES`
+of the line number that a diff gives is taken, if there is just one. Searching is linear, and `difflib` sees few and short lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from genomes.errors import EditError
+from genomes.source import Splice, split_lines
+
+MOST_PASSAGES = 64  # blocks, or hunks, in a reply
+COPY = "copy whole lines of the program, with their indentation"
+_COUNTED = 20  # matches, before it is "many"
+_HINT_LINES = 10  # between the line number of a diff and the place that it is taken to mean
+_NEAR_LINES, _NEAR_CHARACTERS = 1000, 120  # that are compared for what is near
+_SHOWN = 80  # characters of a line in a message
+
+_Shift = tuple[str, str]  # what every line of a passage has at its start, what the program has there instead; one of them is empty
+_UNMOVED: _Shift = ("", "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The lines first..end of a passage, from 0, and what takes their place; first == end inserts."""
+
+    first: int
+    end: int
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Lines that the program is said to have, and what is to become of them: a block, or a hunk of a diff."""
+
+    where: str  # "block 1"
+    subject: str  # what occurs once too often: "its SEARCH"
+    lines: tuple[str, ...]
+    loose: tuple[str, ...]  # the same lines, where a sign that a diff lacks is no sign but the program's
+    runs: tuple[Run, ...]
+    hint: int = 0  # a line number, from 1, that may be wrong
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One splice of the program, and which part of the reply wants it."""
+
+    where: str
+    splice: Splice
+
+
+class Page:
+    """The lines of a program, without their ends, in the three spellings that passages are looked up in."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._whole = split_lines(text)
+        self._starts = list(accumulate(map(len, self._whole), initial=0))
+        self.lines = tuple(line.rstrip("\r\n") for line in self._whole)
+        self._exact, self._trimmed, self._bare = (
+            _Spelling(lines) for lines in (self.lines, [line.rstrip() for line in self.lines], [line.strip() for line in self.lines])
+        )
+        self.line_end = (_line_end(self._whole[0]) if self._whole else "") or "\n"
+        self.known = frozenset(line.strip() for line in self.lines)
+
+    def cut(self, where: str, first: int, end: int, new: Sequence[str]) -> Cut:
+        """The lines first..end, from 0, replaced by others, with the program's own line ends; first == end inserts."""
+        if first == end and first == len(self._whole) > 0 and not _line_end(self._whole[-1]):  # behind a last line that has no end
+            return Cut(where, Splice(self._starts[-1], self._starts[-1], "".join(self.line_end + line for line in new)))
+        usual = _line_end(self._whole[end - 1]) or self.line_end if end else self.line_end
+        tail = usual if first == end else _line_end(self._whole[end - 1])
+        return Cut(where, Splice(self._starts[first], self._starts[end], usual.join(new) + tail if new else ""))
+
+    def line_at(self, offset: int) -> int:
+        """Line number, from 1, of a character."""
+        return bisect_right(self._starts, offset)
+
+    def find(self, passage: Passage) -> Iterator[Cut]:
+        """What a passage does at its one place.
+
+        Raises:
+            EditError: there is none, or more than one.
+        """
+        line, shift = self._place(passage)
+        for run in passage.runs:
+            yield self.cut(passage.where, line + run.first, line + run.end, _moved(passage, run.new, shift))
+
+    def _place(self, passage: Passage) -> tuple[int, _Shift]:
+        for spelling, wanted in ((self._exact, passage.lines), (self._trimmed, [line.rstrip() for line in passage.lines])):
+            matches = spelling.matches(wanted)
+            if matches:
+                return self._only(passage, matches), _UNMOVED
+        found = {line: self._shift(passage, line) for line in self._bare.matches([line.strip() for line in passage.lines])}
+        shifts = {line: shift for line, shift in found.items() if shift is not None}
+        if not shifts:
+            raise EditError(f"{passage.where}: {self._why(passage)}; {COPY}")
+        line = self._only(passage, [line for line, shift in shifts.items() if shift == _UNMOVED] or list(shifts))
+        return line, shifts[line]
+
+    def _only(self, passage: Passage, matches: Sequence[int]) -> int:
+        near = [line for line in matches if abs(line + 1 - passage.hint) <= _HINT_LINES] if passage.hint else []
+        if len(matches) == 1 or len(near) == 1:
+            return (near or matches)[0]
+        shown = ", ".join(str(line + 1) for line in matches[:4])
+        count = f"{len(matches)} times" if len(matches) < _COUNTED else "many times"
+        raise EditError(f"{passage.where}: {passage.subject} occurs {count}, at lines {shown}: add lines around it until it occurs once")
+
+    def _shift(self, passage: Passage, line: int) -> _Shift | None:
+        """How far the passage stands off the program there; None if its lines differ in that."""
+        there = self.lines[line : line + len(passage.lines)]
+        if all(here.rstrip() in (a.rstrip(), b.rstrip()) for a, b, here in zip(passage.lines, passage.loose, there, strict=True)):
+            return _UNMOVED
+        shift = None
+        for wanted, here in zip(passage.lines, there, strict=True):
+            if wanted.strip():
+                a, b = _indent(wanted), _indent(here)
+                own = (a[: len(a) - len(b)], "") if a.endswith(b) else ("", b[: len(b) - len(a)]) if b.endswith(a) else None
+                if own is None or (shift is not None and own != shift):
+                    return None
+                shift = own
+        return shift
+
+    def _why(self, passage: Passage) -> str:
+        """What does not match, and what is near."""
+        lines = passage.lines
+        first = next(index for index, line in enumerate(lines) if line.strip())
+        starts = self._bare.matches([lines[first].strip()])
+        if not starts:
+            return f"no line of the program is {shown(lines[first])}; {self._near(lines[first])}"
+        length, start = max((self._agreement(lines[first:], line), -line) for line in starts)
+        there, wanted = -start + length, first + length
+        if wanted == len(lines):
+            return f"its lines stand from line {-start + 1} on, but with other indentation, such as {shown(self.lines[-start])}"
+        program = f"line {there + 1} is {shown(self.lines[there])}" if there < len(self.lines) else "the program ends"
+        return f"it matches from line {-start + 1} on, then its line {wanted + 1} is {shown(lines[wanted])} where {program}"
+
+    def _agreement(self, search: Sequence[str], line: int) -> int:
+        """How many lines of a passage agree with the program from `line` on, but for white space."""
+        pairs = zip(search, self.lines[line:], strict=False)
+        return next((count for count, (a, b) in enumerate(pairs) if a.strip() != b.strip()), min(len(search), len(self.lines) - line))
+
+    def _near(self, wanted: str) -> str:
+        lines = {line.strip()[:_NEAR_CHARACTERS]: number for number, line in reversed(list(enumerate(self.lines[:_NEAR_LINES], 1)))}
+        close = difflib.get_close_matches(wanted.strip()[:_NEAR_CHARACTERS], [line for line in lines if line], n=2, cutoff=0.5)
+        if not close:
+            return "nothing is near"
+        return "did you mean " + " or ".join(f"line {lines[line]}, {shown(self.lines[lines[line] - 1])}" for line in close) + "?"
+
+
+class _Spelling:
+    """Lines as one text in which whole lines are looked up by `str.find`, whose time is linear."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._text = "\n" + "\n".join(lines) + "\n"
+        self._starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
+
+    def matches(self, wanted: Sequence[str]) -> list[int]:
+        """Lines, from 0, at which the wanted lines begin; at most `_COUNTED` of them."""
+        needle, found, position = "\n" + "\n".join(wanted) + "\n", list[int](), 0
+        while len(found) < _COUNTED and (position := self._text.find(needle, position)) >= 0:
+            found.append(bisect_right(self._starts, position) - 1)
+            position += 1
+        return found
+
+
+def shown(line: str) -> str:
+    """A line for a message: quoted, shortened."""
+    return repr(line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…")
+
+
+def _moved(passage: Passage, new: Sequence[str], shift: _Shift) -> tuple[str, ...]:
+    """What takes a passage's place, shifted as the passage had to be."""
+    extra, missing = shift
+    for line in new:
+        if line.strip() and not line.startswith(extra):
+            too_far = f"{passage.subject} is indented {len(extra)} characters more than the program"
+            raise EditError(f"{passage.where}: {too_far}, and {shown(line)} cannot be moved as far; {COPY}")
+    return tuple(missing + line[len(extra) :] if line.strip() else line for line in new)
+
+
+def _line_end(line: str) -> str:
+    return line[len(line.rstrip("\r\n")) :]
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]

@@ -1,0 +1,105 @@
+"""A reply taken apart: reasoning dropped, code fences opened, what is left is prose.
+
+Fences are those of CommonMark (three or more backticks or tildes; closed by at least as many of the same), wherever they are indented.
+Reasoning is what stands between `<think>` and `</think>`, or before a `</think>` that nothing opens; what follows an opening that is never
+closed is reasoning too. Tags count at the start of a line, so that a string of a program can hold them elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from genomes.errors import EditError
+from genomes.source import split_lines
+
+MOST_CHARACTERS = 200_000  # of a reply
+_FENCE_CHARACTERS = 200  # of the line of a fence, which keeps the time of the pattern within bounds
+_FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
+_TAG = re.compile(r"\s{0,40}<(/?)(think|thinking|thought|thoughts|reasoning|analysis|scratchpad)>", re.IGNORECASE)
+_NOTE = "NOTE:"  # what a model is asked to say beside its edits
+_PYTHON = ("py", "python", "python3")
+_DIFF = ("diff", "patch", "udiff")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The lines of one fence, or all lines outside of fences. `number` counts fences from 1; 0 is what stands outside."""
+
+    number: int
+    label: str  # the first word behind the opening fence, in lower case
+    lines: tuple[str, ...]
+    closed: bool
+
+    @property
+    def name(self) -> str:
+        return f"fence {self.number}" if self.number else "the code outside of fences"
+
+    @property
+    def may_be_python(self) -> bool:
+        return self.label in ("", *_PYTHON) or self.label.endswith(".py")
+
+    @property
+    def is_called_diff(self) -> bool:
+        return self.label in _DIFF
+
+    @property
+    def is_blank(self) -> bool:
+        return not any(line.strip() for line in self.lines)
+
+
+def answer(reply: str) -> list[str]:
+    """The lines of a reply, without their ends and without its reasoning.
+
+    Raises:
+        EditError: it is too long.
+    """
+    if len(reply) > MOST_CHARACTERS:
+        raise EditError(f"the reply has {len(reply)} characters, at most {MOST_CHARACTERS} are read: send only what changes")
+    kept, closing = list[str](), ""
+    for line in (line.rstrip("\r\n") for line in split_lines(reply)):
+        tag = None if closing else _TAG.match(line)
+        if tag and not tag[1]:
+            closing = f"</{tag[2].lower()}>"
+            line = line[tag.end() :]
+        elif tag:  # nothing opened it: all that came before was reasoning
+            kept, line = [], line[tag.end() :]
+        if closing:
+            _, closed, line = _partition(line, closing)
+            if not closed:
+                continue
+            closing = ""
+        if not tag or line.strip():
+            kept.append(line)
+    return kept
+
+
+def parts(lines: Iterable[str]) -> list[Part]:
+    """What stands outside of fences, then the fences, in their order. A note at the start of a fence counts as outside."""
+    outside, found = list[str](), list[Part]()
+    inside, mark, indent, label = list[str](), "", "", ""
+    for line in lines:
+        fence = _FENCE.match(line) if len(line) <= _FENCE_CHARACTERS else None
+        if not mark and fence:
+            indent, mark, info = fence.groups()
+            inside, label = [], (info.split() or [""])[0].lower()
+        elif not mark:
+            outside.append(line)
+        elif fence and fence[2].startswith(mark) and not fence[3].strip():
+            found.append(Part(len(found) + 1, label, tuple(inside), closed=True))
+            outside.append("")
+            mark = ""
+        elif line.lstrip().startswith(_NOTE) and not any(inside):
+            outside.append(line.lstrip())
+        else:
+            inside.append(line.removeprefix(indent))
+    if mark:
+        found.append(Part(len(found) + 1, label, tuple(inside), closed=False))
+    return [Part(0, "", tuple(outside), closed=True), *found]
+
+
+def _partition(line: str, closing: str) -> tuple[str, bool, str]:
+    """`str.partition` without regard to case."""
+    at = line.lower().find(closing)
+    return (line[:at], True, line[at + len(closing) :]) if at >= 0 else (line, False, "")

@@ -1,0 +1,165 @@
+"""Code that a reply shows: read as Python, at whatever indentation it stands, with what the text around it may not be taken for.
+
+Repaired is one slip alone: a first line that has lost the indentation of the lines after it. Code that stands for code, such as `...` or
+"# rest unchanged", is refused wherever the program does not have that line itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from genomes.errors import EditError, ParseError
+from genomes.replies.page import Page, shown
+from genomes.replies.parts import Part
+from genomes.source import Source, read
+
+MOST_DEPTH = 64  # of a syntax tree; hand-written programs have some 20 levels
+_WRAPPER = "if True:\n"
+_READ = 200  # characters of a line that is looked at for an elision
+_DEFINITION = re.compile(r"\s*(?:async\s+def|def|class)\s+\w+\s*[(:\[]")
+_OPENING = re.compile(r"\s+(?:@\w|(?:async\s+def|def|class)\s+\w+\s*[(:\[])")  # of a definition at some indentation
+_CODE = re.compile(
+    r"""@\w
+    |(?:async\ def|def|class)\s+\w+\s*[(:\[]
+    |import\ [\w.]+ | from\ [\w.]+\ import\b | if\ __name__
+    |_*[A-Z][A-Z0-9_]*(?::[^=]*|\ *)=[^=]""",
+    re.VERBOSE,
+)
+_ELISION = re.compile(
+    r"""(?:\.\.\.|…)$
+    |(?:pass\s*)?\#\s*(?:
+        (?:\.\.\.|…|\[\.\.\.)
+        |\W*(?:the\s+)?(?:rest|remainder|remaining)\b.*\b(?:unchanged|same|before|here|omitted|goes|code|function|class|file|method)
+        |\W*(?:the\s+)?(?:existing|previous|original|unchanged|other|same)\s+(?:code|implementation|body|lines|logic|methods?|functions?|content)\b
+        |\W*(?:unchanged|omitted|same\s+as\s+(?:before|above|original|in\s+the\s+original)|as\s+before|no\s+changes?)\b
+        |.{0,80}\b(?:remains?|stays?|are|is|left|code)\s+(?:the\s+same|unchanged|as\s+before|as\s+is)\W*$
+        |.{0,80}\((?:unchanged|omitted|same\s+as\s+before)\)
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Snippet:
+    """Statements with the text that they stand in."""
+
+    where: str
+    source: Source
+    statements: tuple[ast.stmt, ...]
+    is_inner: bool  # it stood at some indentation, so that its first line is one of ours
+
+
+def require_shallow(tree: ast.Module) -> None:
+    """Raise ParseError where a tree is so deep that whatever walks it later would exhaust the stack."""
+    level: list[ast.AST] = [tree]
+    for _ in range(MOST_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+    raise ParseError(f"it is nested more than {MOST_DEPTH} levels deep: write it flatter")
+
+
+def snippet(part: Part) -> Snippet:
+    """A part as code.
+
+    Raises:
+        ParseError: it is none.
+    """
+    lines = _without_margins(part.lines)
+    try:
+        return _read(part.name, lines)
+    except ParseError as error:
+        for spelling in _first_line_moved(lines):
+            with contextlib.suppress(ParseError):
+                return _read(part.name, spelling)
+        raise ParseError(f"{part.name} does not parse: {error}") from error
+
+
+def code_outside(part: Part) -> Part | None:
+    """From the first line outside of fences that is code without doubt to the last one that may be; None if there is no such line."""
+    lines = part.lines
+    first = next((index for index, line in enumerate(lines) if _CODE.match(line) or _OPENING.match(line)), None)
+    if first is None:
+        return None
+    tails = (index for index in range(len(lines) - 1, first - 1, -1) if _may_continue(lines[index]))
+    last = next(tails, first)
+    return Part(0, "", lines[first : last + 1], closed=True)
+
+
+def defines(lines: Iterable[str]) -> bool:
+    """Whether a line begins a function or a class."""
+    return any(_DEFINITION.match(line) for line in lines)
+
+
+def require_complete(where: str, lines: Iterable[str], page: Page) -> None:
+    """Raise EditError where a line stands for code that is left out."""
+    for line in lines:
+        stripped = line.strip()
+        if stripped[:1] in ("#", ".", "…", "p") and stripped not in page.known and _ELISION.match(stripped[:_READ]):
+            raise EditError(
+                f"{where} leaves out code at {shown(line)}: write every line of what it replaces, or a block of only the lines that change"
+            )
+
+
+def moved(found: Snippet, first: int, node: ast.stmt, indent: str) -> list[str]:
+    """The lines of a statement from line `first` on, from 1, at another indentation. Strings that are no docstrings keep theirs."""
+    lines = [line.rstrip("\r\n") for line in found.source.lines[first - 1 : node.end_lineno]]
+    own = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+    if own == indent:
+        return lines
+    kept = _inside_strings(node)
+    return [line if number in kept else _at(line, own, indent) for number, line in enumerate(lines, first)]
+
+
+def _at(line: str, own: str, indent: str) -> str:
+    if line.startswith(own):
+        return indent + line[len(own) :] if line.strip() else line
+    return indent + line.lstrip() if line.lstrip().startswith("#") else line
+
+
+def _inside_strings(node: ast.stmt) -> set[int]:
+    """Lines, from 1, that begin inside a string whose text is used."""
+    bare = {id(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Expr)}
+    found = set[int]()
+    for inner in ast.walk(node):
+        is_text = isinstance(inner, ast.JoinedStr) or (isinstance(inner, ast.Constant) and isinstance(inner.value, str | bytes))
+        if is_text and id(inner) not in bare:
+            line, end = getattr(inner, "lineno", 0), getattr(inner, "end_lineno", 0)
+            found.update(range(line + 1, end + 1))
+    return found
+
+
+def _read(where: str, lines: Sequence[str]) -> Snippet:
+    is_inner = bool(lines) and lines[0][:1].isspace()
+    source = read("".join([_WRAPPER if is_inner else "", *(f"{line}\n" for line in lines)]))
+    require_shallow(source.tree)
+    statements = source.tree.body
+    if is_inner:
+        wrapper = statements[0]
+        if not isinstance(wrapper, ast.If) or wrapper.orelse:
+            raise ParseError("it begins in the middle of a statement")
+        statements = [*wrapper.body, *statements[1:]]
+    return Snippet(where, source, tuple(statements), is_inner)
+
+
+def _without_margins(lines: Sequence[str]) -> list[str]:
+    """Without the blank lines at the start and at the end."""
+    full = [index for index, line in enumerate(lines) if line.strip()]
+    return list(lines[full[0] : full[-1] + 1]) if full else []
+
+
+def _first_line_moved(lines: Sequence[str]) -> list[list[str]]:
+    rest = [line[: len(line) - len(line.lstrip())] for line in lines[1:] if line.strip()]
+    least = min(rest, key=len, default="")
+    return [[least + lines[0], *lines[1:]]] if least and not lines[0][:1].isspace() else []
+
+
+def _may_continue(line: str) -> bool:
+    """Whether a line may belong to code that began above: indented, closing, or code by itself."""
+    return bool(line.strip()) and (
+        line[:1].isspace() or line[:1] in ")]}#" or bool(_CODE.match(line)) or bool(re.fullmatch(r"[\w.]{1,80}\(.{0,200}\)", line))
+    )

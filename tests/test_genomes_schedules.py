@@ -1,0 +1,75 @@
+"""Mutations of schedules: each finds its construct, in whatever hand it is written, and what it writes is a schedule."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+import genomes
+from genomes.mutations.mutation import program
+from genomes.mutations.schedules import SCHEDULE_MUTATIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = (ROOT / "trainer" / "train.py").read_text(encoding="utf-8")
+PROGRAMS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "programs").glob("*.py"))} | {"seed": SEED}
+ON_THE_SEED = [mutation for mutation in SCHEDULE_MUTATIONS if mutation.name not in ("reshape-cosine", "rate-floor")]  # neither is there
+PROGRESS = [k / 20 for k in range(21)]
+
+
+def children(text: str, mutation: genomes.Mutation, count: int = 4) -> list[genomes.Mutant]:
+    return [genomes.mutate(text, random.Random(seed), [mutation.name]) for seed in range(count)]
+
+
+@pytest.mark.parametrize("mutation", SCHEDULE_MUTATIONS, ids=lambda mutation: mutation.name)
+def test_each_applies_to_some_program_and_its_children_are_genomes_of_another_species(mutation: genomes.Mutation) -> None:
+    fitting = [text for text in PROGRAMS.values() if any(mutation.apply(program(text), random.Random(seed)) for seed in range(4))]
+    assert fitting
+    for text in fitting:
+        for child in children(text, mutation):
+            assert genomes.species(child.text) != genomes.species(text), child.note
+            assert set(genomes.check(child.text)) <= set(genomes.check(text)), child.note
+
+
+@pytest.fixture
+def _prepare() -> Iterator[None]:
+    """Importing the seed asks for the module alone; schedules use nothing of it."""
+    before = sys.modules.get("prepare")
+    sys.modules["prepare"] = ModuleType("prepare")
+    sys.modules["prepare"].MAX_SEQ_LEN = 64  # type: ignore[attr-defined]
+    yield
+    del sys.modules["prepare"]
+    if before is not None:
+        sys.modules["prepare"] = before
+
+
+def course(text: str) -> list[tuple[float, ...]]:
+    """What the seed's `schedule` sets over a run of 400 steps: of an AdamW group and a Muon group, rate, decay, momentum, second beta."""
+    names: dict[str, object] = {"__name__": "child"}
+    exec(compile(text, "child", "exec"), names)
+    schedule = names["schedule"]
+    assert callable(schedule)
+    found = []
+    for progress in PROGRESS:
+        adam = {"lr": 1.0, "full_lr": 1.0, "weight_decay": 0.0, "full_weight_decay": 0.0, "betas": (0.8, 0.95), "params": []}
+        muon = {"lr": 1.0, "full_lr": 1.0, "weight_decay": 0.2, "full_weight_decay": 0.2, "momentum": 0.9, "params": []}
+        schedule([SimpleNamespace(param_groups=[adam]), SimpleNamespace(param_groups=[muon])], progress, round(400 * progress))
+        found.append((adam["lr"], muon["lr"], adam["weight_decay"], muon["weight_decay"], muon["momentum"], *adam["betas"]))
+    return found
+
+
+@pytest.mark.usefixtures("_prepare")
+@pytest.mark.parametrize("mutation", ON_THE_SEED, ids=lambda mutation: mutation.name)
+def test_the_seed_with_it_has_another_course_that_is_finite_and_never_negative(mutation: genomes.Mutation) -> None:
+    before = course(SEED)
+    for child in children(SEED, mutation):
+        after = course(child.text)
+        assert after != before, child.note
+        assert all(math.isfinite(value) and value >= 0 for row in after for value in row), child.note
+        assert all(row[4] < 1 and row[5] < 1 and row[6] < 1 for row in after), child.note
+        assert max(row[0] for row in after) > 0.5, child.note
