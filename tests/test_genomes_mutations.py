@@ -19,7 +19,7 @@ SEED = PROGRAMS["seed"] = (Path(__file__).parent.parent / "trainer" / "train.py"
 LITERAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "literal"]
 STRUCTURAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "structural"]
 # What the seed has already, or has not; tests/test_genomes_network.py says of the first three which child they work on.
-NOT_ON_THE_SEED = {"plain-mlp", "re-inject-embedding", "add-soft-cap", "reshape-cosine", "rate-floor", "nesterov", "no-bias-correction"}
+NOT_ON_THE_SEED = {"plain-mlp", "re-inject-embedding", "add-soft-cap", "reshape-cosine", "rate-floor"}
 
 
 def children(text, count, names=None):

@@ -6,7 +6,6 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,20 +51,14 @@ def children(mutation: Mutation, text: str) -> list[tuple[str, str]]:
     return sorted({(child.text, child.note) for child in found if child})
 
 
-@contextmanager
-def prepared() -> Iterator[ModuleType]:
+@pytest.fixture(scope="module")
+def prepare() -> Iterator[ModuleType]:
     """The lab's own prepare.py with short rows, as programs import it."""
     before, sys.modules["prepare"] = sys.modules.get("prepare"), loaded(rendered(TRAINER / "prepare.py", CONSTANTS), "prepare")
     yield sys.modules["prepare"]
     del sys.modules["prepare"]
     if before is not None:
         sys.modules["prepare"] = before
-
-
-@pytest.fixture(scope="module")
-def prepare() -> Iterator[ModuleType]:
-    with prepared() as module:
-        yield module
 
 
 def loaded(text: str, name: str = "train") -> ModuleType:
