@@ -17,6 +17,7 @@ from pathlib import Path
 
 from evaluator import sandbox
 from evaluator.forwarding import Forwarder, Forwarders
+from evaluator.scratch import Evaluations
 from evaluator.waiting import Waiting
 
 
@@ -94,3 +95,33 @@ class Berth:
         what = self._confine("forwarder.py", self.files, folder / name)
         told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)))
         return Forwarder(told, folder / f"{name}.txt")
+
+
+class Berths:
+    """One berth after the other, each perhaps made ahead. The folder of each comes from `evaluations`; see `Berth` for the rest."""
+
+    def __init__(self, evaluations: Evaluations, confine: Confine, early: bool) -> None:
+        self._evaluations, self._confine, self._early = evaluations, confine, early
+        self.waiting: Berth | None = None
+
+    def prepare(self) -> None:
+        """Makes the next one now."""
+        self.waiting = self._made()
+
+    def take(self) -> Berth:
+        """The one that waits, if its training process is well; otherwise a fresh one. Whoever takes it closes it."""
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            if waiting.trainee.settle():
+                return waiting
+            waiting.close()
+        return self._made()
+
+    def close(self) -> None:
+        """Ends what waits. Idempotent."""
+        if self.waiting is not None:
+            self.waiting.close()
+            self.waiting = None
+
+    def _made(self) -> Berth:
+        return Berth(self._evaluations.folder(), self._confine, self._early)

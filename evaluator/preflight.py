@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator import sandbox
-from evaluator.berth import Berth, Files
+from evaluator.berth import Berth, Berths, Files
 from evaluator.data import Data, Rows, Vocabulary
 from evaluator.inside import wire
 from evaluator.outcome import Failed, Phase, Reason, Stopped
@@ -88,38 +88,25 @@ class DryRun:
         self.config = config
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._evaluations = Evaluations()
+        self._berths = Berths(self._evaluations, self._confined, early=False)
         self._turn = threading.Lock()
-        self._next: Berth | None = None
 
     def __call__(self, trial: Trial) -> Verdict:
         """What the program does when it is run."""
         with self._turn:
             began = time.monotonic()
-            with contextlib.closing(self._take_berth()) as berth:
+            with contextlib.closing(self._berths.take()) as berth:
                 verdict = self._run(berth, trial)
                 log = read_log(berth.files.log, Limits().log_bytes)
             if self.config.ahead and self.level == "namespaces":
-                self._next = self._make_berth()
+                self._berths.prepare()
         seconds = time.monotonic() - began
         return replace(verdict, total_seconds=seconds, log=log) if isinstance(verdict, Failed) else replace(verdict, seconds=seconds)
 
     def close(self) -> None:
         """Ends what waits. Idempotent."""
-        if self._next is not None:
-            self._next.close()
-            self._next = None
+        self._berths.close()
         self._evaluations.close()
-
-    def _make_berth(self) -> Berth:
-        return Berth(self._evaluations.folder(), self._confined, early=False)
-
-    def _take_berth(self) -> Berth:
-        waiting, self._next = self._next, None
-        if waiting is not None:
-            if waiting.trainee.settle():
-                return waiting
-            waiting.close()
-        return self._make_berth()
 
     def _run(self, berth: Berth, trial: Trial) -> Verdict:
         if not berth.trainee.settle():

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from evaluator import data as datafolder
 from evaluator import sandbox
-from evaluator.berth import Berth, Files
+from evaluator.berth import Berth, Berths, Files
 from evaluator.data import Data
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
@@ -57,11 +57,11 @@ class Slot:
         self._data: Data = datafolder.load(config.data)
         self._judge: Judge | None = None
         self._evaluations = Evaluations()
-        self._next: Berth | None = None  # waits for the next program
+        self._berths = Berths(self._evaluations, self._confined, self._early)
 
     def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
         began = time.monotonic()
-        with contextlib.closing(self._take_berth()) as berth:
+        with contextlib.closing(self._berths.take()) as berth:
             hashes = berth.begin(program, self.config.prepare, seed)
             trained = self._train(berth, budget_seconds, watch)
             ended = time.monotonic()
@@ -81,9 +81,7 @@ class Slot:
         if self._judge is not None:
             self._judge.close()
             self._judge = None
-        if self._next is not None:
-            self._next.close()
-            self._next = None
+        self._berths.close()
         self._evaluations.close()
 
     def _ready_judge(self) -> Judge:
@@ -102,18 +100,6 @@ class Slot:
         """Whether processes are started before they are needed; at level "process" a program could reach into those that wait."""
         return self.config.early_start and self.level == "namespaces"
 
-    def _make_berth(self) -> Berth:
-        return Berth(self._evaluations.folder(), self._confined, self._early)
-
-    def _take_berth(self) -> Berth:
-        """The one that waits, if its training process is well; otherwise a fresh one."""
-        waiting, self._next = self._next, None
-        if waiting is not None:
-            if waiting.trainee.settle():
-                return waiting
-            waiting.close()
-        return self._make_berth()
-
     def _train(self, berth: Berth, budget_seconds: float, watch: Watch | None) -> Trained | Stopped | Failed:
         judge, trainee, limits = self._ready_judge(), berth.trainee, self.config.limits
 
@@ -130,7 +116,7 @@ class Slot:
         task = task_for(trained.vocabulary, trained.vocabulary.val, self._data.length, self.config.device, limits.score_seconds)
         first = berth.forwarders.first(task, seed)
         if self._early:
-            self._next = self._make_berth()
+            self._berths.prepare()
         verdict = judge.score(task, first)
         if verdict.reason:
             return verdict

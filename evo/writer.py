@@ -118,7 +118,7 @@ class ModelWriter:
         written = operators.judge(proposal, library, text, self._note(proposal, edits, reply.text))
         if isinstance(written.outcome, Duplicate):
             return f"that gives the same program as candidate {written.outcome.of} of this run: change something else"
-        if self.dry_run is not None and written.candidate.species != genomes.species(parent) and (trouble := self.dry_run(text)):
+        if self.dry_run is not None and written.candidate.species != genomes.species(parent) and (trouble := self.dry_run(written.text)):
             return trouble
         return dataclasses.replace(written, candidate=dataclasses.replace(written.candidate, writer=self._signature))
 

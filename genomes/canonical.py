@@ -18,7 +18,7 @@ from genomes.units import blocks
 
 _DIGITS = 16
 _SEPARATOR = "\x00"
-_SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
+SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})  # fields that say nothing about a program
 _CACHED_HASHES = 4096
 _CACHED_BLOCKS = 2048
 
@@ -60,7 +60,7 @@ def _canon(code: str) -> _Canon:
     found = inspect(read(code))
     full, blanked = list[str](), list[str]()
     for statement in found.source.tree.body:
-        if not _is_bare(statement):
+        if not is_bare(statement):
             _write(statement, full, frozenset())
             _write(statement, blanked, frozenset(id(spot.node) for spot in found.spots if spot.blanked))
     return _Canon(_SEPARATOR.join(full), _SEPARATOR.join(blanked), sum(1 for piece in full if piece.startswith("(")))
@@ -86,7 +86,7 @@ def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
         return
     out.append(f"({type(node).__name__}")
     for name in node._fields:
-        if name in _SKIPPED:
+        if name in SKIPPED:
             continue
         child = getattr(node, name, None)
         if child is None or child == []:
@@ -104,13 +104,13 @@ def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
 def _write_all(children: list[object], out: list[str], blanked: frozenset[int]) -> None:
     for child in children:
         if isinstance(child, ast.AST):
-            if not _is_bare(child):
+            if not is_bare(child):
                 _write(child, out, blanked)
         else:
             out.append(repr(child))  # None in a dictionary's keys (**), names of `global`
     out.append("]")
 
 
-def _is_bare(node: ast.AST) -> bool:
+def is_bare(node: ast.AST) -> bool:
     """A docstring, or another constant that stands alone."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -16,14 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from genomes.canonical import identity
+from genomes.canonical import SKIPPED, identity, is_bare
 from genomes.literals import last_name, read_value
 from genomes.source import parse, parse_tree
 from genomes.units import blocks
 
 _CACHED_BLOCKS = 4096
 _CACHED_PROFILES = 2048
-_LEFT_OUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _NONE = 0  # beyond the first and the last child
 _Grams = frozenset[tuple[int, int]]  # gram, and which of its occurrences in the piece
 
@@ -80,11 +79,11 @@ def _pieces(code: str) -> tuple[tuple[str, _Grams], ...]:
     """Label and grams of the statements of one top-level block; those of a class's body apart."""
     found = []
     for node in parse_tree(code).body:
-        if not _is_bare(node):
+        if not is_bare(node):
             label = _label(node)
             found.append((label, _grams(node, "Module", "Module")))
             body = node.body if isinstance(node, ast.ClassDef) else []
-            found += [(f"{label}.{_label(inner)}", _grams(inner, "Module", label)) for inner in body if not _is_bare(inner)]
+            found += [(f"{label}.{_label(inner)}", _grams(inner, "Module", label)) for inner in body if not is_bare(inner)]
     return tuple(found)
 
 
@@ -120,17 +119,12 @@ def _children(node: ast.AST) -> Iterator[ast.AST | int]:
     """Nodes below, and hashes of what is no node: names, literals."""
     for field in node._fields:
         value = getattr(node, field, None)
-        if field in _LEFT_OUT or value is None or value == []:
+        if field in SKIPPED or value is None or value == []:
             continue
         for item in value if isinstance(value, list) else [value]:
             if not isinstance(item, ast.AST):
                 yield hash((field, repr(item)))
             elif (literal := read_value(item)) is not None:
                 yield hash((type(literal).__name__, literal))
-            elif not _is_bare(item):
+            elif not is_bare(item):
                 yield item
-
-
-def _is_bare(node: ast.AST) -> bool:
-    """A docstring, or another constant that stands alone."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

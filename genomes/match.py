@@ -133,13 +133,13 @@ def _inside(found: Sequence[Spot], span: tuple[int, int]) -> list[Spot]:
 
 
 def _aligned(a: Sequence[_Word], b: Sequence[_Word]) -> Iterable[tuple[Spot, Spot]]:
-    """Literals among equal words, if a neighbour is equal too; where only names differ, all of them."""
+    """Literals among equal words, if there is a name among those; where only names differ, all of them."""
     if [word.loose for word in a] == [word.loose for word in b]:
         yield from ((x.spot, y.spot) for x, y in zip(a, b, strict=True) if x.spot and y.spot)
         return
     texts = [word.text for word in a], [word.text for word in b]
     for i, j, size in difflib.SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks():
-        if size > 1 and any(word.spot is None for word in a[i : i + size]):
+        if any(word.spot is None and word.text.isidentifier() for word in a[i : i + size]):  # brackets and commas tell nothing apart
             pairs = zip(a[i : i + size], b[j : j + size], strict=True)
             yield from ((x.spot, y.spot) for x, y in pairs if x.spot and y.spot)
 
@@ -155,8 +155,8 @@ def _words(text: str, start: int, found: Sequence[Spot]) -> list[_Word]:
 
 
 def _tokens(text: str) -> list[_Word]:
-    """Of a fragment, which need not be whole: brackets may stay open."""
-    found = _TOKEN.findall(_COMMENT.sub("", text))
+    """Of a fragment, which need not be whole: brackets may stay open. Either quote is the same."""
+    found = _TOKEN.findall(_COMMENT.sub("", text).replace("'", '"'))
     return [_Word(word, _NAME if word.isidentifier() and not keyword.iskeyword(word) else word) for word in found]
 
 

@@ -55,8 +55,7 @@ def definitions(text: str) -> tuple[str, ...]:
     tops = source.tree.body
     found = [*tops, *(inner for node in tops if isinstance(node, ast.ClassDef) for inner in node.body)]
     functions = sorted((node for node in found if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)), key=lambda node: node.lineno)
-    first = [min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) for node in functions]
-    return tuple("".join(source.lines[start - 1 : node.end_lineno]) for start, node in zip(first, functions, strict=True))
+    return tuple("".join(source.lines[first_line(node) - 1 : node.end_lineno]) for node in functions)
 
 
 def blocks(source: Source) -> tuple[str, ...]:
@@ -68,7 +67,7 @@ def blocks(source: Source) -> tuple[str, ...]:
         return ()
     cuts, end = list[int](), 0
     for group in _groups(source.tree.body):
-        start = _start(group[0])
+        start = first_line(group[0])
         while start - 1 > end and source.lines[start - 2].rstrip().endswith("\\"):  # `@`, a backslash, and the decorator below
             start -= 1
         cuts.append(start)
@@ -87,7 +86,7 @@ def _block(source: Source, statements: Sequence[ast.stmt], first: int, last: int
     """Units that cover the lines first..last."""
     found, line = [], first
     for group in _groups(statements):
-        start, end = _start(group[0]), _end(group[-1])
+        start, end = first_line(group[0]), _end(group[-1])
         found.append(_unit(source, group, line, start, end))
         line = end + 1
     if line <= last:
@@ -107,7 +106,7 @@ def _clauses(source: Source, statement: ast.stmt, start: int, end: int) -> tuple
     """Heads and bodies of a compound statement; None where a body shares a line with its head."""
     clauses, line = [], start
     for body in _bodies(source, statement):
-        first, last = _start(body[0]), _end(body[-1])
+        first, last = first_line(body[0]), _end(body[-1])
         before = source.lines[first - 1][: body[0].col_offset]
         if first <= line or before.strip():
             return None
@@ -142,14 +141,15 @@ def _groups(statements: Sequence[ast.stmt]) -> list[list[ast.stmt]]:
     """Statements that share a line, by semicolon, belong together."""
     groups: list[list[ast.stmt]] = []
     for statement in statements:
-        if groups and _start(statement) <= _end(groups[-1][-1]):
+        if groups and first_line(statement) <= _end(groups[-1][-1]):
             groups[-1].append(statement)
         else:
             groups.append([statement])
     return groups
 
 
-def _start(statement: ast.stmt) -> int:
+def first_line(statement: ast.stmt) -> int:
+    """From 1, decorators included."""
     decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
     return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 

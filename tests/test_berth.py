@@ -64,12 +64,12 @@ def running() -> dict[int, str]:
 
 def waiting_berth(slot: Slot, program: str) -> Berth:
     """The one that waits for the slot's next program, settled. Where none waits `program` is scored first."""
-    if slot._next is None:
+    if slot._berths.waiting is None:
         assert isinstance(slot(program, 1, 0.5), Scored)
-    assert slot._next is not None
-    assert slot._next.trainee.settle()
-    slot._next.forwarders.settle()
-    return slot._next
+    assert slot._berths.waiting is not None
+    assert slot._berths.waiting.trainee.settle()
+    slot._berths.waiting.forwarders.settle()
+    return slot._berths.waiting
 
 
 def test_a_score_is_the_same_with_and_without_an_early_start(slot: Slot, repeatable: str, plain_score: float) -> None:

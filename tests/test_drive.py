@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_run import PROGRAM
-from tiny_lab import NOISY, Silent, drive, facts, make_lab, spec
+from tiny_lab import NOISY, Silent, StopAfter, drive, facts, make_lab, spec
 
 import genomes
 from evaluator.instant import Landscape
@@ -39,18 +39,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("whole") / "run"
     drive(run_dir, EVALS)
     return run_dir
-
-
-class StopAfter(Silent):
-    """Interrupts the loop when so many records are in, as Ctrl-C does."""
-
-    def __init__(self, records: int) -> None:
-        self.left = records
-
-    def told(self, record: Record, driver: Driver) -> None:
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 class Shaky(InlineExecutor):

@@ -137,7 +137,7 @@ def test_memory_is_pinned_while_the_block_lasts_and_a_refusal_harms_nothing() ->
 
 @needs_cuda
 def test_importing_libraries_early_makes_no_cuda_context() -> None:
-    code = "import forwarder, torch; forwarder.import_libraries('cuda'); print(torch.cuda.is_initialized())"
+    code = "import forwarder, torch, trainee; trainee.import_libraries('cuda'); print(torch.cuda.is_initialized())"
     env = {**os.environ, "PYTHONPATH": str(sandbox.INSIDE)}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"

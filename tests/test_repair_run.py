@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SmallLab
 from simulated import scored
-from tiny_lab import Silent, drive, facts, spec
+from tiny_lab import StopAfter, drive, facts, spec
 
 import genomes
 from evaluator.instant import Landscape
@@ -18,7 +18,6 @@ from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
 from evo import lineage
 from evo.belief import believe
-from evo.drive import Driver
 from evo.executor import Finished, InlineExecutor
 from evo.history import fold
 from evo.operators import Library, describe_seed, write
@@ -118,18 +117,6 @@ class LittleMemory(InlineExecutor):
 
 def rows(text: str) -> int:
     return int(next(knob.value for knob in genomes.knobs(text) if knob.name == "DEVICE_BATCH_SIZE"))
-
-
-class StopAfter(Silent):
-    """Interrupts a run after so many records."""
-
-    def __init__(self, records: int) -> None:
-        self.left = records
-
-    def told(self, record: Record, driver: Driver) -> None:
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

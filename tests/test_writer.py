@@ -218,6 +218,21 @@ def test_a_crash_of_a_dry_run_is_told_like_a_wrong_edit() -> None:
     assert "ValueError: it falls over\nin line 7" in server.requests[1].messages[-1]["content"]
 
 
+def test_what_is_run_dry_is_the_program_as_it_would_be_evaluated_repairs_included() -> None:
+    tried: list[str] = []
+
+    def dry_run(program: str) -> str:
+        tried.append(program)
+        return ""
+
+    with ModelServer(lambda _: PARALLEL.replace("self.mlp(x)", "math.sqrt(2) * self.mlp(x)")) as server:
+        answer = at(server.url, dry_run=dry_run)
+    assert answer.written is not None, answer.why
+    assert tried == [answer.written.text]
+    assert "import math\n" in answer.written.text
+    assert "repaired" in answer.written.candidate.note
+
+
 def test_a_program_that_crashes_twice_is_given_up() -> None:
     with ModelServer(lambda _: PARALLEL) as server:
         answer = at(server.url, dry_run=lambda _: "ValueError: it falls over\nin line 7")

@@ -42,6 +42,18 @@ class Silent:
         pass
 
 
+class StopAfter(Silent):
+    """Interrupts the loop when so many records are in, as Ctrl-C does."""
+
+    def __init__(self, records: int) -> None:
+        self.left = records
+
+    def told(self, record: Record, driver: Driver) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
 def spec(run_dir: Path, landscape: Landscape = NOISY, patience_seconds: float = 60.0) -> SlotSpec:
     return SlotSpec("instant0", landscape, str(run_dir), 1.0, patience_seconds)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from typing import Any
 
 import wire
 from forwarder import device_of, load
-from trainee import explain, import_libraries, seed_everything
+from trainee import on_word, open_lab
 
 SPREAD = 0.3  # standard deviation of what is added to each weight, over the root of its last dimension: zeros hide a look ahead
 LEAK = 0.05  # change of a logit that its future explains and rounding does not, over the standard deviation of all logits
@@ -73,31 +72,17 @@ def look_ahead(model: Any, tokens: Any, vocab: int) -> None:
         raise Refused("not_causal", f"logits changed by up to {change:.2g} with tokens after them or in other rows")
 
 
-def main() -> None:
-    """Imports libraries, waits for the word, looks, says what it found."""
-    channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
+def look(channel: socket.socket, told: dict[str, Any], _: list[int]) -> None:
+    """Looks, and says what it found."""
+    open_lab(told["seed"])
     try:
-        import_libraries(os.environ["EVO_DEVICE"])
-        wire.send(channel, {"op": "waiting"})
-        received = wire.receive(channel)
-        if received is None:  # the training failed: there is nothing to look at
-            return
-        import torch
-
-        sys.path[:0] = [os.environ["EVO_LAB"]]
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        seed_everything(received[0]["seed"])
-        examine(received[0])
-        wire.send(channel, {"op": "sound"})
+        examine(told)
     except Refused as refusal:
         reason, message = refusal.args
         wire.send(channel, {"op": "refused", "reason": reason, "message": message})
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  every end of an untrusted program is data
-        wire.send(channel, explain(error))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+    else:
+        wire.send(channel, {"op": "sound"})
 
 
 if __name__ == "__main__":
-    main()
+    on_word(look)

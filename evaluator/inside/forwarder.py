@@ -13,12 +13,11 @@ import importlib
 import mmap
 import os
 import socket
-import sys
 from typing import Any
 
 import wire
 from hostmemory import pinned
-from trainee import explain, import_libraries, seed_everything
+from trainee import on_word, open_lab
 
 SENT_AS = ("float32", "bfloat16", "float16")  # other types are converted to float32
 
@@ -72,13 +71,12 @@ def _shape(value: Any) -> str:
     return f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
-def serve(channel: socket.socket, told: dict[str, Any], memory: mmap.mmap) -> None:
-    """Loads the genome, from here on untrusted, and serves chunks until the judge closes the channel."""
-    import torch
-
-    sys.path[:0] = [os.environ["EVO_LAB"]]
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    seed_everything(told["seed"])
+def serve(channel: socket.socket, told: dict[str, Any], descriptors: list[int]) -> None:
+    """Loads the genome, from here on untrusted, and serves chunks until the judge closes the channel. The shared memory comes along."""
+    (descriptor,) = descriptors
+    memory = mmap.mmap(descriptor, 0)
+    os.close(descriptor)
+    open_lab(told["seed"])
     model = load(os.environ["EVO_WEIGHTS"])
     if told["rehearse"]:
         rehearse(model, told["rows"], told["length"], told["vocab"])
@@ -89,25 +87,5 @@ def serve(channel: socket.socket, told: dict[str, Any], memory: mmap.mmap) -> No
             wire.send(channel, answer(model, memory, request[0]))
 
 
-def main() -> None:
-    """Imports libraries, waits for the word to load, serves."""
-    channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
-    try:
-        import_libraries(os.environ["EVO_DEVICE"])
-        wire.send(channel, {"op": "waiting"})
-        received = wire.receive(channel, max_fds=1)
-        if received is None:  # the training failed: there is nothing to score
-            return
-        told, (descriptor,) = received
-        memory = mmap.mmap(descriptor, 0)
-        os.close(descriptor)
-        serve(channel, told, memory)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  every end of an untrusted program is data
-        wire.send(channel, explain(error))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    on_word(serve, max_fds=1)

@@ -9,6 +9,7 @@ import random
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import wire  # this folder is on the path, and all of the harness that exists in here
@@ -45,35 +46,49 @@ def import_libraries(device: str) -> None:
         importlib.import_module(name)
 
 
-def main() -> None:
-    """Imports libraries and waits for the word to begin; then imports the genome, runs it, reports phases and the exception that ended
-    it, if one did."""
+def on_word(work: Callable[[socket.socket, dict[str, Any], list[int]], None], max_fds: int = 0) -> None:
+    """The life of a process in here: imports libraries, says that it waits, does its work when the word comes; does nothing if none comes.
+
+    What ends the work is told: every end of an untrusted program is data.
+
+    Args:
+        work: gets the channel, the word, and the descriptors that came with it, at most `max_fds`.
+    """
     channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
     try:
         import_libraries(os.environ["EVO_DEVICE"])
         wire.send(channel, {"op": "waiting"})
-        received = wire.receive(channel)
-        if received is None:  # no program came
-            return
-        import torch
-
-        sys.path[:0] = [os.environ["EVO_LAB"]]
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        seed_everything(received[0]["seed"])
-        wire.send(channel, {"op": "phase", "phase": "import"})
-        program = importlib.import_module("train")
-        missing = [name for name in ("build_model", "main") if not callable(getattr(program, name, None))]
-        if missing:
-            raise ContractError(f"defines no {' and no '.join(missing)}()")
-        wire.send(channel, {"op": "phase", "phase": "setup"})
-        program.main()
-        wire.send(channel, {"op": "returned"})
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  every end of an untrusted program is data
+        received = wire.receive(channel, max_fds)
+        if received is not None:
+            work(channel, *received)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, it is told
         wire.send(channel, explain(error))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
 
 
+def open_lab(seed: int) -> None:
+    """From here on the genome can be imported, as `train`."""
+    import torch
+
+    sys.path[:0] = [os.environ["EVO_LAB"]]
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    seed_everything(seed)
+
+
+def train(channel: socket.socket, told: dict[str, Any], _: list[int]) -> None:
+    """Imports the genome, runs it, reports phases."""
+    open_lab(told["seed"])
+    wire.send(channel, {"op": "phase", "phase": "import"})
+    program = importlib.import_module("train")
+    missing = [name for name in ("build_model", "main") if not callable(getattr(program, name, None))]
+    if missing:
+        raise ContractError(f"defines no {' and no '.join(missing)}()")
+    wire.send(channel, {"op": "phase", "phase": "setup"})
+    program.main()
+    wire.send(channel, {"op": "returned"})
+
+
 if __name__ == "__main__":
-    main()
+    on_word(train)

@@ -11,6 +11,7 @@ from genomes.literals import last_name
 from genomes.outline import Scope, parts
 from genomes.repairs.case import Case, Repaired
 from genomes.source import Splice
+from genomes.units import first_line
 
 _FACTORIES = frozenset(
     f"torch.{name}"
@@ -104,8 +105,7 @@ def in_place(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(function))
         if backward or "torch" not in found.program.imports or any("no_grad" in found.code(d) for d in function.decorator_list):
             return
-        first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
-        place = found.source.starts[first - 1]
+        place = found.source.starts[first_line(function) - 1]
         line = f"{' ' * function.col_offset}@torch.no_grad()\n"
         yield found.repaired([Splice(place, place, line)], f"{function.name} without gradients")
         return

@@ -28,7 +28,6 @@ from genomes.replies.outline import (
     assigned,
     bound_in,
     definitions_in,
-    first_line,
     flat,
     head,
     imported,
@@ -42,6 +41,7 @@ from genomes.replies.outline import (
 from genomes.replies.page import Cut, Page, shown
 from genomes.replies.snippets import Snippet, moved
 from genomes.source import Source, Splice
+from genomes.units import first_line
 
 MOST_DEFINITIONS = 64  # in a reply
 _NAMED = 4  # candidates, in one message

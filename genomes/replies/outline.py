@@ -106,9 +106,3 @@ def bound_in(node: ast.stmt) -> Iterator[str]:
         elif isinstance(inner, ast.Assign | ast.AnnAssign | ast.AugAssign):
             targets = inner.targets if isinstance(inner, ast.Assign) else [inner.target]
             yield from (name for target in targets for name in names_in(target))
-
-
-def first_line(node: ast.stmt) -> int:
-    """The first line of a statement, decorators included, from 1."""
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
