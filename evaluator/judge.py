@@ -26,11 +26,12 @@ from typing import Any
 
 from evaluator.checked import CheckedRows, File, Tampered, load
 from evaluator.inside import wire
+from evaluator.inside.devicememory import DeviceMemory
 from evaluator.inside.hostmemory import pinned
 from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task
 
-VERSION = 3  # part of the measurement key: raise it whenever a score could change, if only by rounding
+VERSION = 4  # part of the measurement key: raise it whenever a score could change, if only by rounding
 TWIN_SHARE, TWINS_LEAST = 1 / 16, 64  # rows sent again: a look ahead at 5 % of the positions is found with 96 %
 TWIN_MEAN_NATS, TWIN_MAX_NATS = 0.01, 0.25  # disagreement that rounding in bfloat16 explains
 
@@ -48,16 +49,22 @@ class Forwarder:
     """The judge's end of one forwarding process. Chunks are answered in the order in which they are sent."""
 
     channel: socket.socket
-    memory: Any  # shared with it; a place of it holds a chunk's tokens, then their logits
+    memory: Any  # of the host, shared with it; a place of it holds a chunk's tokens, then their logits
+    logits_memory: DeviceMemory | None  # of the GPU, where the logits come instead if it can map it
     task: Task
     deadline: float  # on the clock of time.monotonic
-    pinned: bool = False  # whether its side of the memory is, as it reports it
+    pinned: bool = False  # whether its side of the host memory is, as it reports it
 
     def ready(self) -> int:
-        """Waits until it has loaded the weights; the number of parameters, as it reports it."""
+        """Waits until it has loaded the weights, and agrees with it on the memory; the number of parameters, as it reports it."""
+        parameters = int(_number(self._reply(), "parameters"))
+        handle = self.logits_memory.handle if self.logits_memory else ""
+        self._tell({"op": "share", "handle": handle, "bytes": self.task.memory_bytes})
         message = self._reply()
         self.pinned = message.get("pinned") is True
-        return int(_number(message, "parameters"))
+        if message.get("mapped") is not True:
+            self.logits_memory = None
+        return parameters
 
     def send(self, tokens: Any, place: int) -> None:
         """Asks for the logits of (rows, T) tokens, in a place of the memory that nothing else uses until they are received."""
@@ -65,7 +72,9 @@ class Forwarder:
 
         offset, size = place * self.task.place_bytes, self.task.place_bytes
         torch.frombuffer(self.memory, dtype=torch.int64, count=tokens.numel(), offset=offset).copy_(tokens.reshape(-1))
-        message = {"op": "forward", "rows": len(tokens), "length": self.task.length, "offset": offset, "bytes": size}
+        self._tell({"op": "forward", "rows": len(tokens), "length": self.task.length, "offset": offset, "bytes": size})
+
+    def _tell(self, message: dict[str, Any]) -> None:
         try:
             wire.send(self.channel, message)
         except ConnectionError:
@@ -82,7 +91,11 @@ class Forwarder:
         width = shape[2] if isinstance(shape, list) and len(shape) == 3 and isinstance(shape[2], int) else 0
         if shape != [rows, task.length, width] or width < task.vocab or rows * task.length * width * dtype.itemsize > task.place_bytes:
             raise Refused(Reason.BAD_LOGITS, f"logits have shape {shape}, expected {[rows, task.length, task.vocab]}"[:500])
-        flat = torch.frombuffer(self.memory, dtype=dtype, count=rows * task.length * width, offset=place * task.place_bytes)
+        count, offset = rows * task.length * width, place * task.place_bytes
+        if self.logits_memory is None:
+            flat = torch.frombuffer(self.memory, dtype=dtype, count=count, offset=offset)
+        else:
+            flat = self.logits_memory.flat(dtype, count, offset)
         logits = flat.view(shape).to(task.device, copy=True).float()  # a copy: the program cannot change it any more
         if not bool(torch.isfinite(logits).all()):
             raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
@@ -134,13 +147,12 @@ class Scoring:
         """The first pass.
 
         Returns:
-            The verdict: `val_bpb` and the parameter count that the forwarder reports.
+            The verdict: `val_bpb`.
         Raises:
             Refused: with the reason for which there is no score.
         """
         import torch
 
-        parameters = forwarder.ready()
         order = torch.tensor(self.rng.sample(range(self.task.rows), self.task.rows))
         whole = torch.full_like(order, self.task.length)
         for rows, _, nats in self._chunks(forwarder, order, whole):
@@ -148,7 +160,7 @@ class Scoring:
         total = float((self.nats.double() * self.data.counted.to(self.nats.device)).sum())
         if not math.isfinite(total):
             raise Refused(Reason.NOT_FINITE, "the cross-entropy of the logits overflows")
-        return {"op": "verdict", "val_bpb": total / math.log(2) / self.data.bytes, "parameters": parameters, "pinned": forwarder.pinned}
+        return {"op": "verdict", "val_bpb": total / math.log(2) / self.data.bytes}
 
     def check(self, forwarder: Forwarder) -> None:
         """The second pass. Position t is predicted from inputs 0..t, so with a foreign suffix from `cut` on the predictions before `cut`
@@ -159,7 +171,6 @@ class Scoring:
         """
         import torch
 
-        forwarder.ready()
         count = max(TWINS_LEAST, math.ceil(self.task.rows * TWIN_SHARE))
         twins = self._random_rows(count)
         cuts = torch.tensor([self.rng.randint(1, self.task.length - 1) for _ in range(count)])
@@ -232,44 +243,77 @@ def _cross_entropy(logits: Any, targets: Any) -> Any:
 
 
 class _Judge:
-    """What stays between two requests: the first pass's result, for the second."""
+    """What stays between two requests: the first pass's result, for the second, and the GPU memory that forwarders may still have mapped.
+
+    Each forwarder gets memory of its own: what the first left there could tell the second how rows go on.
+    """
 
     def __init__(self) -> None:
         self._scoring: Scoring | None = None
+        self._lent: list[DeviceMemory] = []
 
     def answer(self, op: str, task: Task, channel: socket.socket, descriptor: int) -> dict[str, Any]:
-        """The reply to one request of the slot; nothing refers to the shared memory afterwards."""
+        """The reply to one request of the slot; nothing refers to the shared host memory afterwards."""
         memory = mmap.mmap(descriptor, task.memory_bytes)
         os.close(descriptor)
-        with pinned(memory, task.device) as is_pinned:
-            forwarder = Forwarder(channel, memory, task, time.monotonic() + task.seconds)
-            try:
-                if op == "score":
-                    self._scoring = Scoring(task)
-                    verdict = self._scoring.score(forwarder)
-                    return {**verdict, "pinned": is_pinned and verdict["pinned"]}
-                scoring, self._scoring = self._scoring, None
-                assert scoring is not None, "a second pass without a first"
-                scoring.check(forwarder)
-                return {"op": "sound"}
-            except Refused as refusal:
-                self._scoring = None
-                return {"op": "refused", "reason": refusal.reason.value, "message": str(refusal), "trace": refusal.trace}
+        forwarder = Forwarder(channel, memory, self._lend(task), task, time.monotonic() + task.seconds)
+        try:
+            parameters = forwarder.ready()
+            with pinned(memory, "" if forwarder.logits_memory else task.device) as is_pinned:
+                verdict = self._judged(op, task, forwarder)
+            through = _carrier(task, forwarder, is_pinned)
+            return {**verdict, "parameters": parameters, "through": through}
+        except Refused as refusal:
+            self._scoring = None
+            return {"op": "refused", "reason": refusal.reason.value, "message": str(refusal), "trace": refusal.trace}
+
+    def _judged(self, op: str, task: Task, forwarder: Forwarder) -> dict[str, Any]:
+        if op == "score":
+            self._scoring = Scoring(task)
+            return self._scoring.score(forwarder)
+        scoring, self._scoring = self._scoring, None
+        assert scoring is not None, "a second pass without a first"
+        scoring.check(forwarder)
+        return {"op": "sound"}
+
+    def _lend(self, task: Task) -> DeviceMemory | None:
+        lent = DeviceMemory.allocate(task.memory_bytes) if task.device == "cuda" else None
+        self._lent += [lent] if lent else []
+        return lent
+
+    def rest(self) -> None:
+        """Gives back what the GPU holds for an evaluation. Its forwarders must be dead: memory that is mapped must not be freed."""
+        import torch
+
+        self._scoring = None
+        while self._lent:
+            self._lent.pop().close()
+        torch.cuda.empty_cache()
+
+
+def _carrier(task: Task, forwarder: Forwarder, is_pinned: bool) -> str:
+    """What the logits came through, as far as both sides know."""
+    if task.device != "cuda":
+        return "memory"
+    if forwarder.logits_memory:
+        return "GPU memory"
+    return "pinned memory" if is_pinned and forwarder.pinned else "pageable memory"
 
 
 def serve(control: socket.socket) -> None:
-    """Answers the slot until it closes the control channel: `score` with a forwarder, then `twins` with another."""
-    import torch  # paid before the first task, so that scoring starts at once
+    """Answers the slot until it closes the control channel: `score` with a forwarder, `twins` with another, `rest` when both are dead."""
+    import torch  # noqa: F401  paid before the first task, so that scoring starts at once
 
     wire.send(control, {"op": "ready"})
     judge = _Judge()
     while (received := wire.receive(control, max_fds=2)) is not None:
-        message, (channel_fd, memory_fd) = received
-        task = Task(**message["task"])
+        message, descriptors = received
+        if message["op"] == "rest":
+            judge.rest()
+            continue
+        channel_fd, memory_fd = descriptors
         with socket.socket(fileno=channel_fd) as channel:
-            reply = judge.answer(message["op"], task, channel, memory_fd)
-        if task.device == "cuda":
-            torch.cuda.empty_cache()  # the next training has the card to itself, but for this process's context
+            reply = judge.answer(message["op"], Task(**message["task"]), channel, memory_fd)
         wire.send(control, reply)
 
 

@@ -67,7 +67,7 @@ class Scored:
     sandbox: str  # level the score was taken at: "namespaces" or "process"
     setup_seconds: float = 0.0  # process start to first real batch; 0 in records from before it was measured
     score_seconds: float = 0.0  # end of the training process to the end of the last forwarder; 0 likewise
-    logits_through: str = ""  # "memory" on a CPU; with a GPU "pinned memory", or "pageable memory" where the driver refuses that
+    logits_through: str = ""  # "memory" on a CPU; "GPU memory", or "pinned memory" or "pageable memory" where the driver refuses that
     self_reported: bool = False  # compat mode only: the number is the program's own word
     curve: tuple[CurvePoint, ...] = ()
     log: str = ""  # last part of what the program printed, control characters removed

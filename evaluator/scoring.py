@@ -32,7 +32,7 @@ class Verdict:
     reason: str
     message: str
     trace: str
-    pinned: bool = False  # whether the memory that carried the logits was, on both sides
+    through: str = ""  # what carried the logits, see Scored.logits_through
 
 
 def task_for(vocabulary: Vocabulary, rows: Rows, length: int, device: str, seconds: float) -> Task:
@@ -89,13 +89,18 @@ class Judge:
         """Second pass, with another forwarder: a verdict without a score, and with a reason if the program is refused."""
         return self._ask("twins", task, forwarder)
 
+    def rest(self) -> None:
+        """Tells it that the forwarders of an evaluation are dead, so that it gives back the GPU's memory. Returns at once."""
+        with contextlib.suppress(OSError):
+            wire.send(self._control, {"op": "rest"})
+
     def _ask(self, what: str, task: Task, forwarder: Forwarder) -> Verdict:
         self.wait()
         wire.send(self._control, {"op": what, "task": asdict(task)}, (forwarder.channel.fileno(), forwarder.memory))
         reply = self._receive(task.seconds + _MARGIN_SECONDS)
         if reply["op"] == "refused":
             return Verdict(None, 0, reply["reason"], reply["message"], reply["trace"])
-        return Verdict(reply.get("val_bpb"), reply.get("parameters", 0), "", "", "", reply.get("pinned", False))
+        return Verdict(reply.get("val_bpb"), reply["parameters"], "", "", "", reply["through"])
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         try:

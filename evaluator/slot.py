@@ -117,11 +117,15 @@ class Slot:
         first = berth.forwarders.first(task, seed)
         if self._early:
             self._berths.prepare()
-        verdict = judge.score(task, first)
-        if verdict.reason:
-            return verdict
-        refusal = judge.check(task, berth.forwarders.second(task, seed))
-        return refusal if refusal.reason else verdict
+        try:
+            verdict = judge.score(task, first)
+            if verdict.reason:
+                return verdict
+            refusal = judge.check(task, berth.forwarders.second(task, seed))
+            return refusal if refusal.reason else verdict
+        finally:
+            berth.forwarders.close()
+            judge.rest()
 
     def _confined(self, script: str, files: Files, work: Path) -> sandbox.Confined:
         config, cache = self.config, self.config.compile_cache
@@ -158,14 +162,10 @@ class Slot:
             sandbox=self.level,
             setup_seconds=trained.setup_seconds,
             score_seconds=score_seconds,
-            logits_through=_carrier(self.config.device, verdict.pinned),
+            logits_through=verdict.through,
             curve=trained.curve,
             log=log,
         )
-
-
-def _carrier(device: str, pinned: bool) -> str:
-    return "memory" if device != "cuda" else "pinned memory" if pinned else "pageable memory"
 
 
 def _with_log(outcome: Stopped | Failed, log: str, seconds: float) -> Stopped | Failed:

@@ -6,7 +6,7 @@ import mmap
 from dataclasses import dataclass
 
 CHUNK_BYTES = {"cpu": 16 << 20}  # logits of one chunk in float32: what a core's cache digests best
-CHUNK_BYTES_GPU = 256 << 20  # enough to keep a GPU busy, and cheap to allocate and to pin
+CHUNK_BYTES_GPU = 512 << 20  # enough to keep a GPU busy: with its copies and both places about 2 GiB of it
 PLACES = 2  # chunks in the shared memory: the forwarder works on one while the judge reads the other
 
 
@@ -37,5 +37,5 @@ class Task:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that judge and forwarder share."""
+        """Memory that judge and forwarder share: of the host, and as much again of a GPU."""
         return PLACES * self.place_bytes

@@ -20,6 +20,7 @@ from evaluator import data as datafolder
 from evaluator import sandbox
 from evaluator.forwarding import Forwarder, shared_memory
 from evaluator.inside import wire
+from evaluator.inside.devicememory import DeviceMemory
 from evaluator.inside.hostmemory import pinned
 from evaluator.outcome import Failed
 from evaluator.scoring import task_for
@@ -64,7 +65,7 @@ def test_a_forwarder_imports_the_program_and_reads_its_weights_only_when_it_is_t
     forwarder.load(small_task(small_lab), 7, rehearse)
     reply = wire.receive(forwarder.channel, deadline=time.monotonic() + 60)
     assert reply is not None
-    assert reply[0] == {"op": "ready", "parameters": 2 * 256 * 32 + 256, "pinned": False}
+    assert reply[0] == {"op": "ready", "parameters": 2 * 256 * 32 + 256}
     assert (tmp_path / "work" / "imported").read_text() == "7"  # the seed, which comes with the word
 
 
@@ -133,6 +134,37 @@ def test_memory_is_pinned_while_the_block_lasts_and_a_refusal_harms_nothing() ->
             assert float(torch.ones(8, device="cuda").sum()) == 8.0
         assert view.is_pinned()
     assert not view.is_pinned()
+
+
+MAPS = """
+import sys, torch
+from devicememory import DeviceMemory
+torch.ones(1, device="cuda")
+handle, size = sys.argv[1], int(sys.argv[2])
+print(DeviceMemory.open("00" * 64, size) is None)
+memory = DeviceMemory.open(handle, size)
+flat = memory.flat(torch.bfloat16, 8, 4096)
+print(flat.tolist() == [0.0] * 8)
+flat.copy_(torch.arange(8, device="cuda"))
+torch.cuda.synchronize()
+del flat
+memory.close()
+"""
+
+
+@needs_cuda
+def test_gpu_memory_is_shared_with_a_process_that_knows_its_name_alone() -> None:
+    memory = DeviceMemory.allocate(1 << 24)
+    assert memory is not None
+    memory.flat(torch.uint8, 1 << 24, 0).zero_()
+    torch.cuda.synchronize()
+    command = [sys.executable, "-c", MAPS, memory.handle, str(1 << 24)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(sandbox.INSIDE), os.environ.get("PYTHONPATH", "")])}
+    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split() == ["True", "True"]
+    assert memory.flat(torch.bfloat16, 8, 4096).tolist() == list(range(8))
+    with pytest.raises(ValueError, match="do not fit"):
+        memory.flat(torch.float32, 1 << 22, 4)
+    memory.close()
 
 
 @needs_cuda

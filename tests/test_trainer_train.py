@@ -262,6 +262,16 @@ def test_attention_paths_agree_with_an_explicit_mask(modules: Any, size: int) ->
         torch.testing.assert_close(path(T, size, q.device)(q, k, v), expected)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("size", [128, 256])
+def test_attention_paths_agree_on_a_gpu_in_its_number_format(modules: Any, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    _, train = modules()
+    monkeypatch.setattr(train, "PRECISION", "bfloat16")  # what sends full attention to cuDNN
+    q, k, v = torch.randn(3, 2, 3, 256, 64, device="cuda", dtype=torch.bfloat16).unbind()
+    expected = train.sdpa_attention(256, size, q.device)(q.float(), k.float(), v.float())
+    torch.testing.assert_close(train.flex_attention(256, size, q.device)(q, k, v).float(), expected, atol=2e-2, rtol=2e-2)
+
+
 def test_windows_follow_the_pattern_and_the_last_block_sees_everything(modules: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, train = modules()
     assert [train.window(layer) for layer in range(3)] == [T // 4, T, T]

@@ -18,6 +18,7 @@ import prepare
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # ---- Knobs -----------------------------------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,10 @@ def sdpa_attention(T: int, size: int, device: torch.device):
 
 
 def flex_attention(T: int, size: int, device: torch.device):
-    """FlexAttention skips the blocks of scores that the window hides (arXiv 2412.05496)."""
+    """FlexAttention skips the blocks of scores that the window hides (arXiv 2412.05496). Where it hides none, cuDNN is a third faster."""
+    if size >= T and HEAD_DIM <= 128 and PRECISION == "bfloat16":
+        return cudnn_attention
+
     from torch.nn.attention import flex_attention as flex  # here, as it takes a while to import
 
     def visible(b, h, i, j):
@@ -217,7 +221,14 @@ def flex_attention(T: int, size: int, device: torch.device):
 
     mask = flex.create_block_mask(visible, None, None, T, T, device=device)
     attend = torch.compile(flex.flex_attention, dynamic=False) if COMPILE else flex.flex_attention
-    return lambda q, k, v: attend(q, k, v, block_mask=mask)
+    options = {"BLOCKS_ARE_CONTIGUOUS": True}  # a query's window has no holes
+    return lambda q, k, v: attend(q, k, v, block_mask=mask, kernel_options=options)
+
+
+def cudnn_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal, without a window."""
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def build_model() -> GPT:

@@ -4,7 +4,8 @@ sent, no text, no metric. The judge, on the other side, checks all that it gets.
 It may be started long before there are weights, even before there is a genome, and be there while a training is timed: until it is told to
 load it imports libraries, holds no CUDA context, has seen nothing of the genome, and waits.
 
-A chunk has a place in the shared memory: there are its tokens, (rows, T) int64, which its logits, (rows, T, V), overwrite.
+A chunk has a place in the shared host memory: there are its tokens, (rows, T) int64. Its logits, (rows, T, V), go to the same place of the
+GPU memory that the judge shares, or overwrite the tokens where there is none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 from typing import Any
 
 import wire
+from devicememory import DeviceMemory
 from hostmemory import pinned
 from trainee import on_word, open_lab
 
@@ -47,8 +49,8 @@ def rehearse(model: Any, rows: int, length: int, vocab: int) -> None:
         model(tokens.to(device_of(model)))
 
 
-def answer(model: Any, memory: mmap.mmap, request: dict[str, Any]) -> dict[str, Any]:
-    """Runs the model on the chunk at the request's place in memory and leaves its logits there."""
+def answer(model: Any, memory: mmap.mmap, logits_memory: DeviceMemory | None, request: dict[str, Any]) -> dict[str, Any]:
+    """Runs the model on the chunk at the request's place and leaves its logits there."""
     import torch
 
     rows, length, offset = request["rows"], request["length"], request["offset"]
@@ -62,8 +64,13 @@ def answer(model: Any, memory: mmap.mmap, request: dict[str, Any]) -> dict[str, 
         logits, name = logits.float(), "float32"
     if logits.numel() * logits.element_size() > request["bytes"]:
         return {"op": "bad", "message": f"logits of shape {tuple(logits.shape)} are larger than a vocabulary of this size needs"}
-    out = torch.frombuffer(memory, dtype=logits.dtype, count=logits.numel(), offset=offset).view(logits.shape)
-    out.copy_(logits)
+    if logits_memory is None:
+        out = torch.frombuffer(memory, dtype=logits.dtype, count=logits.numel(), offset=offset)
+    else:
+        out = logits_memory.flat(logits.dtype, logits.numel(), offset)
+    out.view(logits.shape).copy_(logits)
+    if logits_memory is not None:
+        torch.cuda.synchronize()  # the judge reads them in a stream of its own
     return {"op": "logits", "shape": list(logits.shape), "dtype": name}
 
 
@@ -80,11 +87,16 @@ def serve(channel: socket.socket, told: dict[str, Any], descriptors: list[int]) 
     model = load(os.environ["EVO_WEIGHTS"])
     if told["rehearse"]:
         rehearse(model, told["rows"], told["length"], told["vocab"])
-    with pinned(memory, os.environ["EVO_DEVICE"]) as is_pinned:
-        parameters = sum(p.numel() for p in model.parameters())
-        wire.send(channel, {"op": "ready", "parameters": parameters, "pinned": is_pinned})
+    wire.send(channel, {"op": "ready", "parameters": sum(p.numel() for p in model.parameters())})
+    share = wire.receive(channel)
+    if share is None:
+        return
+    handle, size = share[0]["handle"], share[0]["bytes"]
+    logits_memory = DeviceMemory.open(handle, size) if handle else None
+    with pinned(memory, "" if logits_memory else os.environ["EVO_DEVICE"]) as is_pinned:
+        wire.send(channel, {"op": "shared", "mapped": logits_memory is not None, "pinned": is_pinned})
         while (request := wire.receive(channel)) is not None:
-            wire.send(channel, answer(model, memory, request[0]))
+            wire.send(channel, answer(model, memory, logits_memory, request[0]))
 
 
 if __name__ == "__main__":
