@@ -107,7 +107,7 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
     if base is None:
         return unwritten(proposal, f"{a} and {b} have no common ancestor")
     text = library.texts(a)
-    merge = genomes.merge(library.texts(base), text, library.texts(b), rng)
+    merge = genomes.merge(library.texts(base), text, library.texts(b), genomes.seeded(rng))
     settled = f", conflicts settled: {len(merge.conflicts)}" if merge.conflicts else ""
     return judge(proposal, library, merge.text, f"{b[:8]} into {a[:8]}: {genomes.describe(genomes.diff(text, merge.text))}{settled}")
 

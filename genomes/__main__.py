@@ -131,7 +131,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     base, a, b = (_read(path) for path in (options.base, options.a, options.b))
-    merged = genomes.merge(base, a, b, Random(options.seed))
+    merged = genomes.merge(base, a, b, genomes.seeded(Random(options.seed)))
     if options.json:
         _print_json({"text": merged.text, "conflicts": [asdict(conflict) for conflict in merged.conflicts]})
     else:
