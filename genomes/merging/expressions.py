@@ -29,7 +29,10 @@ def merge_lines(base: str, a: str, b: str, settle: Settle) -> str | None:
     trees = [_parse(text) for text in (base, a, b)]
     if trees[0] is None or trees[1] is None or trees[2] is None:
         return None
-    merged = _Expressions(settle).node(trees[0], trees[1], trees[2])
+    try:
+        merged = _Expressions(settle).node(trees[0], trees[1], trees[2])
+    except cst.CSTValidationError:  # parts that libcst knows not to go together
+        return None
     if not isinstance(merged, cst.Module) or _read(merged.code) is None:
         return None
     united = _strip(merged.code, a)

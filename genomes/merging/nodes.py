@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import libcst as cst
 
@@ -70,9 +71,8 @@ def alike(one: cst.CSTNode, other: cst.CSTNode) -> bool:
     """The same expression, in parentheses or not."""
     if type(one) is not type(other):
         return False
-    if getattr(one, "lpar", ()) or getattr(other, "lpar", ()):
-        one, other = (node.with_changes(lpar=(), rpar=()) for node in (one, other))
-    return one.deep_equals(other)
+    parts = [field.name for field in fields(one) if field.name not in ("lpar", "rpar")]
+    return all(same(getattr(one, name), getattr(other, name)) for name in parts)
 
 
 def label(item: cst.CSTNode) -> str:
