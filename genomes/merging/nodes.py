@@ -45,11 +45,15 @@ class UnfitError(Exception):
 
 
 def code(node: cst.CSTNode) -> str:
+    if isinstance(node, cst.Annotation):  # whether `:` or `->` introduces it, only its owner knows
+        node = node.annotation
     return _EMPTY.code_for_node(node)
 
 
 def bare(node: cst.CSTNode) -> str:
     """Source of an item without the comma that follows it."""
+    if isinstance(node, cst.ParamStar):
+        return "*"
     return code(node.with_changes(comma=cst.MaybeSentinel.DEFAULT) if hasattr(node, "comma") else node).strip()
 
 
