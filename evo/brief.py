@@ -14,7 +14,7 @@ from evo.belief import Belief
 from evo.history import EXPLORATIONS
 from evo.operators import Library, common_ancestor
 from evo.population import ranking
-from evo.prompts import Attempt, Brief, Estimate, Partner, Result
+from evo.prompts import Attempt, Brief, Estimate, Partner, Result, Rivals
 from evo.records import Proposal, Record
 from evo.standing import Standing
 
@@ -79,7 +79,7 @@ def _failures(parent: str, belief: Belief, standing: Standing) -> Iterator[Attem
 
 def _partner(library: Library, parent: str, other: str) -> Partner:
     """What `other` changed since the ancestor that it shares with `parent`; of strangers, how it differs from `parent`."""
-    text = library.texts(other)
+    own, text = library.texts(parent), library.texts(other)
     base = library.texts(common_ancestor(library, parent, other) or parent)
     known = set(genomes.definitions(base))
     unified = difflib.unified_diff(base.splitlines(), text.splitlines(), "ancestor", "other", lineterm="")
@@ -88,6 +88,7 @@ def _partner(library: Library, parent: str, other: str) -> Partner:
         edits=genomes.describe(genomes.diff(base, text)),
         unified="\n".join(unified),
         definitions=tuple(code for code in genomes.definitions(text) if code not in known),
+        rivals=tuple(Rivals(c.where, c.base, c.a, c.b) for c in genomes.merge(base, own, text, genomes.prefer("a")).conflicts),
     )
 
 

@@ -4,7 +4,7 @@
     mutate                      a built-in mutation of the parent; tried again while the child is known already
     tune                        Optuna's values for a few knobs of the parent, from what its species has shown (evo/tuner.py)
     repair                      what genomes.repair mends of a genome that failed
-    crossover                   three-way merge on the trees, the parents' lowest common ancestor as base
+    crossover                   three-way merge on the trees, the parents' lowest common ancestor as base; conflicts go to the fitter parent
 
 Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
 the same canonical tree. Randomness comes from (run seed, proposal index) alone. What a model writes (evo/writer.py) passes `judge` as well.
@@ -12,6 +12,7 @@ the same canonical tree. Randomness comes from (run seed, proposal index) alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -107,9 +108,17 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
     if base is None:
         return unwritten(proposal, f"{a} and {b} have no common ancestor")
     text = library.texts(a)
-    merge = genomes.merge(library.texts(base), text, library.texts(b), rng)
+    merge = genomes.merge(library.texts(base), text, library.texts(b), fitter_side(library.belief, a, b, rng))
     settled = f", conflicts settled: {len(merge.conflicts)}" if merge.conflicts else ""
     return judge(proposal, library, merge.text, f"{b[:8]} into {a[:8]}: {genomes.describe(genomes.diff(text, merge.text))}{settled}")
+
+
+def fitter_side(belief: Belief, a: str, b: str, rng: Random) -> genomes.Settle:
+    """What both parents changed is as the better one has it; by lot where neither is known to be, by more than a standard deviation."""
+    one, other = belief.of.get(a), belief.of.get(b)
+    if one is None or other is None or abs(one.mean - other.mean) <= math.hypot(one.sd, other.sd):
+        return genomes.seeded(rng)
+    return genomes.prefer("a" if one.mean < other.mean else "b")
 
 
 def _repair(proposal: Proposal, library: Library, rng: Random) -> Written:

@@ -94,6 +94,16 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Rivals:
+    """A place that both parents of a crossover changed, each in its own way; empty text means deleted."""
+
+    where: str  # qualified name of the definition
+    ancestor: str
+    program: str  # as the program to edit has it
+    partner: str
+
+
+@dataclass(frozen=True)
 class Partner:
     """The other parent of a crossover, by what it changed since the common ancestor."""
 
@@ -101,6 +111,7 @@ class Partner:
     edits: str  # genomes.describe
     unified: str  # diff from the ancestor
     definitions: tuple[str, ...]  # functions and methods that it changed, in full
+    rivals: tuple[Rivals, ...] = ()  # what the three-way merge of the two cannot unite
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,9 @@ def _tail(brief: Brief) -> str:
 def _history(brief: Brief) -> list[tuple[str, list[str]]]:
     """Sections of lines, the most useful first: (heading, lines)."""
     definitions = [_fenced(text, "python") for text in brief.partner.definitions] if brief.partner else []
+    rivals = [_rivals(one) for one in brief.partner.rivals] if brief.partner else []
     return [
+        ("What both programs changed, each in its own way; decide which is better, or find what is better than both", rivals),
         ("Tried on this program already, latest first; do something else", [_attempt(a) for a in brief.tried]),
         ("Best programs so far, with their gain over the seed program", [_result(r) for r in brief.best]),
         ("Functions that the other program changed, in full", definitions),
@@ -220,6 +233,11 @@ def _attempt(attempt: Attempt) -> str:
 
 def _result(result: Result) -> str:
     return f"{result.genome[:8]}  {result.gain.mean:+.4f} ± {result.gain.sd:.4f}  {told(result.note)}"
+
+
+def _rivals(rivals: Rivals) -> str:
+    ancestor, program, partner = (told(text) or "(nothing)" for text in (rivals.ancestor, rivals.program, rivals.partner))
+    return f"{told(rivals.where) or 'module'}: ancestor: {ancestor} | program to edit: {program} | other program: {partner}"
 
 
 def _scored(score: Estimate | None) -> str:

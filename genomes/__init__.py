@@ -25,7 +25,8 @@ from genomes.errors import ContractError, EditError, GenomeError, KnobError, Mut
 from genomes.knobs import Knob, knobs, set_knobs
 from genomes.literals import Value
 from genomes.match import match
-from genomes.merge import Conflict, Merge, merge
+from genomes.merge import Merge, merge, prefer, seeded
+from genomes.merging.ledger import Clash, Conflict, Settle
 from genomes.mutations import MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 from genomes.problem import Problem
@@ -36,6 +37,7 @@ from genomes.units import definitions
 
 __all__ = [
     "MUTATIONS",
+    "Clash",
     "Conflict",
     "Contract",
     "ContractError",
@@ -54,6 +56,7 @@ __all__ = [
     "Profile",
     "Reader",
     "Repaired",
+    "Settle",
     "Value",
     "apply",
     "check",
@@ -70,10 +73,12 @@ __all__ = [
     "merge",
     "mutate",
     "patch",
+    "prefer",
     "profile",
     "prose",
     "repair",
     "require",
+    "seeded",
     "set_knobs",
     "size",
     "species",

@@ -2,7 +2,7 @@
 
     knobs FILE          every literal by name: value, kind, range, whether it may be tuned
     diff A B            the edits that lead from A to B, and how far apart they are
-    merge BASE A B      the three-way merge, on standard output; conflicts on standard error
+    merge BASE A B      the three-way merge, on standard output; conflicts on standard error. `--prefer a` settles them, else `--seed N`
     mutate FILE         a child, on standard output; what was done on standard error. `mutate --list` shows the catalogue
     check FILE…         what keeps each from being a genome, and its identity where nothing does
 
@@ -74,7 +74,9 @@ def _parser() -> Parser:
     one = command("merge", _merge, "three-way merge")
     for name in ("base", "a", "b"):
         one.add_argument(name, metavar=name.upper())
-    one.add_argument("--seed", type=int, default=0, metavar="N")
+    how = one.add_mutually_exclusive_group()
+    how.add_argument("--prefer", choices=("a", "b"), help="take this side of every conflict")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="settle conflicts by lot (default: 0)")
     one = command("mutate", _mutate, "a child by a mutation of the catalogue")
     one.add_argument("file", metavar="FILE", nargs="?")
     one.add_argument("--list", action="store_true", help="show the catalogue instead")
@@ -131,7 +133,8 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     base, a, b = (_read(path) for path in (options.base, options.a, options.b))
-    merged = genomes.merge(base, a, b, Random(options.seed))
+    settle = genomes.prefer(options.prefer) if options.prefer else genomes.seeded(Random(options.seed))
+    merged = genomes.merge(base, a, b, settle)
     if options.json:
         _print_json({"text": merged.text, "conflicts": [asdict(conflict) for conflict in merged.conflicts]})
     else:

@@ -34,10 +34,20 @@ class Stage(Generic[T]):
 
 
 def align(a: Sequence[Keyed[T]], b: Sequence[Keyed[T]]) -> dict[int, int]:
-    """Pairs of indices, increasing on both sides: equal items first, then between them items of one label, then gaps of one length."""
+    """Pairs of indices, increasing on both sides: equal items first, then between them items of one label, then gaps of one length.
+
+    Of equally many items those of one place correspond, unless another alignment leaves more of them as they were: of two equal items,
+    the one that changed is the one that stands there.
+    """
+    changed = [index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x.text != y.text]
+    in_place = len(a) == len(b) and all(a[i].label == b[i].label or _may_pair([a[i].label], [b[i].label]) for i in changed)
+    if in_place and len(changed) <= 1:
+        return {index: index for index in range(len(a))}
+    opcodes = difflib.SequenceMatcher(None, [item.text for item in a], [item.text for item in b], autojunk=False).get_opcodes()
+    if in_place and len(a) - len(changed) >= sum(i2 - i1 for tag, i1, i2, _, _ in opcodes if tag == "equal"):
+        return {index: index for index in range(len(a))}
     pairs: dict[int, int] = {}
-    texts = difflib.SequenceMatcher(None, [item.text for item in a], [item.text for item in b], autojunk=False)
-    for tag, i1, i2, j1, j2 in texts.get_opcodes():
+    for tag, i1, i2, j1, j2 in opcodes:
         if tag == "equal":
             pairs.update(zip(range(i1, i2), range(j1, j2), strict=True))
         elif tag == "replace":

@@ -110,6 +110,9 @@ def _statement_label(step: Step, path: tuple[Step, ...]) -> list[str]:
 def _parameter(node: ast.arguments, step: Step) -> str:
     if step.field == "kw_defaults":
         return node.kwonlyargs[step.index].arg
+    if step.field != "defaults":  # an annotation
+        owner = getattr(node, step.field)
+        return (owner[step.index] if isinstance(owner, list) else owner).arg  # type: ignore[no-any-return]
     positional = [*node.posonlyargs, *node.args]
     return positional[len(positional) - len(node.defaults) + step.index].arg
 

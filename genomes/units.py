@@ -2,7 +2,7 @@
 
 Each unit owns whole lines: a statement with the blank lines and comments above it. Units of a block, one after the other, are the block's
 exact text, so that what an edit does not touch cannot change. Built from `ast` positions, which takes a tenth of a libcst parse;
-inside a statement, where tokens matter, `trees` uses libcst.
+inside a statement, where tokens matter, `merging` uses libcst.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def measured(text: str, repeats: int) -> dict[str, float]:
             "apply": partial(genomes.apply, edits, text),
             "identity": partial(genomes.identity, text),
             "diff": partial(genomes.diff, text, a),
-            "merge": partial(genomes.merge, text, a, b, Random(number)),
+            "merge": partial(genomes.merge, text, a, b, genomes.seeded(Random(number))),
             "check": partial(genomes.check, text),
         }
         for name, operation in operations.items():

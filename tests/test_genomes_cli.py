@@ -54,6 +54,10 @@ def test_merge_unites_on_standard_output_and_says_conflicts_on_standard_error(tm
     assert said.out in (Path(a).read_text(encoding="utf-8"), Path(c).read_text(encoding="utf-8"))
     assert "0.03" in said.err
     assert "(taken)" in said.err
+    for side, path in (("a", a), ("b", c)):
+        assert out(capsys, "merge", str(SEED), a, c, "--prefer", side, code=1) == Path(path).read_text(encoding="utf-8")
+    found = json.loads(out(capsys, "merge", str(SEED), a, c, "--json", code=1))
+    assert [(c["base"], c["a"], c["b"]) for c in found["conflicts"]] == [("0.04", "0.05", "0.03")]
 
 
 def test_mutate_writes_the_child_that_its_seed_gives(capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,6 +157,26 @@ def test_a_crossover_unites_the_edits_of_both_parents(shelf: Shelf) -> None:
     assert "1.25" in written.candidate.note
 
 
+def test_what_both_parents_changed_is_as_the_fitter_one_has_it(shelf: Shelf) -> None:
+    a = shelf.add(1, SEED_TEXT.replace("0.04", "0.05").replace("scale = 1.25", "scale = 2.5"))
+    b = shelf.add(2, SEED_TEXT.replace("0.04", "0.06").replace("WARMDOWN = 0.5", "WARMDOWN = 0.9"))
+    for id_, val_bpb in ((shelf.founder.genome, 1.0), (a, 1.1), (b, 0.9)):
+        for _ in range(3):
+            shelf.score(id_, val_bpb)
+    for index, parents in enumerate(((a, b), (b, a)), start=3):
+        written = shelf.write(index, CROSSOVER, *parents)
+        assert written.outcome is None
+        assert all(part in written.text for part in ("0.06", "scale = 2.5", "WARMDOWN = 0.9"))
+        assert "conflicts settled: 1" in written.candidate.note
+
+
+def test_a_conflict_of_parents_that_are_equally_good_is_settled_by_lot(shelf: Shelf) -> None:
+    a = shelf.add(1, SEED_TEXT.replace("0.04", "0.05").replace("scale = 1.25", "scale = 2.5"))
+    b = shelf.add(2, SEED_TEXT.replace("0.04", "0.06").replace("WARMDOWN = 0.5", "WARMDOWN = 0.9"))
+    texts = [shelf.write(index, CROSSOVER, a, b).text for index in range(3, 23)]
+    assert {"0.05" in text for text in texts} == {True, False}
+
+
 def test_crossovers_are_merged_on_the_lowest_common_ancestor(shelf: Shelf) -> None:
     """Both children keep the edit of their common parent: on the seed as base it would look like an agreement, on it like nothing."""
     parent_text = SEED_TEXT.replace("WARMDOWN = 0.5", "WARMDOWN = 0.9")
