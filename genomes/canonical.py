@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from genomes.knobs import inspect
-from genomes.literals import read_value
+from genomes.literals import is_bare, read_value
 from genomes.source import parse, read
 from genomes.units import blocks
 
@@ -97,8 +97,13 @@ def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
         elif isinstance(child, list):
             _write_all(child, out, blanked)
         else:
-            out.append(f"{type(child).__name__} {child!r}")
+            out.append(f"{type(child).__name__} {_plain(child)}")
     out.append(")")
+
+
+def _plain(value: object) -> str:
+    """Python refuses to print whole numbers of more than 4,300 digits."""
+    return hex(value) if type(value) is int else repr(value)
 
 
 def _write_all(children: list[object], out: list[str], blanked: frozenset[int]) -> None:
@@ -109,8 +114,3 @@ def _write_all(children: list[object], out: list[str], blanked: frozenset[int]) 
         else:
             out.append(repr(child))  # None in a dictionary's keys (**), names of `global`
     out.append("]")
-
-
-def is_bare(node: ast.AST) -> bool:
-    """A docstring, or another constant that stands alone."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from genomes.canonical import SKIPPED, identity, is_bare
-from genomes.literals import last_name, read_value
+from genomes.canonical import SKIPPED, identity
+from genomes.literals import is_bare, last_name, read_value
 from genomes.source import parse, parse_tree
 from genomes.units import blocks
 

@@ -31,6 +31,7 @@ class Edit:
     at: int
     old: str
     new: str
+    turn: int = 0  # among those that insert at one place
 
     def __str__(self) -> str:
         if self.kind == SET:
@@ -62,8 +63,9 @@ def diff(a: str, b: str) -> tuple[Edit, ...]:
 
 
 def apply(edits: Iterable[Edit], a: str) -> str:
-    """All edits at once. Raises EditError where one does not fit; the message has the nearest lines."""
-    return splice(a, [_cut(a, edit) for edit in edits])
+    """All edits at once, in whatever order they come. Raises EditError where one does not fit; the message has the nearest lines."""
+    ordered = sorted(edits, key=lambda edit: (edit.path, edit.kind != INSERT, edit.at, edit.turn))
+    return splice(a, [_cut(a, edit) for edit in ordered])
 
 
 def describe(edits: Iterable[Edit]) -> str:
@@ -92,8 +94,8 @@ def _blocks(
     at_new, at = 0, list(offsets)
     for index in range(len(old) + 1):
         stop = len(new) if index == len(old) else pairs.get(index, at_new)
-        for unit in new[at_new:stop]:
-            yield Edit(INSERT, where, (*path, index), 0, "", unit.text)
+        for turn, unit in enumerate(new[at_new:stop]):
+            yield Edit(INSERT, where, (*path, index), 0, "", unit.text, turn)
             at[1] += len(unit.text)
         at_new = stop
         if index == len(old):

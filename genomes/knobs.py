@@ -7,7 +7,6 @@ autoresearch run were such literals. `names` names them, `places` says which may
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -54,7 +53,7 @@ class Spot:
     blanked: bool  # its place may be tuned: not part of the species
     constant: bool  # value, or element, of a module-level UPPER_CASE constant
     named: bool  # somebody gave it a name: constant, field, keyword, entry or default
-    power_base: bool  # a negative number here needs parentheses
+    context: str  # "power": a negative number needs parentheses; "attribute": every number does; "" elsewhere
     twin: str  # equal for literals in equal arithmetic of one function, such as the two `4 * width` of an MLP; "" for none
 
 
@@ -115,8 +114,6 @@ def _is_knob(literal: Literal) -> bool:
         return False
     if places.is_constant(literal):
         return not own_label(literal).startswith("__")
-    if places.HARDWARE.fullmatch(literal.value):
-        return False
     if _NO_CATEGORY.search(own_label(literal).lower()) or not _assigned(literal.path):
         return False
     return all(step.field not in ("annotation", "returns", "decorator_list", "slice") for step in literal.path)
@@ -160,7 +157,7 @@ def _fits(value: Value, remark: remarks.Remark) -> bool:
 def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], remark: remarks.Remark) -> Spot:
     shape = ranges.infer(_meaning(literal), literal.value, remark)
     place = places.place_tunable(literal) and remark.tuned and (shape.kind != ranges.CHOICE or len(shape.choices) > 1)
-    parent = literal.path[-1].node
+    stated = bool(remark.options or remark.low is not None)
     return Spot(
         knob=Knob(
             name=name,
@@ -169,7 +166,7 @@ def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], re
             low=shape.low,
             high=shape.high,
             log=shape.log,
-            tunable=place and (places.value_tunable(literal) or bool(remark.options or remark.low is not None)),
+            tunable=place and (places.value_tunable(literal) or (stated and shape.low < shape.high)),
             comment=remark.comment,
             line=source.line_at(span[0]),
             choices=shape.choices,
@@ -180,9 +177,15 @@ def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], re
         blanked=place,
         constant=places.is_constant(literal),
         named=places.is_named(literal),
-        power_base=isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Pow) and parent.left is literal.node,
+        context=_context(literal.path[-1]),
         twin=_twin(literal),
     )
+
+
+def _context(step: Step) -> str:
+    if isinstance(step.node, ast.BinOp) and isinstance(step.node.op, ast.Pow) and step.field == "left":
+        return "power"
+    return "attribute" if step.field in ("value", "func") and isinstance(step.node, ast.Attribute | ast.Subscript | ast.Call) else ""
 
 
 def _meaning(literal: Literal) -> str:
@@ -200,12 +203,12 @@ def _twin(literal: Literal) -> str:
 
 def _write(text: str, spot: Spot, value: Value) -> list[Splice]:
     accepted = _accept(spot.knob, value)
-    if accepted == spot.knob.value and type(accepted) is type(spot.knob.value) and repr(accepted) == repr(spot.knob.value):
+    if type(accepted) is type(spot.knob.value) and repr(accepted) == repr(spot.knob.value):
         return []
     written = _spell(accepted, text[spot.start : spot.end])
-    if spot.power_base and written.startswith("-"):
-        written = f"({written})"
     before, after = text[spot.start - 1 : spot.start], text[spot.end : spot.end + 1]
+    if (spot.context == "attribute" and (before, after) != ("(", ")")) or (spot.context == "power" and written.startswith("-")):
+        written = f"({written})"
     gap_before = " " if before.isalnum() or before == "_" else ""
     gap_after = " " if after.isalnum() or after == "_" else ""
     return [Splice(spot.start, spot.end, gap_before + written + gap_after)]
@@ -213,21 +216,15 @@ def _write(text: str, spot: Spot, value: Value) -> list[Splice]:
 
 def _accept(knob: Knob, value: Value) -> Value:
     """The value in the knob's own type, or KnobError."""
+    if type(value) is type(knob.value) and (value == knob.value or isinstance(value, bool)):
+        return value
     wanted = "string" if isinstance(knob.value, str) else knob.kind
     refusal = KnobError(f"{knob.name} is a {wanted}, now {knob.value!r}; it cannot become {value!r}")
-    if isinstance(knob.value, bool) or isinstance(value, bool):
-        if isinstance(knob.value, bool) and isinstance(value, bool):
-            return value
+    if isinstance(knob.value, str) and isinstance(value, str) and _CATEGORY.fullmatch(value):
+        return value
+    if isinstance(knob.value, bool | str) or isinstance(value, bool | str) or not ranges.is_number(value):
         raise refusal
-    if isinstance(knob.value, str) or isinstance(value, str):
-        if isinstance(knob.value, str) and isinstance(value, str):
-            return value
-        raise refusal
-    if not math.isfinite(value):
-        raise refusal
-    if isinstance(knob.value, float):
-        return float(value)
-    if knob.kind == ranges.FLOAT and value != int(value):
+    if isinstance(knob.value, float) or (knob.kind == ranges.FLOAT and value != int(value)):
         return float(value)
     if value != int(value):
         raise refusal

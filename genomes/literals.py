@@ -1,7 +1,7 @@
 """Finds every literal of a program together with its place in the tree. One walk; names, kinds and ranges are read off the result.
 
 Left out: f-strings (they print), docstrings and other bare strings, dictionary keys, bytes, complex numbers. A minus sign belongs to
-its number, and `2**19` is one literal of value 524288, because that is how people write batch sizes.
+its number, and `2**19` is one literal of value 524288, because that is how people write batch sizes; so is `10**-3`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from genomes.source import Source
 
 Value = bool | int | float | str
-_MAX_EXPONENT = 62
+_MOST_BITS = 333  # of a whole number that is read: more have no place in a program, nor in a float
 _NO_LITERAL_BELOW = (ast.Name, ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.alias)
 _MAY_BE_LITERAL = (ast.Constant, ast.UnaryOp, ast.BinOp)
 
@@ -50,15 +50,32 @@ def read_value(node: ast.AST) -> Value | None:
         return None
     if isinstance(node, ast.Constant):
         value = node.value
+        if type(value) is int and value.bit_length() > _MOST_BITS:
+            return None
         return value if isinstance(value, bool | int | float | str) else None
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
-        number = node.operand.value
+    if isinstance(node, ast.UnaryOp):
+        number = read_value(node.operand) if isinstance(node.op, ast.USub) else None
         return -number if isinstance(number, int | float) and not isinstance(number, bool) else None
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.left, ast.Constant):
-        base, power = node.left.value, node.right.value if isinstance(node.right, ast.Constant) else None
-        if type(base) is int and base == 2 and type(power) is int and 0 <= power <= _MAX_EXPONENT:
-            return 1 << power
+    powers = _powers(node)
+    return _power(*powers) if powers else None
+
+
+def _powers(node: ast.AST) -> tuple[int, int] | None:
+    """A whole number to the power of another is one number, since either could be set to what makes it one."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Pow):
+        return None
+    base, exponent = read_value(node.left), read_value(node.right)
+    if isinstance(base, int) and isinstance(exponent, int) and bool not in (type(base), type(exponent)):
+        return base, exponent
     return None
+
+
+def _power(base: int, exponent: int) -> int | float | None:
+    """What Python makes of it; None for 0 ** -1 and for numbers of a hundred digits."""
+    if abs(exponent) * abs(base).bit_length() > _MOST_BITS or (base == 0 and exponent < 0):
+        return None
+    power: int | float = base**exponent
+    return power
 
 
 def call_label(node: ast.AST) -> str:
@@ -89,6 +106,11 @@ def last_name(node: ast.AST) -> str:
     return ""
 
 
+def is_bare(node: ast.AST) -> bool:
+    """A docstring, or another literal that stands alone."""
+    return isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or read_value(node.value) is not None)
+
+
 def find(source: Source) -> Literals:
     """Walk the program once."""
     result = Literals()
@@ -108,7 +130,7 @@ class _Walk:
             assert isinstance(node, ast.expr)
             self.result.found.append(Literal(node, value, tuple(Step(*step) for step in self.path)))
             return
-        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        if isinstance(node, ast.JoinedStr) or is_bare(node) or _powers(node):
             return
         if isinstance(node, ast.Call | ast.Dict) and (label := call_label(node)):
             number = self.counts.get((scope, label), 0)
@@ -127,7 +149,7 @@ def _children(node: ast.AST) -> Iterator[tuple[str, int, ast.AST]]:
     for name in node._fields:
         child = getattr(node, name, None)
         if isinstance(child, list):
-            if name == "keys" and isinstance(node, ast.Dict):
+            if name == "keys":  # of a display or a pattern
                 continue
             for index, item in enumerate(child):
                 if isinstance(item, ast.AST) and not isinstance(item, _NO_LITERAL_BELOW):

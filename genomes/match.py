@@ -2,7 +2,8 @@
 
 Statements correspond as the diff pairs them; beyond it, definitions that were moved or renamed are found by label, then by likeness. Inside
 a pair of statements the words around a literal decide, so that renamed variables, a new layout, and an expression that was wrapped in
-another one leave the rest matched. A literal whose place was rewritten is left out rather than guessed.
+another one leave the rest matched. A literal whose place was rewritten is left out rather than guessed. What has the same tree in another
+layout has the same knobs, one by one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from genomes.align import align
+from genomes.canonical import identity
 from genomes.edits import keyed
+from genomes.errors import ParseError
 from genomes.knobs import Spot, spots
 from genomes.units import Unit, units
 
@@ -46,6 +49,8 @@ def match(a: str, b: str) -> dict[str, str]:
     """Name of a knob of `a` → its name in `b`, one to one; `match(b, a)` is the inverse. Raises ParseError."""
     if a > b:  # alignment has a direction: one of the two is taken, so that the other is its inverse
         return {name: other for other, name in match(b, a).items()}
+    if identity(a) == identity(b):
+        return {old.knob.name: new.knob.name for old, new in zip(spots(a), spots(b), strict=True)}
     matcher = _Matcher((spots(a), spots(b)))
     matcher.block(_placed(units(a), 0), _placed(units(b), 0))
     matcher.rest()
@@ -98,6 +103,10 @@ class _Matcher:
 
     def _pair(self, a: _Placed, b: _Placed) -> None:
         """Two versions of one statement: its heads, then the blocks below them."""
+        if a.unit.text != b.unit.text and _same_tree(a.unit, b.unit):
+            spans = [(placed.start, placed.start + len(placed.unit.text)) for placed in (a, b)]
+            self._found(zip(_inside(self._spots[0], spans[0]), _inside(self._spots[1], spans[1]), strict=True))
+            return
         if a.unit.kind != b.unit.kind or len(a.unit.clauses) != len(b.unit.clauses):
             self._heads((a.start, a.start + len(a.unit.text)), (b.start, b.start + len(b.unit.text)), (a.unit.text, b.unit.text))
             return
@@ -115,7 +124,23 @@ class _Matcher:
             pairs: Iterable[tuple[Spot, Spot]] = zip(left, right, strict=True)
         else:
             pairs = _aligned(_words(texts[0], a[0], left), _words(texts[1], b[0], right)) if left and right else []
+        self._found(pairs)
+
+    def _found(self, pairs: Iterable[tuple[Spot, Spot]]) -> None:
         self.found.update((old.knob.name, new.knob.name) for old, new in pairs)
+
+
+def _same_tree(a: Unit, b: Unit) -> bool:
+    """Are they one statement in two layouts?"""
+    try:
+        return identity(_alone(a)) == identity(_alone(b))
+    except ParseError:
+        return False
+
+
+def _alone(unit: Unit) -> str:
+    """A program of one statement; an indented one is a body."""
+    return f"if 1:\n{unit.text}" if any(clause.head[:1] in (" ", "\t") for clause in unit.clauses) else unit.text
 
 
 def _placed(block: Sequence[Unit], start: int) -> list[_Placed]:

@@ -21,6 +21,7 @@ _SHARES = words("ratio ratios frac fraction share warmup warmdown cooldown dropo
 _SIZES = words("batch width dim dims embd embed channels size seq length len hidden block chunk tokens heads head vocab")
 _WINDOWS = ("L", "SL", "SSL", "SSSL", "SSSSSL", "SSLL")
 _POWER_FLOOR = 16
+_HUGE = 1e100
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,27 @@ class Shape:
 
 
 def infer(label: str, value: Value, remark: Remark) -> Shape:
-    """The remark where it says something, else the best guess."""
+    """The remark where it says something, else the best guess; the value itself always lies inside."""
     if isinstance(value, bool):
         return Shape(BOOL, 0.0, 1.0, False)
     choices = _options(value, remark)
     if choices or isinstance(value, str):
         choices = choices or _window_patterns(label, str(value))
         return Shape(CHOICE, 0.0, float(max(len(choices) - 1, 0)), False, choices)
+    if not is_number(value):
+        return Shape(INT if isinstance(value, int) else FLOAT, 0.0, 0.0, False)  # of no scale
     parts = frozenset(re.findall(r"[a-z]+\d*", label.lower()))
     shape = _integer(parts, value, remark) if isinstance(value, int) and not remark.real else _real(parts, float(value))
-    if remark.low is None or remark.high is None:
-        return shape
-    log = shape.log if not remark.scale else remark.scale == "log"
-    return Shape(shape.kind, remark.low, remark.high, log and remark.low > 0)
+    if remark.low is not None and remark.high is not None:
+        log = shape.log if not remark.scale else remark.scale == "log"
+        shape = Shape(shape.kind, remark.low, remark.high, log)
+    low, high = min(shape.low, value), max(shape.high, value)
+    return Shape(shape.kind, low, high, shape.log and low > 0)
+
+
+def is_number(value: float) -> bool:
+    """Of a size that can be tuned: neither infinite nor close to what a float can hold."""
+    return abs(value) < _HUGE  # false for nan, too
 
 
 def _options(value: Value, remark: Remark) -> tuple[Value, ...]:

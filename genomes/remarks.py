@@ -10,6 +10,7 @@ The remark belongs to the literals of its line. `range` and `one of` go to those
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -49,11 +50,14 @@ def read(comment: str) -> Remark:
     if not comment:
         return NOTHING
     bounds, options = _RANGE.search(comment), _ONE_OF.search(comment)
+    ends = [float(bounds.group(1)), float(bounds.group(2))] if bounds else []
+    if bounds and not (ends[0] < ends[1] < math.inf):
+        bounds = None  # no range: a slip
     choices = [part.strip().strip("'\"`") for part in re.split(r",|\bor\b", options.group(1))] if options else []
     return Remark(
         comment=comment,
-        low=float(bounds.group(1)) if bounds else None,
-        high=float(bounds.group(2)) if bounds else None,
+        low=ends[0] if bounds else None,
+        high=ends[1] if bounds else None,
         scale=(bounds.group(3) or "") if bounds else "",
         real=bool(bounds and re.search(r"[.eE]", bounds.group(1) + bounds.group(2))),
         options=tuple(choice for choice in choices if choice and not _NOT_TUNED.search(choice)),

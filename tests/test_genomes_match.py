@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from corpus import SCRIPTS as PROGRAMS
+from corpus import SEED as TEXT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genomes
 
-ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "trainer" / "train.py").read_text(encoding="utf-8")
-PROGRAMS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "programs").glob("*.py"))} | {"seed": TEXT}
 STRUCTURAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "structural"]
 NAMES = [knob.name for knob in genomes.knobs(TEXT)]
 
@@ -46,12 +43,6 @@ RENAMED: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_matches_itself_knob_by_knob(name: str) -> None:
-    text = PROGRAMS[name]
-    assert genomes.match(text, text) == {knob.name: knob.name for knob in genomes.knobs(text)}
-
-
 @pytest.mark.parametrize("change", RENAMED)
 def test_knobs_are_the_same_after(change: str) -> None:
     other = RENAMED[change](TEXT)
@@ -59,12 +50,6 @@ def test_knobs_are_the_same_after(change: str) -> None:
     found, here, there = genomes.match(TEXT, other), values(TEXT), values(other)
     assert set(found) == set(NAMES)
     assert all(here[name] == there[partner] for name, partner in found.items())
-
-
-def test_a_new_layout_loses_next_to_nothing() -> None:
-    """`ast.unparse` drops comments and blank lines, and joins and parenthesises anew."""
-    found = genomes.match(TEXT, ast.unparse(ast.parse(TEXT)))
-    assert len(found) >= 0.98 * len(NAMES)
 
 
 def test_what_was_rewritten_is_left_out() -> None:
@@ -112,7 +97,7 @@ def test_a_literal_is_less_than_a_statement_is_less_than_a_class_is_less_than_an
     whole = TEXT.replace(
         "class MLP(", "class Gated(nn.Module):\n    def forward(self, x):\n        return x * torch.sigmoid(x) + 1\n\n\nclass MLP("
     )
-    apart = [genomes.distance(TEXT, other) for other in (literal, statement, whole, PROGRAMS["llama"])]
+    apart = [genomes.distance(TEXT, other) for other in (literal, statement, whole, PROGRAMS["llama.py"])]
     assert apart == sorted(apart)
     assert len(set(apart)) == 4
 
