@@ -1,7 +1,9 @@
 """Mutations: children parse, keep the contract, differ from their parent, and follow from the generator alone."""
 
+import ast
 import collections
 import random
+import statistics
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ SEED = PROGRAMS["seed"] = (Path(__file__).parent.parent / "trainer" / "train.py"
 LITERAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "literal"]
 STRUCTURAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "structural"]
 # What the seed has already, or has not; tests/test_genomes_network.py says of the first three which child they work on.
-NOT_ON_THE_SEED = {"plain-mlp", "re-inject-embedding", "add-soft-cap", "reshape-cosine", "rate-floor"}
+NOT_ON_THE_SEED = {"plain-mlp", "re-inject-embedding", "add-soft-cap", "reshape-cosine", "rate-floor", "nesterov", "no-bias-correction"}
 
 
 def children(text, count, names=None):
@@ -145,9 +147,14 @@ def test_a_program_without_anything_to_change_is_refused():
 
 
 def test_the_driver_can_afford_a_mutation_and_an_identity_per_turn():
+    """Against the time that Python takes to parse the same text, as seconds on a busy machine say nothing."""
     text = SEED + SEED[SEED.index("# ---- Model") :].replace("def ", "def more_").replace("class ", "class More")
     genomes.mutate(text, random.Random(0))
-    started = time.process_time()
-    for seed in range(20):
+    ratios = []
+    for seed in range(15):
+        started = time.process_time()
+        ast.parse(text)
+        parsed = time.process_time()
         genomes.identity(genomes.mutate(text, random.Random(seed)).text)
-    assert (time.process_time() - started) / 20 < 0.15  # 40 ms on an idle core; the bound leaves room for a slow one
+        ratios.append((time.process_time() - parsed) / (parsed - started))
+    assert statistics.median(ratios) < 25  # it is about 11; to parse 400 lines takes 3 ms on an idle core
