@@ -38,7 +38,9 @@ def of_name(name: str) -> Mutation:
 
 
 def parent_for(mutation: Mutation, text: str) -> str:
-    """The text, or its first child on which the mutation can work."""
+    """The text, or its first child on which the mutation can work; with an even number of heads where they are shared by two."""
+    if mutation.name == "grouped-queries":
+        return genomes.set_knobs(text, {"HEAD_DIM": 8})
     if mutation.name not in BEFORE:
         return text
     name, note = BEFORE[mutation.name]
