@@ -1,11 +1,12 @@
 """What the built-in mutations give: random children of the seed, checked, and a sample of them trained.
 
-    python scripts/report_catalogue.py [--children 1000] [--train 100] [--budget 3] [--jobs 1] [--each] [--seed 0] [--json]
+    python scripts/report_catalogue.py [--children 1000] [--train 100] [--budget 3] [--jobs 1] [--each] [--seed 0] [--profile cpu] [--json]
 
-The seed is trainer/train.py as the CPU profile renders it. Children are drawn as a run draws them. Reported: how many parse and keep the
-contract, how many are the seed itself by identity, how often each mutation was drawn; of a sample, how many train to a finite score, by a
-real evaluation on the CPU profile. `--each` trains one child by every mutation instead of a random sample: a mutation that never works
-cannot hide behind those that do.
+The seed is trainer/train.py as a device profile renders it, by default the one for CPU cores; `--profile h100` takes the machine's GPUs,
+one for each of the jobs. Children are drawn as a run draws them. Reported: how many parse and keep the contract, how many are the seed
+itself by identity, how often each mutation was drawn; of a sample, how many train to a finite score, by a real evaluation under that
+profile. `--each` trains one child by every mutation instead of a random sample: a mutation that never works cannot hide behind those that
+do.
 """
 
 from __future__ import annotations
@@ -91,9 +92,10 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=3.0, metavar="SECONDS")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="evaluations at once")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", default="cpu", metavar="P", help="device profile by name or file")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    config = load(None, [], {"run.profile": "cpu", "run.slots": options.jobs, "run.budget_seconds": options.budget})
+    config = load(None, [], {"run.profile": options.profile, "run.slots": options.jobs, "run.budget_seconds": options.budget})
     assembled = assembly.build(assembly.plan(config), lambda line: print(line, file=sys.stderr, flush=True))
     seed = assembled.seed_text
     children = drawn(seed, options.children, options.seed)
@@ -109,7 +111,9 @@ def main() -> int:
         return 0
     print(f"{len(children)} children by {len(counts)} of {len(genomes.MUTATIONS)} mutations")
     print(f"{sound} keep the contract, {same} equal their parent")
-    print(f"{len(scores)} evaluated at {options.budget:g} s; {len(scores) - len(failed)} have a finite score")
+    print(
+        f"{len(scores)} evaluated at {options.budget:g} s under profile {options.profile}; {len(scores) - len(failed)} have a finite score"
+    )
     for one in failed:
         print(f"  {one.mutation}: {one.note}: {one.said}")
     return 0

@@ -1,7 +1,9 @@
 """Mutations: children parse, keep the contract, differ from their parent, and follow from the generator alone."""
 
+import ast
 import collections
 import random
+import statistics
 import time
 from pathlib import Path
 
@@ -19,7 +21,8 @@ SEED = PROGRAMS["seed"] = (Path(__file__).parent.parent / "trainer" / "train.py"
 LITERAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "literal"]
 STRUCTURAL = [mutation.name for mutation in genomes.MUTATIONS if mutation.kind == "structural"]
 # What the seed has already, or has not; tests/test_genomes_network.py says of the first three which child they work on.
-NOT_ON_THE_SEED = {"plain-mlp", "re-inject-embedding", "add-soft-cap", "reshape-cosine", "rate-floor"}
+NOT_ON_THE_SEED = {"plain-mlp", "re-inject-embedding", "add-soft-cap", "reshape-cosine", "rate-floor", "nesterov", "no-bias-correction"}
+NOT_ON_THE_SEED |= {"delete-unused", "swap-statements", "flip-flag", "rows-with-passes"}  # tests/test_genomes_recipes.py has their programs
 
 
 def children(text, count, names=None):
@@ -73,7 +76,7 @@ def test_each_structural_mutation_works_on_the_seed(name):
     assert all(genomes.species(child.text) != genomes.species(SEED) for child in found)
 
 
-@pytest.mark.parametrize("name", [name for name in LITERAL if name != "flip-flag"])
+@pytest.mark.parametrize("name", [name for name in LITERAL if name not in NOT_ON_THE_SEED])
 def test_each_literal_mutation_keeps_the_species(name):
     for child in children(SEED, 6, [name]):
         assert genomes.species(child.text) == genomes.species(SEED)
@@ -145,9 +148,14 @@ def test_a_program_without_anything_to_change_is_refused():
 
 
 def test_the_driver_can_afford_a_mutation_and_an_identity_per_turn():
+    """Against the time that Python takes to parse the same text, as seconds on a busy machine say nothing."""
     text = SEED + SEED[SEED.index("# ---- Model") :].replace("def ", "def more_").replace("class ", "class More")
     genomes.mutate(text, random.Random(0))
-    started = time.process_time()
-    for seed in range(20):
+    ratios = []
+    for seed in range(15):
+        started = time.process_time()
+        ast.parse(text)
+        parsed = time.process_time()
         genomes.identity(genomes.mutate(text, random.Random(seed)).text)
-    assert (time.process_time() - started) / 20 < 0.15  # 40 ms on an idle core; the bound leaves room for a slow one
+        ratios.append((time.process_time() - parsed) / (parsed - started))
+    assert statistics.median(ratios) < 25  # it is about 11; to parse 400 lines takes 3 ms on an idle core

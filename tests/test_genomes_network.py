@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from genomes.mutations.mutation import Mutation, program
 SEED = (TRAINER / "train.py").read_text(encoding="utf-8")
 SMALL = rendered(TRAINER / "train.py", KNOBS)
 OTHERS = {name: (Path(__file__).parent / "programs" / name).read_text(encoding="utf-8") for name in ("upstream.py", "llama.py")}
-DRAWS = 3  # of each mutation, so that most of its variants are seen
+DRAWS = 2  # of each mutation: two variants where it has some
 # What the seed has already, or has not yet: the mutation that makes it another program, on which they apply.
 BEFORE = {
     "plain-mlp": ("gated-mlp", "gated"),
@@ -37,7 +38,9 @@ def of_name(name: str) -> Mutation:
 
 
 def parent_for(mutation: Mutation, text: str) -> str:
-    """The text, or its first child on which the mutation can work."""
+    """The text, or its first child on which the mutation can work; with an even number of heads where they are shared by two."""
+    if mutation.name == "grouped-queries":
+        return genomes.set_knobs(text, {"HEAD_DIM": 8})
     if mutation.name not in BEFORE:
         return text
     name, note = BEFORE[mutation.name]
@@ -51,14 +54,20 @@ def children(mutation: Mutation, text: str) -> list[tuple[str, str]]:
     return sorted({(child.text, child.note) for child in found if child})
 
 
-@pytest.fixture(scope="module")
-def prepare() -> Iterator[ModuleType]:
+@contextmanager
+def prepared() -> Iterator[ModuleType]:
     """The lab's own prepare.py with short rows, as programs import it."""
     before, sys.modules["prepare"] = sys.modules.get("prepare"), loaded(rendered(TRAINER / "prepare.py", CONSTANTS), "prepare")
     yield sys.modules["prepare"]
     del sys.modules["prepare"]
     if before is not None:
         sys.modules["prepare"] = before
+
+
+@pytest.fixture(scope="module")
+def prepare() -> Iterator[ModuleType]:
+    with prepared() as module:
+        yield module
 
 
 def loaded(text: str, name: str = "train") -> ModuleType:
@@ -130,9 +139,9 @@ def test_a_child_keeps_the_contract_and_every_line_that_needs_no_change(mutation
         assert genomes.identity(text) != genomes.identity(parent)
         assert note == " ".join(note.split())
         old, new = parent.splitlines(), text.splitlines()
-        gone = [line for line in difflib.ndiff(old, new) if line.startswith("- ")]
+        gone = list((Counter(old) - Counter(new)).elements())
         assert len(gone) <= 8, note
-        assert all(line[2:].strip() and not line[2:].strip().startswith("#") for line in gone), note
+        assert all(line.strip() and not line.strip().startswith("#") for line in gone), note
         assert len(new) - len(old) <= 7, note
 
 

@@ -9,13 +9,32 @@ from dataclasses import dataclass
 from genomes.canonical import identity
 from genomes.contract import Contract, check
 from genomes.errors import MutationError, nearest
+from genomes.mutations.initial import INITIAL_MUTATIONS
+from genomes.mutations.joint import JOINT_MUTATIONS
 from genomes.mutations.literal import LITERAL_MUTATIONS
+from genomes.mutations.loop import LOOP_MUTATIONS
 from genomes.mutations.model import MODEL_MUTATIONS
+from genomes.mutations.muon import MUON_MUTATIONS
 from genomes.mutations.mutation import LITERAL, STRUCTURAL, Mutation, Program, Rewrite, program
+from genomes.mutations.objectives import OBJECTIVE_MUTATIONS
+from genomes.mutations.optimisers import OPTIMISER_MUTATIONS
 from genomes.mutations.schedules import SCHEDULE_MUTATIONS
+from genomes.mutations.statements import STATEMENT_MUTATIONS
 from genomes.mutations.training import TRAINING_MUTATIONS
 
-MUTATIONS: tuple[Mutation, ...] = (*LITERAL_MUTATIONS, *MODEL_MUTATIONS, *TRAINING_MUTATIONS, *SCHEDULE_MUTATIONS)
+MUTATIONS: tuple[Mutation, ...] = (
+    *LITERAL_MUTATIONS,
+    *JOINT_MUTATIONS,
+    *MODEL_MUTATIONS,
+    *TRAINING_MUTATIONS,
+    *SCHEDULE_MUTATIONS,
+    *MUON_MUTATIONS,
+    *OPTIMISER_MUTATIONS,
+    *OBJECTIVE_MUTATIONS,
+    *LOOP_MUTATIONS,
+    *INITIAL_MUTATIONS,
+    *STATEMENT_MUTATIONS,
+)
 _LITERAL_SHARE = 0.7
 _TRIES = 3  # of one mutation, before the next is drawn
 

@@ -1,4 +1,4 @@
-"""Where a training program does what: what it writes into parameter groups, its progress, its count of steps.
+"""Where a training program does what: the loop over batches, its step, what it writes into parameter groups, its loss.
 
 Read off the tree in whatever style it is written; a part that is not found raises MisfitError, and the mutation that asked does not apply.
 """
@@ -6,6 +6,7 @@ Read off the tree in whatever style it is written; a part that is not found rais
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,17 @@ from genomes.mutations.patterns import is_one
 from genomes.source import Source
 
 _PROGRESS = ("progress", "t", "frac_done", "time_frac")
+_OPTIMISER = re.compile(r"^(opt|optim|optimi[sz]ers?|o)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """The loop over batches."""
+
+    function: ast.FunctionDef
+    loop: ast.For
+    block: list[ast.stmt]  # the block of the step
+    step: ast.stmt  # `optimiser.step()`, or a loop over optimisers that does it
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +38,17 @@ class Write:
     statement: ast.Assign
     group: str  # the group's name
     value: ast.expr
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A call of cross_entropy, and the whole tensors that go into it before they are flattened."""
+
+    function: ast.FunctionDef
+    statement: ast.stmt
+    call: ast.Call
+    logits: ast.expr  # (B, T, V), or whatever the model returns
+    targets: ast.expr  # (B, T)
 
 
 def functions(parent: Program) -> list[ast.FunctionDef]:
@@ -58,6 +81,28 @@ def statements(function: ast.FunctionDef) -> Iterator[tuple[list[ast.stmt], ast.
     for block in blocks(function):
         for statement in block:
             yield block, statement
+
+
+def training_loop(parent: Program) -> Loop:
+    """The loop whose body calls `backward` and steps an optimiser."""
+    for function in functions(parent):
+        for node in own_nodes(function):
+            if isinstance(node, ast.For) and any(is_call(inner, "backward") for inner in ast.walk(node)):
+                for block, statement in statements(function):
+                    if steps(statement) and statement is not node and any(inner is statement for inner in ast.walk(node)):
+                        return Loop(function, node, block, statement)
+    raise MisfitError("no loop that steps an optimiser")
+
+
+def steps(statement: ast.stmt) -> bool:
+    """`optimiser.step()`, or a loop over optimisers that does it."""
+    inner = statement.body if isinstance(statement, ast.For) else [statement]
+    calls = [line.value for line in inner if isinstance(line, ast.Expr) and is_call(line.value, "step")]
+    return any(isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _steps_in(call.func.value) for call in calls)
+
+
+def _steps_in(owner: ast.expr) -> bool:
+    return bool(_OPTIMISER.match(last_name(owner)))
 
 
 def is_call(node: ast.AST, name: str) -> bool:
@@ -126,6 +171,40 @@ def counter(function: ast.FunctionDef) -> str:
 
 def _counts_from_0(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and last_name(node.func) == "enumerate" and len(node.args) == 1 and not node.keywords
+
+
+def losses(parent: Program) -> list[Loss]:
+    """The calls of cross_entropy that training makes."""
+    found = []
+    for function in functions(parent):
+        for _, statement in statements(function):
+            for node in _expressions(statement):
+                if isinstance(node, ast.Call) and is_call(node, "cross_entropy") and len(node.args) >= 2:
+                    found.append(Loss(function, statement, node, _whole(node.args[0]), _whole(node.args[1])))
+    return found
+
+
+def training_loss(parent: Program) -> Loss:
+    found = losses(parent)
+    if len(found) != 1:
+        raise MisfitError(f"{len(found)} calls of cross_entropy")
+    return found[0]
+
+
+def _expressions(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The expressions of a statement itself, not of statements inside it."""
+    waiting = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.expr)]
+    for node in waiting:
+        yield from ast.walk(node)
+
+
+def _whole(node: ast.expr) -> ast.expr:
+    """`model(x).flatten(0, 1)` → `model(x)`; `logits.view(-1, V)` → `logits`."""
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in (
+        "flatten", "view", "reshape", "float", "contiguous", "transpose", "mT",
+    ):  # fmt: skip
+        node = node.func.value
+    return node
 
 
 def one_line(source: Source, node: ast.AST) -> str:

@@ -7,6 +7,7 @@ import random
 import re
 
 from genomes.literals import last_name
+from genomes.mutations.constants import block_count, head_count, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import STRUCTURAL, Mutation
@@ -66,6 +67,9 @@ def _grouped(draft: Draft, rng: random.Random) -> str:
         return f"{keyword.arg}: half of {heads}"
     spot = attention(draft.parent)
     heads, _channels = head_shape(draft.parent, spot)
+    count = head_count(draft.parent, spot)
+    if count is not None and count % 2:
+        raise MisfitError(f"{count} heads cannot share keys")
     layers, shared = linears(spot.module), rng.choice((2, 4))
     made = [layers[name] for name in _projections(draft, spot) if name in layers]
     if len(made) != 3 or len({draft.code(call.args[1]) for call in made}) != 1 or not heads.startswith("self."):
@@ -148,7 +152,11 @@ def _partial_rotary(draft: Draft, rng: random.Random) -> str:
 def _some_rotary(draft: Draft, rng: random.Random) -> str:
     """Some blocks do not turn their queries and keys: they attend by content alone."""
     spot = attention(draft.parent)
-    layer, every = layer_number(spot.module), rng.choice((2, 3, 4))
+    count = block_count(draft.parent)
+    intervals = [every for every in (2, 3, 4) if count is None or every <= count]
+    if not intervals:
+        raise MisfitError("too few blocks")
+    layer, every = layer_number(spot.module), rng.choice(intervals)
     turns = [n for n in ast.walk(spot.module.forward) if isinstance(n, ast.Call) and _ROTATION.search(last_name(n.func)) and n.args]
     turns = [call for call in turns if names_in(call.args[0]) & {spot.query, spot.key}]
     if len(turns) != 2:
@@ -161,6 +169,7 @@ def _some_rotary(draft: Draft, rng: random.Random) -> str:
 
 def _windows(draft: Draft, rng: random.Random) -> str:
     """Short windows widen, or narrow, with depth."""
+    require_blocks(draft.parent, 2)
     blocks, widen = depth(draft.parent), rng.random() < 0.7
     for function in draft.parent.tree.body:
         if not isinstance(function, ast.FunctionDef) or "window" not in function.name or len(function.args.args) != 1:

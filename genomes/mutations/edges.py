@@ -38,7 +38,8 @@ def _embedding_scale(draft: Draft, rng: random.Random) -> str:
 
 
 def _is_known(draft: Draft, code: str) -> bool:
-    top = {n.id for s in draft.parent.tree.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    made = [s for s in draft.parent.tree.body if isinstance(s, ast.Assign | ast.AnnAssign)]
+    top = {n.id for s in made for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return code.startswith("(self.config") or names_in(parse_expression(code)) <= top
 
 

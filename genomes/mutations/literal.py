@@ -52,19 +52,20 @@ def moved(knob: Knob, rng: random.Random, sd: float = _STEP_SD) -> Value | None:
     return step[knob.kind]()
 
 
-def _number(knob: Knob) -> float:
+def number(knob: Knob) -> float:
+    """The value of a knob that is no string."""
     assert not isinstance(knob.value, str)
     return float(knob.value)
 
 
 def _bounded(knob: Knob, value: float) -> float:
     """Inside the bounds; a knob that starts outside may move outside."""
-    here = _number(knob)
+    here = number(knob)
     return min(max(value, min(knob.low, here)), max(knob.high, here))
 
 
 def _scaled(knob: Knob, rng: random.Random, sd: float) -> float | None:
-    here = _number(knob)
+    here = number(knob)
     share = not knob.log and knob.low >= 0.0 and knob.high <= 1.0
     for attempt in range(_TRIES):
         if here == 0.0:
@@ -83,7 +84,7 @@ def _scaled(knob: Knob, rng: random.Random, sd: float) -> float | None:
 
 
 def _counted(knob: Knob, rng: random.Random) -> int | None:
-    here = int(_number(knob))
+    here = int(number(knob))
     for _ in range(_TRIES):
         new = here + rng.choice((-2, -1, -1, 1, 1, 2)) if abs(here) < 16 else round(here * math.exp(rng.gauss(0.0, _STEP_SD)))
         new = int(_bounded(knob, int(significant(new, 3))))
@@ -94,7 +95,7 @@ def _counted(knob: Knob, rng: random.Random) -> int | None:
 
 def _doubled(knob: Knob, rng: random.Random) -> int | None:
     """Twice or half. A device batch only shrinks and a total batch only grows here, so that one still divides the other."""
-    here = int(_number(knob))
+    here = int(number(knob))
     options = [here * 2, here // 2]
     if _BATCH.search(knob.name):
         options = [here // 2] if _DEVICE_BATCH.search(knob.name) else [here * 2]
@@ -120,7 +121,7 @@ def _is_share(knob: Knob) -> bool:
 def _move_one(parent: Program, pool: list[Spot], rng: random.Random) -> Rewrite | None:
     spot = weighted(pool, importance(parent, pool), rng)
     value = moved(spot.knob, rng) if spot else None
-    return None if spot is None or value is None else _set(parent, {spot.knob.name: value})
+    return None if spot is None or value is None else set_values(parent, {spot.knob.name: value})
 
 
 def _move_two(parent: Program, rng: random.Random) -> Rewrite | None:
@@ -132,39 +133,42 @@ def _move_two(parent: Program, rng: random.Random) -> Rewrite | None:
         return None
     new = {spot.knob.name: moved(spot.knob, rng, _STEP_SD / 2) for spot in (first, second)}
     values = {name: value for name, value in new.items() if value is not None}
-    return _set(parent, values) if len(values) == 2 else None
+    return set_values(parent, values) if len(values) == 2 else None
 
 
 def _move_rates(parent: Program, rng: random.Random) -> Rewrite | None:
-    rates = _rates(parent)
+    rates = rates_of(parent)
     factor = math.exp(rng.gauss(0.0, _STEP_SD))
-    return _set(parent, _times(rates, factor)) if len(rates) > 1 else None
+    return set_values(parent, times(rates, factor)) if len(rates) > 1 else None
 
 
 def _move_batch(parent: Program, rng: random.Random) -> Rewrite | None:
-    """Batch and learning rates together; the device batch follows the total one downwards, to keep dividing it."""
+    """Batch and learning rates together, these by the root or in proportion; the device batch follows downwards, to keep dividing."""
     batches = [spot.knob for spot in parent.tunable if spot.knob.kind == ranges.POWER_OF_TWO and _BATCH.search(spot.knob.name)]
-    rates = _rates(parent)
+    rates = rates_of(parent)
     total = [knob for knob in batches if not _DEVICE_BATCH.search(knob.name)] or batches
     if not total or not rates:
         return None
     up = rng.random() < 0.5
     moving = total if up else batches
-    values: dict[str, Value] = {knob.name: int(_number(knob)) * 2 if up else int(_number(knob)) // 2 for knob in moving}
+    values: dict[str, Value] = {knob.name: int(number(knob)) * 2 if up else int(number(knob)) // 2 for knob in moving}
     if any(value < 1 for value in values.values() if isinstance(value, int)):
         return None
-    return _set(parent, {**values, **_times(rates, math.sqrt(2.0) if up else math.sqrt(0.5))})
+    power = rng.choice((0.5, 0.5, 1.0))
+    return set_values(parent, {**values, **times(rates, (2.0 if up else 0.5) ** power)})
 
 
-def _rates(parent: Program) -> list[Knob]:
+def rates_of(parent: Program) -> list[Knob]:
+    """The learning rates among the constants."""
     return [spot.knob for spot in parent.tunable if spot.constant and spot.knob.kind == ranges.FLOAT and _RATE.search(spot.knob.name)]
 
 
-def _times(rates: list[Knob], factor: float) -> dict[str, Value]:
-    return {knob.name: significant(_number(knob) * factor, 2) for knob in rates}
+def times(rates: list[Knob], factor: float) -> dict[str, Value]:
+    """All of them by one factor."""
+    return {knob.name: significant(number(knob) * factor, 2) for knob in rates}
 
 
-def _set(parent: Program, values: dict[str, Value]) -> Rewrite:
+def set_values(parent: Program, values: dict[str, Value]) -> Rewrite:
     """Write the values; the twins of a knob move with it, since the two `4 * width` of an MLP must agree."""
     by_twin = {spot.twin: values[spot.knob.name] for spot in parent.spots if spot.twin and spot.knob.name in values}
     values = {**{spot.knob.name: by_twin[spot.twin] for spot in parent.tunable if spot.twin in by_twin}, **values}
@@ -190,5 +194,12 @@ LITERAL_MUTATIONS = (
     Mutation("flip-flag", "a boolean the other way", _FLAGSHIP, LITERAL, 3, _move(ranges.BOOL)),
     Mutation("move-two", "two numbers in one smaller step each", "FIELD_NOTES 2: embedding rate × weight decay", LITERAL, 13, _move_two),
     Mutation("scale-rates", "all learning rates by one factor", "karpathy/nanochat, width scaling of rates", LITERAL, 4, _move_rates),
-    Mutation("batch-with-rates", "batch ×2 or ÷2, rates ×√2 or ÷√2", "Malladi et al. 2022, arXiv 2205.10287", LITERAL, 4, _move_batch),
+    Mutation(
+        "batch-with-rates",
+        "batch ×2 or ÷2, rates by the root of that or by as much",
+        "Malladi et al. 2022, arXiv 2205.10287; Goyal et al. 2017, arXiv 1706.02677",
+        LITERAL,
+        4,
+        _move_batch,
+    ),
 )

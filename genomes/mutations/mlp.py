@@ -6,6 +6,7 @@ import ast
 import random
 
 from genomes.literals import last_name, read_value
+from genomes.mutations.constants import require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import STRUCTURAL, Mutation
@@ -86,6 +87,7 @@ def _is_gate(node: ast.AST, halves: set[str]) -> bool:
 
 def _by_depth(draft: Draft, rng: random.Random) -> str:
     """Hidden layers widen, or narrow, with depth; their mean stays."""
+    require_blocks(draft.parent, 2)
     spot, found = feed(draft.parent), stack(draft.parent)
     hidden, blocks = draft.code(spot.up.args[1]), depth(draft.parent)
     if draft.code(spot.down.args[0]) != hidden or "layer" in names_in(spot.module.init) | {a.arg for a in spot.module.init.args.args}:
@@ -130,6 +132,7 @@ def _bias(draft: Draft, rng: random.Random) -> str:
 
 def _shared(draft: Draft, rng: random.Random) -> str:
     """Two neighbouring blocks share one MLP."""
+    require_blocks(draft.parent, 2)
     found, spot = stack(draft.parent), feed(draft.parent)
     for module in modules(draft.parent):
         for statement in module.init.body:

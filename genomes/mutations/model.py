@@ -10,16 +10,20 @@ import random
 import re
 
 from genomes.literals import last_name, read_value
+from genomes.mutations.anatomy import is_call
 from genomes.mutations.attention import ATTENTION_MUTATIONS
+from genomes.mutations.constants import block_count, layers_where
 from genomes.mutations.edges import EDGE_MUTATIONS
 from genomes.mutations.mlp import MLP_MUTATIONS
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, Rewrite, pick, rewrite
+from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
 from genomes.mutations.norms import NORM_MUTATIONS
 from genomes.mutations.patterns import (
     ACTIVATIONS,
     atom,
+    data_names,
     in_recipe,
     is_norm,
+    is_one,
     is_touchable,
     names_in,
     one_of,
@@ -30,7 +34,7 @@ from genomes.mutations.patterns import (
 )
 from genomes.mutations.stream import STREAM_MUTATIONS
 from genomes.mutations.values import VALUE_MUTATIONS
-from genomes.source import Splice, parse_expression
+from genomes.source import Splice, parse_expression, splice
 
 _VITAL = re.compile(
     r"lr\b|rate|std|weights|update|loss|\bx\b|width|bound|ramp|momentum|\bcos\b|\bsin\b", re.IGNORECASE
@@ -83,7 +87,7 @@ def _drop_statement(parent: Program, rng: random.Random) -> Rewrite | None:
 
 def _is_update(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.AugAssign):
-        return True
+        return not is_one(statement.value)  # what counts steps is divided by
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(target := statement.targets[0], ast.Name):
         return target.id in names_in(statement.value) and (isinstance(statement.value, ast.BinOp) or is_norm(statement.value))
     if isinstance(statement, ast.Expr) and isinstance(call := statement.value, ast.Call) and isinstance(call.func, ast.Attribute):
@@ -99,12 +103,28 @@ def _drop_part(parent: Program, rng: random.Random) -> Rewrite | None:
             continue
         for kept, lost in ((node.left, node.right), (node.right, node.left)):
             subtracts = isinstance(node.op, ast.Sub) and kept is node.right
-            if subtracts or read_value(kept) is not None or not is_touchable(parent.source, lost) or uses_module(place, lost):
+            if (
+                _loses_the_data(place, kept, lost)
+                or subtracts
+                or read_value(kept) is not None
+                or not is_touchable(parent.source, lost)
+                or uses_module(place, lost)
+            ):
                 continue
             if _VITAL.search(parent.source.code(lost)):
                 continue
             options.append(replaced(parent, place, atom(parent.source, kept), "ablated"))
     return pick(options, rng)
+
+
+def _loses_the_data(place: Place, kept: ast.expr, lost: ast.expr) -> bool:
+    """Would the expression no longer depend on what the function is given, be of another shape, or bound a range from one side only?"""
+    if isinstance(lost, ast.UnaryOp) or any(is_call(node, "uniform_") for node in ast.walk(place.statement)):
+        return True
+    if any(isinstance(node, ast.keyword) and node.arg == "keepdim" for node in ast.walk(kept)):
+        return not any(isinstance(node, ast.keyword) and node.arg == "keepdim" for node in ast.walk(lost))
+    data = data_names(place.function)
+    return bool(names_in(lost) & data) and not names_in(kept) & data
 
 
 def _soft_cap(parent: Program, rng: random.Random) -> Rewrite | None:
@@ -162,9 +182,22 @@ def _alternate(parent: Program, rng: random.Random) -> Rewrite | None:
             continue
         inner = [part for part in (left, node.comparators[0]) if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod)]
         for new in {1, 2, 3} - {divisor}:
+            if _says_the_same(parent, place, node, [part.right for part in inner], new):
+                continue
             cuts = [Splice(*parent.source.span(part.right), str(new)) for part in inner]
             options.append(rewrite(parent, cuts, f"{place.name}: every {new} of the layers instead of every {divisor}"))
     return pick(options, rng)
+
+
+def _says_the_same(parent: Program, place: Place, rule: ast.Compare, divisors: list[ast.expr], new: int) -> bool:
+    """Would another divisor say the same of every block, as far as the text shows?"""
+    arguments = [argument.arg for argument in place.function.args.args]
+    source, start = parent.source, parent.source.span(rule)[0]
+    spans = [source.span(divisor) for divisor in divisors]
+    other = splice(source.code(rule), [Splice(first - start, end - start, str(new)) for first, end in spans])
+    known = {name: block_count(parent) for name in arguments[1:]} if arguments[1:] else {}
+    said = layers_where(parent, source.code(rule), arguments[0], known) if arguments else None
+    return said is not None and said == layers_where(parent, other, arguments[0], known)
 
 
 def _swap_updates(parent: Program, rng: random.Random) -> Rewrite | None:

@@ -125,6 +125,8 @@ def _norm_kind(draft: Draft, rng: random.Random) -> str:
             if len(call.args) > 2 or any(word.arg not in ("eps", "elementwise_affine") for word in call.keywords):
                 raise MisfitError("the other norm takes other arguments")
             draft.replace(call.func, f"{draft.code(call.func.value)}.{_KINDS[kind]}")
+            if kind == "rms_norm" and draft.source.text[draft.source.span(call)[1] :][:1] != ".":
+                draft.wrap(call, "", f".type_as({draft.code(call.args[0])})")  # autocast would return float32
     return f"{kind} → {_KINDS[kind]}"
 
 

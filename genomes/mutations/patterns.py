@@ -56,8 +56,8 @@ def names_in(node: ast.AST) -> set[str]:
 
 
 def uses_module(place: Place, node: ast.AST) -> bool:
-    """Does the node call a submodule, itself or through a local name? Without it the submodule's weights would get no gradient."""
-    if any(_is_module_call(inner) for inner in ast.walk(node)):
+    """Does the node call a submodule, itself or through a local name, or look weights up? Without it they would get no gradient."""
+    if any(_is_module_call(inner) or _is_weight(inner, place.function) for inner in ast.walk(node)):
         return True
     names = names_in(node)
     for statement in ast.walk(place.function):
@@ -67,6 +67,28 @@ def uses_module(place: Place, node: ast.AST) -> bool:
         if names & bound and any(_is_module_call(inner) for inner in ast.walk(statement.value)):
             return True
     return False
+
+
+def _is_weight(node: ast.AST, function: ast.FunctionDef) -> bool:
+    """`p["embed"]`, `p[f"l{i}_out"]` of a dictionary that the function is given."""
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        return False
+    named = isinstance(node.slice, ast.JoinedStr) or (isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str))
+    return named and node.value.id in {argument.arg for argument in function.args.args}
+
+
+def data_names(function: ast.FunctionDef) -> set[str]:
+    """The first argument but `self`, and what is computed from it. An expression without any of it no longer depends on the data."""
+    arguments = [argument.arg for argument in function.args.args if argument.arg != "self"]
+    found, before = set(arguments[:1]), set[str]()
+    assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None]
+    while found != before:
+        before = set(found)
+        for node in assigned:
+            if node.value is not None and names_in(node.value) & found:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found |= {name for target in targets for name in names_in(target) if name != "self"}
+    return found
 
 
 def _is_module_call(node: ast.AST) -> bool:

@@ -150,7 +150,10 @@ def _smear(draft: Draft, rng: random.Random) -> str:
 
 
 def _convolution(draft: Draft, rng: random.Random) -> str:
-    """Before attention, or before the MLP, a causal convolution along the tokens, each channel for itself, zero at first."""
+    """Before attention, or before the MLP, a causal convolution along the tokens, each channel for itself, zero at first.
+
+    It is written as a sum of shifted copies, which compilers fuse, and its weights are one vector, as optimisers sort by dimension.
+    """
     found = branches(draft.parent)
     if not found:
         raise MisfitError("no residual branches")
@@ -158,17 +161,16 @@ def _convolution(draft: Draft, rng: random.Random) -> str:
     statement = next((s for s in module.forward.body if node in ast.walk(s)), None)
     if statement is None or not isinstance(node.left, ast.Name):
         raise MisfitError("the sum is not a statement of its own")
-    x, taps, width = node.left.id, rng.choice((3, 4)), width_in(draft.parent, module)
-    name, nn = f"{last_name(call.func)}_taps", alias(draft.parent, "torch.nn")
-    remember(draft, module, name, f"self.{name} = {nn}.Parameter(torch.zeros({width} * {taps}))  # of a causal convolution per channel")
-    functional = alias(draft.parent, "torch.nn.functional")
+    x, count, width = node.left.id, rng.choice((3, 4)), width_in(draft.parent, module)
+    name, nn, functional = f"{last_name(call.func)}_taps", alias(draft.parent, "torch.nn"), alias(draft.parent, "torch.nn.functional")
+    remember(draft, module, name, f"self.{name} = {nn}.Parameter(torch.zeros({count} * {width}))  # of a causal convolution per channel")
     draft.above(
         statement,
-        f"past = {functional}.pad({normed(draft, x)}.mT, ({taps - 1}, 0))  # (B, C, T + {taps - 1})",
-        f"{x} = {x} + {functional}.conv1d(past, self.{name}.view(-1, 1, {taps}).to(past.dtype), groups={x}.size(-1)).mT",
+        f"past, taps = {normed(draft, x)}, self.{name}.view({count}, -1).to({x}.dtype)",
+        f"{x} = {x} + sum(taps[j] * {functional}.pad(past, (0, 0, j, -j)) for j in range({count}))",
     )
     train_in_blocks(draft)
-    return f"{module.name}: a causal convolution over {taps} tokens before {last_name(call.func)}"
+    return f"{module.name}: a causal convolution over {count} tokens before {last_name(call.func)}"
 
 
 STREAM_MUTATIONS = (

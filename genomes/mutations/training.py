@@ -7,6 +7,7 @@ import random
 import re
 
 from genomes.literals import last_name
+from genomes.mutations.constants import layers_where
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
 from genomes.mutations.patterns import above, imported, in_recipe, is_norm, is_one, names_in, replaced, shown, without
 from genomes.source import Splice
@@ -144,7 +145,11 @@ def _drop_condition(parent: Program, rng: random.Random) -> Rewrite | None:
     options = []
     for place in parent.places:
         if isinstance(node := place.node, ast.BoolOp) and re.search(r"window|embed|layer", place.name):
+            layer = place.function.args.args[0].arg if place.function.args.args else ""
+            said = layers_where(parent, parent.source.code(node), layer)
             for kept in node.values:
+                if said is not None and said == layers_where(parent, parent.source.code(kept), layer):
+                    continue
                 options.append(replaced(parent, place, f"({parent.source.code(kept)})", "one condition fewer"))
     return pick(options, rng)
 

@@ -7,6 +7,7 @@ import random
 import re
 
 from genomes.literals import last_name
+from genomes.mutations.constants import block_count, layers_where, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Program
@@ -19,6 +20,7 @@ _ABOUT_VALUES = re.compile(r"value_emb|has_ve|value_lookup", re.IGNORECASE)
 
 def _value_residual(draft: Draft, rng: random.Random) -> str:
     """Each block's values are mixed with the first block's by a learnt share; the values travel in a list from block to block."""
+    require_blocks(draft.parent, 2)
     found, spot = stack(draft.parent), attention(draft.parent)
     if "values" in names_in(found.module.forward) | names_in(spot.module.forward):
         raise MisfitError("the name is taken")
@@ -58,10 +60,20 @@ def _where(draft: Draft, rng: random.Random) -> str:
             "in the first half of the blocks": f"2 * {layer} < {blocks}",
             "in the last half of the blocks": f"2 * {layer} + 1 >= {blocks}",
         }
-        name = rng.choice([name for name, text in sorted(options.items()) if text != draft.code(last.value)])
+        now = draft.code(last.value)
+        name = rng.choice(
+            [name for name, text in sorted(options.items()) if text != now and _differ(draft.parent, layer, now, text, blocks)]
+        )
         draft.replace(last.value, options[name])
         return f"{function.name}: {name}"
     raise MisfitError("no rule for value embeddings")
+
+
+def _differ(parent: Program, layer: str, now: str, then: str, blocks: str) -> bool:
+    """Do two rules say different things of some block, as far as the text shows?"""
+    known = {} if blocks.isupper() else {blocks: block_count(parent)}
+    said = layers_where(parent, now, layer, known)
+    return said is None or said != layers_where(parent, then, layer, known)
 
 
 def _depth_in(parent: Program, function: ast.FunctionDef) -> str:
@@ -73,9 +85,22 @@ def _depth_in(parent: Program, function: ast.FunctionDef) -> str:
     return constant
 
 
+def _with_values(parent: Program) -> int | None:
+    """How many blocks have a value embedding, by a rule of one return; None where the text does not say."""
+    for function in parent.tree.body:
+        last = function.body[-1] if isinstance(function, ast.FunctionDef) and _ABOUT_VALUES.search(function.name) else None
+        if isinstance(function, ast.FunctionDef) and isinstance(last, ast.Return) and last.value is not None and function.args.args:
+            known = {argument.arg: block_count(parent) for argument in function.args.args[1:]}
+            said = layers_where(parent, parent.source.code(last.value), function.args.args[0].arg, known)
+            return None if said is None else sum(map(bool, said))
+    return None
+
+
 def _share(draft: Draft, rng: random.Random) -> str:
     """One table of value embeddings for all blocks that have one."""
     module = stack(draft.parent).module
+    if _with_values(draft.parent) in (0, 1):
+        raise MisfitError("one block at most has a table")
     for statement in module.init.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
         tables = next((n for n in ast.walk(statement) if isinstance(n, ast.DictComp) and last_name(n.value) == "Embedding"), None)

@@ -1,0 +1,300 @@
+"""Structural mutations of Muon: how an update is orthogonalised, scaled, balanced and applied.
+
+Muon is known by its orthogonaliser, the function that multiplies a matrix with its own transpose in a loop, and by the function that calls
+it. Whatever else is needed, the mean gradient, the update and the weights, is read off that function.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+from dataclasses import dataclass
+
+from genomes.literals import last_name, read_value
+from genomes.mutations.anatomy import functions, is_call, one_line, own_nodes, statements
+from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, pick
+from genomes.mutations.patterns import atom, is_one, names_in
+from genomes.source import Splice
+
+# Rows (a, b, c) of polynomials a·s + b·s³ + c·s⁵ that send singular values towards 1, for five steps.
+_TABLES = {
+    "newton_schulz": ("Keller Jordan's quintic, five times", ["((3.4445, -4.775, 2.0315),) * 5"]),
+    "tuned_quintics": (
+        "one quintic for each step, tuned together by YouJiacheng for the modded-nanogpt speedruns",
+        ["(", "    (4.0848, -6.8946, 2.927),", "    (3.9505, -6.3029, 2.6377),", "    (3.7418, -5.5913, 2.3037),",
+         "    (2.8769, -3.1427, 1.2046),", "    (2.8366, -3.0525, 1.2012),", ")"],
+    ),
+    "polar_express": (
+        "Polar Express (arXiv 2505.16932)",
+        ["(", "    (8.156554524902461, -22.48329292557795, 15.878769915207462),",
+         "    (4.042929935166739, -2.808917465908714, 0.5000178451051316),",
+         "    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),",
+         "    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),",
+         "    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),", ")"],
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """One step of Muon: `mean.lerp_(grads, 1 - momentum)`, `update = orthogonalise(…)…`, `weights.sub_(…)`."""
+
+    function: ast.FunctionDef
+    call: ast.Call  # of the orthogonaliser
+    assigned: ast.Assign  # what it gives goes to the update
+    update: str
+    averaged: ast.stmt
+    mean: str
+    grads: str
+    momentum: str
+    applied: ast.stmt
+    weights: str
+
+
+def orthogonaliser(parent: Program) -> tuple[ast.FunctionDef, ast.For]:
+    """The function and its loop: the product of a matrix with its transpose, several times."""
+    for function in functions(parent):
+        loops = [node for node in own_nodes(function) if isinstance(node, ast.For)]
+        for loop in loops:
+            products = [n for n in ast.walk(loop) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.MatMult)]
+            if any(re.search(r"\.m?T\b|transpose", ast.unparse(product.right)) for product in products):
+                return function, loop
+    raise MisfitError("nothing is orthogonalised")
+
+
+def muon_step(parent: Program) -> Update:
+    """Muon's update, if every part of it is found."""
+    name = orthogonaliser(parent)[0].name
+    for function in functions(parent):
+        call = next((n for n in own_nodes(function) if isinstance(n, ast.Call) and last_name(n.func) == name), None)
+        if call is None or function.name == name:
+            continue
+        found = [statement for _, statement in statements(function)]
+        assigned = next((s for s in found if isinstance(s, ast.Assign) and any(n is call for n in ast.walk(s))), None)
+        averages = [(s, c) for s in found if (c := _in_place(s, "lerp_")) is not None and len(c.args) == 2]
+        applied = [(s, c) for s in found if (c := _in_place(s, "sub_")) is not None and s.lineno > call.lineno]
+        if assigned is None or not isinstance(target := assigned.targets[0], ast.Name) or not averages or not applied:
+            continue
+        (averaged, average), (last, change) = averages[0], applied[-1]
+        weight = average.args[1]
+        if not isinstance(weight, ast.BinOp) or not is_one(weight.left) or target.id not in names_in(last):
+            continue
+        return Update(
+            function, call, assigned, target.id, averaged, _owner(average), ast.unparse(average.args[0]), ast.unparse(weight.right),
+            last, _owner(change),
+        )  # fmt: skip
+    raise MisfitError("no update of Muon's shape")
+
+
+def _in_place(statement: ast.stmt, method: str) -> ast.Call | None:
+    """The call of `x.method(…)` as a statement."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return call if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == method and call.args else None
+
+
+def _owner(call: ast.Call) -> str:
+    return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+
+
+def _coefficients(draft: Draft, rng: random.Random) -> str:
+    """Another table of polynomials; one polynomial for all steps becomes a table."""
+    function, loop = orthogonaliser(draft.parent)
+    if isinstance(loop.target, ast.Tuple) and len(loop.target.elts) == 3:
+        base = loop.iter.value if isinstance(loop.iter, ast.Subscript) else loop.iter
+        table = _assignment(draft.parent, function, last_name(base))
+        name = _table(rng, last_name(base).lower())
+        written = name.upper() if last_name(base).isupper() else name
+        _write_table(draft, table, name, written)
+        _rename(draft, last_name(base), written)
+        return f"{function.name}: coefficients are {_TABLES[name][0]}"
+    unpacked = next((s for _, s in statements(function) if isinstance(s, ast.Assign) and _unpacks_three(s)), None)
+    if unpacked is None or not is_call(loop.iter, "range") or not isinstance(loop.iter, ast.Call) or len(loop.iter.args) != 1:
+        raise MisfitError("no coefficients")
+    name = _table(rng, "newton_schulz")
+    _write_table(draft, unpacked, name, name)
+    draft.replace(loop.target, draft.code(unpacked.targets[0]))
+    draft.replace(loop.iter, f"{name}[:{one_line(draft.source, loop.iter.args[0])}]")
+    return f"{function.name}: coefficients are {_TABLES[name][0]}"
+
+
+def _table(rng: random.Random, now: str) -> str:
+    return rng.choice([name for name in sorted(_TABLES) if name != now])
+
+
+def _unpacks_three(statement: ast.Assign) -> bool:
+    """`a, b, c = (3.4445, -4.7750, 2.0315)`, or of a constant."""
+    target, value = statement.targets[0], statement.value
+    whole = isinstance(value, ast.Name) or (isinstance(value, ast.Tuple) and all(read_value(v) is not None for v in value.elts))
+    return isinstance(target, ast.Tuple) and len(target.elts) == 3 and whole
+
+
+def _assignment(parent: Program, function: ast.FunctionDef, name: str) -> ast.Assign:
+    for statement in [*parent.tree.body, *(s for _, s in statements(function))]:
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and last_name(statement.targets[0]) == name:
+            return statement
+    raise MisfitError("the coefficients come from elsewhere")
+
+
+def _write_table(draft: Draft, statement: ast.Assign, name: str, written: str) -> None:
+    """In place of an assignment and of the remarks right above it."""
+    source, first = draft.source, statement.lineno - 1
+    while first > 0 and source.lines[first - 1].lstrip().startswith("#"):
+        first -= 1
+    indent = " " * statement.col_offset
+    remark, value = _TABLES[name]
+    lines = [f"# {remark[0].upper()}{remark[1:]}.", f"{written} = {value[0]}", *value[1:]]
+    if source.text[source.starts[statement.lineno - 1] :][: statement.col_offset].strip(" "):
+        raise MisfitError("no line of its own")
+    end = source.span(statement)[1]
+    draft.cuts.append(Splice(source.starts[first], end, "\n".join(f"{indent}{line}" for line in lines)))
+
+
+def _rename(draft: Draft, old: str, new: str) -> None:
+    for node in ast.walk(draft.parent.tree):
+        if isinstance(node, ast.Name) and node.id == old and isinstance(node.ctx, ast.Load):
+            draft.replace(node, new)
+
+
+def _balance(draft: Draft, rng: random.Random) -> str:
+    """Rows or columns of equal length, before the orthogonaliser sees them."""
+    name = orthogonaliser(draft.parent)[0].name
+    calls = [n for f in functions(draft.parent) for n in own_nodes(f) if isinstance(n, ast.Call) and last_name(n.func) == name and n.args]
+    if not calls or "normalize" in ast.unparse(calls[0]):
+        raise MisfitError("no unbalanced call")
+    what, dim = rng.choice((("rows", -1), ("columns", -2)))
+    draft.wrap(calls[0].args[0], f"{alias(draft.parent, 'torch.nn.functional')}.normalize(", f", dim={dim})")
+    return f"{name}: {what} of equal length first"
+
+
+def _nesterov(draft: Draft, rng: random.Random) -> str:
+    """The mean gradient looks ahead: `orthogonalise(mean)` becomes `orthogonalise(grads.lerp(mean, momentum))`."""
+    step = muon_step(draft.parent)
+    if ast.unparse(step.call.args[0]) != step.mean or not step.grads.isidentifier():
+        raise MisfitError("no plain momentum")
+    draft.replace(step.call.args[0], f"{step.grads}.lerp({step.mean}, {step.momentum})")
+    return f"{step.function.name}: Nesterov momentum"
+
+
+def _scale(draft: Draft, rng: random.Random) -> str:
+    """How the size of an update goes with its shape."""
+    found = [(f, n, q) for f in functions(draft.parent) for n in own_nodes(f) if (q := _root_of_shape(n)) is not None]
+    chosen = pick(found, rng)
+    if chosen is None:
+        raise MisfitError("no factor of the shape")
+    function, node, quotient = chosen
+    rows, columns = atom(draft.source, quotient.left), atom(draft.source, quotient.right)
+    options = {
+        f"max(1.0, {rows} / {columns}) ** 0.5": "as √max(1, rows / columns)",
+        f"({rows} / {columns}) ** 0.5": "as √(rows / columns)",
+        f"(max({rows}, {columns}) / 768) ** 0.5": "as √max(rows, columns), 1 at 768",
+        f"max({rows} / {columns}, {columns} / {rows}) ** 0.5": "as √(longer / shorter)",
+    }
+    text = rng.choice([option for option in options if option != one_line(draft.source, node)])
+    draft.replace(node, text)
+    return f"{function.name}: the update's size goes {options[text]}"
+
+
+def _root_of_shape(node: ast.AST) -> ast.BinOp | None:
+    """The quotient in `max(1.0, rows / columns) ** 0.5` and `(rows / columns) ** 0.5`."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Pow) or read_value(node.right) != 0.5:
+        return None
+    parts = node.left.args if isinstance(node.left, ast.Call) and is_call(node.left, "max") else [node.left]
+    for part in parts:
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Div):
+            both = (ast.unparse(part.left), ast.unparse(part.right))
+            if all(re.search(r"row|col|size\(|shape|fan|\bm\b|\bn\b", side) and "max" not in side for side in both):
+                return part
+    return None
+
+
+def _no_variance(draft: Draft, rng: random.Random) -> str:
+    """NorMuon without what makes it so: neurons keep the size that orthogonalisation gives them."""
+    step = muon_step(draft.parent)
+    inside = [s for _, s in statements(step.function) if step.call.lineno < s.lineno < step.applied.lineno]
+    roots = {t for s in inside if isinstance(s, ast.Assign) and "rsqrt" in ast.unparse(s.value) for t in names_in(s.targets[0])}
+    scaled = [s for s in inside if isinstance(s, ast.Assign) and last_name(s.targets[0]) == step.update and names_in(s.value) & roots]
+    if len(scaled) != 1:
+        raise MisfitError("no variance per neuron")
+    useless: list[ast.stmt] = [scaled[0]]
+    for statement in reversed(inside):
+        if statement is not scaled[0] and _serves_only(statement, useless, step):
+            useless.append(statement)
+    for statement in useless:
+        draft.delete(statement)
+    return f"{step.function.name}: no variance per neuron"
+
+
+def _serves_only(statement: ast.stmt, useless: list[ast.stmt], step: Update) -> bool:
+    """Does what a statement makes go nowhere but into useless statements and itself?"""
+    call = _in_place(statement, "lerp_")
+    made = _owner(call) if call else ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else ""
+    if not made or made == step.mean or made == step.update:
+        return False
+    spared = {id(n) for s in [*useless, statement] for n in ast.walk(s)}
+    loads = [n for n in own_nodes(step.function) if isinstance(n, ast.Name | ast.Subscript) and isinstance(n.ctx, ast.Load)]
+    initial = {id(n) for s in ast.walk(step.function) if isinstance(s, ast.Assign) for t in s.targets for n in ast.walk(t)}
+    return all(id(n) in spared | initial or ast.unparse(n) != made for n in loads)
+
+
+def _cautious_update(draft: Draft, rng: random.Random) -> str:
+    """Only where the update agrees with the gradient of the moment; what is left is as large as before on average."""
+    step = muon_step(draft.parent)
+    if not step.grads.isidentifier() or any(f"{step.update} * {step.grads} > 0" in ast.unparse(s) for _, s in statements(step.function)):
+        raise MisfitError("it is cautious already")
+    draft.above(
+        step.applied,
+        f"sure = ({step.update} * {step.grads} > 0).to({step.update}.dtype)",
+        f"{step.update} = {step.update} * sure / sure.mean(dim=(-2, -1), keepdim=True).clamp_min(0.1)",
+    )
+    return f"{step.function.name}: no update against the gradient of the moment"
+
+
+def _cautious_decay(draft: Draft, rng: random.Random) -> str:
+    """Weights decay only where the update shrinks them too; where that is so, they all decay."""
+    step = muon_step(draft.parent)
+    masks = [s for _, s in statements(step.function) if isinstance(s, ast.Assign) and _compares(s.value, step)]
+    for node in ast.walk(step.applied):
+        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+            continue
+        if masks and last_name(node.right) == last_name(masks[0].targets[0]):
+            draft.replace(node, one_line(draft.source, node.left))
+            draft.delete(masks[0])
+            return f"{step.function.name}: weights decay everywhere"
+        if (
+            not masks
+            and ast.unparse(node.right) == step.weights
+            and "decay" in ast.unparse(node.left)
+            and ">=" not in draft.code(step.applied)
+        ):
+            draft.replace(node, f"{one_line(draft.source, node)} * ({step.update} * {step.weights} >= 0)")
+            return f"{step.function.name}: weights decay only where the update agrees"
+    raise MisfitError("no decay of weights in the update")
+
+
+def _compares(node: ast.expr, step: Update) -> bool:
+    return isinstance(node, ast.Compare) and {step.update, step.weights} <= names_in(node)
+
+
+MUON_MUTATIONS = (
+    Mutation(
+        "orthogonalisation-coefficients", "another table of polynomials in Muon", "Keller Jordan, Muon; Amsel et al., arXiv 2505.16932",
+        STRUCTURAL, 5, fitted(_coefficients),
+    ),
+    Mutation(
+        "balance-rows", "rows or columns of equal length before orthogonalisation", "MuonEq, arXiv 2603.28254", STRUCTURAL, 5,
+        fitted(_balance),
+    ),
+    Mutation("nesterov", "Nesterov instead of plain momentum", "Keller Jordan, Muon", STRUCTURAL, 3, fitted(_nesterov)),
+    Mutation("update-scale", "how Muon's step goes with the shape", "Liu et al. 2025, arXiv 2502.16982", STRUCTURAL, 5, fitted(_scale)),
+    Mutation("no-neuron-variance", "Muon without NorMuon's variance", "NorMuon, arXiv 2510.05491", STRUCTURAL, 3, fitted(_no_variance)),
+    Mutation(
+        "cautious-update", "no update against the gradient of the moment", "Liang et al. 2024, arXiv 2411.16085", STRUCTURAL, 4,
+        fitted(_cautious_update),
+    ),
+    Mutation(
+        "cautious-decay", "decay where the update agrees ↔ everywhere", "Chen et al. 2025, arXiv 2510.12402", STRUCTURAL, 4,
+        fitted(_cautious_decay),
+    ),
+)  # fmt: skip

@@ -1,0 +1,143 @@
+"""Structural mutations of the training loss: smoothed labels, a penalty on the normaliser, the token after the next as a second target.
+
+What is scored stays the logits that `model(tokens)` returns; only what is minimised changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+
+from genomes.literals import last_name
+from genomes.mutations.anatomy import Loss, names_of, statements, training_loss
+from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.groups import train_table
+from genomes.mutations.mutation import STRUCTURAL, Mutation
+from genomes.mutations.network import headed, linears, remember, stack
+from genomes.mutations.patterns import names_in
+from genomes.mutations.sublayers import statement_of
+from genomes.source import Splice
+
+
+def _smooth_labels(draft: Draft, rng: random.Random) -> str:
+    """Targets keep a little probability for all other tokens."""
+    loss = training_loss(draft.parent)
+    end = draft.source.span(loss.call)[1] - 1
+    inside = draft.source.text[draft.source.span(loss.call.func)[1] : end]
+    if "label_smoothing" in inside or "#" in inside or "\\" in inside:
+        raise MisfitError("labels are smoothed, or no place for an argument")
+    share = rng.choice((0.005, 0.02, 0.05))
+    draft.cuts.append(Splice(end, end, f"{'' if inside.rstrip().endswith(',') else ','} label_smoothing={share}"))
+    return f"{loss.function.name}: labels smoothed by {share:g}"
+
+
+def _z_loss(draft: Draft, rng: random.Random) -> str:
+    """The logarithm of the softmax's normaliser is kept near 0, at a small price."""
+    loss = training_loss(draft.parent)
+    if "logsumexp" in ast.unparse(loss.function):
+        raise MisfitError("there is one")
+    logits = _named_logits(draft, loss)
+    weight = rng.choice((1e-5, 1e-4, 1e-3))
+    _add_to(draft, loss, f"{weight} * {logits}.logsumexp(-1).square().mean()")
+    return f"{loss.function.name}: + {weight:g} × the squared logarithm of the softmax's normaliser"
+
+
+def _named_logits(draft: Draft, loss: Loss) -> str:
+    """The name of the logits; where the call takes them straight from the model, they get one."""
+    if isinstance(loss.logits, ast.Name):
+        return loss.logits.id
+    if "logits" in names_of(loss.function):
+        raise MisfitError("the name is taken")
+    draft.above(loss.statement, f"logits = {draft.code(loss.logits)}")
+    draft.replace(loss.logits, "logits")
+    return "logits"
+
+
+def _add_to(draft: Draft, loss: Loss, term: str) -> None:
+    """One more term of the loss, before it is divided by anything."""
+    alone = getattr(loss.statement, "value", None) is loss.call
+    draft.wrap(loss.call, "" if alone else "(", f" + {term}" if alone else f" + {term})")
+
+
+def _ahead(draft: Draft, rng: random.Random) -> str:
+    """A second head predicts the token after the next from the same state, in training only; its loss is added in part."""
+    found, loss = stack(draft.parent), training_loss(draft.parent)
+    forward, head = found.module.forward, headed(found)
+    last = forward.body[-1]
+    returns = [node for node in ast.walk(forward) if isinstance(node, ast.Return)]
+    if returns != [last] or not isinstance(last, ast.Return) or last.value is None or not isinstance(loss.targets, ast.Name):
+        raise MisfitError("more than one way out, or targets without a name")
+    if {"ahead", "later", "said"} & (names_in(forward) | {argument.arg for argument in forward.args.args} | names_of(loss.function)):
+        raise MisfitError("names are taken")
+    layer = linears(found.module)[last_name(head.func)]
+    size = ", ".join(draft.code(argument) for argument in layer.args)
+    nn = alias(draft.parent, "torch.nn")
+    remember(
+        draft,
+        found.module,
+        "later_head",
+        f"self.later_head = {nn}.Linear({size}, bias=False)  # for the token after the next, in training",
+        f"{nn}.init.zeros_(self.later_head.weight)",
+    )
+    draft.parameter(forward, "ahead: bool = False")
+    line = f"later = self.later_head({draft.code(head.args[0])}) if ahead else None"
+    around = statement_of(forward, head)
+    (draft.above if around is last else draft.below)(around, line)
+    _return_both(draft, last, last.value)
+    train_table(draft, "later_head", last_name(head.func))
+    return _learn_ahead(draft, loss, rng)
+
+
+def _return_both(draft: Draft, last: ast.Return, value: ast.expr) -> None:
+    """The last line returns a pair where it is asked to."""
+    if isinstance(value, ast.Name):
+        draft.replace(value, f"({value.id}, later.float()) if ahead else {value.id}")
+        return
+    start = draft.source.span(last)[0]
+    draft.cuts.append(Splice(start, start + len("return"), "said ="))
+    draft.below(last, "return (said, later.float()) if ahead else said")
+
+
+def _learn_ahead(draft: Draft, loss: Loss, rng: random.Random) -> str:
+    """The loss of the second head, whose targets are one token further."""
+    share, entropy = rng.choice((0.1, 0.3, 0.5)), draft.code(loss.call.func)
+    made = loss.logits
+    if isinstance(made, ast.Name):
+        assigned = [s for _, s in statements(loss.function) if isinstance(s, ast.Assign) and last_name(s.targets[0]) == made.id]
+        if len(assigned) != 1 or not _asks_the_model(assigned[0].value):
+            raise MisfitError("the logits are not the model's")
+        draft.argument(_call(assigned[0].value), "ahead=True")
+        draft.replace(assigned[0].targets[0], f"{made.id}, later")
+    elif _asks_the_model(made) and "logits" not in names_of(loss.function):
+        code = draft.code(made)
+        draft.above(loss.statement, f"logits, later = {code[:-1]}, ahead=True)")
+        draft.replace(made, "logits")
+    else:
+        raise MisfitError("the logits are not the model's")
+    targets = ast.unparse(loss.targets)
+    _add_to(draft, loss, f"{share} * {entropy}(later[:, :-1].flatten(0, 1), {targets}[:, 1:].flatten())")
+    return f"{loss.function.name}: the token after the next is learnt too, by {share:g}"
+
+
+def _asks_the_model(node: ast.expr) -> bool:
+    """`model(x)`, with nothing else."""
+    return isinstance(node, ast.Call) and bool(re.fullmatch(r"\w*(model|net|gpt)\(\w+\)", ast.unparse(node), re.IGNORECASE))
+
+
+def _call(node: ast.expr) -> ast.Call:
+    assert isinstance(node, ast.Call)
+    return node
+
+
+OBJECTIVE_MUTATIONS = (
+    Mutation(
+        "smooth-labels", "labels smoothed in the training loss", "Szegedy et al. 2016, arXiv 1512.00567", STRUCTURAL, 2,
+        fitted(_smooth_labels),
+    ),
+    Mutation("z-loss", "the softmax's normaliser stays near 1", "PaLM, arXiv 2204.02311", STRUCTURAL, 4, fitted(_z_loss)),
+    Mutation(
+        "token-after-next", "a second head for the token after the next, in training only", "Gloeckle et al. 2024, arXiv 2404.19737",
+        STRUCTURAL, 4, fitted(_ahead),
+    ),
+)  # fmt: skip
