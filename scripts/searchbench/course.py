@@ -1,0 +1,86 @@
+"""One run in simulated time, whoever proposes: K slots, each of which takes a second of simulated time for an evaluation.
+
+What counts is every evaluation that occupies a slot: calibrations, repeats and failures too. A failure for memory ends early.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from searchbench.problem import Problem, Truth
+
+FAILURE_SECONDS = 0.15  # of a failure for memory, a scored evaluation being 1: it shows in the first steps
+JITTER = 0.1  # evaluations take 1 ± this share, so that slots do not march in step
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program under way. `key` is the proposer's own."""
+
+    key: Any
+    text: str
+    noise_seed: str
+
+
+class Proposer(Protocol):
+    """A policy, as the clockwork sees it."""
+
+    def ask(self) -> Job | None:
+        """The next program; None at the end."""
+        ...
+
+    def tell(self, job: Job, truth: Truth, val_bpb: float) -> None:
+        """What came of it; `val_bpb` means nothing where the truth is infeasible."""
+        ...
+
+    def claim(self) -> tuple[str, float]:
+        """The program that a user would be handed now, and the val_bpb that he is told it has."""
+        ...
+
+
+@dataclass
+class Course:
+    """What happened."""
+
+    true: dict[int, float] = field(default_factory=dict)  # evaluations -> noise-free value of the claimed best
+    gap: dict[int, float] = field(default_factory=dict)  # … -> noise-free value minus the claim: positive flatters
+    seconds: dict[int, float] = field(default_factory=dict)  # … -> simulated time
+    feasible: list[bool] = field(default_factory=list)  # of all evaluations in the order of their ends
+    lowest: float = float("inf")  # true value of the best program that was evaluated at all
+
+
+def run(
+    proposer: Proposer, problem: Problem, slots: int, marks: Sequence[int], seed: int, stop: Callable[[Course], bool] | None = None
+) -> Course:
+    """Runs until the last of `marks` evaluations have ended."""
+    course, rng = Course(), Random(f"course/{seed}")
+    running: list[tuple[float, int, Job, Truth]] = []
+    now, begun = 0.0, 0
+    while len(course.feasible) < max(marks):
+        while len(running) < slots and (job := proposer.ask()) is not None:
+            truth = problem.truth(job.text)
+            length = rng.uniform(1 - JITTER, 1 + JITTER) * (1.0 if truth.feasible else FAILURE_SECONDS)
+            heapq.heappush(running, (now + length, begun, job, truth))
+            begun += 1
+        if not running:
+            break
+        now, _, job, truth = heapq.heappop(running)
+        proposer.tell(job, truth, truth.val_bpb + Random(job.noise_seed).gauss(0.0, problem.noise_sd))
+        course.feasible.append(truth.feasible)
+        if truth.feasible:
+            course.lowest = min(course.lowest, truth.val_bpb)
+        if len(course.feasible) in marks:
+            _mark(course, proposer, problem, now)
+        if stop is not None and stop(course):
+            break
+    return course
+
+
+def _mark(course: Course, proposer: Proposer, problem: Problem, now: float) -> None:
+    text, claimed = proposer.claim()
+    count, true = len(course.feasible), problem.truth(text).val_bpb
+    course.true[count], course.gap[count], course.seconds[count] = true, true - claimed, now

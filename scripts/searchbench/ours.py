@@ -1,0 +1,59 @@
+"""The real search core as a proposer: Search.ask and tell, the operators that write programs, their tuner and species."""
+
+from __future__ import annotations
+
+from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
+from evo import operators
+from evo.records import Candidate, Record
+from evo.search import Founder, Search, SearchConfig
+from searchbench.course import Job
+from searchbench.problem import Problem, Truth
+
+FRUITLESS = 500  # proposals in a row without a program: then the policy has come to its end
+
+
+class Core:
+    """One run of `search.policy`."""
+
+    def __init__(self, problem: Problem, policy: str, seed: int, **settings: object) -> None:
+        self.problem = problem
+        self.text = problem.text
+        self.founder = operators.describe_seed(self.text)
+        self.seed = seed
+        config = SearchConfig(policy=policy, seed=seed, **settings)  # type: ignore[arg-type]
+        self.search = Search(config, Founder(self.founder.genome, self.founder.species, self.founder.size))
+        self.texts = {self.founder.genome: self.text}
+        self.known: dict[str, Candidate] = {}
+
+    def ask(self) -> Job | None:
+        for _ in range(FRUITLESS):
+            proposals = self.search.ask(1)
+            if not proposals:
+                return None
+            written = operators.write(proposals[0], self._library())
+            if written.outcome is None:
+                candidate = written.candidate
+                self.texts[candidate.genome] = written.text
+                self.known.setdefault(candidate.genome, candidate)
+                return Job(candidate, written.text, f"noise/{self.seed}/{candidate.proposal.seed}")
+            self.search.tell(Record(written.candidate, written.outcome))
+        return None
+
+    def tell(self, job: Job, truth: Truth, val_bpb: float) -> None:
+        self.search.tell(Record(job.key, outcome(truth, val_bpb)))
+
+    def claim(self) -> tuple[str, float]:
+        champion = self.search.champion or self.founder.genome
+        estimate = self.search.belief.of.get(champion)
+        return self.texts[champion], estimate.mean if estimate else float("nan")
+
+    def _library(self) -> operators.Library:
+        search = self.search
+        return operators.Library(self.founder, self.texts.__getitem__, self.known, self.seed, search.history, search.belief)
+
+
+def outcome(truth: Truth, val_bpb: float) -> Outcome:
+    """As an evaluator would say it."""
+    if not truth.feasible:
+        return Failed(Reason.OUT_OF_MEMORY, Phase.TRAIN, "OutOfMemoryError: out of memory", total_seconds=40.0)
+    return Scored(val_bpb, 300.0, 330.0, 1000, 10**9, 5 * 10**7, truth.memory_gib, "surrogate", "surrogate")
