@@ -91,6 +91,19 @@ def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     return None if limit in ("max", "-1") else max(1, math.ceil(int(limit) / int(period)))
 
 
+def host_memory_gib(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[float, float] | None:
+    """Memory that this process may use and what of it is free, in GiB; None where nobody says (macOS)."""
+    if not meminfo.exists():
+        return None
+    fields = {line.partition(":")[0]: int(line.split()[1]) / 2**20 for line in meminfo.read_text().splitlines() if line.endswith(" kB")}
+    total, free = fields["MemTotal"], fields["MemAvailable"]
+    limit, used = cgroup / "memory.max", cgroup / "memory.current"
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        allowed = int(limit.read_text()) / 2**30
+        total, free = min(total, allowed), min(free, allowed - int(used.read_text()) / 2**30)
+    return total, free
+
+
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -1,0 +1,286 @@
+"""`python -m evo.doctor`: what this machine has, what of it works, what a run will use and why, what is missing and how to get it.
+
+What programs use (bfloat16, compilation, attention) is tried: really run, each in a process of its own with a time limit, and compared with
+exact results (evaluator/tried.py). Imports nothing that may be missing. Exit code 0: a run can start; 1: it cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import evaluator
+from evaluator import sandbox
+from evo import machine, profiles
+from evo.cli import Parser
+from evo.errors import UserError, one_line
+
+PROJECT = Path(__file__).resolve().parent.parent
+TRIED = Path(evaluator.__file__).parent / "tried.py"
+TRIAL_SECONDS = 180.0
+DISK_GIB, DISK_GPU_GIB = 1.0, 20.0  # a run needs the first; shards, rows and compiled kernels of a GPU run fill the second
+OK, NOTE, STOP, SKIPPED = "ok", "note", "stop", "skipped"  # as it should be; runs, but worse; no run can start; not looked at
+INSTALL = "run `make run`, or install with `pip install -e .` in the project's folder"
+OWN_PROFILE = "copy configs/{}.toml, set {} = {} under [knobs] there and name the copy with --profile"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    state: str  # OK, NOTE, STOP or SKIPPED
+    found: str
+    remedy: str = ""  # what to do about it
+
+
+def examine(wanted: str = "", everything: bool = False) -> Iterator[Check]:
+    """All checks, one by one as they are done.
+
+    Args:
+        wanted: profile to look for; "" for the one that suits the machine.
+        everything: also try what the profile's seed program does not use.
+    """
+    yield Check("python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield packages()
+    here = machine.probe()
+    yield cores(here)
+    try:
+        profile = profiles.choose(wanted, here)
+    except UserError as error:
+        yield Check("profile", STOP, str(error), "leave --profile out, or name one that fits")
+        return
+    device = profile.head.device
+    (torch,) = tried(["device"], device)
+    yield device_check(here, device, torch)
+    yield from used(profile, here)
+    if torch.state == OK:
+        yield from trials(profile, everything)
+    yield confinement()
+    yield host_memory(profile, here)
+    yield from disks(device)
+
+
+def packages(needed: Callable[[], list[str]] | None = None) -> Check:
+    """Whether everything that the project asks for is installed, in the versions that it asks for."""
+    asked = (needed or _needed)()
+    missing = [line for line in asked if not _satisfied(line)]
+    if missing:
+        return Check("packages", STOP, f"missing or too old: {', '.join(missing)}", INSTALL)
+    return Check("packages", OK, f"all {len(asked)} are installed")
+
+
+def cores(here: machine.Machine) -> Check:
+    quota = "" if here.quota is None else f", worth {here.quota} by this container's quota"
+    return Check("cores", OK, f"{len(here.cores)}{quota}: {here.cpu}")
+
+
+def device_check(here: machine.Machine, device: str, torch: Check) -> Check:
+    """The device that torch trains on."""
+    if torch.state != OK:
+        return dataclasses.replace(torch, name=f"torch on {device}", state=STOP, remedy=INSTALL)
+    if device == "cpu" and shutil.which("nvidia-smi") and not here.gpus:
+        remedy = "install a build of torch for CUDA, and a driver that it takes (`nvidia-smi` shows the driver's version)"
+        return Check("device", NOTE, f"cpu, {torch.found}; there is an NVIDIA driver, but torch finds no GPU", remedy)
+    count = f"{len(here.gpus)} × " if device == "cuda" and len(here.gpus) > 1 else ""
+    return Check("device", OK, f"{device}: {count}{torch.found}")
+
+
+def used(profile: profiles.Profile, here: machine.Machine) -> Iterator[Check]:
+    """What a run will use, and why."""
+    head = profile.head
+    why = {"cuda": "the GPU", "mps": "Apple's GPU", "cpu": "no GPU that torch can use"}[head.device]
+    if head.device == "cuda" and here.gpus:
+        why = f"compute capability {here.gpus[0].capability}.x, {here.gpus[0].memory_gib:.0f} GiB"
+    if head.device == "cpu" and here.device != "cpu":
+        why = "asked for"
+    slots = profiles.slot_count(profile, here, None, None)
+    said = f"{head.name} ({why}): {slots} at once, {head.threads_per_slot} threads each, {head.budget_seconds:g} s of training"
+    seed = ", ".join(f"{name} {_seed_setting(profile, name)}" for name in ("PRECISION", "ATTENTION", "COMPILE"))
+    yield Check("profile", OK, said)
+    yield Check("seed program", OK, seed)
+
+
+def trials(profile: profiles.Profile, everything: bool) -> Iterator[Check]:
+    """What the seed program uses, tried; of the rest what is quick, or everything where that is wanted."""
+    precision, attention, compiled = (_seed_setting(profile, name) for name in ("PRECISION", "ATTENTION", "COMPILE"))
+    uses = {"float32": True, "bfloat16": precision == "bfloat16", "sdpa": attention == "sdpa", "flex": attention == "flex"}
+    uses["compile"] = compiled is True
+    instead = {"bfloat16": ("PRECISION", '"float32"'), "flex": ("ATTENTION", '"sdpa"'), "compile": ("COMPILE", "false")}
+    skipped = [name for name in ("flex", "compile") if not uses[name] and not everything]
+    for found in tried([name for name in uses if name not in skipped], profile.head.device):
+        if found.state == STOP and not uses[found.name]:
+            found = dataclasses.replace(found, state=NOTE, remedy="programs that use it will fail; the seed program does not")
+        elif found.state == STOP and found.name in instead:
+            found = dataclasses.replace(found, remedy=OWN_PROFILE.format(profile.head.name, *instead[found.name]))
+        yield found
+    for name in skipped:
+        yield Check(name, SKIPPED, "not tried: the profile's seed program does not use it (--all tries it)")
+
+
+def tried(names: list[str], device: str) -> Iterator[Check]:
+    """Trials, each OK or STOP. One process does them in a row; the next one goes on behind what ended the last."""
+    with tempfile.TemporaryDirectory(prefix="evo-doctor-") as cache:  # nothing compiled earlier may answer in this machine's place
+        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
+        while names:
+            command = [sys.executable, "-P", "-W", "ignore", str(TRIED), device, *names]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS, env=env, check=False)
+                said, reason = done.stdout, _reason(done)
+            except subprocess.TimeoutExpired as late:
+                said, reason = (late.stdout or b"").decode(), f"not done after {TRIAL_SECONDS:g} s"
+            answers = [json.loads(line) for line in said.splitlines() if line.startswith('{"trial": ')]
+            yield from (Check(answer["trial"], OK, _told(answer)) for answer in answers)
+            names = names[len(answers) :]
+            if names:
+                yield Check(names[0], STOP, f"tried: {reason}")
+                names = names[1:]
+
+
+def confinement() -> Check:
+    """How well programs are kept in."""
+    level, why = sandbox.level()
+    if level == "namespaces":
+        return Check("sandbox", OK, "namespaces: programs see no files but their own, no network, no other process")
+    remedy = "use Linux, locally or in a container" if sys.platform != "linux" else (
+        "be root, or allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`, on Ubuntu 24.04 also"
+        " `kernel.apparmor_restrict_unprivileged_userns=0`); in Docker: `--cap-add SYS_ADMIN --security-opt seccomp=unconfined"
+        " --security-opt apparmor=unconfined`"
+    )  # fmt: skip
+    return Check("sandbox", NOTE, f"process only, programs can read files and use the network: {one_line(why)}", remedy)
+
+
+def host_memory(profile: profiles.Profile, here: machine.Machine) -> Check:
+    """Whether the memory that the profile lets programs use is there."""
+    found = machine.host_memory_gib()
+    if found is None:
+        return Check("memory", OK, "not measured on this system")
+    total, free = found
+    slots = profiles.slot_count(profile, here, None, None)
+    needed = slots * profile.limits.host_memory_gib
+    said = f"{total:.0f} GiB, {free:.0f} free"
+    if needed > free:
+        return Check("memory", NOTE, f"{said}; {slots} programs may use {needed:g}", "use fewer slots (--slots), or free some memory")
+    return Check("memory", OK, said)
+
+
+def disks(device: str) -> Iterator[Check]:
+    """Room for data, runs and scratch files, where they will lie."""
+    data = Path(os.environ.get("EVO_DATA_DIR") or Path.home() / ".cache" / "evo")
+    places = {"data": data, "runs": Path.cwd() / "runs", "scratch": Path(tempfile.gettempdir())}
+    for name, path in places.items():
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        free, wanted = shutil.disk_usage(there).free / 2**30, DISK_GPU_GIB if device == "cuda" else DISK_GIB
+        state = STOP if free < DISK_GIB or not os.access(there, os.W_OK) else NOTE if free < wanted else OK
+        writable = "" if os.access(there, os.W_OK) else ", not writable"
+        how = {"data": "set EVO_DATA_DIR to a folder elsewhere", "runs": "start from another folder", "scratch": "set TMPDIR"}[name]
+        yield Check(f"disk: {name}", state, f"{path}: {free:.0f} GiB free{writable}", "" if state == OK else f"make room, or {how}")
+
+
+# ---- particulars
+
+
+def _needed() -> list[str]:
+    """What pyproject.toml asks for, or where only the installed package is there, what that says."""
+    file = PROJECT / "pyproject.toml"
+    if file.exists():
+        block = re.search(r"^dependencies = \[\n(.*?)^\]", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        return re.findall(r'^\s*"([^"]+)"', block.group(1), re.MULTILINE) if block else []
+    return [line for line in metadata.requires("evo-autoresearch") or [] if "extra ==" not in line]
+
+
+def _satisfied(asked: str) -> bool:
+    """Whether a requirement such as `torch>=2.10` is met."""
+    name, _, least = asked.partition(">=")
+    try:
+        version = metadata.version(name.strip())
+    except metadata.PackageNotFoundError:
+        return False
+    return _numbers(version) >= _numbers(least)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _seed_setting(profile: profiles.Profile, name: str) -> Any:
+    """A knob of the default lab's seed program under the profile."""
+    tree = ast.parse((PROJECT / "trainer" / "train.py").read_text(encoding="utf-8"))
+    assigned = {
+        node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    value = assigned.get(name)
+    return profile.knobs.get(name, value.value if isinstance(value, ast.Constant) else None)
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode < 0:
+        return f"ended by signal {-done.returncode}"
+    return one_line(lines[-1])[:300] if lines else f"exit code {done.returncode} without a word"
+
+
+def _told(answer: dict[str, Any]) -> str:
+    """A trial's answer in words."""
+    parts = [str(answer["name"])] if "name" in answer else []
+    parts += [f"torch {answer['torch']}"] if "torch" in answer else []
+    parts += [f"capability {answer['capability']}"] if "capability" in answer else []
+    parts += [f"{answer['memory_gib']:.0f} GiB, {answer['free_gib']:.0f} free"] if "memory_gib" in answer else []
+    parts += [f"{answer['tflops']:.3g} TFLOP/s"] if "tflops" in answer else []
+    parts += [f"{answer['compile_seconds']:.1f} s for a small function"] if "compile_seconds" in answer else []
+    return ", ".join(parts) if "torch" in answer else ", ".join(["tried: right", *parts])
+
+
+# ---- the command
+
+_MARKS = {OK: ("✓", "32"), NOTE: ("!", "33"), STOP: ("✗", "31"), SKIPPED: ("–", "2")}
+
+
+def _line(check: Check, colour: bool) -> str:
+    mark, code = _MARKS[check.state]
+    shown = f"\x1b[{code}m{mark}\x1b[0m" if colour else mark
+    remedy = f"\n{' ' * 18}→ {check.remedy}" if check.remedy else ""
+    return f" {shown} {check.name:15s}{check.found}{remedy}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    checks = []
+    for check in examine(options.profile or "", options.all):
+        checks.append(check)
+        if not options.json:
+            print(_line(check, colour), flush=True)
+    ready = all(check.state != STOP for check in checks)
+    if options.json:
+        print(json.dumps({"ready": ready, "checks": [dataclasses.asdict(check) for check in checks]}))
+    else:
+        print("\nA run can start: `make run`." if ready else "\nNo run can start: see ✗ above.")
+    return 0 if ready else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m evo.doctor", description="Says what a run will use here, and what is missing.", allow_abbrev=False)
+    parser.add_argument("--profile", metavar="P", help="device profile by name or file (default: the one that suits the machine)")
+    parser.add_argument("--all", action="store_true", help="also try what the profile's seed program does not use")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
