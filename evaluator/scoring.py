@@ -32,6 +32,7 @@ class Verdict:
     reason: str
     message: str
     trace: str
+    heldout_bpb: float | None = None
     pinned: bool = False  # whether the memory that carried the logits was, on both sides
 
 
@@ -95,7 +96,7 @@ class Judge:
         reply = self._receive(task.seconds + _MARGIN_SECONDS)
         if reply["op"] == "refused":
             return Verdict(None, 0, reply["reason"], reply["message"], reply["trace"])
-        return Verdict(reply.get("val_bpb"), reply.get("parameters", 0), "", "", "", reply.get("pinned", False))
+        return Verdict(reply.get("val_bpb"), reply.get("parameters", 0), "", "", "", pinned=reply.get("pinned", False))
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         try:
