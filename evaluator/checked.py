@@ -51,10 +51,10 @@ def load(rows: File, token_bytes: File, length: int) -> CheckedRows:
         Tampered: a file is not what the manifest says.
         OSError: there is no such file.
     """
-    return _load(rows, _state(rows.path), token_bytes, _state(token_bytes.path), length)
+    return _load(rows, state(rows.path), token_bytes, state(token_bytes.path), length)
 
 
-def _state(path: str) -> tuple[int, ...]:
+def state(path: str) -> tuple[int, ...]:
     """Differs when the file's content may: a program can set the time of a change to the content, not that of a change to the inode."""
     stat = os.stat(path)
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

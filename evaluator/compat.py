@@ -66,7 +66,7 @@ class Compat:
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._evaluations = Evaluations()
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
         try:
             text = with_seed(program, seed)
         except (SyntaxError, ValueError, RecursionError) as error:
@@ -138,6 +138,8 @@ class Compat:
             env=env,
             cpus=config.cpus,
             memory_bytes=int(config.limits.host_memory_gib * _GIB),
+            data_bytes=int(config.limits.host_memory_gib * _GIB) if config.device == "cpu" else 0,
+            tasks=config.limits.tasks,
             file_bytes=int(config.limits.file_gib * _GIB),
             level=self.level,
             root=str(folder / "root"),

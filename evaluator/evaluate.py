@@ -21,9 +21,12 @@ class Evaluate(Protocol):
 
     measurement_key: str  # of every score it gives
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
         """Trains and scores `program`, never raises for what the program does.
 
+        Args:
+            heldout: score it on the held-out text too, where there is one. For champions: a text that every program is scored on is
+                fitted to by the search, and what it says of the best of thousands flatters.
         Returns:
             Scored, Stopped, Failed or Interrupted.
         Raises:

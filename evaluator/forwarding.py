@@ -90,6 +90,13 @@ class Forwarders:
             self._load(task, seed)
         return self._running["second"]
 
+    def third(self, task: Task, seed: int) -> Forwarder:
+        """One more, for other rows, when the second has been scored. It is never early: few programs need one."""
+        self.close()
+        self._running["third"] = self._start("third")
+        self._load(task, seed)
+        return self._running["third"]
+
     def _load(self, task: Task, seed: int) -> None:
         self.settle()
         for forwarder in self._running.values():

@@ -49,7 +49,7 @@ class Instant:
         lab = self.landscape
         self.measurement_key = f"instant/salt={lab.salt}/noise={lab.noise_sd:g}/failures={lab.failure_share:g}"
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
         started = time.monotonic()
         try:
             tree = _parse(program)
@@ -68,7 +68,8 @@ class Instant:
                 return Stopped(note, curve[-1].seconds, tuple(curve))
         if _uniform(f"{self.landscape.salt}/fails/{value!r}") < self.landscape.failure_share:
             return Failed(Reason.CRASH, Phase.TRAIN, "RuntimeError: this tree crashes in the instant lab", curve=tuple(curve))
-        noise = random.Random(f"{self.landscape.salt}/{value!r}/{seed}").gauss(0.0, 1.0) * self.landscape.noise_sd
+        chance = random.Random(f"{self.landscape.salt}/{value!r}/{seed}")
+        noise, other_noise = (chance.gauss(0.0, 1.0) * self.landscape.noise_sd for _ in range(2))
         return Scored(
             val_bpb=value + noise,
             training_seconds=budget_seconds,
@@ -79,6 +80,7 @@ class Instant:
             peak_memory_gib=0.0,
             measurement_key=self.measurement_key,
             sandbox="instant",
+            heldout_bpb=value + other_noise if heldout else None,
             curve=tuple(curve),
         )
 

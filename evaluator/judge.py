@@ -4,9 +4,9 @@ bits per byte = sum of -log2 p(target) over the targets that have bytes / sum of
 full width of the logits and the sums in float64. Targets with 0 bytes (special tokens, padding) count on neither side.
 
 Causality: some of the very rows that are scored are sent a second time, to a second forwarder that shares nothing with the first, with
-a foreign suffix from a random position on, all in an order that only the judge knows. The predictions before the suffix must agree. So a
+a foreign suffix from some position on, all in an order that only the judge knows. The predictions before the suffix must agree. So a
 look at the future, at neighbouring rows, at statistics of the batch or at rows seen before shows as a disagreement: the first forwarder
-cannot know which rows will come again, and the second never sees the true continuation.
+cannot know which rows will come again, and the second never sees the true continuation. twins.py has the rules.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from evaluator import twins
 from evaluator.checked import CheckedRows, File, Tampered, load
 from evaluator.inside import wire
 from evaluator.inside.devicememory import DeviceMemory
@@ -32,8 +33,6 @@ from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task
 
 VERSION = 4  # part of the measurement key: raise it whenever a score could change, if only by rounding
-TWIN_SHARE, TWINS_LEAST = 1 / 16, 64  # rows sent again: a look ahead at 5 % of the positions is found with 96 %
-TWIN_MEAN_NATS, TWIN_MAX_NATS = 0.01, 0.25  # disagreement that rounding in bfloat16 explains
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
@@ -169,22 +168,11 @@ class Scoring:
         Raises:
             Refused: they do not stand.
         """
-        import torch
-
-        count = max(TWINS_LEAST, math.ceil(self.task.rows * TWIN_SHARE))
-        twins = self._random_rows(count)
-        cuts = torch.tensor([self.rng.randint(1, self.task.length - 1) for _ in range(count)])
-        for rows, cut, nats in self._chunks(forwarder, twins, cuts):
-            before = (torch.arange(self.task.length) < cut[:, None]).to(nats.device)
-            difference = torch.where(before, (nats - self.nats[rows.to(nats.device)]).abs(), 0.0)
-            means, largest = (difference.sum(1).cpu() / cut).tolist(), difference.amax(1).tolist()
-            for k, (mean, most) in enumerate(zip(means, largest, strict=True)):
-                if not (mean <= TWIN_MEAN_NATS and most <= TWIN_MAX_NATS):  # so written, NaN is refused too
-                    raise Refused(
-                        Reason.NOT_CAUSAL,
-                        f"predictions before position {int(cut[k])} changed with what follows, the neighbours or the order of rows: "
-                        f"by {mean:.4f} nats in the mean, {most:.3f} at most",
-                    )
+        rows = self._random_rows(max(twins.LEAST, math.ceil(self.task.rows * twins.SHARE)))
+        cuts, compared = twins.choose_cuts(self.nats.cpu()[rows], self.rng), twins.Comparison()
+        for some, cut, nats in self._chunks(forwarder, rows, cuts):
+            _refuse_if(compared.add((nats - self.nats[some.to(nats.device)]).cpu(), cut))
+        _refuse_if(compared.conclude())
 
     def _chunks(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Iterator[tuple[Any, Any, Any]]:
         """The jobs in chunks of one shape: (n,) rows, (n,) cuts and their (n, T) nats. One chunk is sent ahead of the one waited for.
@@ -231,6 +219,11 @@ class Scoring:
         import torch
 
         return torch.tensor([self.rng.randrange(self.task.rows) for _ in range(count)], dtype=torch.int64)
+
+
+def _refuse_if(finding: str) -> None:
+    if finding:
+        raise Refused(Reason.NOT_CAUSAL, finding)
 
 
 def _cross_entropy(logits: Any, targets: Any) -> Any:

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NOT_CAUSAL = "not_causal"  # a prediction changed with its future, its neighbours or the order of rows
     TAMPERED = "tampered"  # a file of the lab was changed while the program ran
     TOO_BIG = "too_big"  # weights or files over the limit
+    TOO_MANY = "too_many"  # processes and threads over the limit
     SCORE_TIMEOUT = "score_timeout"  # too slow to be scored
 
 
@@ -67,7 +68,9 @@ class Scored:
     sandbox: str  # level the score was taken at: "namespaces" or "process"
     setup_seconds: float = 0.0  # process start to first real batch; 0 in records from before it was measured
     score_seconds: float = 0.0  # end of the training process to the end of the last forwarder; 0 likewise
+    waited_share: float = 0.0  # of the time in which it could have run, how much its main thread waited for a core
     logits_through: str = ""  # "memory" on a CPU; "GPU memory", or "pinned memory" or "pageable memory" where the driver refuses that
+    heldout_bpb: float | None = None  # the same on the held-out text; None where that was not asked for, or there is none
     self_reported: bool = False  # compat mode only: the number is the program's own word
     curve: tuple[CurvePoint, ...] = ()
     log: str = ""  # last part of what the program printed, control characters removed
@@ -94,6 +97,22 @@ class Failed:
     total_seconds: float = 0.0
     curve: tuple[CurvePoint, ...] = ()
     log: str = ""
+    error: str = ""  # class of the exception that ended it; "" when none was told
+    steps: int = 0  # the last that it told of
+    losses: tuple[float, ...] = ()  # the last that it told of, nats per token, oldest first
+    peak_memory_gib: float = 0.0  # of the host, measured from outside; 0 where it was not
+
+    @property
+    def where(self) -> str:
+        """Phase, and how far it got in it."""
+        return f"{self.phase} at step {self.steps}" if self.phase is Phase.TRAIN and self.steps else str(self.phase)
+
+    @property
+    def circumstances(self) -> str:
+        """Last losses and memory, in words; "" where nothing is known."""
+        losses = f"last losses {', '.join(f'{loss:.3g}' for loss in self.losses)}" if self.losses else ""
+        memory = f"peak memory {self.peak_memory_gib:.2f} GiB of the host" if self.peak_memory_gib else ""
+        return "; ".join(filter(None, (losses, memory)))
 
 
 @dataclass(frozen=True)
@@ -139,6 +158,8 @@ def from_dict(data: dict[str, Any]) -> Outcome:
         raise ValueError(f"unknown outcome {name!r}; known: {', '.join(_KINDS)}")
     if "curve" in fields:
         fields["curve"] = tuple(CurvePoint(**point) for point in fields["curve"])
+    if "losses" in fields:
+        fields["losses"] = tuple(fields["losses"])
     if name == "Failed":
         fields["reason"], fields["phase"] = Reason(fields["reason"]), Phase(fields["phase"])
     return _KINDS[name](**fields)  # type: ignore[no-any-return]

@@ -165,6 +165,8 @@ class DryRun:
             env=sandbox.environment(config.threads, **more),
             cpus=(),
             memory_bytes=int(config.memory_gib * _GIB),
+            data_bytes=int(config.memory_gib * _GIB),
+            tasks=self._limits.tasks,
             file_bytes=int(config.memory_gib * _GIB),
             level=self.level,
             root=str(files.root),

@@ -20,8 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from evaluator import bare
+
 INSIDE = Path(__file__).parent / "inside"
-_LAUNCH = Path(__file__).parent / "launch.py"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SYSTEM_FILES = (
     "/etc/ld.so.cache",
@@ -43,8 +44,9 @@ class Exit:
     """How a confined process ended."""
 
     code: int  # 128 + signal when a signal ended it
-    killed: str | None  # "slot", "memory" or None when it ended by itself
-    peak_memory_bytes: int
+    killed: str | None  # "slot", "memory", "tasks", "disk", "GPU memory", or None when it ended by itself
+    peak_memory_bytes: int  # as it was last measured, of it and all it started; of one process where that is more
+    waited_share: float = 0.0  # of the time in which it could have run, how much its main thread waited for a core
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,14 @@ class Confined:
     masked: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     cpus: tuple[int, ...]
-    memory_bytes: int
-    file_bytes: int
+    memory_bytes: int  # of it and all that it starts
+    data_bytes: int  # of each process, so that one allocation too many fails at once; 0: not limited (CUDA reserves more than it uses)
+    tasks: int  # processes and threads
+    file_bytes: int  # of a file, and of all that lie in `cwd`
     level: str  # "namespaces" or "process"
     root: str  # an empty folder, where the process's own root is built
+    gpu: str = ""  # value of CUDA_VISIBLE_DEVICES
+    gpu_free_bytes: int = 0  # memory of that card below which free memory may not fall; 0: no limit
 
 
 class Process:
@@ -75,7 +81,7 @@ class Process:
         spec = _spec(what) | {"lifeline": lifeline_there, "report": report_there}
         try:
             self._launcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(_LAUNCH), json.dumps(spec)],
+                bare.command("launch", json.dumps(spec)),
                 env=dict(what.env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -146,7 +152,7 @@ def level() -> tuple[str, str]:
         work, root = os.path.join(folder, "work"), os.path.join(folder, "root")
         os.mkdir(work)
         os.mkdir(root)
-        what = Confined("probe.py", work, (), (work,), (), environment(1), (), 1 << 30, 1 << 20, "namespaces", root)
+        what = Confined("probe.py", work, (), (work,), (), environment(1), (), 1 << 30, 0, 64, 1 << 20, "namespaces", root)
         process = Process(what, (), log.fileno())
         outcome = process.wait()
         if outcome.code == 0:
@@ -214,7 +220,15 @@ def _spec(what: Confined) -> dict[str, Any]:
         "writable": list(what.writable),
         "masked": _all_copies(what.masked),
         "cpus": list(what.cpus),
-        "memory_bytes": what.memory_bytes,
+        "allowance": {
+            "memory_bytes": what.memory_bytes,
+            "tasks": what.tasks,
+            "disk_bytes": what.file_bytes,
+            "folder": what.cwd,
+            "gpu": what.gpu,
+            "gpu_free_bytes": what.gpu_free_bytes,
+        },
+        "data_bytes": what.data_bytes,
         "file_bytes": what.file_bytes,
         "level": what.level,
     }

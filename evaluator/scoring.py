@@ -32,6 +32,7 @@ class Verdict:
     reason: str
     message: str
     trace: str
+    heldout_bpb: float | None = None
     through: str = ""  # what carried the logits, see Scored.logits_through
 
 
@@ -100,7 +101,7 @@ class Judge:
         reply = self._receive(task.seconds + _MARGIN_SECONDS)
         if reply["op"] == "refused":
             return Verdict(None, 0, reply["reason"], reply["message"], reply["trace"])
-        return Verdict(reply.get("val_bpb"), reply["parameters"], "", "", "", reply["through"])
+        return Verdict(reply.get("val_bpb"), reply["parameters"], "", "", "", through=reply["through"])
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         try:

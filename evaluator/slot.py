@@ -3,11 +3,18 @@
 What holds: the program never sees validation data, the judge, the clock or a file it was not given; no real token reaches it before the
 clock runs; it is dead, with all it started, before its weights are scored; what scores it never runs its code.
 
-What is not defended against yet (issue 5): work in the seconds of grace after the budget (bounded, and recorded as `training_seconds`);
-learning during set-up from library sources, which resemble the embedded default data, or while being scored from rows that the weights
-carry along (both bounded by `setup_seconds` and `score_seconds`); a compile cache shared between the programs of one slot and between
-the two forwarders of one program, where a profile allows one, which could carry weights or rows; GPU memory beyond a program's share. At
-sandbox level "process" files, other processes and network are open. The level is recorded with every score.
+Out of reach, at the strongest level:
+- The seconds of grace after the budget: a program may train on in them. They are bounded, part of `training_seconds`, and weights that
+  come later than the seed genome's are flagged (evo/flags.py).
+- Text before the clock: sources of installed libraries resemble the embedded default data, and a program's own text can carry knowledge.
+  Both are bounded by `setup_seconds`, and a set-up that is longer than the seed genome's is flagged. With data of one's own (--from) the
+  former is no use.
+- Luck: a program may ignore its seed, and then keeps the luck of its own one, about one sd of the seeds, under every confirmation.
+- A look ahead, or learning while scored, of less than 0.003 nats a token, or at a position in a hundred of its rows (twins.py).
+- A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or rows, or code for the next.
+- Kernel exploits, timing and other side channels, GPU memory that an earlier process left, pinned host memory (launch.py).
+At level "process" files, other processes and network are open, too, and only changes to the lab and to the training rows are noticed. The
+level is recorded with every score.
 """
 
 from __future__ import annotations
@@ -20,12 +27,14 @@ from pathlib import Path
 from evaluator import data as datafolder
 from evaluator import sandbox
 from evaluator.berth import Berth, Berths, Files
-from evaluator.data import Data
+from evaluator.data import Data, Rows
 from evaluator.evaluate import HarnessError, Watch
+from evaluator.lending import Library
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge, Verdict, task_for
 from evaluator.scratch import Evaluations
-from evaluator.training import Limits, Trained, TrainingRun, printable, read_log
+from evaluator.task import Task
+from evaluator.training import Limits, Trained, TrainingRun, failure, read_log
 
 _GIB = 2**30
 
@@ -57,21 +66,23 @@ class Slot:
         self._data: Data = datafolder.load(config.data)
         self._judge: Judge | None = None
         self._evaluations = Evaluations()
+        self._library = Library(read_only=self.level == "namespaces")
         self._berths = Berths(self._evaluations, self._confined, self._early)
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
         began = time.monotonic()
         with contextlib.closing(self._berths.take()) as berth:
             hashes = berth.begin(program, self.config.prepare, seed)
             trained = self._train(berth, budget_seconds, watch)
             ended = time.monotonic()
-            if isinstance(trained, Trained) and (changed := berth.files.tampered(hashes)):
+            changed = berth.files.tampered(hashes) or self._library.changed()
+            if changed:
                 trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{changed} was changed while the program ran")
             log = read_log(berth.files.log, self.config.limits.log_bytes)
             if not isinstance(trained, Trained):
                 return _with_log(trained, log, time.monotonic() - began)
             try:
-                verdict = self._score(berth, trained, seed)
+                verdict = self._score(berth, trained, seed, heldout)
             except HarnessError as error:  # the judge died over this program, which gets another try
                 return Interrupted(str(error))
         now = time.monotonic()
@@ -82,6 +93,7 @@ class Slot:
             self._judge.close()
             self._judge = None
         self._berths.close()
+        self._library.close()
         self._evaluations.close()
 
     def _ready_judge(self) -> Judge:
@@ -107,13 +119,23 @@ class Slot:
             judge.wait()
             berth.forwarders.settle()
 
-        weights = berth.files.weights
-        return TrainingRun(trainee.process, trainee.channel, self._data, limits, budget_seconds, weights, watch, before_clock).run()
+        run = TrainingRun(
+            trainee.process,
+            trainee.channel,
+            self._data,
+            limits,
+            budget_seconds,
+            berth.files.weights,
+            watch,
+            self._library.lend,
+            before_clock,
+        )
+        return run.run()
 
-    def _score(self, berth: Berth, trained: Trained, seed: int) -> Verdict:
-        """Two passes, each with a forwarder of its own. Nothing is timed meanwhile, so the next berth is made now if it is to be early."""
-        judge, limits = self._ready_judge(), self.config.limits
-        task = task_for(trained.vocabulary, trained.vocabulary.val, self._data.length, self.config.device, limits.score_seconds)
+    def _score(self, berth: Berth, trained: Trained, seed: int, heldout: bool) -> Verdict:
+        """Two passes, each with a forwarder of its own, and a third over the held-out rows if they are asked for. Nothing is timed
+        meanwhile, so the next berth is made now if it is to be early."""
+        judge, task = self._ready_judge(), self._task(trained, trained.vocabulary.val)
         first = berth.forwarders.first(task, seed)
         if self._early:
             self._berths.prepare()
@@ -122,14 +144,22 @@ class Slot:
             if verdict.reason:
                 return verdict
             refusal = judge.check(task, berth.forwarders.second(task, seed))
-            return refusal if refusal.reason else verdict
+            if refusal.reason or not heldout:
+                return refusal if refusal.reason else verdict
+            task = self._task(trained, trained.vocabulary.heldout)
+            other = judge.score(task, berth.forwarders.third(task, seed))
+            return other if other.reason else replace(verdict, heldout_bpb=other.val_bpb)
         finally:
             berth.forwarders.close()
             judge.rest()
 
+    def _task(self, trained: Trained, rows: Rows) -> Task:
+        return task_for(trained.vocabulary, rows, self._data.length, self.config.device, self.config.limits.score_seconds)
+
     def _confined(self, script: str, files: Files, work: Path) -> sandbox.Confined:
         config, cache = self.config, self.config.compile_cache
-        more = {"EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), **self._gpu_environment()}
+        spare = int(config.limits.gpu_spare_gib * _GIB) if config.device == "cuda" else 0
+        more = {"EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), "EVO_GPU_SPARE_BYTES": str(spare), **self._gpu_environment()}
         if cache:
             more |= {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
         return sandbox.Confined(
@@ -141,15 +171,19 @@ class Slot:
             env=sandbox.environment(config.threads, **more),
             cpus=config.cpus,
             memory_bytes=int(config.limits.host_memory_gib * _GIB),
+            data_bytes=int(config.limits.host_memory_gib * _GIB) if config.device == "cpu" else 0,
+            tasks=config.limits.tasks,
             file_bytes=int(config.limits.file_gib * _GIB),
             level=self.level,
             root=str(files.root),
+            gpu=config.gpu,
+            gpu_free_bytes=spare // 2,  # of the spare memory some is the harness's: contexts, and the judge's rows
         )
 
     def _outcome(self, trained: Trained, verdict: Verdict, log: str, seconds: float, score_seconds: float) -> Scored | Failed:
         if verdict.val_bpb is None:
-            line = printable(verdict.message).strip().split("\n")[0][:500]
-            return Failed(Reason(verdict.reason), Phase.SCORE, line, printable(verdict.trace), seconds, trained.curve, log)
+            failed = failure(Reason(verdict.reason), Phase.SCORE, verdict.message, verdict.trace, seconds, trained.curve)
+            return replace(failed, log=log)
         return Scored(
             val_bpb=verdict.val_bpb,
             training_seconds=trained.seconds,
@@ -162,6 +196,8 @@ class Slot:
             sandbox=self.level,
             setup_seconds=trained.setup_seconds,
             score_seconds=score_seconds,
+            waited_share=trained.waited_share,
+            heldout_bpb=verdict.heldout_bpb,
             logits_through=verdict.through,
             curve=trained.curve,
             log=log,

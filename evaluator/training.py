@@ -6,13 +6,15 @@ weights has arrived. The program is told the time only to plan its schedule; not
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
+_LOSSES_TOLD = 3  # of a failure, beside its curve
 _CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
 _REASONS = {
     "SyntaxError": Reason.SYNTAX,
@@ -30,6 +33,7 @@ _REASONS = {
     "ContractError": Reason.CONTRACT,
     "FloatingPointError": Reason.NOT_FINITE,
 }
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]"  # terminal escapes
     r"|[^\n\t\x20-\x7e\xa0-\U0010ffff]"  # control characters
@@ -46,7 +50,9 @@ class Limits:
     score_seconds: float = 120.0  # longest silence while scoring
     host_memory_gib: float = 8.0
     weights_gib: float = 4.0
-    file_gib: float = 4.0
+    file_gib: float = 4.0  # of a file, and of all that a program leaves in its folder
+    tasks: int = 4096  # processes and threads
+    gpu_spare_gib: float = 0.0  # of the card that a program may not use, also when it is alone; 0: it may use all
     log_bytes: int = 16_384  # kept of what the program prints
 
 
@@ -62,6 +68,7 @@ class Trained:
     parameters: int
     peak_memory_gib: float  # as the program reports it; 0 when it does not
     curve: tuple[CurvePoint, ...]
+    waited_share: float = 0.0  # of the time in which it could have run, how much its main thread waited for a core
 
 
 @dataclass
@@ -75,6 +82,7 @@ class TrainingRun:
     budget_seconds: float
     weights_file: Path
     watch: Watch | None = None
+    lend: Callable[[str], int] = lambda path: os.open(path, os.O_RDONLY)  # a descriptor of the training rows, to be given away
     before_clock: Callable[[], None] = lambda: None  # returns when nothing that the harness has started would disturb the timed phase
     phase: Phase = Phase.START
     _born: float = field(default_factory=time.monotonic)
@@ -92,7 +100,12 @@ class TrainingRun:
             ended = self._fail(Reason.CONTRACT, f"the process broke the protocol of prepare.py: {error}")
         finally:
             exit_ = self.process.end()
-        return self._explain(exit_) if ended is None else ended
+        ended = self._explain(exit_) if ended is None else ended
+        if isinstance(ended, Stopped):
+            return ended
+        if isinstance(ended, Trained):
+            return replace(ended, waited_share=exit_.waited_share)
+        return replace(ended, peak_memory_gib=exit_.peak_memory_bytes / 2**30)
 
     def _converse(self) -> Trained | Stopped | Failed | None:
         """None: the process ended without saying why."""
@@ -135,7 +148,7 @@ class TrainingRun:
             sizes = ", ".join(str(v.size) for v in self.data.vocabularies)
             return self._fail(Reason.CONTRACT, f"no tokeniser of size {message['vocab_size']}; prepared are {sizes}")
         self.before_clock()
-        rows = os.open(vocabulary.train.file, os.O_RDONLY)
+        rows = self.lend(vocabulary.train.file)
         try:
             self.phase, self._vocabulary = Phase.TRAIN, vocabulary
             self._clock_start = time.monotonic()
@@ -200,7 +213,8 @@ class TrainingRun:
 
     def _program_error(self, message: dict[str, Any]) -> Failed:
         reason, text = what_was_raised(message)
-        return self._fail(reason, text, str(message.get("trace", "")))
+        failed = self._fail(reason, text, str(message.get("trace", "")))
+        return replace(failed, error=printable(str(message.get("type")))[:100])
 
     def _explain(self, exit_: Exit) -> Failed:
         """A process that ended without a word."""
@@ -224,16 +238,27 @@ def what_was_raised(message: dict[str, Any]) -> tuple[Reason, str]:
     """Reason and text of an exception as `inside/trainee.py` explains it."""
     kind, text = str(message.get("type")), str(message.get("message"))
     reason = _REASONS.get(kind, Reason.CRASH)
-    if kind in ("OutOfMemoryError", "MemoryError") or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+    if kind in ("OutOfMemoryError", "MemoryError") or any(words in text.lower() for words in _NO_MEMORY):
         reason = Reason.OUT_OF_MEMORY
+    elif kind == "OSError" and os.strerror(errno.EFBIG) in text:
+        reason = Reason.TOO_BIG
     return reason, f"{kind}: {text}"
 
 
 def how_it_ended(exit_: Exit, limits: Limits) -> tuple[Reason, str]:
     """Reason and text of an end that the program did not explain."""
-    if exit_.killed == "memory":
-        held = f"{exit_.peak_memory_bytes / 2**30:.1f} GiB"
-        return Reason.OUT_OF_MEMORY, f"more host memory than the {limits.host_memory_gib:g} GiB allowed (peak of one process {held})"
+    match exit_.killed:
+        case "memory":
+            held = f"{exit_.peak_memory_bytes / 2**30:.1f} GiB"
+            return Reason.OUT_OF_MEMORY, f"more host memory than the {limits.host_memory_gib:g} GiB allowed (peak of one process {held})"
+        case "GPU memory":
+            return Reason.OUT_OF_MEMORY, f"more GPU memory than the card's less {limits.gpu_spare_gib:g} GiB"
+        case "tasks":
+            return Reason.TOO_MANY, f"more processes and threads than the {limits.tasks} allowed"
+        case "disk":
+            return Reason.TOO_BIG, f"more on disk than the {limits.file_gib:g} GiB allowed"
+    if exit_.code == 128 + signal.SIGXFSZ:
+        return Reason.TOO_BIG, f"a file larger than the {limits.file_gib:g} GiB allowed"
     how = f"signal {exit_.code - 128}" if exit_.code > 128 else f"exit status {exit_.code}"
     return Reason.CRASH, f"the process ended with {how}"
 
@@ -241,7 +266,9 @@ def how_it_ended(exit_: Exit, limits: Limits) -> tuple[Reason, str]:
 def failure(reason: Reason, phase: Phase, message: str, trace: str, seconds: float, curve: tuple[CurvePoint, ...]) -> Failed:
     """A failure whose words, which may be the program's, are safe to print."""
     line = printable(message).strip().split("\n")[0][:500]
-    return Failed(reason, phase, line, printable(trace)[-6000:], seconds, curve)
+    losses = tuple(point.loss for point in curve if point.loss is not None)[-_LOSSES_TOLD:]
+    steps = curve[-1].step if curve else 0
+    return Failed(reason, phase, line, printable(trace)[-6000:], seconds, curve, steps=steps, losses=losses)
 
 
 def printable(text: str) -> str:

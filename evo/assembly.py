@@ -25,7 +25,7 @@ from evo.executor import SlotKind, SlotSpec
 from evo.machine import Machine, probe
 
 INSTANT_BUDGET_SECONDS = 1.0  # on the instant lab, where it costs nothing
-SCORE_PASSES = 2  # forwarders, each with `score_seconds` (evaluator/slot.py)
+SCORE_PASSES = 3  # at most: forwarders, each with `score_seconds` (evaluator/slot.py)
 OWN_CACHE = Path(".cache") / "autoresearch"  # below the home folder: where autoresearch keeps its data
 DOWNLOADS = Path(".cache") / "huggingface" / "hub"
 MARGIN_SECONDS = 180.0  # for what has no limit of its own: starting processes, writing files

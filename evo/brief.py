@@ -104,7 +104,7 @@ def _said(outcome: Outcome) -> str:
     if isinstance(outcome, Scored):
         return f"scored {outcome.val_bpb:.4f}"
     if isinstance(outcome, Failed):
-        return f"failed in {outcome.phase}, {outcome.reason}: {outcome.message}"
+        return f"failed in {outcome.where}, {outcome.reason}: {outcome.message}"
     if isinstance(outcome, Stopped):
         return f"stopped early: {outcome.note}"
     if isinstance(outcome, Duplicate):

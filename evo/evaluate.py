@@ -123,7 +123,8 @@ def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
             f"sandbox          {outcome.sandbox}",
         ]
     elif isinstance(outcome, Failed):
-        lines += [f"failed: {outcome.reason} in {outcome.phase}: {outcome.message}", *outcome.trace.splitlines()]
+        lines += [f"failed: {outcome.reason} in {outcome.where}: {outcome.message}", *outcome.trace.splitlines()]
+        lines += [outcome.circumstances] if outcome.circumstances else []
     else:
         lines.append(f"{type(outcome).__name__.lower()}: {outcome}")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from evaluator.outcome import CurvePoint, Interrupted, Outcome
 from evaluator.slot import Slot, SlotConfig
 from evo.errors import ClusterError, one_line
 from evo.folder import LOCK, write_outcome
-from evo.records import Candidate
+from evo.records import FINAL, Candidate
 
 SLOTS_LOCK = "slots.lock"
 SlotKind = SlotConfig | CompatConfig | Landscape
@@ -122,7 +122,7 @@ def evaluate_and_file(spec: SlotSpec, evaluate: Evaluate, candidate: Candidate, 
     proposal = candidate.proposal
     outcome: Outcome
     try:
-        outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch)
+        outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch, heldout=proposal.operator == FINAL)
     except HarnessError:
         raise
     except Exception as error:  # noqa: BLE001  whatever it is, it is given up after three tries

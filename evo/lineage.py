@@ -27,6 +27,7 @@ from typing import Any
 import genomes
 from evaluator.outcome import Failed, Scored, Stopped
 from evaluator.training import printable
+from evo import flags
 from evo.cli import Parser
 from evo.history import Genome
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
@@ -104,7 +105,8 @@ def show(run: Run, id_: str) -> dict[str, Any]:
     """All about one genome."""
     folder, genome = run.snapshot.run_dir, run.genome(id_)
     text = read_text(folder, id_)
-    evaluations = [_evaluation(r) for r in run.standing.records if r.candidate.genome == id_]
+    usual = flags.usual(run.standing.records)
+    evaluations = [_evaluation(r, usual) for r in run.standing.records if r.candidate.genome == id_]
     return {
         **_summary(run, genome),
         "species": genome.species,
@@ -168,16 +170,18 @@ def _summary(run: Run, genome: Genome) -> dict[str, Any]:
     }
 
 
-def _evaluation(record: Record) -> dict[str, Any] | None:
+def _evaluation(record: Record, usual: flags.Usual) -> dict[str, Any] | None:
     """One evaluation of a genome; None for what was not evaluated."""
     outcome, proposal = record.outcome, record.candidate.proposal
     row = {"index": proposal.index, "operator": proposal.operator, "seed": proposal.seed, "slot": record.slot}
     if isinstance(outcome, Scored):
-        kept = ("val_bpb", "steps", "tokens", "parameters", "peak_memory_gib", "self_reported")
+        kept = ("val_bpb", "heldout_bpb", "steps", "tokens", "parameters", "peak_memory_gib", "self_reported")
         times = ("training_seconds", "setup_seconds", "score_seconds", "total_seconds")
-        return {**row, "outcome": "Scored", **{name: getattr(outcome, name) for name in (*kept, *times)}}
+        figures = {name: getattr(outcome, name) for name in (*kept, *times)}
+        return {**row, "outcome": "Scored", **figures, "flags": flags.of(record, usual)}
     if isinstance(outcome, Failed):
-        return {**row, "outcome": "Failed", "reason": str(outcome.reason), "phase": str(outcome.phase), "message": outcome.message}
+        figures = {"reason": str(outcome.reason), "phase": outcome.where, "message": outcome.message}
+        return {**row, "outcome": "Failed", **figures, "circumstances": outcome.circumstances}
     if isinstance(outcome, Stopped):
         return {**row, "outcome": "Stopped", "message": outcome.note, "training_seconds": outcome.training_seconds}
     return None

@@ -39,7 +39,7 @@ def show_lines(data: Mapping[str, Any]) -> list[Line]:
         (f"{data['operator']}: {data['note']}", ""),
         (f"parents {parents}; species {data['species']}; {data['size']} tree nodes; {data['file']}", ""),
         ("", ""),
-        *[(_evaluation_line(e), "red" if e["outcome"] == "Failed" else "") for e in data["evaluations"]],
+        *[line for evaluation in data["evaluations"] for line in _evaluation_lines(evaluation)],
     ]
     losses = [(point[0], point[3]) for point in data["curve"] if point[3] is not None]
     if losses:
@@ -85,6 +85,8 @@ def best_lines(data: Mapping[str, Any]) -> list[Line]:
     said = data["announcement"]
     if said:
         lines.append((said["sentence"], "green" if said["proven"] else "yellow"))
+        if said["heldout"]:
+            lines.append((said["heldout"]["sentence"], ""))
     elif data["genome"] == data["seed_genome"]:
         lines.append(("no genome beats the seed genome so far", "yellow"))
     else:
@@ -138,17 +140,26 @@ def _tree_line(node: Mapping[str, Any], branches: str, short: Callable[[str], st
     return f"{branches}{mark}{short(node['genome'])}  {estimate(node)}  {node['operator']}: {note}{other}", style
 
 
+def _evaluation_lines(row: Mapping[str, Any]) -> list[Line]:
+    """What came of it, and below what was unusual about it."""
+    lines = [(_evaluation_line(row), "red" if row["outcome"] == "Failed" else "")]
+    return lines + [(f"  unusual: {flag}", "yellow") for flag in row.get("flags", ())]
+
+
 def _evaluation_line(row: Mapping[str, Any]) -> str:
     head = f"#{row['index']} {row['operator']}, seed {row['seed']}, {row['slot'] or 'no slot'}: "
     if row["outcome"] == "Scored":
         told = f" ({SELF_REPORTED})" if row["self_reported"] else ""
+        heldout = f" ({row['heldout_bpb']:.6f} on the held-out text)" if row["heldout_bpb"] is not None else ""
         outside = f", start+set-up {row['setup_seconds']:.1f} s, scoring {row['score_seconds']:.1f} s" if row["score_seconds"] else ""
         return (
-            f"{head}{row['val_bpb']:.6f} val_bpb{told}, {row['steps']} steps, {row['tokens']:,} tokens in {row['training_seconds']:.1f} s, "
+            f"{head}{row['val_bpb']:.6f} val_bpb{told}{heldout}, "
+            f"{row['steps']} steps, {row['tokens']:,} tokens in {row['training_seconds']:.1f} s, "
             f"{row['parameters']:,} parameters, {row['peak_memory_gib']:.1f} GiB{outside}"
         )
     if row["outcome"] == "Failed":
-        return f"{head}failed at {row['phase']}, {row['reason']}: {row['message']}"
+        told = f" ({row['circumstances']})" if row["circumstances"] else ""
+        return f"{head}failed at {row['phase']}, {row['reason']}: {row['message']}{told}"
     return f"{head}stopped after {row['training_seconds']:.1f} s: {row['message']}"
 
 

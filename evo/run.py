@@ -40,6 +40,7 @@ from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
 from evo.lab import Rendered
 from evo.preflight import Preflight, for_slot, trouble
+from evo.results import heldout_figures
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.store import Store
@@ -181,6 +182,8 @@ def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
     best = standing.champion
     if standing.announcement is not None:
         lines.append(f"best genome: {standing.announcement.sentence()}")
+        heldout = heldout_figures(standing)
+        lines += [heldout["sentence"]] if heldout else []
     elif best is not None and best == standing.founder:
         lines.append(f"best genome: {best}, the seed itself: nothing was found to be better")
     elif best is not None:

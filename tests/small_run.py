@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluator.instant import Instant, Landscape
 from evo.operators import Library, describe_seed, write
-from evo.records import Candidate, Record
+from evo.records import FINAL, Candidate, Record
 from evo.search import Founder, Search, SearchConfig
 from evo.store import Store
 
@@ -48,7 +48,7 @@ def make_run(run_dir: Path, evals: int = 30, steps: int | None = None, failure_s
                 known.setdefault(written.candidate.genome, written.candidate)
                 if steps is not None and len(store.records()) >= steps:
                     break
-                outcome = evaluate(written.text, proposals[0].seed, 10.0)
+                outcome = evaluate(written.text, proposals[0].seed, 10.0, heldout=proposals[0].operator == FINAL)
             record = Record(written.candidate, outcome, "cpu0", 1.0, 2.0)
             store.finish(record)
             found.tell(record)

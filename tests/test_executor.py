@@ -23,7 +23,7 @@ from evo.cluster import RayExecutor, connect
 from evo.errors import ClusterError
 from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
 from evo.folder import FOLDERS, read_outcomes, write_outcome
-from evo.records import CALIBRATE, Candidate, Proposal
+from evo.records import CALIBRATE, FINAL, Candidate, Proposal
 from evo.watchdog import descendants
 
 SLOTS = 2
@@ -103,6 +103,14 @@ def test_an_outcome_is_the_evaluators_and_is_filed_before_it_is_reported(make: M
     assert read_outcomes(run_dir)[7].slot == event.slot
 
 
+def test_final_draws_alone_are_scored_on_the_held_out_text(make: Make) -> None:
+    executor = make(Landscape())
+    executor.submit(candidate(0), PROGRAM)
+    executor.submit(Candidate(Proposal(1, FINAL, ("genome",), 0, group=1), "genome", "species", 1, ""), PROGRAM)
+    outcomes = {event.index: event.outcome for event in (wait(executor), wait(executor))}
+    assert [getattr(outcomes[index], "heldout_bpb", "") is None for index in (0, 1)] == [True, False]
+
+
 def test_each_candidate_comes_out_once(make: Make) -> None:
     executor = make(Landscape())
     seen, index = [], 0
@@ -153,7 +161,7 @@ class Broken:
     measurement_key = "test"
     closed = False
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None) -> Outcome:
+    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
         raise ZeroDivisionError("so it\ngoes")
 
     def close(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from evaluator import twins
 from evaluator.checked import File, Tampered, load
 from evaluator.judge import Refused, Scoring
 from evaluator.outcome import Reason
@@ -82,3 +84,50 @@ def test_a_chunk_s_tokens_and_its_logits_fit_into_its_place(task: Task, device: 
     assert sized.chunk_rows >= 1
     assert sized.place_bytes >= sized.chunk_rows * length * max(vocab * 4, 8)
     assert sized.memory_bytes == PLACES * sized.place_bytes
+
+
+def chosen(count: int = 64, length: int = 256, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nats of a first pass and the cuts of its twins."""
+    nats = torch.rand(count, length, generator=torch.Generator().manual_seed(seed)) * 5
+    return nats, twins.choose_cuts(nats, random.Random(seed))
+
+
+def test_cuts_lie_within_the_row_and_every_other_one_follows_a_good_prediction() -> None:
+    nats, cuts = chosen(count=400)
+    assert cuts.min() >= 1
+    assert cuts.max() <= 255
+    predicted = nats.gather(1, cuts[:, None] - 1)[:, 0]
+    assert predicted[::2].mean() == pytest.approx(2.5, abs=0.4)
+    assert predicted[1::2].mean() < 0.5  # the best of sixteen
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-5, 0.002])
+def test_rounding_is_no_finding(noise: float) -> None:
+    for seed in range(50):
+        nats, cuts = chosen(seed=seed)
+        compared = twins.Comparison()
+        assert compared.add(torch.randn(nats.shape, generator=torch.Generator().manual_seed(seed)) * noise, cuts) == ""
+        assert compared.conclude() == ""
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "at_the_last", "finding"),
+    [
+        (0.0, 0.05, "they look ahead"),  # a look that is trusted so little that no row shows it
+        (0.002, 0.0, "learns while it is scored"),
+        (0.02, 0.0, "changed with what follows"),
+        (0.0, 0.3, "changed with what follows"),
+        (float("nan"), 0.0, "changed with what follows"),
+        (-0.002, -0.05, ""),  # better without the true tokens: odd, and no gain
+    ],
+)
+def test_what_a_twin_loses_is_weighed_over_all_twins(everywhere: float, at_the_last: float, finding: str) -> None:
+    nats, cuts = chosen()
+    cuts = cuts.clamp(min=64)
+    change = torch.full_like(nats, everywhere)
+    change[torch.arange(len(cuts)), cuts - 1] += at_the_last
+    change[torch.arange(nats.size(1)) >= cuts[:, None]] = 9.0  # what follows counts for nothing
+    compared = twins.Comparison()
+    found = compared.add(change, cuts) or compared.conclude()
+    assert finding in found
+    assert bool(found) == bool(finding)

@@ -110,10 +110,21 @@ def test_path_adds_up_from_the_seed(run: Path, command: Command) -> None:
     assert "gain so far" in out
 
 
-def test_best_shows_the_announcement(run: Path, command: Command) -> None:
+def test_best_shows_the_announcement_and_beside_it_what_the_held_out_text_says(run: Path, command: Command) -> None:
     code, out, _ = command(run, "best")
     assert code == 0
-    assert command.json(run, "best")["announcement"]["sentence"] in out
+    said = command.json(run, "best")["announcement"]
+    assert said["sentence"] in out
+    assert said["heldout"]["sentence"] in out
+
+
+def test_only_final_draws_are_scored_on_the_held_out_text(run: Path, command: Command) -> None:
+    shown = [e for g in command.json(run)["genomes"] for e in command.json(run, "show", g["genome"])["evaluations"]]
+    read = {e["operator"] for e in shown if e.get("heldout_bpb") is not None}
+    assert read == {"final"}
+    said = command.json(run, "best")["announcement"]
+    draws = [e["heldout_bpb"] for e in command.json(run, "show", said["champion"])["evaluations"] if e["operator"] == "final"]
+    assert said["heldout"]["champion_mean"] == pytest.approx(sum(draws) / len(draws))
 
 
 @pytest.mark.parametrize(

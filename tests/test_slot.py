@@ -1,9 +1,8 @@
-"""Programs that misbehave, each with its real training process: refused with a reason, or without effect. Issue 5 has the long list."""
+"""Programs that fail or misbehave in ways that tests/test_cheats.py has not, each with its real training process."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SmallLab
+from programs_of import read
 
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
@@ -53,48 +53,10 @@ def failure(outcome: Outcome) -> Failed:
     return outcome
 
 
-@pytest.mark.parametrize(
-    "leak",
-    [
-        "F.silu(x + x.roll(-1, 1))",  # the next token
-        "F.silu(x + x.mean(1, keepdim=True))",  # the whole row, future included
-        "F.silu(x + 20 * x.flip(0))",  # the neighbour in the batch
-    ],
-)
-def test_a_model_that_looks_where_it_must_not_is_refused(slot: Slot, small_lab: SmallLab, leak: str) -> None:
-    outcome = failure(slot(changed(small_lab, "F.silu(x)", leak), 1, 1.0))
-    assert outcome.reason is Reason.NOT_CAUSAL
-    assert outcome.phase is Phase.SCORE
-
-
-REPLAY = """
-        if not hasattr(self, "seen"):
-            self.seen = []
-        ahead = F.one_hot(tokens.roll(-1, 1), VOCAB_SIZE).float() * 20
-        for row, answer in zip(tokens, ahead):
-            for prefix, earlier in self.seen:  # the answers given before, as far as the rows agree
-                same = int((row == prefix).long().cumprod(0).sum())
-                if same > 8:
-                    answer[:same] = earlier[:same]
-            self.seen.append((row.clone(), answer.clone()))
-        return ahead
-"""
-
-
-@pytest.mark.parametrize("which", ["slot", "early"])
-def test_a_model_that_replays_its_answers_to_rows_that_come_again_is_refused(
-    which: str, request: pytest.FixtureRequest, small_lab: SmallLab
-) -> None:
-    slot: Slot = request.getfixturevalue(which)
-    text = changed(
-        small_lab, "        return self.head(F.silu(x))", "        if self.training:\n            return self.head(F.silu(x))" + REPLAY
-    )
-    assert failure(slot(text, 1, 1.0)).reason is Reason.NOT_CAUSAL
-
-
-def test_a_model_that_looks_ahead_at_the_first_few_positions_only_is_refused(slot: Slot, small_lab: SmallLab) -> None:
-    leak = "F.silu(x + 5 * x.roll(-1, 1) * (torch.arange(x.size(1)) < 8)[:, None])"
-    assert failure(slot(changed(small_lab, "F.silu(x)", leak), 1, 1.0)).reason is Reason.NOT_CAUSAL
+@pytest.mark.parametrize("name", ["i09_replays_answers", "i09_learns_while_scored"])
+def test_forwarders_that_were_started_early_share_nothing_either(early: Slot, name: str) -> None:
+    """tests/test_cheats.py has the same programs where they are started late."""
+    assert failure(early(read("cheats", name), 1, 20.0)).reason is Reason.NOT_CAUSAL
 
 
 def test_logits_whose_cross_entropy_overflows_are_no_score(slot: Slot, small_lab: SmallLab) -> None:
@@ -154,16 +116,6 @@ def test_a_model_that_is_too_slow_to_be_scored_is_refused_in_time(config: SlotCo
         slot.close()
 
 
-@pytest.mark.parametrize("which", ["slot", "early"])
-def test_a_model_that_learns_while_it_is_scored_is_refused(which: str, request: pytest.FixtureRequest, small_lab: SmallLab) -> None:
-    slot: Slot = request.getfixturevalue(which)
-    text = changed(small_lab, "x = self.embedding(tokens)", "self.embedding.weight.data += self.training - 1; x = self.embedding(tokens)")
-    assert failure(slot(text, 1, 1.0)).reason is Reason.NOT_CAUSAL
-
-
-HUGE = "model = nn.Linear(8192, 4096)\n    next(prepare.batches(1, 256))\n    prepare.save(model)"
-
-
 @pytest.mark.parametrize(
     ("old", "new", "reason", "phase"),
     [
@@ -171,9 +123,7 @@ HUGE = "model = nn.Linear(8192, 4096)\n    next(prepare.batches(1, 256))\n    pr
         ("prepare.save(model)", "pass", Reason.NO_MODEL, Phase.TRAIN),
         ("prepare.save(model)", "import os\n    os._exit(3)", Reason.CRASH, Phase.TRAIN),
         ("prepare.save(model)", "import os\n    os.abort()", Reason.CRASH, Phase.TRAIN),
-        ("prepare.save(model)", "import time\n    time.sleep(60)", Reason.OVERRAN, Phase.TRAIN),
         ("prepare.save(model)", "1 / 0", Reason.CRASH, Phase.TRAIN),
-        ("model = build_model()", "block = b'x' * (2 << 30)\n    import time\n    time.sleep(20)", Reason.OUT_OF_MEMORY, Phase.SETUP),
         (
             "model = build_model()",
             "model = nn.Linear(8192, 4096)\n    next(prepare.batches(1, 256))\n    prepare.save(model)",
@@ -202,65 +152,6 @@ def test_set_up_that_takes_too_long_is_ended(config: SlotConfig, small_lab: Smal
     finally:
         slot.close()
     assert outcome.reason is Reason.SETUP_TIMEOUT
-
-
-PROBE = """
-    import os, socket
-    def tried(what):
-        try:
-            return str(what())
-        except Exception as error:
-            return type(error).__name__
-    def written(path):
-        open(path, "w").write("x")
-        return "written"
-    print("env", sorted(os.environ))
-    print("secret", tried(lambda: os.environ["SECRET_KEY"]))
-    everyone = [f"/proc/{p}/environ" for p in os.listdir("/proc") if p.isdigit()]
-    print("others", len(everyone))
-    print("parent", tried(lambda: [p for p in everyone if b"SECRET_KEY" in open(p, "rb").read()]))
-    print("network", tried(lambda: socket.create_connection(("127.0.0.1", %(port)d), timeout=1)))
-    print("data", tried(lambda: os.listdir(%(data)r)))
-    print("private", tried(lambda: open(%(private)r).read()))
-    print("checkout", tried(lambda: os.listdir(%(checkout)r)))
-    print("lab", tried(lambda: written(os.environ["EVO_LAB"] + "/prepare.py")))
-    print("usr", tried(lambda: written("/usr/evo-was-here")))
-    print("sysctl", tried(lambda: written("/proc/sys/kernel/core_pattern")))
-    print("comm", tried(lambda: written("/proc/self/comm")))
-    print("unshare", tried(lambda: os.system("mount -t tmpfs none /usr 2>/dev/null")))
-"""
-
-
-@needs_namespaces
-def test_a_program_finds_no_secret_no_network_no_data_and_nothing_to_write_to(
-    slot: Slot, small_lab: SmallLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("SECRET_KEY", "hunter2")
-    private = tmp_path / "credentials"
-    private.write_text("hunter2")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        checkout = str(Path(__file__).resolve().parent.parent / "tests")
-        probe = PROBE % {"port": server.getsockname()[1], "data": small_lab.data, "checkout": checkout, "private": str(private)}
-        outcome = slot(changed(small_lab, "    model = build_model()", probe + "    model = build_model()"), 1, 0.5)
-    assert isinstance(outcome, Scored), outcome
-    found = dict(line.split(" ", 1) for line in outcome.log.splitlines())
-    assert found["secret"] == "KeyError"
-    assert found["parent"] in ("PermissionError", "[]")
-    assert int(found["others"]) <= 3
-    assert found["network"] in ("OSError", "ConnectionRefusedError")
-    assert found["data"] == found["checkout"] == found["private"] == "FileNotFoundError"
-    assert found["lab"] == found["usr"] == "OSError"  # read-only file system
-    assert found["sysctl"] == "OSError"
-    assert found["comm"] == "written"  # CUDA needs it
-    assert found["unshare"] != "0"
-    assert not os.path.exists("/usr/evo-was-here")
-
-
-def test_processes_that_a_program_leaves_behind_are_gone(slot: Slot, small_lab: SmallLab) -> None:
-    stray = "import subprocess\n    subprocess.Popen(['sleep', '86399'], start_new_session=True)\n    prepare.save(model)"
-    outcome = slot(changed(small_lab, "prepare.save(model)", stray), 1, 0.5)
-    assert isinstance(outcome, Scored), outcome
-    assert "sleep 86399" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("level", ["namespaces", "process"])

@@ -68,12 +68,23 @@ def on_word(work: Callable[[socket.socket, dict[str, Any], list[int]], None], ma
         os._exit(1)
 
 
+def leave_memory(spare_bytes: int) -> None:
+    """Makes torch say that it is out of memory where a program wants more of the card than it may have. Whoever gets round this is ended
+    from outside."""
+    import torch
+
+    if spare_bytes:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, 1 - spare_bytes / total))
+
+
 def open_lab(seed: int) -> None:
     """From here on the genome can be imported, as `train`."""
     import torch
 
     sys.path[:0] = [os.environ["EVO_LAB"]]
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    leave_memory(int(os.environ.get("EVO_GPU_SPARE_BYTES", "0")))
     seed_everything(seed)
 
 

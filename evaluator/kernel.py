@@ -1,0 +1,154 @@
+"""What a confinement asks of the kernel, by ctypes: namespaces, mounts, privileges, refused system calls. Standard library only.
+
+Linux alone has these; elsewhere nothing in here is called.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+NEW_USER, NEW_PID = 0x10000000, 0x20000000
+NEW_MOUNT = 0x00020000
+NEW_OTHERS = NEW_MOUNT | 0x04000000 | 0x08000000 | 0x40000000  # mount, uts, ipc, network
+BIND, REC, PRIVATE, DETACH = 0x1000, 0x4000, 0x40000, 2
+NOSUID, NODEV, NOEXEC = 0x2, 0x4, 0x8
+_READ_ONLY, _AT_RECURSIVE, _SYS_MOUNT_SETATTR = 1, 0x8000, 442
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 22, 24, 36, 38, 47
+_CAPABILITIES = 64
+
+# Calls that no training program needs, and what each would be good for. They fail with EPERM, whatever the capabilities.
+#            name                 x86_64 aarch64
+_REFUSED = (
+    ("sched_setaffinity", 203, 122),  # to take the cores of other slots
+    ("sched_setscheduler", 144, 119),
+    ("sched_setattr", 314, 274),
+    ("ioprio_set", 251, 30),
+    ("add_key", 248, 217),  # kernel keyrings outlive a process and know no namespaces: notes for the next program
+    ("request_key", 249, 218),
+    ("keyctl", 250, 219),
+    ("ptrace", 101, 117),  # to look into other processes
+    ("process_vm_readv", 310, 270),
+    ("process_vm_writev", 311, 271),
+    ("open_by_handle_at", 304, 265),  # files by number, past the root that it was given
+    ("unshare", 272, 97),  # privileges in namespaces of its own
+    ("setns", 308, 268),
+    ("mount", 165, 40),
+    ("umount2", 166, 39),
+    ("pivot_root", 155, 41),
+    ("open_tree", 428, 428),
+    ("move_mount", 429, 429),
+    ("fsopen", 430, 430),
+    ("fsmount", 432, 432),
+    ("mount_setattr", 442, 442),
+    ("bpf", 321, 280),
+    ("perf_event_open", 298, 241),
+    ("userfaultfd", 323, 282),
+    ("io_uring_setup", 425, 425),  # system calls that no filter sees
+)
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_OTHER_ABI = 0x40000000  # x86_64: numbers from here on are those of x32
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF: load a word, jump if, return
+_OFFSET_CALL, _OFFSET_ARCH = 0, 4  # in struct seccomp_data
+_ALLOW, _FAIL = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
+_EPERM, _ENOSYS = 1, 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Attributes(ctypes.Structure):
+    """struct mount_attr of mount_setattr(2)."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns")]
+
+
+class _Instruction(ctypes.Structure):
+    """struct sock_filter of seccomp(2)."""
+
+    _fields_ = (("code", ctypes.c_uint16), ("if_true", ctypes.c_uint8), ("if_false", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+
+class _Filter(ctypes.Structure):
+    """struct sock_fprog of seccomp(2)."""
+
+    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
+
+
+def check(result: int, what: str) -> None:
+    """
+    Raises:
+        OSError: the call failed.
+    """
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def unshare(flags: int) -> None:
+    """Leaves those namespaces for new ones."""
+    check(_libc.unshare(flags), "unshare")
+
+
+def enter_own_user() -> None:
+    """Without root: maps this user and group to themselves in the user namespace just made."""
+    uid, gid = os.getuid(), os.getgid()
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    """mount(2)."""
+    result = _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, options.encode())
+    check(result, f"mount {source} on {target}")
+
+
+def set_read_only(path: str, on: bool, recursive: bool = False) -> None:
+    """Changes a mount, with all below it if recursive."""
+    attributes = _Attributes(set=_READ_ONLY if on else 0, clear=0 if on else _READ_ONLY)
+    flags = _AT_RECURSIVE if recursive else 0
+    result = _libc.syscall(_SYS_MOUNT_SETATTR, -100, path.encode(), flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    check(result, f"mount_setattr {path}")
+
+
+def move_into_root() -> None:
+    """The current folder, a mount, becomes the root; nothing of the old one can be reached."""
+    check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
+    check(_libc.umount2(b".", DETACH), "umount the old root")
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parents end become children of this process."""
+    check(_libc.prctl(_PR_SET_SUBREAPER, 1, 0, 0, 0), "subreaper")
+
+
+def die_with_parent(signum: int) -> None:
+    """That signal comes when the parent ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
+def give_up_privileges() -> None:
+    """No capabilities after the next exec, and no way to regain any."""
+    for capability in range(_CAPABILITIES):
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for numbers the kernel does not know
+    _libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
+    check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def refuse_calls() -> None:
+    """From here on the calls in `_REFUSED` fail, for all descendants too (seccomp(2)). Privileges must have been given up.
+
+    Raises:
+        OSError: this kernel or machine has no such filter.
+    """
+    machine = os.uname().machine
+    if machine not in _AUDIT_ARCH:
+        raise OSError(f"seccomp: the numbers of system calls on {machine} are not known here")
+    numbers = [on_x86 if machine == "x86_64" else on_arm for _, on_x86, on_arm in _REFUSED]
+    code = [(_LOAD, 0, 0, _OFFSET_ARCH), (_EQUAL, 1, 0, _AUDIT_ARCH[machine]), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
+    code += [(_LOAD, 0, 0, _OFFSET_CALL), (_AT_LEAST, 0, 1, _OTHER_ABI), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
+    code += [(_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]  # to the last line
+    code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _FAIL | _EPERM)]
+    instructions = (_Instruction * len(code))(*(_Instruction(*line) for line in code))
+    program = _Filter(len(code), instructions)
+    check(_libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "seccomp")

@@ -1,0 +1,172 @@
+"""What a program and all that it has started hold of the machine, measured from outside: memory, tasks, disk. Standard library only.
+
+Memory is what is its own: anonymous pages, and shared pages whether mapped or not (a memfd, a file on a tmpfs). Mapped files are left
+out, for their pages are the machine's cache, and those of libraries and training rows are there once for all slots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evaluator.card import Card
+
+_TMPFS = ("tmp", "dev/shm")  # of a root that was built for the program
+_JUMP_TASKS, _JUMP_SHARE = 64, 0.125  # what a glance takes for a sign: so many new tasks on the machine, that share of the allowed memory
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a program may hold."""
+
+    memory_bytes: int
+    tasks: int  # processes and threads
+    disk_bytes: int  # of all files in `folder`
+    folder: str
+    gpu: str = ""  # value of CUDA_VISIBLE_DEVICES
+    gpu_free_bytes: int = 0  # memory of the card that must stay free; 0: any may be used
+
+
+class Meter:
+    """Compares what the descendants of a process hold with what they may."""
+
+    def __init__(self, parent: int, allowance: Allowance, own_root: bool) -> None:
+        """
+        Args:
+            own_root: whether they have a root of their own, with tmpfs that are theirs alone.
+        """
+        self._parent, self._allowance, self._own_root = parent, allowance, own_root
+        self._seen = _glance()
+        self._card: Card | None = None
+        if allowance.gpu_free_bytes:
+            with contextlib.suppress(OSError):  # no NVML here: then the allocator's own cap is all there is
+                self._card = Card(allowance.gpu)
+        self.peak_memory_bytes = 0
+        self.waited_share = 0.0  # of the time in which main threads could have run, how much they waited for a core
+
+    def sign(self) -> bool:
+        """Whether the machine as a whole changed so much since the last measurement that another cannot wait. Takes microseconds."""
+        (available, tasks), (available_then, tasks_then) = _glance(), self._seen
+        return tasks - tasks_then > _JUMP_TASKS or available_then - available > _JUMP_SHARE * self._allowance.memory_bytes
+
+    def exceeded(self) -> str | None:
+        """What they hold too much of: "memory", "tasks", "disk", "GPU memory" or None."""
+        self._seen = _glance()
+        allowed, pids = self._allowance, descendants(self._parent)
+        self.waited_share = waited_share(pids)
+        if sum(map(_tasks, pids)) > allowed.tasks:
+            return "tasks"
+        held = memory_bytes(pids, self._own_root)
+        if held > allowed.memory_bytes:
+            held = memory_bytes(pids, self._own_root, exact=True)
+        self.peak_memory_bytes = max(held, self.peak_memory_bytes)
+        if held > allowed.memory_bytes:
+            return "memory"
+        if self._card is not None and self._card.free_bytes() < allowed.gpu_free_bytes:
+            return "GPU memory"
+        return "disk" if folder_bytes(allowed.folder) > allowed.disk_bytes else None
+
+
+def descendants(pid: int) -> list[int]:
+    """All that descend from `pid`, by one look through the process table; nothing where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if entry.isdigit():
+            with contextlib.suppress(OSError):  # it may have ended meanwhile
+                children.setdefault(int(_stat(int(entry))[1]), []).append(int(entry))
+    found, open_ = [], [pid]
+    while open_:
+        found += children.get(open_[-1], [])
+        open_ += children.get(open_.pop(), [])
+    return found
+
+
+def memory_bytes(pids: list[int], own_root: bool, exact: bool = False) -> int:
+    """Anonymous and shared memory of these processes.
+
+    Args:
+        exact: count a page that several of them share, since one forked the other, once; that takes milliseconds for each GiB.
+    """
+    source, names = ("smaps_rollup", ("Pss_Anon", "Pss_Shmem")) if exact else ("status", ("RssAnon", "RssShmem"))
+    anonymous = mapped = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/{source}") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+            private, shared = (1024 * int(fields.get(name, "0").split()[0]) for name in names)
+            anonymous, mapped = anonymous + private, mapped + shared
+    return anonymous + max(mapped, _held_in_files(pids, own_root))
+
+
+def waited_share(pids: list[int]) -> float:
+    """Of the time since their start in which the main threads of these processes could have run, the share in which others did; 0 where
+    the kernel does not say."""
+    ran = waited = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/schedstat") as file:
+            on_core, in_queue, _ = map(int, file.read().split())
+            ran, waited = ran + on_core, waited + in_queue
+    return waited / (ran + waited) if ran + waited else 0.0
+
+
+def folder_bytes(folder: str) -> int:
+    """Disk space of all files in a folder; links are not followed."""
+    total, open_ = 0, [folder]
+    while open_:
+        with contextlib.suppress(OSError), os.scandir(open_.pop()) as entries:  # it may have gone meanwhile
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    open_.append(entry.path)
+                else:
+                    total += 512 * entry.stat(follow_symlinks=False).st_blocks
+    return total
+
+
+def _held_in_files(pids: list[int], own_root: bool) -> int:
+    """Memory that lies in files without a disk: open memfds, and the program's own tmpfs."""
+    sizes: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        for path in _memory_files(pid):
+            with contextlib.suppress(OSError):
+                stat = os.stat(path)
+                sizes[stat.st_dev, stat.st_ino] = 512 * stat.st_blocks
+    total = sum(sizes.values())
+    if own_root and pids:
+        for name in _TMPFS:
+            with contextlib.suppress(OSError):
+                space = os.statvfs(f"/proc/{pids[-1]}/root/{name}")
+                total += (space.f_blocks - space.f_bfree) * space.f_frsize
+    return total
+
+
+def _memory_files(pid: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            path = f"/proc/{pid}/fd/{name}"
+            with contextlib.suppress(OSError):
+                if os.readlink(path).startswith("/memfd:"):
+                    yield path
+
+
+def _tasks(pid: int) -> int:
+    try:
+        return int(_stat(pid)[17])
+    except OSError:
+        return 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat after the name: state, parent, …"""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()
+
+
+def _glance() -> tuple[int, int]:
+    """Bytes of memory that are free on the machine, and its tasks."""
+    try:
+        with open("/proc/meminfo") as memory, open("/proc/loadavg") as load:
+            available = next(int(line.split()[1]) for line in memory if line.startswith("MemAvailable"))
+            return 1024 * available, int(load.read().split()[3].partition("/")[2])
+    except (OSError, StopIteration):  # no /proc
+        return 0, 0

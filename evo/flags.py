@@ -1,0 +1,66 @@
+"""What was unusual about an evaluation, for whoever reads its record: signs of a busy machine, and of time that was used beside the clock.
+
+A flag is no verdict: the score stands, and the search does not read it. Pure functions of the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from evaluator.outcome import Scored
+from evo.records import CALIBRATE, Record
+
+WAITED_SHARE = 0.1  # of the time in which the training thread could run: from here on others had its core
+SLOW_SHARE = 0.9  # of the usual steps a second of the same genome
+LATE_SHARE, LATE_SECONDS = 0.03, 0.5  # of the usual training time, and no less than: how much later weights may come
+SETUP_TIMES, SETUP_SECONDS = 3.0, 10.0  # the usual set-up, and no less than so much beyond it
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What a run's evaluations are like; None where there are too few to say."""
+
+    rates: Mapping[str, tuple[float, ...]]  # genome -> steps a second of its evaluations
+    training_seconds: float | None  # medians of the calibration
+    setup_seconds: float | None
+
+
+def usual(records: Iterable[Record]) -> Usual:
+    """Of the records of a run."""
+    scored = [(r, r.outcome) for r in records if isinstance(r.outcome, Scored) and not r.outcome.self_reported]
+    rates: dict[str, list[float]] = {}
+    for record, outcome in scored:
+        rates.setdefault(record.candidate.genome, []).append(_rate(outcome))
+    seed = [outcome for record, outcome in scored if record.candidate.proposal.operator == CALIBRATE]
+    times = [outcome.training_seconds for outcome in seed], [outcome.setup_seconds for outcome in seed if outcome.setup_seconds]
+    training, setup = (median(seconds) if len(seconds) > 1 else None for seconds in times)
+    return Usual({genome: tuple(found) for genome, found in rates.items()}, training, setup)
+
+
+def of(record: Record, usual: Usual) -> list[str]:
+    """One line each; none for what was not scored."""
+    outcome, found = record.outcome, list[str]()
+    if not isinstance(outcome, Scored):
+        return found
+    if outcome.waited_share > WAITED_SHARE:
+        found.append(f"its training waited for a core in {outcome.waited_share:.0%} of the time in which it could have run")
+    rates = usual.rates.get(record.candidate.genome, ())
+    if len(rates) > 1 and (rate := _rate(outcome)) < SLOW_SHARE * median(rates):
+        found.append(f"{rate:.2f} steps a second, {median(rates):.2f} in the median of {len(rates)} evaluations of this genome")
+    if (late := _beyond(outcome.training_seconds, usual.training_seconds)) > max(LATE_SECONDS, LATE_SHARE * outcome.training_seconds):
+        found.append(f"its weights came {late:.1f} s later than the seed genome's do")
+    extra = _beyond(outcome.setup_seconds, usual.setup_seconds)
+    if extra > max(SETUP_SECONDS, (SETUP_TIMES - 1) * (outcome.setup_seconds - extra)):
+        found.append(f"{outcome.setup_seconds:.0f} s from its start to the first real batch, {extra:.0f} s more than the seed genome's")
+    return found
+
+
+def _rate(outcome: Scored) -> float:
+    """Steps a second."""
+    return outcome.steps / outcome.training_seconds if outcome.training_seconds else 0.0
+
+
+def _beyond(seconds: float, usual: float | None) -> float:
+    return seconds - usual if usual is not None else 0.0

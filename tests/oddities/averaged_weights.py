@@ -1,0 +1,51 @@
+"""Hands over a moving average of the weights, kept in double precision beside the model."""
+
+import itertools
+
+import prepare
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+VOCAB = min(prepare.VOCAB_SIZES)
+WIDTH = 32
+
+
+class Mix(nn.Module):
+    """One causal head of attention."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+
+    def forward(self, x):
+        q, k, v = self.qkv(F.rms_norm(x, (x.size(-1),))).chunk(3, dim=-1)
+        return x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.mix, self.head = nn.Embedding(VOCAB, WIDTH), Mix(WIDTH), nn.Linear(WIDTH, VOCAB)
+
+    def forward(self, tokens):
+        return self.head(self.mix(self.embedding(tokens)))
+
+
+def build_model():
+    return Model().to(prepare.device())
+
+
+def main():
+    torch.manual_seed(prepare.seed())
+    model = build_model()
+    average = {name: weight.double() for name, weight in model.state_dict().items()}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for x, y in itertools.islice(prepare.batches(8, VOCAB), 15):
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        for name, weight in model.state_dict().items():
+            average[name].lerp_(weight.double(), 0.3)
+    model.load_state_dict(average)
+    prepare.save(model)

@@ -1,0 +1,32 @@
+"""The programs in a folder of the tests, and a slot that shows what a program's weights were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from evaluator.berth import Berth
+from evaluator.scoring import Verdict
+from evaluator.slot import Slot
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def names(folder: str) -> tuple[str, ...]:
+    """Of all programs in tests/`folder`, sorted."""
+    return tuple(sorted(path.stem for path in (FOLDER / folder).glob("*.py")))
+
+
+def read(folder: str, name: str) -> str:
+    """A program's text."""
+    return (FOLDER / folder / f"{name}.py").read_text(encoding="utf-8")
+
+
+class Keeping(Slot):
+    """A slot that keeps the weights of the last program that it scored."""
+
+    weights: bytes = b""
+
+    def _score(self, berth: Berth, *rest: Any) -> Verdict:
+        self.weights = berth.files.weights.read_bytes()
+        return super()._score(berth, *rest)

@@ -1,0 +1,226 @@
+"""Every way to cheat of FIELD_NOTES 4, and more, as real programs (tests/cheats): each is refused with a reason that names what was found,
+or gets the score of its honest twin and leaves no trace. What succeeds at something it should not prints a line with CHEATED."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SmallLab
+from programs_of import names, read
+
+from evaluator import data as datafolder
+from evaluator import sandbox
+from evaluator.evaluate import HarnessError
+from evaluator.outcome import Failed, Phase, Reason, Scored
+from evaluator.slot import Slot, SlotConfig
+from evaluator.training import Limits
+
+pytestmark = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
+
+ITEMS = 22  # of FIELD_NOTES 4
+SAME_BPB = 1e-4  # of two runs with the same seed and steps: rounding
+LUCK_BPB = 0.15  # what another seed, or noise in the first weights, can change in twenty steps of the honest twin
+GONE_SECONDS = 2.0  # from the deadline until nothing of a program is left
+BUDGET_SECONDS = 20.0  # more than twenty steps take, however busy the machine is
+
+# Runs the `cheat()` of each beside the same training, all in one program. Each is a program of its own, too (scripts/hostile_drill.py).
+WITHOUT_EFFECT = (
+    "i02_weights_of_an_earlier_run",
+    "i04_false_score",
+    "i08_validation_text",
+    "i14_cores_of_siblings",
+    "i18_secrets_and_sockets",
+)
+AS_THE_TWIN = ("i11_rewritten_rows", "i13_byte_inflation", "i19_patched_operations", "i20_objects_walked")
+NO_BETTER = ("i12_seed_search", "i21_learns_in_set_up")  # other weights at the first real token than the twin's
+WHILE_TRAINED = {
+    "i01_work_between_timers": (Reason.OVERRAN, Phase.TRAIN, "1.5 s of grace"),
+    "i02_training_after_the_loop": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
+    "i03_own_clock": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
+    "i15_memory": (Reason.OUT_OF_MEMORY, Phase.SETUP, "memory"),
+    "i15_memory_in_files": (Reason.OUT_OF_MEMORY, Phase.SETUP, "more host memory than the 1.5 GiB"),
+    "i15_disk": (Reason.TOO_BIG, Phase.SETUP, "more on disk than the 0.01 GiB"),
+    "i15_large_file": (Reason.TOO_BIG, Phase.SETUP, "File too large"),
+    "i15_processes": (Reason.TOO_MANY, Phase.SETUP, "more processes and threads than the 200"),
+    "i17_words_for_the_next_model": (Reason.CRASH, Phase.SETUP, "ValueError: ```"),
+    "i18_daemon": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
+    "i22_work_beside_the_clock": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
+}
+ON_A_GPU = {
+    "i15_gpu_memory": (Reason.OUT_OF_MEMORY, "more GPU memory than the card's less 8 GiB"),
+    "i22_work_queued_on_the_gpu": (Reason.OVERRAN, "had not arrived"),
+}
+WHILE_SCORED = {
+    "i05_false_verdict": (Reason.BAD_LOGITS, "verdict"),
+    "i05_weights_that_run": (Reason.CRASH, "Weights only load failed"),
+    "i06_own_loss": (Reason.BAD_LOGITS, "gave shape ()"),
+    "i07_first_positions": (Reason.NOT_CAUSAL, "changed with what follows"),
+    "i07_neighbour": (Reason.NOT_CAUSAL, "the neighbours"),
+    "i07_next_token": (Reason.NOT_CAUSAL, "changed with what follows"),
+    "i07_small_look": (Reason.NOT_CAUSAL, "they look ahead"),
+    "i07_statistics_of_the_batch": (Reason.NOT_CAUSAL, "the neighbours"),
+    "i07_whole_row": (Reason.NOT_CAUSAL, "changed with what follows"),
+    "i09_learns_while_scored": (Reason.NOT_CAUSAL, "order of rows"),
+    "i09_replays_answers": (Reason.NOT_CAUSAL, "changed with what follows"),
+    "i10_fewer_tokens": (Reason.BAD_LOGITS, "logits have shape"),
+}
+TOLD_ELSEWHERE = {16: "tests/test_heldout.py"}  # thousands of looks at one text: no program's doing
+
+RUN_ALL = """
+    for name, text in CHEATS.items():
+        space = {"__name__": name}
+        exec(text, space)
+        space.update(KNOWN)
+        space["cheat"]()
+"""
+
+
+@pytest.fixture(scope="module")
+def config(small_lab: SmallLab) -> SlotConfig:
+    limits = Limits(setup_seconds=60, grace_seconds=1.5, host_memory_gib=1.5, weights_gib=0.1, file_gib=0.01, tasks=200)
+    return SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits, cpus=(0,))
+
+
+@pytest.fixture(scope="module")
+def slot(config: SlotConfig) -> Iterator[Slot]:
+    made = Slot(config)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def twin(slot: Slot) -> float:
+    """The honest twin's score."""
+    return score(slot, read("cheats", "honest"))
+
+
+def score(slot: Slot, program: str) -> float:
+    outcome = slot(program, 1, BUDGET_SECONDS)
+    assert isinstance(outcome, Scored), outcome
+    assert outcome.steps == 20
+    assert "CHEATED" not in outcome.log, outcome.log
+    return outcome.val_bpb
+
+
+def all_in_one(chosen: tuple[str, ...], known: dict[str, object]) -> str:
+    """The honest twin, which runs the `cheat()` of each program first, with the constants `known` set."""
+    texts = {name: read("cheats", name) for name in chosen}
+    program = read("cheats", "honest")
+    assert program.count("def main():\n") == 1
+    return program.replace("def main():\n", f"CHEATS = {texts!r}\nKNOWN = {known!r}\n\n\ndef main():\n{RUN_ALL}")
+
+
+def test_every_item_of_the_list_has_a_program_and_every_program_a_test() -> None:
+    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, *NO_BETTER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU}
+    assert listed == set(names("cheats")) - {"honest"}
+    heads = [read("cheats", name).split('"""')[1].split(". ")[0] for name in listed]  # "2, 11"
+    covered = {int(number) for head in heads for number in re.findall(r"\d+", head)}
+    assert covered | set(TOLD_ELSEWHERE) == set(range(1, ITEMS + 1))
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_programs_that_look_for_what_is_not_theirs_find_nothing_and_score_as_their_twin(
+    slot: Slot, twin: float, turn: str, small_lab: SmallLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Twice, since some leave notes for the next."""
+    monkeypatch.setenv("SECRET_KEY", "hunter2")
+    private = tmp_path / "credentials"
+    private.write_text("hunter2")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        known = {
+            "MADE_OF": datafolder.load(small_lab.data).masked,
+            "PORT": server.getsockname()[1],
+            "PRIVATE": str(private),
+            "CHECKOUT": str(Path(__file__).resolve().parent),
+        }
+        assert score(slot, all_in_one(WITHOUT_EFFECT, known)) == pytest.approx(twin, abs=SAME_BPB)
+    assert not Path("/usr/evo-was-here").exists()
+
+
+@pytest.mark.parametrize("name", AS_THE_TWIN)
+def test_a_cheat_without_effect_scores_as_its_twin(slot: Slot, twin: float, name: str, small_lab: SmallLab) -> None:
+    rows = [v.train for v in datafolder.load(small_lab.data).vocabularies]
+    assert score(slot, read("cheats", name)) == pytest.approx(twin, abs=SAME_BPB)
+    assert all(hashlib.sha256(Path(r.file).read_bytes()).hexdigest() == r.sha256 for r in rows)
+
+
+@pytest.mark.parametrize("name", NO_BETTER)
+def test_a_cheat_before_the_clock_scores_no_better_than_its_twin(slot: Slot, twin: float, name: str) -> None:
+    assert score(slot, read("cheats", name)) > twin - LUCK_BPB
+
+
+@pytest.mark.parametrize("name", WHILE_TRAINED)
+def test_a_program_that_takes_more_than_its_share_is_ended_and_gone(slot: Slot, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    took = []
+
+    def timed(process: sandbox.Process, end: Callable[[sandbox.Process], sandbox.Exit] = sandbox.Process.end) -> sandbox.Exit:
+        began = time.monotonic()
+        exit_ = end(process)
+        took.append(time.monotonic() - began)
+        return exit_
+
+    monkeypatch.setattr(sandbox.Process, "end", timed)
+    outcome = slot(read("cheats", name), 1, 0.5)
+    assert max(took) < GONE_SECONDS
+    assert isinstance(outcome, Failed), outcome
+    reason, phase, words = WHILE_TRAINED[name]
+    assert (outcome.reason, outcome.phase) == (reason, phase), outcome
+    assert words in outcome.message
+    said = outcome.message + outcome.trace + outcome.log
+    assert "CHEATED" not in said
+    assert all(c == "\n" or c == "\t" or c.isprintable() for c in said), said
+    assert len(outcome.message) <= 500
+    assert "\n" not in outcome.message
+    assert len(outcome.trace) <= 6000
+    assert len(outcome.log) <= slot.config.limits.log_bytes
+    table = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "sleep 86397" not in table
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", ON_A_GPU)
+def test_a_program_that_takes_more_of_the_gpu_than_its_share_is_ended(config: SlotConfig, name: str) -> None:
+    on_gpu = Slot(replace(config, device="cuda", gpu="0", limits=replace(config.limits, host_memory_gib=16.0, gpu_spare_gib=8.0)))
+    try:
+        outcome = on_gpu(read("cheats", name), 1, 1.0)
+    finally:
+        on_gpu.close()
+    assert isinstance(outcome, Failed), outcome
+    reason, words = ON_A_GPU[name]
+    assert outcome.reason is reason, outcome
+    assert words in outcome.message
+
+
+@pytest.mark.parametrize("name", WHILE_SCORED)
+def test_a_model_that_predicts_by_other_means_is_refused(slot: Slot, name: str) -> None:
+    outcome = slot(read("cheats", name), 1, BUDGET_SECONDS)
+    assert isinstance(outcome, Failed), outcome
+    reason, words = WHILE_SCORED[name]
+    assert (outcome.reason, outcome.phase) == (reason, Phase.SCORE), outcome
+    assert words in outcome.message
+    assert "CHEATED" not in outcome.message + outcome.trace + outcome.log
+
+
+def test_rows_that_a_program_changes_where_files_are_open_are_noticed(config: SlotConfig, tmp_path: Path, small_lab: SmallLab) -> None:
+    """At level "process", where nothing keeps it from them: the program is refused, and so is every evaluation on such rows."""
+    copy = tmp_path / "data"
+    subprocess.run(["cp", "-r", small_lab.data, str(copy)], check=True)
+    open_slot = Slot(replace(config, data=str(copy), sandbox="process"))
+    try:
+        outcome = open_slot(read("cheats", "i11_rewritten_rows"), 1, BUDGET_SECONDS)
+        assert isinstance(outcome, Failed), outcome
+        assert outcome.reason is Reason.TAMPERED
+        assert "train.bin" in outcome.message
+        with pytest.raises(HarnessError, match="prepare the data again"):
+            open_slot(read("cheats", "honest"), 1, BUDGET_SECONDS)
+    finally:
+        open_slot.close()

@@ -1,0 +1,54 @@
+"""What an evaluation is flagged for, and that usual ones are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from evaluator.outcome import Failed, Phase, Reason, Scored
+from evo import flags
+from evo.records import Candidate, Proposal, Record
+
+USUAL = Scored(2.0, 10.1, 20.0, 1000, 10_000, 100, 0.5, "key", "namespaces", setup_seconds=4.0, score_seconds=3.0)
+
+
+def record(index: int, genome: str = "seed", operator: str = "calibrate", **unusual: Any) -> Record:
+    candidate = Candidate(Proposal(index, operator, (), index), genome, "species", 10, "")
+    return Record(candidate, replace(USUAL, **unusual))
+
+
+def found(unusual: Record) -> list[str]:
+    calibration = [record(index, steps=1000 + index) for index in range(4)]
+    return flags.of(unusual, flags.usual([*calibration, unusual]))
+
+
+def test_a_usual_evaluation_has_no_flag() -> None:
+    assert found(record(9, "child", "mutate")) == []
+    assert found(record(9)) == []
+
+
+@pytest.mark.parametrize(
+    ("unusual", "words"),
+    [
+        ({"waited_share": 0.34}, "waited for a core in 34%"),
+        ({"steps": 700}, "steps a second"),
+        ({"training_seconds": 11.8}, "came 1.7 s later"),
+        ({"setup_seconds": 40.0}, "40 s from its start"),
+    ],
+)
+def test_an_unusual_evaluation_is_flagged_for_what_is_unusual(unusual: dict[str, float], words: str) -> None:
+    (flag,) = [flag for flag in found(record(9, **unusual)) if "steps a second" not in flag or "steps" in unusual]
+    assert words in flag
+
+
+def test_speed_is_compared_only_between_evaluations_of_one_genome() -> None:
+    assert found(record(9, "child", "mutate", steps=100)) == []
+
+
+def test_a_failure_and_a_run_without_calibration_have_no_flags() -> None:
+    failed = Record(record(9).candidate, Failed(Reason.CRASH, Phase.TRAIN, "ValueError: no"))
+    assert found(failed) == []
+    alone = record(0, setup_seconds=90.0, training_seconds=12.0)
+    assert flags.of(alone, flags.usual([alone])) == []

@@ -1,0 +1,142 @@
+"""What is measured of a program from outside, and the descriptors that it is lent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from evaluator import sandbox
+from evaluator.evaluate import HarnessError
+from evaluator.lending import Library
+from evaluator.meter import Allowance, Meter, descendants, folder_bytes, memory_bytes, waited_share
+
+linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
+needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
+MIB = 1 << 20
+
+
+@contextmanager
+def running(code: str) -> Iterator[int]:
+    """The process id of a Python program that has said something and waits."""
+    with subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        yield process.pid
+        process.stdin.close()
+
+
+WAIT = "; print(1, flush=True); input()"
+
+
+@linux
+@pytest.mark.parametrize(
+    "code",
+    [
+        "held = b'x' * (64 << 20)",
+        "import os; held = os.memfd_create('held'); os.write(held, bytes(64 << 20))",  # in no process's resident pages
+        "import mmap; held = mmap.mmap(-1, 64 << 20); held.write(bytes(64 << 20))",
+    ],
+)
+def test_memory_counts_wherever_it_lies(code: str) -> None:
+    with running("pass" + WAIT) as empty, running(code + WAIT) as full:
+        for exact in (False, True):
+            more = memory_bytes([full], False, exact) - memory_bytes([empty], False, exact)
+            assert 60 * MIB < more < 72 * MIB
+
+
+@linux
+def test_pages_that_processes_share_by_a_fork_count_once_where_it_must_be_exact() -> None:
+    code = "import os; held = b'x' * (64 << 20); fork = os.fork(); fork and print(1, flush=True); input()"
+    with running(code) as parent:
+        family = [parent, *descendants(parent)]
+        assert len(family) == 2
+        assert memory_bytes(family, False) > 120 * MIB
+        assert memory_bytes(family, False, exact=True) < 90 * MIB
+
+
+@linux
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("pass", None),
+        ("held = b'x' * (64 << 20)", "memory"),
+        ("import threading, time; [threading.Thread(target=time.sleep, args=(9,), daemon=True).start() for _ in range(40)]", "tasks"),
+        ("open('block', 'wb').write(bytes(4 << 20))", "disk"),
+    ],
+)
+def test_what_a_program_holds_too_much_of_is_named(code: str, found: str | None, tmp_path: Path) -> None:
+    allowance = Allowance(memory_bytes=48 * MIB, tasks=20, disk_bytes=2 * MIB, folder=str(tmp_path))
+    meter = Meter(os.getpid(), allowance, own_root=False)
+    with running(f"import os; os.chdir({str(tmp_path)!r}); {code}{WAIT}"):
+        assert meter.exceeded() == found
+    if found in ("memory", "tasks"):
+        assert meter.exceeded() is None
+
+
+def test_a_folder_s_size_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "block").write_bytes(bytes(MIB))
+    before = folder_bytes(str(tmp_path))
+    (tmp_path / "link").symlink_to("/usr")
+    assert before >= MIB
+    assert folder_bytes(str(tmp_path)) - before < 8192
+    assert folder_bytes(str(tmp_path / "gone")) == 0
+
+
+@linux
+def test_the_time_that_a_process_waited_for_a_core_is_a_share() -> None:
+    assert 0.0 <= waited_share([os.getpid()]) <= 1.0
+    assert waited_share([]) == 0.0
+
+
+@needs_namespaces
+def test_a_lent_file_is_read_and_cannot_be_changed_by_any_way_its_descriptor_gives(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(b"0123456789")
+    library = Library(read_only=True)
+    first, second = library.lend(str(path)), library.lend(str(path))
+    try:
+        assert os.read(first, 4) == b"0123"
+        assert os.read(second, 4) == b"0123"  # a position of its own
+        for change in (
+            lambda: os.open(f"/proc/self/fd/{first}", os.O_RDWR),
+            lambda: os.truncate(f"/proc/self/fd/{first}", 0),
+            lambda: os.fchmod(first, 0o777),
+            lambda: os.utime(first, ns=(0, 0)),
+        ):
+            with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+                change()
+        assert library.changed() == ""
+    finally:
+        library.close()
+        os.close(first)
+        os.close(second)
+
+
+@pytest.mark.parametrize("read_only", [False, pytest.param(True, marks=needs_namespaces)])
+def test_a_file_that_was_changed_all_the_same_is_lent_no_more(read_only: bool, tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(b"0123456789")
+    library = Library(read_only)
+    try:
+        os.close(library.lend(str(path)))
+        path.write_bytes(b"0000000000")
+        assert library.changed() == str(path)
+        with pytest.raises(HarnessError, match="prepare the data again"):
+            library.lend(str(path))
+    finally:
+        library.close()
+
+
+def test_a_file_that_is_not_there_is_the_harness_s_error(tmp_path: Path) -> None:
+    library = Library(read_only=False)
+    with pytest.raises(HarnessError, match="cannot open the training rows"):
+        library.lend(str(tmp_path / "rows"))

@@ -1,0 +1,67 @@
+"""Honest programs that are built in unusual ways (tests/oddities): each is scored, and as its weights deserve."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import types
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallLab
+from programs_of import Keeping, names, read
+
+from evaluator import data as datafolder
+from evaluator.outcome import Scored
+from evaluator.slot import SlotConfig
+
+BUDGET_SECONDS = 20.0  # more than their steps take, however busy the machine is
+ROUNDING_BPB = 1e-4
+NEEDS_CUDA = ("triton_kernel",)
+LEAST = 12
+
+
+@pytest.fixture(scope="module")
+def slot(small_lab: SmallLab) -> Iterator[Keeping]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made = Keeping(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", device=device))
+    yield made
+    made.close()
+
+
+def direct_bpb(program: str, weights: bytes, lab: SmallLab, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Bits per byte of the weights on the validation rows, in this process and in double precision."""
+    modules = {}
+    for name, text in (("prepare", lab.prepare), ("train", program)):
+        modules[name] = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, modules[name])
+        exec(compile(text, f"{name}.py", "exec"), modules[name].__dict__)
+    model = modules["train"].build_model()
+    model.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
+    (vocabulary,) = datafolder.load(lab.data).vocabularies
+    rows = torch.from_numpy(np.fromfile(vocabulary.val.file, "<u2").reshape(vocabulary.val.rows, -1).astype(np.int64))
+    sizes = torch.from_numpy(np.fromfile(vocabulary.bytes_file, "<i4"))[rows[:, 1:]]  # (rows, T)
+    with torch.no_grad():
+        logits = model.eval()(rows[:, :-1].to(next(model.parameters()).device)).cpu().double()
+    nats = -logits.log_softmax(-1).gather(2, rows[:, 1:, None])[:, :, 0]
+    return float(nats[sizes > 0].sum()) / math.log(2) / int(sizes.sum())
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(names("oddities")) >= LEAST
+
+
+@pytest.mark.parametrize("name", names("oddities"))
+def test_an_honest_oddity_scores_what_its_weights_are_worth(
+    slot: Keeping, name: str, small_lab: SmallLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name in NEEDS_CUDA and slot.config.device != "cuda":
+        pytest.skip("no CUDA device here")
+    outcome = slot(read("oddities", name), 1, BUDGET_SECONDS)
+    assert isinstance(outcome, Scored), outcome
+    assert outcome.steps > 0
+    assert outcome.val_bpb < 8  # less than a model that knows nothing has: eight bits for each byte
+    assert outcome.val_bpb == pytest.approx(direct_bpb(read("oddities", name), slot.weights, small_lab, monkeypatch), abs=ROUNDING_BPB)
