@@ -105,7 +105,7 @@ class Slot:
         return self._judge
 
     def _gpu_environment(self) -> dict[str, str]:
-        return {"CUDA_VISIBLE_DEVICES": self.config.gpu}
+        return {"CUDA_VISIBLE_DEVICES": self.config.gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that a card's number is NVML's too
 
     @property
     def _early(self) -> bool:
