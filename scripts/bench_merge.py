@@ -38,6 +38,7 @@ from evo.config import load
 
 SEED = Path(__file__).resolve().parent.parent / "trainer" / "train.py"
 FAR, NEAR = 20, 3  # lines
+PROGRESS = 50  # pairs between two lines that say how far it is
 POOL = 300  # mutants from which pairs are drawn
 
 
@@ -154,7 +155,7 @@ def changed_item(seed: str, item: ast.expr, rng: Random) -> str:
     elif isinstance(value, int | float):
         new = repr(value * 2 if value else 1)
     else:
-        new = rng.choice(["1.0 * {}", "(1.01 * {})", "(0.99 * {})", "{} * 1.0"]).format(f"({code})")
+        new = rng.choice(["(1.0 * {})", "(1.01 * {})", "(0.99 * {})"]).format(code)
     return (seed.encode()[:start] + new.encode() + seed.encode()[start + len(code.encode()) :]).decode()
 
 
@@ -197,8 +198,9 @@ def pairs(seed: str, count: int, rng: Random) -> list[Pair]:
 
 def judged(seed: str, pair: Pair, rng: Random) -> Judged:
     ours = genomes.merge(seed, pair.a, pair.b, genomes.seeded(rng))
-    known = mistakes(pair.a) | mistakes(pair.b)
-    return Judged(pair, ours, git_merge(seed, pair.a, pair.b), tuple(sorted(mistakes(ours.text) - known)))
+    found = mistakes(ours.text)
+    known = mistakes(pair.a) | mistakes(pair.b) if found else found
+    return Judged(pair, ours, git_merge(seed, pair.a, pair.b), tuple(sorted(found - known)))
 
 
 @cache
@@ -243,7 +245,11 @@ def main() -> int:
     config = load(None, [], {"run.profile": "cpu", "run.slots": options.jobs, "run.budget_seconds": options.budget})
     assembled = assembly.build(assembly.plan(config), lambda line: print(line, file=sys.stderr, flush=True)) if options.train else None
     seed, rng = assembled.seed_text if assembled else SEED.read_text(encoding="utf-8"), Random(f"{options.seed}/pairs")
-    found = [judged(seed, pair, rng) for pair in pairs(seed, options.pairs, rng)]
+    found = list[Judged]()
+    for pair in pairs(seed, options.pairs, rng):
+        found.append(judged(seed, pair, rng))
+        if len(found) % PROGRESS == 0:
+            print(f"{len(found)} pairs merged", file=sys.stderr, flush=True)
     kinds = list(dict.fromkeys(one.pair.kind for one in found))
     rows = {kind: figures([one for one in found if one.pair.kind == kind]) for kind in kinds}
     disagreements = [one for one in found if one.disagrees]

@@ -14,6 +14,7 @@ from dataclasses import fields
 import libcst as cst
 
 from genomes.align import Keyed, Stage, walk
+from genomes.merging.chains import are_chains, chain, terms
 from genomes.merging.nodes import LAYOUT, UnfitError, bare, calls_another, code, fitted, key, label, may_come_together, same, spine
 from genomes.merging.wrapping import grown, wraps
 
@@ -84,6 +85,9 @@ class _Expressions:
             return a
         if same(a, base):
             return b
+        if isinstance(base, cst.BinaryOperation) and are_chains(base, a, b):
+            found = self.sequence((terms(base), terms(a), terms(b)), base)
+            return chain(found, base) if found else self.whole(base, a, b, firm)
         if type(base) is type(a) is type(b) and not wraps(a, base) and not wraps(b, base):
             merged = self.fields(base, a, b)
             if merged is not None:
@@ -153,7 +157,7 @@ class _Expressions:
         left = [item for item in new[0] if key(item) not in {key(other) for other in new[1]}]
         torn = any(kept is not None and key(kept) != key(s.base) for s in stages for kept in (s.a, s.b) if s.base is not None)
         if torn or (left and right and not may_come_together(left, right, parent)):
-            return a if self.settle(_listed(base), _listed(a), _listed(b)) == "a" else b
+            return a if self.settle(*(_listed(items, parent) for items in (base, a, b))) == "a" else b
         merged = list[cst.CSTNode]()
         for stage in stages:
             merged += [*stage.inserted_a, *(item for item in stage.inserted_b if item in right)]
@@ -199,8 +203,9 @@ def _keyed(items: Sequence[cst.CSTNode]) -> list[Keyed[cst.CSTNode]]:
     return [Keyed(item, key(item), label(item)) for item in items]
 
 
-def _listed(items: Sequence[cst.CSTNode]) -> str:
-    return ", ".join(bare(item) for item in items)
+def _listed(items: Sequence[cst.CSTNode], parent: cst.CSTNode) -> str:
+    between = code(parent.operator) if isinstance(parent, cst.BinaryOperation) else ", "
+    return between.join(bare(item) for item in items)
 
 
 def _ended(merged: list[cst.CSTNode], versions: tuple[Sequence[cst.CSTNode], ...]) -> list[cst.CSTNode]:

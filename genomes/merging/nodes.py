@@ -37,6 +37,7 @@ _SPINE = {
     cst.AugAssign: ("operator",),
 }
 _NUMBERS = (cst.BaseNumber, cst.SimpleString, cst.ConcatenatedString, cst.UnaryOperation)
+_ORDERED = (cst.SimpleString, cst.ConcatenatedString, cst.FormattedString, cst.List, cst.Tuple)  # a sum of them is a sequence
 _SETS_OF_NAMES = (cst.ImportFrom, cst.Import, cst.Global, cst.Nonlocal)
 
 
@@ -108,13 +109,16 @@ def _callee(func: cst.BaseExpression) -> str:
 
 
 def may_come_together(left: Sequence[cst.CSTNode], right: Sequence[cst.CSTNode], parent: cst.CSTNode) -> bool:
-    """May both sides' new items stand at one place, in either order? Keywords, keys and names may; so may things in a list, not numbers."""
+    """May both sides' new items stand at one place, in either order? Keywords, keys, imported names and terms may; in a list, what is no
+    number."""
     items = [*left, *right]
     labels = [label(item) for item in items]
     if all(text.startswith("keyword ") for text in labels):
         return len(set(labels)) == len(labels) and not isinstance(parent, cst.Parameters)
     if isinstance(parent, cst.List | cst.Set):
         return not any(isinstance(item, cst.Element) and isinstance(item.value, _NUMBERS) for item in items)
+    if isinstance(parent, cst.BinaryOperation):
+        return not any(isinstance(item, _ORDERED) for item in items)
     return isinstance(parent, _SETS_OF_NAMES)
 
 

@@ -28,7 +28,8 @@ def relocated(stages: Sequence[Stage[Unit]], where: str, ledger: Ledger, united:
         homes.update({id(unit): "" for unit in (old, found[0][0], found[1][0]) if unit is not None})
         homes[id(_home(found, where, old, stages, ledger))] = text
     free = [[unit for unit in side if id(unit) not in homes] for side in new]
-    _brought_in_twice(free[0], free[1], where, ledger, homes)
+    order = {id(unit): number for number, stage in enumerate(stages) for unit in (*stage.inserted_a, *stage.inserted_b)}
+    _brought_in_twice(free[0], free[1], order, where, ledger, homes)
     for stage in stages:
         if stage.base is not None and id(stage.base) not in homes:
             _doubled(stage, free, where, ledger, homes)
@@ -66,16 +67,16 @@ def _home(found: tuple[_Version, _Version], where: str, old: Unit, stages: Seque
     return a if together or ledger.clash(where, old.text, a.text, b.text) == "a" else b
 
 
-def _brought_in_twice(left: list[Unit], right: list[Unit], where: str, ledger: Ledger, homes: Homes) -> None:
-    """The same new thing comes in once; two new things of one name exclude each other."""
+def _brought_in_twice(left: list[Unit], right: list[Unit], order: dict[int, int], where: str, ledger: Ledger, homes: Homes) -> None:
+    """The same new thing comes in once, where it comes first; two new things of one name exclude each other."""
     others = {name: unit for unit in right if (name := _binds(unit, where))}
     for mine in left:
         other = others.get(_binds(mine, where))
         if other is None:
             continue
-        same = core(mine) == core(other)
-        loser = other if same or ledger.clash(where, "", mine.text, other.text) == "a" else mine
-        homes[id(loser)] = ""
+        same, ahead = core(mine) == core(other), order[id(mine)] <= order[id(other)]
+        stays = ahead if same else ledger.clash(where, "", mine.text, other.text) == "a"
+        homes[id(other if stays else mine)] = ""
 
 
 def _doubled(stage: Stage[Unit], new: list[list[Unit]], where: str, ledger: Ledger, homes: Homes) -> None:
