@@ -28,7 +28,7 @@ def _calls(parent: Program) -> Iterator[tuple[Place, ast.Call, str, list[ast.exp
         call = place.node
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr not in _DRAWN:
             continue
-        if not (_INIT.search(place.name) or "Module" in ast.unparse(place.function)):
+        if not _INIT.search(place.name):
             continue
         of_module = last_name(call.func.value) == "init"
         tensor = call.args[0] if of_module and call.args else call.func.value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from genomes import ranges
 from genomes.knobs import Knob, Spot
 from genomes.literals import Value
-from genomes.mutations.literal import moved, number, rates_of, set_values, times
+from genomes.mutations.literal import moved, number, rates_of, set_values
 from genomes.mutations.mutation import LITERAL, Mutation, Program, Rewrite, pick, significant
 
 _DEPTH = re.compile(r"(num_|n_)?(depth|layers?)", re.IGNORECASE)
@@ -74,13 +74,8 @@ def _fall_with_rates(parent: Program, rng: random.Random) -> Rewrite | None:
     if not isinstance(value, float) or not 0.0 < value <= 1.0:
         return None
     factor = (1.0 - number(share) / 2.0) / (1.0 - value / 2.0)
-    return set_values(parent, {share.name: value, **_exactly(rates, factor)})
-
-
-def _exactly(rates: list[Knob], factor: float) -> dict[str, Value]:
-    """Rates times a factor that may be near 1: two digits where they show it, else three."""
-    rough = times(rates, factor)
-    return {knob.name: rough[knob.name] if rough[knob.name] != knob.value else significant(number(knob) * factor, 3) for knob in rates}
+    new: dict[str, Value] = {knob.name: significant(number(knob) * factor, 3) for knob in rates}
+    return set_values(parent, {share.name: value, **new})
 
 
 def _swap(parent: Program, rng: random.Random) -> Rewrite | None:

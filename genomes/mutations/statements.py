@@ -112,9 +112,9 @@ def _mentioned(node: ast.AST) -> tuple[str, ...]:
 
 
 def _unused_inside(parent: Program) -> Iterator[ast.stmt]:
-    """Assignments to a local name that the function never reads; those after which it is read, or whose value has an effect, are kept."""
+    """Assignments to a local name that the function never reads, of values that have no effect."""
     for function in functions(parent):
-        read = {name for node in ast.walk(function) for name in _mentioned(node) if not isinstance(node, ast.Attribute | ast.Constant)}
+        read = {name for node in ast.walk(function) for name in _mentioned(node)}
         grown = [node.target for node in own_nodes(function) if isinstance(node, ast.AugAssign)]
         augmented = {target.id for target in grown if isinstance(target, ast.Name)}
         for block in blocks(function):
@@ -124,11 +124,11 @@ def _unused_inside(parent: Program) -> Iterator[ast.stmt]:
 
 
 def _unreached(parent: Program) -> Iterator[ast.stmt]:
-    """What follows a statement that leaves its block."""
+    """What follows a statement that leaves its block, unless it makes a generator of the function."""
     for function in functions(parent):
         for block in blocks(function):
             for before, statement in itertools.pairwise(block):
-                if isinstance(before, _LEAVES):
+                if isinstance(before, _LEAVES) and not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(statement)):
                     yield statement
 
 
