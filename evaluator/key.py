@@ -19,7 +19,7 @@ def measurement_key(profile: str, device_model: str, budget_seconds: float, prep
             device_model,
             f"{budget_seconds:g} s",
             f"data {data.sha256[:12]}",
-            f"tokenisers {data.tokenizers_sha256[:12]}",
+            f"tokenisers {data.tokeniser_sha256[:12]}",
             f"prepare {_short_hash(prepare)}",
             f"judge {judge.VERSION}",
             f"torch {metadata.version('torch')}",

@@ -203,11 +203,11 @@ class _RandomRows(Data):
 
     def vocabulary(self, size: Any) -> Vocabulary | None:
         rows = Rows(self.file, _ROWS, "")
-        return Vocabulary(size, "", rows, rows, rows, "", "") if isinstance(size, int) else None
+        return Vocabulary(size, rows, rows, rows, "", "") if isinstance(size, int) else None
 
 
 def _random_rows(file: Path, length: int) -> Data:
     tokens = bytearray(2 * _ROWS * (length + 1))  # little-endian uint16
     tokens[::2] = random.Random(SEED).randbytes(len(tokens) // 2)
     file.write_bytes(tokens)
-    return _RandomRows(str(file.parent), length, "", (), (), str(file))
+    return _RandomRows(str(file.parent), length, "", (), (), file=str(file))

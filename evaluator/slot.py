@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evaluator import data as datafolder
-from evaluator import sandbox
+from evaluator import packing, sandbox
 from evaluator.berth import Berth, Berths, Files
 from evaluator.data import Data, Rows
 from evaluator.evaluate import HarnessError, Watch
@@ -44,6 +44,7 @@ class SlotConfig:
     """All that a slot needs to know; plain data, so that it can be sent to the machine that has the slot."""
 
     prepare: str  # text of prepare.py, constants set
+    modules: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)  # (file name, text) of what its data preparation imports
     data: str  # prepared data folder
     measurement_key: str
     device: str = "cpu"  # "cpu", "cuda" or "mps"
@@ -127,10 +128,22 @@ class Slot:
             budget_seconds,
             berth.files.weights,
             watch,
-            self._library.lend,
-            before_clock,
+            lend=self._library.lend,
+            pack=self._pack,
+            before_clock=before_clock,
         )
         return run.run()
+
+    def _pack(self, size: int) -> Data:
+        """The data with one more vocabulary, which this slot and others find packed from here on."""
+        config = self.config
+        with_it = datafolder.load(config.data)
+        if with_it.vocabulary(size) is None:
+            preparation = packing.Preparation(config.prepare, config.modules)
+            packing.add_vocabulary(preparation, config.data, size, config.cpus, config.limits.pack_seconds)
+            with_it = datafolder.load(config.data)
+        self._data = with_it
+        return with_it
 
     def _score(self, berth: Berth, trained: Trained, seed: int, heldout: bool) -> Verdict:
         """Two passes, each with a forwarder of its own, and a third over the held-out rows if they are asked for. Nothing is timed

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evaluator.data import Data, Vocabulary
-from evaluator.evaluate import Watch
+from evaluator.data import Data, Vocabulary, prefault
+from evaluator.evaluate import HarnessError, Watch
 from evaluator.inside import wire
 from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.sandbox import Exit, Process
@@ -48,6 +48,7 @@ class Limits:
     setup_seconds: float = 120.0  # process start to first real batch
     grace_seconds: float = 2.0  # after the budget, for steps in flight and for handing over the weights
     score_seconds: float = 120.0  # longest silence while scoring
+    pack_seconds: float = 120.0  # for a vocabulary that no program has asked for before
     host_memory_gib: float = 8.0
     weights_gib: float = 4.0
     file_gib: float = 4.0  # of a file, and of all that a program leaves in its folder
@@ -83,6 +84,7 @@ class TrainingRun:
     weights_file: Path
     watch: Watch | None = None
     lend: Callable[[str], int] = lambda path: os.open(path, os.O_RDONLY)  # a descriptor of the training rows, to be given away
+    pack: Callable[[int], Data] | None = None  # the data with one more vocabulary of those that they offer
     before_clock: Callable[[], None] = lambda: None  # returns when nothing that the harness has started would disturb the timed phase
     phase: Phase = Phase.START
     _born: float = field(default_factory=time.monotonic)
@@ -143,13 +145,15 @@ class TrainingRun:
     def _start_clock(self, message: dict[str, Any]) -> Failed | None:
         if self._vocabulary is not None:
             return self._fail(Reason.CONTRACT, "batches() was started twice")
-        vocabulary = self.data.vocabulary(message["vocab_size"])
-        if vocabulary is None:
+        try:
+            vocabulary = self._packed(message["vocab_size"])
+        except HarnessError as error:
             sizes = ", ".join(str(v.size) for v in self.data.vocabularies)
-            return self._fail(Reason.CONTRACT, f"no tokeniser of size {message['vocab_size']}; prepared are {sizes}")
+            return self._fail(Reason.CONTRACT, f"no tokeniser of size {message['vocab_size']}; prepared are {sizes}: {error}")
         self.before_clock()
         rows = self.lend(vocabulary.train.file)
         try:
+            prefault(rows)
             self.phase, self._vocabulary = Phase.TRAIN, vocabulary
             self._clock_start = time.monotonic()
             go = {"op": "go", "budget_seconds": self.budget_seconds, "rows": vocabulary.train.rows, "row_tokens": self.data.length + 1}
@@ -157,6 +161,20 @@ class TrainingRun:
         finally:
             os.close(rows)
         return None
+
+    def _packed(self, size: Any) -> Vocabulary:
+        """The rows of a vocabulary, packed now if they were not: the program waits, and no clock runs.
+
+        Raises:
+            HarnessError: it is not to be had; the message says why.
+        """
+        found = self.data.vocabulary(size)
+        if found is None and self.pack is not None and size in self.data.offered:
+            self.data = self.pack(size)
+            found = self.data.vocabulary(size)
+        if found is None:
+            raise HarnessError("no other can be packed" if self.pack is None else f"offered are {', '.join(map(str, self.data.offered))}")
+        return found
 
     def _note_step(self, message: dict[str, Any]) -> Stopped | None:
         loss = message.get("loss")

@@ -15,6 +15,7 @@ from evaluator.evaluate import HarnessError
 from evaluator.instant import Instant
 from evaluator.key import compat_key, measurement_key
 from evaluator.outcome import SELF_REPORTED
+from evaluator.packing import Preparation
 from evaluator.slot import SlotConfig
 from evaluator.training import Limits
 from evo import lab as labs
@@ -120,7 +121,8 @@ def sandbox_line(planned: Plan) -> str:
 
 def patience(limits: Limits, budget_seconds: float) -> float:
     """Longest time that an evaluation can take within its limits; beyond it, its slot hangs."""
-    return limits.setup_seconds + budget_seconds + limits.grace_seconds + SCORE_PASSES * limits.score_seconds + MARGIN_SECONDS
+    training = limits.setup_seconds + limits.pack_seconds + budget_seconds + limits.grace_seconds
+    return training + SCORE_PASSES * limits.score_seconds + MARGIN_SECONDS
 
 
 def _instant(planned: Plan) -> Assembly:
@@ -135,7 +137,7 @@ def _instant(planned: Plan) -> Assembly:
 def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     head, budget = profile.head, planned.budget_seconds
     rendered = labs.render(planned.lab, profile, budget)
-    folder = labs.prepare_data(rendered.prepare, planned.config.run.data, say)
+    folder = labs.prepare_data(Preparation(rendered.prepare, planned.lab.modules), planned.config.run.data, say)
     try:
         data = datafolder.load(folder)
     except (HarnessError, KeyError, ValueError) as error:
@@ -144,6 +146,7 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     evaluators = tuple(
         SlotConfig(
             prepare=rendered.prepare,
+            modules=planned.lab.modules,
             data=folder,
             measurement_key=key,
             device=head.device,

@@ -1,7 +1,8 @@
 """The lab: three files that say what is evolved. Read as text, rendered for a profile, never imported.
 
 Rendering sets constants of prepare.py (the whole right-hand side of a top-level assignment) and knobs of train.py (single literals,
-through `genomes`). The data are prepared by running the rendered prepare.py in a process of its own.
+through `genomes`). The data are prepared by running the rendered prepare.py in a process of its own, beside the modules that it imports
+from the lab's folder; a genome gets prepare.py alone.
 
 A lab whose train.py is a script in karpathy/autoresearch's shape (genomes.Contract.SCRIPT) is in compat mode: its train.py is the seed
 genome as it is, constants are set in a copy of its prepare.py, and its data are its own affair.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import genomes
+from evaluator.packing import Preparation
 from evaluator.splice import spliced
 from evo.errors import UserError, nearest
 from evo.profiles import Profile
@@ -45,7 +47,7 @@ class Lab:
     train: str
     program: str
     contract: genomes.Contract = genomes.Contract.LAB
-    modules: tuple[tuple[str, str], ...] = ()  # compat mode: (file name, text) of what train.py and prepare.py import from the folder
+    modules: tuple[tuple[str, str], ...] = ()  # (file name, text) of what prepare.py, in compat mode train.py too, imports from the folder
 
     @property
     def hash(self) -> str:
@@ -85,12 +87,12 @@ def load(folder: Path) -> Lab:
     if problems:
         neither = f"; nor one by the lab's contract: {genomes.check(lab.train)[0]}" if lab.compat else ""
         raise UserError(f"{folder / 'train.py'} is no genome: {problems[0]}{neither}")
+    lab = replace(lab, modules=_imported(lab))
     return _checked_script(lab) if lab.compat else lab
 
 
 def _checked_script(lab: Lab) -> Lab:
-    """A lab in compat mode, with the modules that it imports."""
-    lab = replace(lab, modules=_imported(lab))
+    """A lab in compat mode."""
     if BUDGET not in _constants(lab.prepare):
         raise UserError(f"{lab.folder / 'prepare.py'} has no constant {BUDGET} at top level, by which train.py is told how long to train")
     if not any("val_bpb" in text for text in (lab.train, lab.prepare, *(text for _, text in lab.modules))):
@@ -99,9 +101,9 @@ def _checked_script(lab: Lab) -> Lab:
 
 
 def _imported(lab: Lab) -> tuple[tuple[str, str], ...]:
-    """The modules beside train.py that it, prepare.py, or one of them imports."""
+    """The modules beside prepare.py that it or one of them imports; in compat mode those of train.py too."""
     found: dict[str, str] = {}
-    unread = [lab.train, lab.prepare]
+    unread = [lab.prepare, *([lab.train] if lab.compat else [])]
     while unread:
         tree = ast.parse(unread.pop())
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -163,11 +165,11 @@ def _constants(text: str) -> dict[str, ast.expr]:
     }
 
 
-def prepare_data(prepare: str, source: str, say: Callable[[str], None]) -> str:
+def prepare_data(preparation: Preparation, source: str, say: Callable[[str], None]) -> str:
     """Runs prepare.py, which builds the data once and checks them afterwards.
 
     Args:
-        prepare: its text, rendered.
+        preparation: prepare.py, rendered, and its modules.
         source: text to use instead of the lab's default; "" for the default.
         say: gets each line that it prints.
     Returns:
@@ -176,8 +178,7 @@ def prepare_data(prepare: str, source: str, say: Callable[[str], None]) -> str:
         UserError: it failed; the message has its last line.
     """
     with tempfile.TemporaryDirectory(prefix="evo-prepare-") as folder:
-        script = Path(folder) / "prepare.py"
-        script.write_text(prepare, encoding="utf-8")
+        script = preparation.write(Path(folder))
         command = [sys.executable, "-u", str(script), "--json", *(["--from", os.path.abspath(source)] if source else [])]
         environment = {name: value for name, value in os.environ.items() if name != "EVO_CHANNEL"}
         process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from pathlib import Path
 import pytest
 from script_lab import make_home
 
-import genomes
+from evo.lab import set_constants
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"MAX_SEQ_LEN": 64, "EVAL_TOKENS": 4096, "DEFAULT_VOCAB": 256, "TIME_BUDGET": 1}
+sys.path.append(str(ROOT / "trainer"))  # the data preparation, as prepare.py beside it finds it
+SMALL = {
+    "MAX_SEQ_LEN": 64, "EVAL_TOKENS": 2**20, "VOCAB_SIZES": [256], "READY_SIZES": [256], "DEFAULT_VOCAB": 256, "TIME_BUDGET": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ def small_lab(tmp_path_factory: pytest.TempPathFactory) -> SmallLab:
     texts.mkdir()
     for path in sorted([*ROOT.glob("*/*.py"), *ROOT.glob("docs/*.md")]):
         (texts / f"{path.parent.name}-{path.stem}.txt").write_text(path.read_text())
-    prepare = genomes.set_knobs((ROOT / "trainer" / "prepare.py").read_text(), SMALL).replace(
-        "VOCAB_SIZES = (8192,)", "VOCAB_SIZES = (256,)"
-    )
+    prepare = set_constants((ROOT / "trainer" / "prepare.py").read_text(), SMALL, "prepare.py")
+    for path in (ROOT / "trainer").glob("data_*.py"):
+        shutil.copy(path, folder)
     (folder / "prepare.py").write_text(prepare)
     command = [sys.executable, "prepare.py", "--from", str(texts), "--out", str(folder / "data"), "--json"]
     made = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "EVO_DATA_DIR": str(folder)}, check=False)

@@ -98,7 +98,7 @@ def test_kind_range_and_scale_follow_from_name_and_value():
     assert found["MUON_MOMENTUM"].high < 1.0
     assert found["TOTAL_BATCH_SIZE"].kind == "power_of_two"
     assert found["DEPTH"].kind == "int"
-    assert found["VOCAB_SIZE"].choices == (1024, 2048, 4096, 8192)
+    assert found["VOCAB_SIZE"].choices == (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
     assert found["COMPILE"].kind == "bool"
     assert "SSSL" in found["WINDOW_PATTERN"].choices
     assert all(not knob.log or knob.low > 0 for knob in found.values())

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_lab import make_lab
 
+from evaluator.packing import Preparation
 from evo import lab, profiles
 from evo.errors import UserError
 
@@ -89,13 +90,14 @@ def test_data_are_prepared_once_and_progress_is_heard(tmp_path: Path, monkeypatc
     texts.mkdir()
     for path in sorted(lab.DEFAULT.parent.glob("*/*.py")):
         (texts / f"{path.parent.name}-{path.stem}.txt").write_text(path.read_text())
-    prepare = lab.set_constants((lab.DEFAULT / "prepare.py").read_text(), {**SMALL, "VOCAB_SIZES": [256]}, "prepare.py")
+    prepare = lab.set_constants((lab.DEFAULT / "prepare.py").read_text(), SMALL, "prepare.py")
     heard: list[str] = []
-    folder = lab.prepare_data(prepare, str(texts), heard.append)
+    preparation = Preparation(prepare, lab.load(lab.DEFAULT).modules)
+    folder = lab.prepare_data(preparation, str(texts), heard.append)
     assert (Path(folder) / "manifest.json").exists()
     assert any("training rows" in line for line in heard)
     stamp = (Path(folder) / "manifest.json").stat().st_mtime_ns
-    assert lab.prepare_data(prepare, str(texts), heard.append) == folder
+    assert lab.prepare_data(preparation, str(texts), heard.append) == folder
     assert (Path(folder) / "manifest.json").stat().st_mtime_ns == stamp
 
 
@@ -109,4 +111,4 @@ def test_data_are_prepared_once_and_progress_is_heard(tmp_path: Path, monkeypatc
 )
 def test_a_failing_preparation_is_told_with_its_last_line(prepare: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        lab.prepare_data(prepare, "", lambda line: None)
+        lab.prepare_data(Preparation(prepare), "", lambda line: None)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,14 +14,23 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
+import data_folder
+import data_tokens
 import numpy as np
 import pytest
 import torch
+from data_texts import embedded_source
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluator import data as evaluator_data
+from evaluator.evaluate import HarnessError
 
 TRAINER = Path(__file__).parent.parent / "trainer"
 T = 64
 SMALL = {
-    "MAX_SEQ_LEN": T, "EVAL_TOKENS": 64 * T, "VOCAB_SIZES": (256, 400, 700), "DEFAULT_VOCAB": 700, "TRAIN_BYTES": 1_500_000,
+    "MAX_SEQ_LEN": T, "EVAL_TOKENS": 64 * T, "VOCAB_SIZES": (256, 400, 700, 900), "READY_SIZES": (256, 400, 700), "DEFAULT_VOCAB": 700,
+    "TRAIN_BYTES": 1_500_000,
 }  # fmt: skip
 CHINESE = "训练程序的演化：每一个字节都算数。“引号”—and dashes…\n" * 40
 
@@ -41,6 +51,10 @@ def load(folder: Path, **constants: object) -> ModuleType:
     return module
 
 
+def prepared(module: ModuleType, root: Path, *paths: Path) -> tuple[Path, dict]:
+    return data_folder.prepare_data(list(paths), root, module._settings())
+
+
 @pytest.fixture
 def prepare(tmp_path: Path) -> ModuleType:
     return load(tmp_path)
@@ -50,7 +64,7 @@ def prepare(tmp_path: Path) -> ModuleType:
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Path, dict]:
     folder = tmp_path_factory.mktemp("embedded")
     module = load(folder)
-    data, manifest = module.prepare_data([], folder / "data")
+    data, manifest = prepared(module, folder / "data")
     return module, data, manifest
 
 
@@ -71,9 +85,7 @@ def rows_of(data: Path, manifest: dict, vocab: int, part: str) -> np.ndarray:
 
 
 def token_strings(data: Path, vocab: int) -> list[bytes]:
-    import base64
-
-    return [base64.b64decode(token) for token in json.loads((data / f"v{vocab}" / "tokenizer.json").read_text())["tokens"]]
+    return data_tokens.tokeniser(data_tokens.read_merges(data / "merges.json"), vocab).tokens
 
 
 def test_embedded_text_comes_from_packages_that_training_never_imports(embedded: tuple[ModuleType, Path, dict]) -> None:
@@ -92,21 +104,20 @@ def test_embedded_text_comes_from_packages_that_training_never_imports(embedded:
 def test_each_validation_token_is_a_target_exactly_once(embedded: tuple[ModuleType, Path, dict]) -> None:
     _, data, manifest = embedded
     rows = rows_of(data, manifest, 700, "val")
-    stream = np.concatenate([rows[0, :1], rows[:, 1:].ravel()])
-    assert (rows[1:, 0] == rows[:-1, -1]).all()
     assert rows.shape[0] == 64, "EVAL_TOKENS counts exactly"
-    assert stream[0] == 699, "the stream starts with BOS"
+    assert manifest["scored"]["val_targets"] == 64 * T
+    assert (rows[:, 0] == 699).all(), "each row starts with BOS, as in training"
     strings = token_strings(data, 700)
-    text = b"".join(strings[token] for token in stream)
-    assert b"import" in text
-    assert text.decode()
+    text = b"".join(strings[token] for token in rows[:, 1:].ravel())
+    assert text.decode() == "".join(json.loads((data / "slices.json").read_text())["val"])
+    assert len(text) == manifest["scored"]["val_bytes"]
 
 
 @pytest.mark.parametrize("part", ["val", "heldout"])
 def test_each_vocabulary_scores_the_same_bytes(embedded: tuple[ModuleType, Path, dict], part: str) -> None:
     _, data, manifest = embedded
     texts = set()
-    for vocab in SMALL["VOCAB_SIZES"]:
+    for vocab in SMALL["READY_SIZES"]:
         strings = token_strings(data, vocab)
         texts.add(b"".join(strings[token] for token in rows_of(data, manifest, vocab, part)[:, 1:].ravel()))
         sizes = np.fromfile(data / f"v{vocab}" / "token_bytes.bin", "<i4")
@@ -115,36 +126,74 @@ def test_each_vocabulary_scores_the_same_bytes(embedded: tuple[ModuleType, Path,
     assert len(texts) == 1
 
 
-def test_a_fixed_predictor_has_the_same_bits_per_byte_under_each_vocabulary(prepare: ModuleType, texts: Path, tmp_path: Path) -> None:
-    data, manifest = prepare.prepare_data([texts], tmp_path / "data")
-    scores = []
-    for vocab in SMALL["VOCAB_SIZES"]:
-        strings = token_strings(data, vocab)
-        targets = rows_of(data, manifest, vocab, "val")[:, 1:].ravel()
-        counts = Counter(b"".join(strings[token] for token in rows_of(data, manifest, vocab, "train").ravel()))
-        total = sum(counts.values()) + 256
-        nats = sum(-math.log((counts[byte] + 1) / total) for token in targets for byte in strings[token])
-        scores.append((nats, np.fromfile(data / f"v{vocab}" / "token_bytes.bin", "<i4")[targets].sum()))
-    assert len({size for _, size in scores}) == 1
-    bpb = [nats / (math.log(2) * size) for nats, size in scores]
-    assert bpb == pytest.approx([bpb[0]] * len(bpb), rel=0.01), "up to the training bytes that the last row dropped"
+@pytest.mark.parametrize("vocab", [256, 700])
+def test_training_rows_start_with_bos_and_lose_only_what_is_counted(embedded: tuple[ModuleType, Path, dict], vocab: int) -> None:
+    module, data, manifest = embedded
+    rows, strings = rows_of(data, manifest, vocab, "train"), token_strings(data, vocab)
+    tokeniser = data_tokens.Tokeniser(strings)
+    assert (rows[:, 0] == tokeniser.bos).all()
+    documents = list(embedded_source(module._settings()).read()[2]())
+    encoded = [tuple(tokeniser.encode(text).tolist()) for text in documents]
+    cut = {tokens[begin : begin + T] for tokens in encoded for begin in range(0, len(tokens), T)}
+    starts = sum(-(-len(tokens) // T) for tokens in encoded)  # a document goes on in as many pieces as it needs
+    assert rows.size + manifest["vocabularies"][str(vocab)]["train"]["cropped"] == sum(map(len, encoded)) + starts
+    for row in rows[:: len(rows) // 50]:
+        found = [tuple(piece[1:].tolist()) for piece in np.split(row, np.flatnonzero(row == tokeniser.bos))[1:]]
+        assert all(piece in cut for piece in found[:-1]), "whole pieces"
+        assert any(piece[: len(found[-1])] == found[-1] for piece in cut), "the last one may be cropped"
 
 
-def test_the_training_text_loses_only_what_does_not_fill_a_row(prepare: ModuleType, texts: Path, tmp_path: Path) -> None:
-    data, manifest = prepare.prepare_data([texts], tmp_path / "data")
-    strings = token_strings(data, 256)
-    packed = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel())
-    whole = b"".join(path.read_bytes() for path in sorted(texts.glob("*.txt")))
-    assert whole.startswith(packed)
-    assert len(whole) - len(packed) <= T
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=300), st.integers(4, 17))
+def test_packing_fills_rows_and_accounts_for_every_token(lengths: list[int], width: int) -> None:
+    documents = [np.arange(1, length + 1, dtype="<u2") for length in lengths]
+    cut = list(data_tokens.pieces(documents, 0, width))
+    packing = data_tokens.Packing()
+    rows = list(data_tokens.packed(iter(cut), width, packing))
+    assert all(len(piece) <= width for piece in cut)
+    assert sum(len(piece) - 1 for piece in cut) == sum(lengths)
+    assert all(len(row) == width and row[0] == 0 for row in rows)
+    assert packing.rows == len(rows)
+    assert packing.cropped == sum(map(len, cut)) - len(rows) * width
+
+
+class ByteModel(torch.nn.Module):
+    """Predicts each byte on its own: a token's probability is the product over its bytes, and BOS gets what is left of 1.
+
+    The probabilities of single bytes add up to 1/2, so those of all strings of n bytes to 2**-n, and no set of tokens exceeds 1.
+    """
+
+    def __init__(self, tokens: list[bytes], counts: Counter[int]) -> None:
+        super().__init__()
+        total = 2 * (sum(counts.values()) + 256)
+        logs = [sum(math.log((counts[byte] + 1) / total) for byte in token) if token else -math.inf for token in tokens]
+        logs[-1] = math.log1p(-sum(map(math.exp, logs)))
+        self.logits = torch.tensor(logs)
+        self.bits = {byte: -math.log2((counts[byte] + 1) / total) for byte in range(256)}
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(*tokens.shape, -1)
+
+
+@pytest.mark.parametrize("language", ["library", "chinese"])
+def test_a_fixed_predictor_has_the_same_bits_per_byte_under_each_vocabulary(
+    prepare: ModuleType, embedded: tuple[ModuleType, Path, dict], texts: Path, tmp_path: Path, language: str
+) -> None:
+    data = embedded[1] if language == "library" else prepared(prepare, tmp_path / "data", texts)[0]
+    scored = "".join(json.loads((data / "slices.json").read_text())["val"]).encode()
+    assert ("训练".encode() in scored) == (language == "chinese"), "Chinese with typographic marks"
+    counts = Counter(scored[::2])
+    for vocab in SMALL["READY_SIZES"]:
+        model = ByteModel(token_strings(data, vocab), counts)
+        expected = sum(model.bits[byte] for byte in scored) / len(scored)
+        assert prepare.evaluate(model, data, vocab) == pytest.approx(expected, rel=1e-6)
 
 
 def test_bits_per_byte_of_a_hand_computed_text(prepare: ModuleType, tmp_path: Path) -> None:
     """Two documents, "ab" and "é": BOS a b BOS é₁ é₂. Uniform over 256 tokens: each byte costs 8 bits, BOS is free."""
-    tokeniser = prepare.Tokeniser([bytes([i]) for i in range(255)] + [b""])
+    tokeniser = data_tokens.Tokeniser([bytes([i]) for i in range(255)] + [b""])
     inside = tmp_path / "v256"
     inside.mkdir()
-    rows = prepare.write_scored_rows(inside / "val.bin", tokeniser.stream(["ab", "é"]), tokeniser.bos)
+    rows = data_tokens.write_scored_rows(inside / "val.bin", tokeniser.stream(["ab", "é"]), tokeniser.bos, T)
     (inside / "token_bytes.bin").write_bytes(tokeniser.token_bytes.tobytes())
     entry = {"val": {"file": "v256/val.bin", "rows": rows}, "token_bytes": {"file": "v256/token_bytes.bin"}}
     (tmp_path / "manifest.json").write_text(json.dumps({"vocabularies": {"256": entry}}))
@@ -164,11 +213,11 @@ def test_bits_per_byte_of_a_hand_computed_text(prepare: ModuleType, tmp_path: Pa
 
 
 def test_encoding_keeps_the_bytes_of_any_text(embedded: tuple[ModuleType, Path, dict]) -> None:
-    module, data, _ = embedded
-    for vocab in SMALL["VOCAB_SIZES"]:
+    _, data, _ = embedded
+    for vocab in SMALL["READY_SIZES"]:
         strings = token_strings(data, vocab)
         for text in (CHINESE, "plain\n\n  text\t12345", "<|bos|>", "\x00\U0001f600", ""):
-            assert b"".join(strings[token] for token in module.Tokeniser(strings).encode(text)) == text.encode()
+            assert b"".join(strings[token] for token in data_tokens.Tokeniser(strings).encode(text)) == text.encode()
 
 
 def test_a_second_run_checks_and_builds_nothing(prepare: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -184,23 +233,95 @@ def test_a_second_run_checks_and_builds_nothing(prepare: ModuleType, texts: Path
 
 def test_other_constants_or_text_get_a_folder_of_their_own(texts: Path, tmp_path: Path) -> None:
     folders = set()
-    for name, constants in {"a": {}, "b": {"MAX_SEQ_LEN": 32}, "c": {"VOCAB_SIZES": (700,)}}.items():
+    for name, constants in {"a": {}, "b": {"MAX_SEQ_LEN": 32}, "c": {"VOCAB_SIZES": (256, 400, 700, 901)}}.items():
         (tmp_path / name).mkdir()
-        folders.add(load(tmp_path / name, **constants).prepare_data([texts], tmp_path / "data")[0])
+        folders.add(prepared(load(tmp_path / name, **constants), tmp_path / "data", texts)[0])
     (texts / "json.txt").write_text("changed\n" * 900)
-    folders.add(load(tmp_path / "a").prepare_data([texts], tmp_path / "data")[0])
+    folders.add(prepared(load(tmp_path / "a"), tmp_path / "data", texts)[0])
     assert len(folders) == 4
+
+
+def test_a_vocabulary_is_packed_when_it_is_first_asked_for(prepare: ModuleType, texts: Path, tmp_path: Path) -> None:
+    settings = prepare._settings()
+    data, before = prepared(prepare, tmp_path / "data", texts)
+    after = data_folder.add_vocabulary(data, 900, settings)
+    assert set(after["vocabularies"]) == {*before["vocabularies"], "900"}
+    assert {name: after[name] for name in before if name != "vocabularies"} == {n: before[n] for n in before if n != "vocabularies"}
+    stamp = (data / "manifest.json").stat().st_mtime_ns
+    assert data_folder.add_vocabulary(data, 900, settings) == after
+    assert (data / "manifest.json").stat().st_mtime_ns == stamp, "the second time nothing is done"
+    (tmp_path / "other").mkdir()
+    at_once, whole = prepared(load(tmp_path / "other", READY_SIZES=SMALL["VOCAB_SIZES"]), tmp_path / "elsewhere", texts)
+    hashes = [{n: e["sha256"] for n, e in manifest["vocabularies"]["900"].items()} for manifest in (after, whole)]
+    assert hashes[0] == hashes[1], "the same as packed beforehand"
+    assert at_once.name == data.name
+    with pytest.raises(data_folder.DataError, match="901 is none of VOCAB_SIZES: 256, 400, 700, 900"):
+        data_folder.add_vocabulary(data, 901, settings)
+
+
+def test_a_vocabulary_is_not_packed_from_another_text(prepare: ModuleType, texts: Path, tmp_path: Path) -> None:
+    data, before = prepared(prepare, tmp_path / "data", texts)
+    (texts / "json.txt").write_text("changed\n" * 900)
+    with pytest.raises(data_folder.DataError, match="has changed since"):
+        data_folder.add_vocabulary(data, 900, prepare._settings())
+    assert data_folder.verify(data) == before
+
+
+def test_processes_that_ask_for_one_vocabulary_at_once_pack_it_once(prepare: ModuleType, texts: Path, tmp_path: Path) -> None:
+    for path in TRAINER.glob("data_*.py"):
+        shutil.copy(path, tmp_path)
+    command = [sys.executable, "prepare.py", "--from", str(texts), "--out", str(tmp_path / "data"), "--vocabulary", "900", "--json"]
+    running = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate()[0].splitlines()[-1] for process in running]
+    assert len(set(said)) == 1
+    assert "900" in json.loads(said[0])["manifest"]["vocabularies"]
+
+
+def test_folders_of_another_format_are_refused_with_what_to_do(
+    prepare: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data, manifest = prepared(prepare, tmp_path / "data", texts)
+    old = tmp_path / "data" / "data-0-0"
+    old.mkdir()
+    for folder in (data, old):
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "version": 1}))
+    with pytest.raises(data_folder.DataError, match=r"has format 1, this prepare\.py writes format 2: delete it"):
+        prepared(prepare, tmp_path / "data", texts)
+    with pytest.raises(HarnessError, match="has format 1, expected 2: delete it"):
+        evaluator_data.load(str(data))
+    shutil.rmtree(data)
+    assert prepare.main(["--from", str(texts), "--out", str(tmp_path / "data")]) == 0
+    assert f"{old} has format 1" in capsys.readouterr().out, "what is no longer used is named"
+
+
+def test_a_short_validation_text_is_scored_once_and_whole_and_that_is_said(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    said = {}
+    for tokens in (64 * T, 10**6):
+        (tmp_path / str(tokens)).mkdir()
+        module = load(tmp_path / str(tokens), EVAL_TOKENS=tokens)
+        assert module.main(["--from", str(texts), "--out", str(tmp_path / "data"), "--json"]) == 0
+        *lines, last = capsys.readouterr().out.splitlines()
+        said[tokens] = next(line for line in lines if line.startswith("validation: ")), json.loads(last)["manifest"]["scored"]
+    line, scored = said[64 * T]
+    assert (scored["val_targets"], scored["val_whole"]) == (64 * T, False)
+    assert line == f"validation: {64 * T} tokens at vocabulary 700, {scored['val_bytes']} bytes"
+    line, scored = said[10**6]
+    assert scored["val_whole"]
+    assert f"validation: {scored['val_targets']} tokens" in line
+    assert "fewer than EVAL_TOKENS = 1000000: scored once, whole" in line
 
 
 def test_the_budget_does_not_change_the_folder(texts: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, _ = load(tmp_path / "a").prepare_data([texts], tmp_path / "data")
-    assert load(tmp_path / "b", TIME_BUDGET=7).prepare_data([texts], tmp_path / "data")[0] == one
+    one, _ = prepared(load(tmp_path / "a"), tmp_path / "data", texts)
+    assert prepared(load(tmp_path / "b", TIME_BUDGET=7), tmp_path / "data", texts)[0] == one
 
 
 def test_a_changed_file_is_named(prepare: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    data, _ = prepare.prepare_data([texts], tmp_path / "data")
+    data, _ = prepared(prepare, tmp_path / "data", texts)
     rows = np.fromfile(data / "v256" / "val.bin", "<u2")
     rows[3] ^= 1
     rows.tofile(data / "v256" / "val.bin")
@@ -216,16 +337,16 @@ def test_an_interrupted_build_leaves_no_folder(prepare: ModuleType, texts: Path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "write_scored_rows", interrupt)
+        patch.setattr(data_tokens, "write_scored_rows", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            prepare.prepare_data([texts], tmp_path / "data")
+            prepared(prepare, tmp_path / "data", texts)
     assert [path.name for path in (tmp_path / "data").iterdir() if path.is_dir()] == []
     killed = tmp_path / "data" / "leftover"
-    data, _ = prepare.prepare_data([texts], tmp_path / "data")
+    data, _ = prepared(prepare, tmp_path / "data", texts)
     data.rename(killed)  # what a kill leaves: a building folder that is half full
     (killed / "manifest.json").unlink()
     killed.rename(tmp_path / "data" / f".{data.name}.building")
-    assert prepare.verify(prepare.prepare_data([texts], tmp_path / "data")[0])
+    assert data_folder.verify(prepared(prepare, tmp_path / "data", texts)[0], thorough=True)
 
 
 def write_parquet(path: Path, columns: dict[str, list]) -> None:
@@ -247,7 +368,7 @@ def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_pa
                 write_parquet(path, {"text": part})
             else:
                 path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
-        data, manifest = prepare.prepare_data([folder], tmp_path / "data")
+        data, manifest = prepared(prepare, tmp_path / "data", folder)
         digests.add(manifest["data_sha256"])
         strings = token_strings(data, 256)
         train = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel()).decode(errors="ignore")
@@ -259,7 +380,7 @@ def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_pa
 def test_a_single_file_gives_all_three_parts(prepare: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("".join(f"{i} squared is {i * i}\n" for i in range(40_000)))
-    data, manifest = prepare.prepare_data([path], tmp_path / "data")
+    data, manifest = prepared(prepare, tmp_path / "data", path)
     for part in ("val", "heldout"):
         strings = token_strings(data, 256)
         text = b"".join(strings[token] for token in rows_of(data, manifest, 256, part)[:, 1:].ravel()).decode()
@@ -319,7 +440,7 @@ def test_rows_are_dealt_once_an_epoch_in_an_order_fixed_by_the_seed(prepare: Mod
 def test_misuse_is_named(prepare: ModuleType) -> None:
     with pytest.raises(ValueError, match="positive int, got 0"):
         prepare.batches(0, 700)
-    with pytest.raises(ValueError, match="vocab_size 512 is not prepared; prepared are 256, 400, 700"):
+    with pytest.raises(ValueError, match=r"vocab_size 512 is none of prepare\.VOCAB_SIZES: 256, 400, 700"):
         prepare.warmup_batches(4, 512)
     with pytest.raises(RuntimeError, match="after the first batch"):
         prepare.save(torch.nn.Linear(1, 1))
@@ -332,7 +453,9 @@ def test_warmup_batches_leave_the_random_state_alone(prepare: ModuleType) -> Non
     before = torch.get_rng_state()
     x, y = next(prepare.warmup_batches(3, 400))
     assert x.shape == y.shape == (3, T)
-    assert x.dtype == torch.int64
+    assert x.dtype == y.dtype == torch.int64
+    assert x.is_contiguous()
+    assert y.is_contiguous()
     assert 0 <= int(x.min()) <= int(x.max()) < 400
     assert (x[:, 1:] == y[:, :-1]).all()
     assert torch.equal(before, torch.get_rng_state())
@@ -340,7 +463,7 @@ def test_warmup_batches_leave_the_random_state_alone(prepare: ModuleType) -> Non
 
 def test_importing_prepare_is_light_and_writes_nothing(tmp_path: Path) -> None:
     load(tmp_path)
-    code = "import sys, prepare; print(*{'pyarrow', 'tiktoken', 'rustbpe', 'torch._dynamo'} & set(sys.modules))"
+    code = "import sys, prepare; print(*{'torch', 'pyarrow', 'tiktoken', 'rustbpe', 'data_folder'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["prepare.py"]

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -25,7 +26,14 @@ import torch
 
 TRAINER = Path(__file__).parent.parent / "trainer"
 T, VOCAB = 32, 400
-CONSTANTS = {"MAX_SEQ_LEN": T, "EVAL_TOKENS": 128 * T, "VOCAB_SIZES": (VOCAB,), "DEFAULT_VOCAB": VOCAB, "TIME_BUDGET": 1.0}
+CONSTANTS = {
+    "MAX_SEQ_LEN": T,
+    "EVAL_TOKENS": 128 * T,
+    "VOCAB_SIZES": (VOCAB,),
+    "READY_SIZES": (VOCAB,),
+    "DEFAULT_VOCAB": VOCAB,
+    "TIME_BUDGET": 1.0,
+}
 KNOBS = {
     "DEPTH": 3, "ASPECT_RATIO": 16, "HEAD_DIM": 16, "WINDOW_PATTERN": "SL", "SHORT_WINDOW_DIVISOR": 4, "GATE_CHANNELS": 8,
     "VOCAB_SIZE": VOCAB, "TOTAL_BATCH_SIZE": 16 * T, "DEVICE_BATCH_SIZE": 8, "MUON_RAMP_STEPS": 20,
@@ -44,6 +52,8 @@ def rendered(path: Path, values: dict[str, object]) -> str:
 def write_lab(folder: Path, **knobs: object) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "prepare.py").write_text(rendered(TRAINER / "prepare.py", CONSTANTS))
+    for path in TRAINER.glob("data_*.py"):
+        shutil.copy(path, folder)
     (folder / "train.py").write_text(rendered(TRAINER / "train.py", {**KNOBS, **knobs}))
     return folder
 

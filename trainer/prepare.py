@@ -1,13 +1,12 @@
-"""The constitution of the lab: constants, data, batches, the clock, and saving a model. The search never edits this file.
+"""The constitution of the lab: constants, batches, the clock, and saving a model. The search never edits this file.
 
-    python prepare.py                       builds the data folder once, checks it by hash afterwards
+    python prepare.py                       builds the data folder once, checks it afterwards
     python prepare.py --from PATH ...       the same from your text: Parquet (column `text`), JSONL ({"text": …}), .txt, .md, or folders
+    python prepare.py --download 10         the same from ten shards of karpathy/climbmix-400b-shuffle, for GPUs
     python prepare.py --json                prints {"data": folder, "manifest": …} as the last line
 
-The default text is what every machine has: sources and documentation of installed Python packages that a training process never
-imports, so that a sandbox can hide them. It suits small models. For GPUs use shards of karpathy/climbmix-400b-shuffle: download
-shard_00000.parquet … into one folder (each is an independent sample; ten last a five-minute run) and say `--from FOLDER`: the last
-shard becomes the validation text.
+The default text comes from installed Python packages and suits small models. The preparation itself is in data_*.py beside this file,
+which a genome never needs: this file alone is what it imports.
 
 What a genome may use: the constants, `device`, `seed`, `warmup_batches`, `batches`, `progress`, `report`, `save`. Under the harness
 (EVO_CHANNEL is set) the training rows arrive with the first real batch and the harness keeps the clock and the score; alone, this file
@@ -19,379 +18,38 @@ Descends from karpathy/autoresearch and karpathy/nanochat (MIT).
 from __future__ import annotations
 
 import argparse
-import base64
 import collections
-import contextlib
-import fcntl
-import hashlib
 import io
 import itertools
 import json
 import math
 import os
-import shutil
 import socket
 import struct
 import sys
-import sysconfig
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+
+if TYPE_CHECKING:  # functions import it: the preparation does without
+    import torch
 
 MAX_SEQ_LEN = 2048  # tokens of context, and targets per row
 TIME_BUDGET = 300  # seconds of training, first real batch to saved weights
 EVAL_TOKENS = 40 * 524288  # targets of the validation text at DEFAULT_VOCAB, or all there is
-VOCAB_SIZES = (8192,)  # vocabularies that are prepared, special token included; 256 means raw bytes
+VOCAB_SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # what a genome may choose, special token included; 256 means raw bytes
+READY_SIZES = (8192,)  # those that are packed beforehand; others are when a program first asks for them, while no clock runs
 DEFAULT_VOCAB = 8192  # the one whose tokens EVAL_TOKENS counts
 TRAIN_BYTES = 2_500_000_000  # most text that is packed for training
 MERGE_BYTES = 200_000_000  # most text that the merges are learnt from
 SLICE_BYTES = 500_000  # least embedded text for validation and for the held-out slice
 TOTAL_BYTES = 2_000_000  # least embedded text overall
 
-# Packages whose text is used when there is no --from, in order of preference; the last training packages move when a slice is too small.
-# A training process imports none of them. Never add what torch needs: numpy, sympy, networkx, jinja2, filelock, mpmath, setuptools, …
-TRAIN_PACKAGES = ("test", "ray", "openai", "sqlalchemy", "pip", "pyarrow", "libcst", "pydantic", "rich", "alembic", "google")
-VAL_PACKAGES = ("idlelib", "tkinter", "turtledemo", "pydoc_data")
-HELDOUT_PACKAGES = ("optuna", "optuna_dashboard", "hypothesis")
-# GPT-4's split pattern with numbers cut after two digits, which suits small vocabularies (as in nanochat).
-SPLIT_PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-FORMAT = 1  # of the data folder
 _LOADED_AT = time.monotonic()
-
-
-class DataError(Exception):
-    """The data cannot be built or read; the message is one line that says why and what to do."""
-
-
-# ---- Text: where documents come from ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    name: str
-    identity: str  # changes when the text may have changed
-    masked: tuple[str, ...]  # what a sandbox must hide
-    read: Callable[[], tuple[list[str], list[str], Callable[[], Iterator[str]]]]  # val, held-out, and training documents (re-readable)
-
-
-def embedded_source() -> Source:
-    """Text of installed packages. Whole packages move from train to a slice that is too small, the last ones first."""
-    roots = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")]
-    packages = {"val": VAL_PACKAGES, "heldout": HELDOUT_PACKAGES, "train": TRAIN_PACKAGES}
-    parts: dict[str, dict[Path, list[tuple[str, int]]]] = {}
-    for part, names in packages.items():
-        folders = (next((root / name for root in roots if (root / name).is_dir()), None) for name in names)
-        parts[part] = {folder: files for folder in folders if folder and (files := _text_files(folder))}
-
-    def size(part: str) -> int:
-        return sum(n for files in parts[part].values() for _, n in files)
-
-    if sum(map(size, parts)) < TOTAL_BYTES:
-        raise DataError(f"less than {TOTAL_BYTES / 1e6:g} MB of text in the installed packages; give some with --from PATH")
-    for part in ("val", "heldout"):
-        while size(part) < SLICE_BYTES and len(parts["train"]) > 1:
-            folder, files = parts["train"].popitem()
-            parts[part][folder] = files
-    listing = [(part, str(folder), files) for part, folders in parts.items() for folder, files in folders.items()]
-    masked = tuple(sorted(folder for _, folder, _ in listing))
-    return Source("embedded", _digest(listing), masked, lambda: _read_packages(parts))
-
-
-def _text_files(folder: Path) -> list[tuple[str, int]]:
-    """(relative path, bytes) of the source and documentation files of a package, 1 to 200 KB each, sorted."""
-    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
-    sizes = ((path, os.path.getsize(path)) for path in paths if path.endswith((".py", ".rst", ".md", ".txt")))
-    return sorted((os.path.relpath(path, folder), size) for path, size in sizes if 1_000 <= size <= 200_000)
-
-
-def _read_packages(parts: dict[str, dict[Path, list[tuple[str, int]]]]) -> tuple[list[str], list[str], Callable[[], Iterator[str]]]:
-    seen: set[bytes] = set()  # a text is used once: validation text never occurs in the training text
-
-    def read(part: str, limit: float = math.inf) -> list[str]:
-        documents = {}
-        for folder, files in parts[part].items():
-            for path, _ in files:
-                content = (folder / path).read_bytes()
-                key = hashlib.sha256(content).digest()
-                with contextlib.suppress(UnicodeDecodeError):  # test data in other encodings
-                    if key not in seen:
-                        documents[key] = content.decode()
-                seen.add(key)
-        total = itertools.accumulate((len(documents[key].encode()) for key in sorted(documents)), initial=0)
-        return [documents[key] for key, before in zip(sorted(documents), total, strict=False) if before < limit]
-
-    val, heldout, train = read("val"), read("heldout"), read("train", TRAIN_BYTES)
-    return val, heldout, lambda: iter(train)
-
-
-def path_source(paths: list[Path]) -> Source:
-    """Text of files. Validation: the last 2 % of the files, at least one; of a single file, every 33rd document."""
-    files = []
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"--from {path}: no such file or folder")
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        chosen = [p.resolve() for p in inside if p.suffix in _READERS]
-        if not chosen:
-            raise DataError(f"--from {path}: no file ends in {', '.join(_READERS)}")
-        files += chosen
-    identity = _digest([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
-    masked = tuple(str(path.resolve()) for path in paths)
-    return Source(" ".join(map(str, paths)), identity, masked, lambda: _read_files(files))
-
-
-def _read_files(files: list[Path]) -> tuple[list[str], list[str], Callable[[], Iterator[str]]]:
-    cut, slices = len(files) - len(files) // 50, []
-    while len(slices) < 3 and cut > 1:
-        cut -= 1
-        slices = list(_limited(itertools.chain.from_iterable(map(_documents, files[cut:])), 16 * EVAL_TOKENS))
-    if len(files) == 1:
-        slices = list(_limited(itertools.islice(_documents(files[0]), 32, None, 33), 16 * EVAL_TOKENS))
-    if len(slices) < 3:
-        raise DataError(f"{files[-1]}: too few documents for a validation text: 99 in a single file, or 3 in the last of several")
-    known = {_digest(text) for text in slices}
-
-    def train() -> Iterator[str]:
-        texts = itertools.chain.from_iterable(map(_documents, files[:cut]))
-        return _limited((text for text in texts if _digest(text) not in known), TRAIN_BYTES)
-
-    heldout = slices[2::3]
-    return [text for i, text in enumerate(slices) if i % 3 != 2], heldout, train
-
-
-def _limited(texts: Iterable[str], limit: int) -> Iterator[str]:
-    """Documents until `limit` bytes are reached."""
-    for text in texts:
-        if limit <= 0:
-            return
-        limit -= len(text.encode())
-        yield text
-
-
-def _documents(path: Path) -> Iterator[str]:
-    try:
-        yield from (text for text in _READERS[path.suffix](path) if text)
-    except (OSError, ValueError, KeyError) as error:  # unreadable, not UTF-8, not JSON, not Parquet, no column or key "text"
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]} with a text in each row: {str(error).splitlines()[0]}") from error
-
-
-def _read_parquet(path: Path) -> Iterator[str]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as table:
-        if "text" not in table.schema_arrow.names:
-            raise ValueError("no column `text`")
-        for batch in table.iter_batches(columns=["text"]):
-            yield from batch.column(0).to_pylist()
-
-
-def _read_jsonl(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            row = json.loads(line) if line.strip() else {"text": ""}
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise ValueError(f'line {number} is not {{"text": …}}')
-            yield row["text"]
-
-
-def _read_text(path: Path) -> Iterator[str]:
-    """Pieces of about 4 KB that end with a line, so that one long file makes many documents."""
-    piece = ""
-    with path.open(encoding="utf-8", newline="") as lines:
-        for line in lines:
-            piece += line
-            if len(piece) >= 4096:
-                yield piece
-                piece = ""
-    yield piece
-
-
-_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
-    ".parquet": _read_parquet, ".jsonl": _read_jsonl, ".txt": _read_text, ".md": _read_text,
-}  # fmt: skip
-
-
-# ---- Tokens ----------------------------------------------------------------------------------------------------------------------------
-
-
-class Tokeniser:
-    """Text to tokens; the last one is BOS.
-
-    With 256 tokens each byte is its own token and BOS takes the place of byte 0xFF, which no UTF-8 text contains.
-    """
-
-    def __init__(self, tokens: list[bytes]) -> None:
-        self.tokens = tokens  # raw bytes of each token; b"" for BOS and for places that a small text left unused
-        self.bos = len(tokens) - 1
-        self.token_bytes = np.array(
-            [len(token) for token in tokens], "<i4"
-        )  # raw, as decoding would change broken UTF-8 (autoresearch #384)
-        self.encoding = None
-        if len(tokens) > 256:
-            import tiktoken
-
-            ranks = {token: rank for rank, token in enumerate(tokens) if token}
-            self.encoding = tiktoken.Encoding("evo", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
-
-    def encode(self, text: str) -> np.ndarray:
-        """Tokens of a text without BOS; uint16."""
-        if self.encoding is None:
-            return np.frombuffer(text.encode(), np.uint8).astype("<u2")
-        return np.array(self.encoding.encode_ordinary(text), "<u2")
-
-    def stream(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """BOS and tokens of each document, encoded on all cores."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            texts = iter(texts)
-            while chunk := list(itertools.islice(texts, 1024)):
-                for tokens in pool.map(self.encode, chunk):
-                    yield np.concatenate([np.array([self.bos], "<u2"), tokens])
-
-
-def train_tokenisers(texts: Callable[[], Iterator[str]]) -> dict[int, Tokeniser]:
-    """One per vocabulary. Merges are learnt greedily, so a smaller vocabulary's are the first of the largest's."""
-    tokens = [bytes([i]) for i in range(256)]
-    if max(VOCAB_SIZES) > 256:
-        import rustbpe
-
-        trainer = rustbpe.Tokenizer()
-        trainer.train_from_iterator(_limited(texts(), MERGE_BYTES), max(VOCAB_SIZES) - 1, pattern=SPLIT_PATTERN)
-        tokens = [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])]
-    return {size: Tokeniser([*(tokens + [b""] * size)[: size - 1], b""]) for size in VOCAB_SIZES}
-
-
-def trim(texts: list[str], tokeniser: Tokeniser, targets: int) -> list[str]:
-    """The first documents that make `targets` targets, the last one cut to fit; all when there are fewer."""
-    kept, left = [], targets + 1  # the stream's first BOS is nobody's target
-    for text in texts:
-        left -= 1
-        tokens = tokeniser.encode(text)
-        if len(tokens) >= left:
-            text = text.encode()[: int(tokeniser.token_bytes[tokens[:left]].sum())].decode(errors="ignore")
-            while len(tokeniser.encode(text)) > left:  # a cut text may end in other, shorter tokens
-                text = text[:-1]
-            return [*kept, text] if text else kept
-        kept.append(text)
-        left -= len(tokens)
-    return kept
-
-
-# ---- The data folder -------------------------------------------------------------------------------------------------------------------
-
-
-def prepare_data(paths: list[Path], root: Path) -> tuple[Path, dict[str, Any]]:
-    """Builds the data folder, or checks the one that is there; returns it with its manifest.
-
-    Raises:
-        DataError: unreadable or too little text, or a file that differs from its manifest.
-    """
-    if DEFAULT_VOCAB not in VOCAB_SIZES or not all(256 <= size <= 65536 for size in VOCAB_SIZES):
-        raise DataError(f"VOCAB_SIZES {VOCAB_SIZES} must lie in 256 … 65536 and hold DEFAULT_VOCAB {DEFAULT_VOCAB}")
-    source = path_source(paths) if paths else embedded_source()
-    folder = root / f"data-{_constants_digest()}-{source.identity[:8]}"
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits and then finds the work done
-        if folder.exists():
-            return folder, verify(folder)
-        building = root / f".{folder.name}.building"
-        shutil.rmtree(building, ignore_errors=True)  # left by a build that was killed
-        try:
-            manifest = build(source, building)
-            building.rename(folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    return folder, manifest
-
-
-def build(source: Source, folder: Path) -> dict[str, Any]:
-    """Writes everything into `folder`, the manifest last."""
-    val, heldout, train = source.read()
-    tokenisers = train_tokenisers(train)
-    default = tokenisers[DEFAULT_VOCAB]
-    slices = {"val": trim(val, default, EVAL_TOKENS), "heldout": trim(heldout, default, EVAL_TOKENS)}
-    texts = hashlib.sha256()
-    for text in itertools.chain(train(), ["\0val"], slices["val"], ["\0heldout"], slices["heldout"]):
-        texts.update(struct.pack(">Q", len(text)) + text.encode())
-    vocabularies = {}
-    for size, tokeniser in tokenisers.items():
-        inside = folder / f"v{size}"
-        inside.mkdir(parents=True)
-        saved = {"bos": tokeniser.bos, "pattern": SPLIT_PATTERN, "tokens": [base64.b64encode(t).decode() for t in tokeniser.tokens]}
-        (inside / "tokenizer.json").write_text(json.dumps(saved))
-        (inside / "token_bytes.bin").write_bytes(tokeniser.token_bytes.tobytes())
-        rows = {"train": write_train_rows(inside / "train.bin", tokeniser.stream(train()))}
-        for name, documents in slices.items():
-            rows[name] = write_scored_rows(inside / f"{name}.bin", tokeniser.stream(documents), tokeniser.bos)
-        entries = {n: {"file": f"v{size}/{n}.bin", "rows": count, "sha256": _sha256(inside / f"{n}.bin")} for n, count in rows.items()}
-        entries["token_bytes"] = {"file": f"v{size}/token_bytes.bin", "sha256": _sha256(inside / "token_bytes.bin")}
-        vocabularies[str(size)] = {"tokenizer_sha256": _sha256(inside / "tokenizer.json"), **entries}
-    manifest = {
-        "version": FORMAT, "source": source.name, "sequence_length": MAX_SEQ_LEN, "default_vocab": DEFAULT_VOCAB,
-        "data_sha256": texts.hexdigest(), "masked": list(source.masked), "vocabularies": vocabularies,
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    return manifest
-
-
-def write_train_rows(path: Path, stream: Iterator[np.ndarray]) -> int:
-    """Rows of T + 1 tokens that do not overlap; what does not fill the last row is dropped. Returns their number."""
-    width, rows, rest = MAX_SEQ_LEN + 1, 0, np.empty(0, "<u2")
-    with path.open("wb") as file:
-        while chunk := list(itertools.islice(stream, 256)):
-            tokens = np.concatenate([rest, *chunk])
-            whole = len(tokens) // width
-            file.write(tokens[: whole * width].tobytes())
-            rows, rest = rows + whole, tokens[whole * width :]
-    if not rows:
-        raise DataError(f"too little training text: less than one row of {width} tokens")
-    return rows
-
-
-def write_scored_rows(path: Path, stream: Iterator[np.ndarray], bos: int) -> int:
-    """Rows that overlap by one token, so that every token but the first is a target exactly once; the last is padded with BOS."""
-    tokens = np.concatenate(list(stream))
-    rows = max(1, -(-(len(tokens) - 1) // MAX_SEQ_LEN))
-    padded = np.full(rows * MAX_SEQ_LEN + 1, bos, "<u2")
-    padded[: len(tokens)] = tokens
-    path.write_bytes(np.lib.stride_tricks.sliding_window_view(padded, MAX_SEQ_LEN + 1)[::MAX_SEQ_LEN].tobytes())
-    return rows
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder whose files are all as they were written."""
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    for size, entries in manifest["vocabularies"].items():
-        expected = {f"v{size}/tokenizer.json": entries["tokenizer_sha256"]}
-        expected |= {entry["file"]: entry["sha256"] for entry in entries.values() if isinstance(entry, dict)}
-        for name, digest in expected.items():
-            if not (folder / name).is_file() or _sha256(folder / name) != digest:
-                raise DataError(f"{folder / name} is not what was written; delete {folder} and run `python prepare.py` again")
-    return manifest
-
-
-def data_root() -> Path:
-    return Path(os.environ.get("EVO_DATA_DIR") or Path.home() / ".cache" / "evo")
-
-
-def _constants_digest() -> str:
-    return _digest([FORMAT, MAX_SEQ_LEN, EVAL_TOKENS, VOCAB_SIZES, DEFAULT_VOCAB, TRAIN_BYTES, MERGE_BYTES, SPLIT_PATTERN])[:8]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- What a genome may use -------------------------------------------------------------------------------------------------------------
@@ -431,6 +89,8 @@ _run = _Run()
 
 def device() -> torch.device:
     """EVO_DEVICE, or the best there is."""
+    import torch
+
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return torch.device(os.environ.get("EVO_DEVICE") or best)
 
@@ -447,9 +107,11 @@ def progress() -> float:
 
 def warmup_batches(batch_size: int, vocab_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless pairs of random tokens, shaped and placed like the real ones; touches no global random state."""
+    import torch
+
     _check_sizes(batch_size, vocab_size)
     rng = np.random.default_rng(seed())
-    blocks = (torch.from_numpy(rng.integers(0, vocab_size, (batch_size, MAX_SEQ_LEN + 1))) for _ in itertools.count())
+    blocks = (torch.from_numpy(rng.integers(0, vocab_size, (batch_size, MAX_SEQ_LEN + 1), np.int16)) for _ in itertools.count())
     return (_pair(block.to(device())) for block in blocks)
 
 
@@ -479,6 +141,8 @@ def report(loss: torch.Tensor | float | None = None) -> float | None:
 
 def save(model: torch.nn.Module) -> None:
     """Hands the trained model over and ends the run; the clock stops when its last byte has arrived."""
+    import torch
+
     if _run.started is None or _run.saved:
         raise RuntimeError("save() takes one model, after the first batch of batches()")
     _run.saved = True
@@ -502,15 +166,19 @@ def save(model: torch.nn.Module) -> None:
 
 
 def _real_batches(batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    import torch
+
     place = device()
-    pinned = [torch.empty((batch_size, MAX_SEQ_LEN + 1), dtype=torch.int64, pin_memory=True) for _ in range(3 * (place.type == "cuda"))]
+    on_gpu = place.type == "cuda"
+    # Pinned there, so that copies need no waiting: one buffer per batch in flight, and one to fill while two are.
+    buffers = [torch.empty((batch_size, MAX_SEQ_LEN + 1), dtype=torch.int16, pin_memory=on_gpu) for _ in range(3 if on_gpu else 1)]
+    filled = [buffer.numpy().view("<u2") for buffer in buffers]
     new_event = {"cuda": torch.cuda.Event, "mps": torch.mps.event.Event}.get(place.type)
     in_flight: collections.deque[Any] = collections.deque()  # an event behind the work on each batch that may still run
     rows = _start(batch_size)
     for chosen in row_order(len(rows), batch_size, seed()):
-        block = torch.from_numpy(rows[chosen].astype(np.int64))  # (B, T + 1)
-        if pinned:  # one buffer per batch in flight, and one to fill while two are
-            block = pinned[_run.batches % len(pinned)].copy_(block)
+        turn = _run.batches % len(buffers)
+        np.take(rows, chosen, axis=0, out=filled[turn], mode="clip")  # the default mode would copy twice
         if new_event and _run.batches:
             in_flight.append(new_event())
             in_flight[-1].record()
@@ -523,7 +191,7 @@ def _real_batches(batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]
             break
         _run.batches += 1
         _run.tokens += batch_size * MAX_SEQ_LEN
-        yield _pair(block.to(place, non_blocking=bool(pinned)))
+        yield _pair(buffers[turn].to(place, non_blocking=on_gpu))
     _announce(_run.newest, last=True)
 
 
@@ -546,28 +214,30 @@ def _start(batch_size: int) -> np.ndarray:
         _run.budget, shape = float(answer["budget_seconds"]), (answer["rows"], answer["row_tokens"])
         file: Any = os.fdopen(_run.channel.descriptors.pop(), "rb")
     else:
-        _run.data, manifest = _newest_data()
-        entry = manifest["vocabularies"][str(_run.vocab_size)]["train"]
-        file, shape = _run.data / entry["file"], (entry["rows"], MAX_SEQ_LEN + 1)
+        _run.data, entry = _own_data(_run.vocab_size)
+        file, shape = _run.data / entry["train"]["file"], (entry["train"]["rows"], MAX_SEQ_LEN + 1)
     _run.started = _run.announced_at = time.monotonic()
     if shape[1] != MAX_SEQ_LEN + 1:
         raise RuntimeError(f"the harness offers rows of {shape[1]} tokens, this prepare.py wants {MAX_SEQ_LEN + 1}")
-    return np.memmap(file, "<u2", mode="r", shape=shape)
+    return np.asarray(np.memmap(file, "<u2", mode="r", shape=shape))
 
 
 def _check_sizes(batch_size: int, vocab_size: int) -> None:
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive int, got {batch_size!r}")
     if vocab_size not in VOCAB_SIZES:
-        raise ValueError(f"vocab_size {vocab_size!r} is not prepared; prepared are {', '.join(map(str, VOCAB_SIZES))}")
+        raise ValueError(f"vocab_size {vocab_size!r} is none of prepare.VOCAB_SIZES: {', '.join(map(str, VOCAB_SIZES))}")
 
 
 def _pair(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return block[:, :-1].contiguous(), block[:, 1:].contiguous()
+    """(B, T) int64 inputs and targets of (B, T + 1) tokens, widened where they are: half a megabyte crosses the bus, not two."""
+    return block[:, :-1].long(), block[:, 1:].long()
 
 
 def _point(step: int, loss: torch.Tensor | float | None) -> _Point:
     """Keeps a loss without waiting for it."""
+    import torch
+
     if not isinstance(loss, torch.Tensor) or loss.device.type != "cuda":
         return _Point(step, _run.tokens, loss.detach().clone() if isinstance(loss, torch.Tensor) else loss)
     host, copied = loss.detach().to("cpu", non_blocking=True), torch.cuda.Event()
@@ -595,6 +265,8 @@ def _announce(point: _Point | None, last: bool = False) -> None:
 
 def _peak_memory_gib() -> float:
     if device().type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated() / 2**30
     import resource
 
@@ -634,24 +306,39 @@ class _Channel:
 # ---- Alone, without the harness --------------------------------------------------------------------------------------------------------
 
 
-def _newest_data() -> tuple[Path, dict[str, Any]]:
-    found = sorted(data_root().glob(f"data-{_constants_digest()}-*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise SystemExit(f"no data for these constants in {data_root()}: run `python {Path(__file__).name}` first")
-    return found[-1].parent, json.loads(found[-1].read_text())
+def _settings() -> Any:
+    from data_texts import Settings
+
+    return Settings(
+        MAX_SEQ_LEN, EVAL_TOKENS, VOCAB_SIZES, READY_SIZES, DEFAULT_VOCAB, TRAIN_BYTES, MERGE_BYTES, SLICE_BYTES, TOTAL_BYTES
+    )  # fmt: skip
 
 
-@torch.no_grad()
+def _own_data(vocab_size: int) -> tuple[Path, dict[str, Any]]:
+    """The newest data folder for these constants, and its vocabulary, packed if it was not."""
+    import data_folder
+    from data_texts import DataError
+
+    try:
+        folder = data_folder.newest(_settings(), data_folder.data_root())
+        return folder, data_folder.add_vocabulary(folder, vocab_size, _settings())["vocabularies"][str(vocab_size)]
+    except DataError as error:
+        raise SystemExit(str(error)) from error
+
+
 def evaluate(model: torch.nn.Module, folder: Path, vocab_size: int) -> float:
     """Bits per byte on the validation text: the nats of all tokens that stand for bytes, over those bytes."""
+    import torch
+
     entry = json.loads((folder / "manifest.json").read_text())["vocabularies"][str(vocab_size)]
-    rows = np.fromfile(folder / entry["val"]["file"], "<u2").reshape(-1, MAX_SEQ_LEN + 1)
+    rows = np.fromfile(folder / entry["val"]["file"], "<i2").reshape(-1, MAX_SEQ_LEN + 1)
     token_bytes = torch.from_numpy(np.fromfile(folder / entry["token_bytes"]["file"], "<i4")).to(device())
     nats, total = 0.0, 0
     chunk = max(1, (2**27 if device().type == "cuda" else 2**22) // (MAX_SEQ_LEN * vocab_size))  # 512 or 16 MiB of float32 logits
     for start in range(0, len(rows), chunk):
-        x, y = _pair(torch.from_numpy(rows[start : start + chunk].astype(np.int64)).to(device()))
-        losses = F.cross_entropy(model(x).float().flatten(0, 1), y.flatten(), reduction="none")
+        x, y = _pair(torch.from_numpy(rows[start : start + chunk]).to(device()))
+        with torch.no_grad():
+            losses = torch.nn.functional.cross_entropy(model(x).float().flatten(0, 1), y.flatten(), reduction="none")
         sizes = token_bytes[y.flatten()]
         nats += float(losses[sizes > 0].cpu().double().sum())
         total += int(sizes.sum())
@@ -674,19 +361,28 @@ def _print_summary(model: torch.nn.Module, trained: float, facts: dict[str, int]
 
 
 def main(arguments: list[str] | None = None) -> int:
+    import data_folder
+    import data_shards
+    from data_texts import DataError
+
     parser = argparse.ArgumentParser(description="Builds the data folder once and checks it afterwards.")
     parser.add_argument("--from", dest="paths", type=Path, nargs="+", default=[], metavar="PATH", help="your text instead of the embedded")
-    parser.add_argument("--out", type=Path, default=data_root(), metavar="DIR", help="where data folders live (%(default)s)")
+    parser.add_argument("--download", type=int, metavar="N", help="N shards of climbmix-400b-shuffle; ten last 300 s on an H100")
+    parser.add_argument("--url", default=data_shards.URL, help="where shards are (%(default)s)")
+    parser.add_argument("--out", type=Path, default=data_folder.data_root(), metavar="DIR", help="where data folders live (%(default)s)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="a data folder that is there, to complete with --vocabulary")
+    parser.add_argument("--vocabulary", type=int, metavar="N", help="pack this one of VOCAB_SIZES too")
+    parser.add_argument("--check", action="store_true", help="hash every file, also those whose size and time are as they were")
     parser.add_argument("--json", action="store_true", help="print folder and manifest as the last line")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
-        folder, manifest = prepare_data(options.paths, options.out)
+        folder, manifest = data_folder.prepared(options, _settings())
     except (DataError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
-    for size, entry in manifest["vocabularies"].items():
-        print(f"vocabulary {size}: {entry['train']['rows']} training rows of {MAX_SEQ_LEN}, {entry['val']['rows']} validation rows")
+    for line in (*data_folder.outdated(options.out), *data_folder.summary(manifest)):
+        print(line)
     print(f"data: {folder} ({time.monotonic() - started:.1f} s)")
     if options.json:
         print(json.dumps({"data": str(folder.resolve()), "manifest": manifest}))

@@ -32,7 +32,7 @@ SHORT_WINDOW_DIVISOR = 2  # the short window is the row length over this
 ROTARY_BASE = 10000.0  # longest wavelength of the rotary embedding, in tokens over 2π
 GATE_CHANNELS = 32  # channels of the block's input that open the gates of the value embeddings
 LOGIT_SOFTCAP = 15.0  # logits are squeezed smoothly into ± this
-VOCAB_SIZE = 8192  # tokens; one of 1024, 2048, 4096, 8192
+VOCAB_SIZE = 8192  # tokens; one of 256, 512, 1024, 2048, 4096, 8192, 16384, 32768
 
 # Initial values
 EMBEDDING_STD = 1.0  # token embedding

@@ -13,7 +13,7 @@ from types import TracebackType
 import wire
 from trainee import explain
 
-OURS = ("wire", "trainee")  # a program may have modules of these names
+OURS = ("wire", "eager", "trainee")  # a program may have modules of these names
 
 
 def run(script: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import wire  # this folder is on the path, and all of the harness that exists in here
+from eager import spare_the_compiler
 
 FRAMES_KEPT = 6
 
@@ -44,6 +45,8 @@ def import_libraries(device: str) -> None:
     names = ["numpy", "torch"] + (["torch._dynamo", "torch._inductor.compile_fx"] if device == "cuda" else [])
     for name in names:
         importlib.import_module(name)
+    if device != "cuda":
+        spare_the_compiler()
 
 
 def on_word(work: Callable[[socket.socket, dict[str, Any], list[int]], None], max_fds: int = 0) -> None:

@@ -1,0 +1,235 @@
+"""Where documents come from: installed packages, or files of yours. Part of the preparation: a genome never sees this module.
+
+The default text is what every machine has: sources and documentation of installed Python packages that a training process never
+imports, so that a sandbox can hide them. It suits small models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Packages whose text is used when there is no --from, in order of preference; the last training packages move when a slice is too small.
+# A training process imports none of them. Never add what torch needs: numpy, sympy, networkx, jinja2, filelock, mpmath, setuptools, …
+TRAIN_PACKAGES = ("test", "ray", "openai", "sqlalchemy", "pip", "pyarrow", "libcst", "pydantic", "rich", "alembic", "google")
+VAL_PACKAGES = ("idlelib", "tkinter", "turtledemo", "pydoc_data")
+HELDOUT_PACKAGES = ("optuna", "optuna_dashboard", "hypothesis")
+
+Documents = Callable[[], Iterator[str]]  # may be read again and again
+Slices = tuple[list[str], list[str], Documents]  # validation, held-out, and training documents
+
+
+class DataError(Exception):
+    """The data cannot be built or read; the message is one line that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The constants of prepare.py that the data depend on; what each means is said there."""
+
+    sequence_length: int
+    eval_tokens: int
+    vocab_sizes: tuple[int, ...]
+    ready_sizes: tuple[int, ...]
+    default_vocab: int
+    train_bytes: int
+    merge_bytes: int
+    slice_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text, and what is known of it without reading it."""
+
+    name: str
+    paths: tuple[str, ...]  # absolute; none for the installed packages
+    identity: str  # changes when the text may have changed
+    masked: tuple[str, ...]  # what a sandbox must hide
+    read: Callable[[], Slices]
+
+
+def digest(value: object) -> str:
+    """Of anything whose repr says all."""
+    return hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def limited(texts: Iterable[str], limit: int) -> Iterator[str]:
+    """Documents until `limit` bytes are reached."""
+    for text in texts:
+        if limit <= 0:
+            return
+        limit -= len(text.encode())
+        yield text
+
+
+# ---- installed packages
+
+Files = dict[Path, list[tuple[str, int]]]  # package folder -> (relative path, bytes)
+
+
+def embedded_source(settings: Settings) -> Source:
+    """Text of installed packages. Whole packages move from train to a slice that is too small, the last ones first."""
+    roots = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")]
+    packages = {"val": VAL_PACKAGES, "heldout": HELDOUT_PACKAGES, "train": TRAIN_PACKAGES}
+    parts: dict[str, Files] = {}
+    for part, names in packages.items():
+        folders = (next((root / name for root in roots if (root / name).is_dir()), None) for name in names)
+        parts[part] = {folder: files for folder in folders if folder and (files := _text_files(folder))}
+
+    def size(part: str) -> int:
+        return sum(n for files in parts[part].values() for _, n in files)
+
+    if sum(map(size, parts)) < settings.total_bytes:
+        raise DataError(f"less than {settings.total_bytes / 1e6:g} MB of text in the installed packages; give some with --from PATH")
+    for part in ("val", "heldout"):
+        while size(part) < settings.slice_bytes and len(parts["train"]) > 1:
+            folder, files = parts["train"].popitem()
+            parts[part][folder] = files
+    listing = [(part, str(folder), files) for part, folders in parts.items() for folder, files in folders.items()]
+    masked = tuple(sorted(folder for _, folder, _ in listing))
+    return Source("embedded", (), digest(listing), masked, lambda: _read_packages(parts, settings.train_bytes))
+
+
+def _text_files(folder: Path) -> list[tuple[str, int]]:
+    """(relative path, bytes) of the source and documentation files of a package, 1 to 200 KB each, sorted."""
+    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    sizes = ((path, os.path.getsize(path)) for path in paths if path.endswith((".py", ".rst", ".md", ".txt")))
+    return sorted((os.path.relpath(path, folder), size) for path, size in sizes if 1_000 <= size <= 200_000)
+
+
+def _read_packages(parts: dict[str, Files], train_bytes: int) -> Slices:
+    seen: set[bytes] = set()  # a text is used once: validation text never occurs in the training text
+
+    def read(part: str, limit: float = math.inf) -> list[str]:
+        documents = {}
+        for folder, files in parts[part].items():
+            for path, _ in files:
+                content = (folder / path).read_bytes()
+                key = hashlib.sha256(content).digest()
+                with contextlib.suppress(UnicodeDecodeError):  # test data in other encodings
+                    if key not in seen:
+                        documents[key] = content.decode()
+                seen.add(key)
+        total = itertools.accumulate((len(documents[key].encode()) for key in sorted(documents)), initial=0)
+        return [documents[key] for key, before in zip(sorted(documents), total, strict=False) if before < limit]
+
+    val, heldout, train = read("val"), read("heldout"), read("train", train_bytes)
+    return val, heldout, lambda: iter(train)
+
+
+# ---- files
+
+
+def path_source(paths: Iterable[Path], settings: Settings) -> Source:
+    """Text of files. Validation: the last 2 % of the files, at least one; of a single file, every 33rd document."""
+    files, paths = [], tuple(paths)
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"--from {path}: no such file or folder")
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        chosen = [p.resolve() for p in inside if _kind(p)]
+        if not chosen:
+            raise DataError(f"--from {path}: no file ends in {', '.join(READERS)}")
+        files += chosen
+    identity = digest([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
+    absolute = tuple(str(path.resolve()) for path in paths)
+    return Source(" ".join(map(str, paths)), absolute, identity, absolute, lambda: _read_files(files, settings))
+
+
+def _read_files(files: list[Path], settings: Settings) -> Slices:
+    cut, slices, most = len(files) - len(files) // 50, list[str](), 16 * settings.eval_tokens
+    while len(slices) < 3 and cut > 1:
+        cut -= 1
+        slices = list(limited(itertools.chain.from_iterable(map(_documents, files[cut:])), most))
+    if len(files) == 1:
+        slices = list(limited(itertools.islice(_documents(files[0]), 32, None, 33), most))
+    if len(slices) < 3:
+        raise DataError(f"{files[-1]}: too few documents for a validation text: 99 in a single file, or 3 in the last of several")
+    known = {digest(text) for text in slices}
+
+    def train() -> Iterator[str]:
+        texts = itertools.chain.from_iterable(map(_documents, files[:cut]))
+        return limited((text for text in texts if digest(text) not in known), settings.train_bytes)
+
+    return [text for i, text in enumerate(slices) if i % 3 != 2], slices[2::3], train
+
+
+def _kind(path: Path) -> str:
+    """The ending by which the file is read, or ""."""
+    return next((ending for ending in READERS if path.name.endswith(ending)), "")
+
+
+def _documents(path: Path) -> Iterator[str]:
+    kind = _kind(path)
+    try:
+        yield from (text for text in READERS[kind](path) if text)
+    except (OSError, EOFError, ValueError, KeyError) as error:  # unreadable, cut short, not UTF-8, JSON or Parquet, no column or key "text"
+        raise DataError(f"{path}: cannot be read as {kind[1:]} with a text in each row: {str(error).splitlines()[0]}") from error
+
+
+def _read_parquet(path: Path) -> Iterator[str]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as table:
+        if "text" not in table.schema_arrow.names:
+            raise ValueError("no column `text`")
+        for batch in table.iter_batches(columns=["text"]):
+            yield from batch.column(0).to_pylist()
+
+
+def _read_jsonl(path: Path) -> Iterator[str]:
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            row = json.loads(line) if line.strip() else {"text": ""}
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                raise ValueError(f'line {number} is not {{"text": …}}')
+            yield row["text"]
+
+
+def _read_text(path: Path) -> Iterator[str]:
+    """Pieces of about 4 KB that end with a line, so that one long file makes many documents."""
+    piece = ""
+    with _opened(path) as lines:
+        for line in lines:
+            piece += line
+            if len(piece) >= 4096:
+                yield piece
+                piece = ""
+    yield piece
+
+
+def _opened(path: Path) -> io.TextIOBase:
+    """UTF-8 text, unpacked on the way; the ends of lines stay as they are."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    if path.suffix == ".zst":
+        import pyarrow
+
+        return io.TextIOWrapper(pyarrow.input_stream(str(path), compression="zstd"), encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
+READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+    ".parquet": _read_parquet, ".jsonl": _read_jsonl, ".jsonl.gz": _read_jsonl, ".jsonl.zst": _read_jsonl,
+    ".txt": _read_text, ".txt.gz": _read_text, ".md": _read_text,
+}  # fmt: skip
