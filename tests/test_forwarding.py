@@ -48,7 +48,7 @@ def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
     lab, work, weights = (str(tmp_path / name) for name in ("lab", "work", "weights.pt"))
     env = sandbox.environment(1, EVO_DEVICE="cpu", EVO_LAB=lab, EVO_WEIGHTS=weights)
     root, level = str(tmp_path / "root"), sandbox.level()[0]
-    what = sandbox.Confined("forwarder.py", work, (lab, weights), (work,), (), env, (), 2 << 30, 1 << 20, level, root)
+    what = sandbox.Confined("forwarder.py", work, (lab, weights), (work,), (), env, (), 2 << 30, 2 << 30, 256, 1 << 20, level, root)
     made = Forwarder(what, tmp_path / "log.txt")
     yield made
     made.end()
@@ -82,7 +82,7 @@ def test_the_clock_starts_after_what_would_disturb_it(tmp_path: Path, small_lab:
     (tmp_path / "root").mkdir()
     env = sandbox.environment(1)
     what = sandbox.Confined(
-        "probe.py", str(tmp_path), (), (str(tmp_path),), (), env, (), 1 << 30, 1 << 20, "process", str(tmp_path / "root")
+        "probe.py", str(tmp_path), (), (str(tmp_path),), (), env, (), 1 << 30, 1 << 30, 256, 1 << 20, "process", str(tmp_path / "root")
     )
     ours, theirs = socket.socketpair()
     with ours, theirs, open(tmp_path / "log", "wb") as log:
