@@ -15,9 +15,9 @@ from genomes.errors import EditError
 from genomes.knobs import Spot, spots
 from genomes.source import Splice, parse, splice
 from genomes.units import Unit, units
+from genomes.wording import changed, named, shown
 
 SET, REPLACE, INSERT, DELETE, PROGRAM = "set", "replace", "insert", "delete", "program"
-_SHOWN = 48  # characters of a statement in a description
 _DESCRIBED = 4  # edits in a description
 
 
@@ -32,15 +32,16 @@ class Edit:
     old: str
     new: str
     turn: int = 0  # among those that insert at one place
+    before: str = ""  # of an insertion, for people: the text that it stands before
 
     def __str__(self) -> str:
         if self.kind == SET:
-            return f"{self.where} {self.old} → {self.new}"
+            return f"{self.where} {shown(' '.join(self.old.split()))} → {shown(' '.join(self.new.split()))}"  # a minus may end a line
         place = f"{self.where}: " if self.where else ""
         if self.kind == PROGRAM:
             return f"whole program, {len(self.old.splitlines())} → {len(self.new.splitlines())} lines"
-        sign = {INSERT: f"+ {_shown(self.new)}", DELETE: f"− {_shown(self.old)}"}
-        return place + sign.get(self.kind, f"{_shown(self.old)} → {_shown(self.new)}")
+        sign = {INSERT: f"+ {shown(self.new)}", DELETE: f"− {shown(self.old)}"}
+        return place + (sign.get(self.kind) or changed(self.old, self.new))
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,24 @@ def apply(edits: Iterable[Edit], a: str) -> str:
 
 
 def describe(edits: Iterable[Edit]) -> str:
-    """One line for people: "MATRIX_LR 0.04 → 0.05; Block.forward: + x = norm(x)"."""
-    listed = list(edits)
-    shown = [str(edit) for edit in listed[:_DESCRIBED]]
-    rest = [f"and {len(listed) - _DESCRIBED} more"] if len(listed) > _DESCRIBED else []
-    return "; ".join([*shown, *rest]) or "no change"
+    """One line for people: "MATRIX_LR 0.04 → 0.05; Block.forward: + x = norm(x); class MLP moved before class Block"."""
+    lines = _lines(tuple(edits))
+    rest = [f"and {len(lines) - _DESCRIBED} more"] if len(lines) > _DESCRIBED else []
+    return "; ".join([*lines[:_DESCRIBED], *rest]) or "no change"
+
+
+def _lines(edits: tuple[Edit, ...]) -> list[str]:
+    """One per edit; what is deleted here and inserted there has moved."""
+    deleted = {edit.old.strip(): edit for edit in edits if edit.kind == DELETE}
+    moved = {edit.new.strip(): edit for edit in edits if edit.kind == INSERT and edit.new.strip() in deleted}
+    lines = []
+    for edit in edits:
+        if edit.kind == INSERT and moved.get(edit.new.strip()) is edit:
+            place = f"{edit.where}: " if edit.where else ""
+            lines.append(f"{place}{named(edit.new)} moved " + (f"before {named(edit.before)}" if edit.before else "to the end"))
+        elif edit.kind != DELETE or edit.old.strip() not in moved or deleted[edit.old.strip()] is not edit:
+            lines.append(str(edit))
+    return lines
 
 
 def keyed(block: Iterable[Unit]) -> list[Keyed[Unit]]:
@@ -95,7 +109,7 @@ def _blocks(
     for index in range(len(old) + 1):
         stop = len(new) if index == len(old) else pairs.get(index, at_new)
         for turn, unit in enumerate(new[at_new:stop]):
-            yield Edit(INSERT, where, (*path, index), 0, "", unit.text, turn)
+            yield Edit(INSERT, where, (*path, index), 0, "", unit.text, turn, old[index].text if index < len(old) else "")
             at[1] += len(unit.text)
         at_new = stop
         if index == len(old):
@@ -161,7 +175,7 @@ def _cut(text: str, edit: Edit) -> Splice:
     end = start + len(edit.old)
     if text[start:end] != edit.old or (edit.kind == PROGRAM and text != edit.old):
         raise EditError(
-            f"{edit.where or 'program'}: expected {_shown(edit.old)!r}, found {_shown(text[start:end])!r}; {_nearest(edit, text)}"
+            f"{edit.where or 'program'}: expected {shown(edit.old)!r}, found {shown(text[start:end])!r}; {_nearest(edit, text)}"
         )
     return Splice(start, end, edit.new)
 
@@ -188,10 +202,3 @@ def _nearest(edit: Edit, text: str) -> str:
     lines = {line.strip(): number for number, line in reversed(list(enumerate(parse(text).lines, start=1))) if line.strip()}
     close = difflib.get_close_matches(wanted, lines, n=2, cutoff=0.4)
     return "nearest: " + ", ".join(f"line {lines[line]} {line!r}" for line in close) if close else "nothing is near"
-
-
-def _shown(text: str) -> str:
-    """The first telling line of a text, shortened."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = next((line for line in lines if not line.startswith("#")), lines[0] if lines else "blank lines")
-    return telling if len(telling) <= _SHOWN else telling[: _SHOWN - 1] + "…"

@@ -103,7 +103,18 @@ def inspect(source: Source) -> Survey:
     names = assign_names(literals)
     spans = [source.span(literal.node) for literal in literals.found]
     found = _remarks(source, literals.found, spans)
-    return Survey(source, tuple(_spot(source, *parts) for parts in zip(literals.found, names, spans, found, strict=True)))
+    partners = _partners(literals.found)
+    return Survey(source, tuple(_spot(source, *parts) for parts in zip(literals.found, names, spans, found, partners, strict=True)))
+
+
+def _partners(literals: list[Literal]) -> list[tuple[bool, bool]]:
+    """For each literal: may its place be tuned, and its value, as far as factors of layer sizes are concerned that must agree?"""
+    factors = [places.layer_factor(literal) for literal in literals]
+    places_of, values_of = Counter(factors), Counter((f, literal.value) for f, literal in zip(factors, literals, strict=True))
+    return [
+        (not factor or places_of[factor] > 1, not factor or values_of[factor, literal.value] > 1)
+        for factor, literal in zip(factors, literals, strict=True)
+    ]
 
 
 def _is_knob(literal: Literal) -> bool:
@@ -154,10 +165,11 @@ def _fits(value: Value, remark: remarks.Remark) -> bool:
     return True
 
 
-def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], remark: remarks.Remark) -> Spot:
-    shape = ranges.infer(_meaning(literal), literal.value, remark)
-    place = places.place_tunable(literal) and remark.tuned and (shape.kind != ranges.CHOICE or len(shape.choices) > 1)
+def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], remark: remarks.Remark, partners: tuple[bool, bool]) -> Spot:
+    shape = ranges.infer(_meaning(literal), literal.value, remark, places.is_gain(literal))
     stated = bool(remark.options or remark.low is not None)
+    open_choice = shape.kind != ranges.CHOICE or len(shape.choices) > 1
+    place = places.place_tunable(literal) and remark.tuned and open_choice and (partners[0] or stated)
     return Spot(
         knob=Knob(
             name=name,
@@ -166,7 +178,7 @@ def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], re
             low=shape.low,
             high=shape.high,
             log=shape.log,
-            tunable=place and (places.value_tunable(literal) or (stated and shape.low < shape.high)),
+            tunable=place and ((partners[1] and places.value_tunable(literal)) or (stated and shape.low < shape.high)),
             comment=remark.comment,
             line=source.line_at(span[0]),
             choices=shape.choices,

@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Iterable
 
-from genomes.literals import Literal, Step, last_name
+from genomes.literals import Literal, Step, last_name, read_value
 from genomes.names import own_label, words
 
 _INDEX_WORDS = words(
@@ -19,7 +19,7 @@ _INDEX_WORDS = words(
 _INDEX_CALLS = words(
     """size transpose unsqueeze squeeze flatten unflatten view reshape permute expand repeat repeat_interleave softmax log_softmax sum mean
     amax amin argmax argmin norm cat stack chunk split select narrow movedim roll triu tril cumsum sort topk gather flip zeros
-    full_like randint arange diagonal new_zeros new_ones ones empty isinstance getattr hasattr append pop get exp2 as_strided"""
+    full_like randint arange diagonal new_zeros new_ones ones empty isinstance getattr hasattr append pop get exp2 as_strided pow rsplit"""
 )
 _SYSTEM_CALLS = words(
     """print log info debug warning write format manual_seed seed Generator device to cuda cpu compile autocast sleep getenv
@@ -30,16 +30,19 @@ _SYSTEM_WORDS = words(
     """seed device dtype backend backends pin_memory non_blocking fullgraph dynamic fused foreach num_workers persistent requires_grad
     keepdim keepdims inplace flush end sep mode verbose debug capturable differentiable maximize set_to_none frozen slots init_step
     strict compile log_every print_every report_every eval_every persistent_workers precision dry_steps max_loss
-    is_causal causal training batch_first bidirectional bias affine elementwise_affine"""
+    is_causal causal training batch_first bidirectional bias affine elementwise_affine maxsize mean"""
 )
 _SEED = re.compile(r"(^|_)seeds?($|_)", re.IGNORECASE)
 _NO_STATEMENT = ast.Assert | ast.Raise | ast.Import | ast.ImportFrom | ast.Delete
 _INDEX_OPERATORS = ast.LShift | ast.RShift | ast.BitAnd | ast.BitOr | ast.BitXor
 _NEUTRAL_CALLS = frozenset({"max", "min", "clamp", "clip", "int", "float", "lerp"})
+_CENTRED_CALLS = frozenset({"normal", "normal_", "trunc_normal_"})  # a mean of 0 keeps them symmetric
 HARDWARE = re.compile(
     r"cuda|cpu|mps|nccl|gloo|b?float\d*|half|u?int\d+|[bt]?f\d+|fp\d+|high|highest|medium|flex|sdpa|flash|cudnn|eager|inductor|utf|w|r|a|[rw]b",
     re.IGNORECASE,
 )
+_REAL_CALLS = words("sigmoid tanh softmax relu gelu silu softplus rms_norm layer_norm norm exp log sqrt rsqrt cos sin")
+_POLYNOMIAL = 3  # coefficients, at least
 _HUGE = 1e8  # peak FLOPs, units of bytes and nanoseconds
 
 
@@ -47,8 +50,8 @@ def place_tunable(literal: Literal) -> bool:
     """May a literal at this place be tuned, whatever its value? A string that names a kernel or a number format may not."""
     if _SEED.search(own_label(literal)) or (isinstance(literal.value, str) and HARDWARE.fullmatch(literal.value)):
         return False
-    if sum(isinstance(step.node, ast.Tuple | ast.List) for step in literal.path[-2:]) == 2:
-        return False  # a table of coefficients was computed as a whole: Muon diverges when one of Polar Express's moves
+    if _is_coefficient(literal.path):
+        return False
     return all(_step_tunable(step, literal) for step in literal.path)
 
 
@@ -59,11 +62,39 @@ def value_tunable(literal: Literal) -> bool:
         return True
     if value != value or abs(value) >= _HUGE:
         return False
-    if is_named(literal):
+    if is_named(literal) and not _is_bound(literal.path):
         return True
     if isinstance(value, int):
         return value > 1
     return value not in (0.0, 1.0, -1.0) or not _is_neutral(literal.path)
+
+
+def layer_factor(literal: Literal) -> str:
+    """The size that a whole number multiplies in a layer's arguments, as in `Linear(width, 4 * width)`; "" for any other literal.
+
+    Another layer, or a `chunk`, relies on it: it moves together with its like in the same function, and if it has none, not at all.
+    """
+    if type(literal.value) is not int or len(literal.path) < 2:
+        return ""
+    call, product = literal.path[-2], literal.path[-1].node
+    if not isinstance(call.node, ast.Call) or not isinstance(product, ast.BinOp) or not isinstance(product.op, ast.Mult):
+        return ""
+    size = ast.unparse(product.right if product.left is literal.node else product.left)
+    others = [ast.unparse(other) for other in call.node.args if other is not product]
+    if not last_name(call.node.func)[:1].isupper() and size not in others:
+        return ""
+    statements = [step.node for step in literal.path if isinstance(step.node, ast.stmt)]
+    scope = next((node for node in statements if isinstance(node, ast.FunctionDef)), statements[0])
+    return f"{scope.lineno}: {size}"
+
+
+def is_gain(literal: Literal) -> bool:
+    """`2 * torch.sigmoid(x)`: a whole number that multiplies what need not be whole."""
+    node = literal.path[-1].node
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return False
+    other = node.right if node.left is literal.node else node.left
+    return isinstance(other, ast.Call) and last_name(other.func) in _REAL_CALLS
 
 
 def is_constant(literal: Literal) -> bool:
@@ -108,8 +139,30 @@ def _step_tunable(step: Step, literal: Literal) -> bool:
     if isinstance(node, ast.If):
         return "__name__" not in ast.dump(node.test)
     if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return not _system_target(node)
+        return not _system_target(node) and not _is_read_off(node)
     return not isinstance(node, ast.pattern | ast.Slice)
+
+
+def _is_coefficient(path: tuple[Step, ...]) -> bool:
+    """Of a table, or of a polynomial: signs alternate. It was computed as a whole: Muon diverges when one of Polar Express's moves."""
+    around = [step.node for step in path[-2:] if isinstance(step.node, ast.Tuple | ast.List)]
+    if len(around) == 2:
+        return True
+    if not around or path[-1].node is not around[0] or len(around[0].elts) < _POLYNOMIAL:
+        return False
+    values = [read_value(element) for element in around[0].elts]
+    return all(isinstance(value, float) for value in values) and len({value < 0 for value in values if isinstance(value, float)}) == 2
+
+
+def _is_read_off(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
+    """`smooth = 0.9 * smooth + 0.1 * loss.item()`: what leaves the device is for people to read."""
+    return any(isinstance(part, ast.Attribute) and part.attr == "item" for part in ast.walk(node))
+
+
+def _is_bound(path: tuple[Step, ...]) -> bool:
+    """`clamp(max=0)`"""
+    call = path[-2].node if len(path) > 1 and isinstance(path[-1].node, ast.keyword) else None
+    return isinstance(call, ast.Call) and last_name(call.func) in _NEUTRAL_CALLS
 
 
 def _is_shape(node: ast.expr) -> bool:
@@ -144,6 +197,8 @@ def _system_target(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
 def _is_neutral(path: tuple[Step, ...]) -> bool:
     """0.0 and 1.0 as parts of an expression, bounds of a clamp, or start of a sum."""
     node = path[-1].node
+    if _is_bound(path):
+        return True
     if isinstance(node, ast.Call):
-        return last_name(node.func) in _NEUTRAL_CALLS
-    return isinstance(node, ast.BinOp | ast.Compare | ast.IfExp | ast.Return | ast.Assign | ast.Tuple)
+        return last_name(node.func) in _NEUTRAL_CALLS | _CENTRED_CALLS
+    return isinstance(node, ast.BinOp | ast.Compare | ast.IfExp | ast.Return | ast.Assign | ast.AnnAssign | ast.Tuple)

@@ -17,11 +17,13 @@ FLOAT, INT, POWER_OF_TWO, CHOICE, BOOL = "float", "int", "power_of_two", "choice
 _RATES = words("lr lrs rate rates")
 _EPSILONS = words("eps epsilon tol")
 _DECAYS = words("beta beta1 beta2 betas momentum ema smoothing mu")
-_SHARES = words("ratio ratios frac fraction share warmup warmdown cooldown dropout prob p probability percent keep smoothing mix")
+_SHARES = words("ratio ratios frac fraction share warmup warmdown cooldown warm cool dropout prob p probability percent keep smoothing mix")
+_WAVELENGTHS = words("base theta freq freqs frequencies")
 _SIZES = words("batch width dim dims embd embed channels size seq length len hidden block chunk tokens heads head vocab")
 _WINDOWS = ("L", "SL", "SSL", "SSSL", "SSSSSL", "SSLL")
 _POWER_FLOOR = 16
 _HUGE = 1e100
+_NEAR_ONE = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class Shape:
     choices: tuple[Value, ...] = ()
 
 
-def infer(label: str, value: Value, remark: Remark) -> Shape:
-    """The remark where it says something, else the best guess; the value itself always lies inside."""
+def infer(label: str, value: Value, remark: Remark, real: bool = False) -> Shape:
+    """The remark where it says something, else the best guess; the value itself always lies inside.
+
+    `real`: a whole number here need not be one.
+    """
     if isinstance(value, bool):
         return Shape(BOOL, 0.0, 1.0, False)
     choices = _options(value, remark)
@@ -46,7 +51,7 @@ def infer(label: str, value: Value, remark: Remark) -> Shape:
     if not is_number(value):
         return Shape(INT if isinstance(value, int) else FLOAT, 0.0, 0.0, False)  # of no scale
     parts = frozenset(re.findall(r"[a-z]+\d*", label.lower()))
-    shape = _integer(parts, value, remark) if isinstance(value, int) and not remark.real else _real(parts, float(value))
+    shape = _integer(parts, value, remark) if isinstance(value, int) and not (real or remark.real) else _real(parts, float(value))
     if remark.low is not None and remark.high is not None:
         log = shape.log if not remark.scale else remark.scale == "log"
         shape = Shape(shape.kind, remark.low, remark.high, log)
@@ -84,21 +89,27 @@ def _integer(parts: frozenset[str], value: int, remark: Remark) -> Shape:
         return Shape(INT, value * 4.0, -1.0, False)
     if value == 0:
         return Shape(INT, 0.0, 4.0, False)
-    factor = 4.0 if value < 1000 else 16.0
+    factor = 4.0 if value < 1000 else 64.0 if parts & _WAVELENGTHS else 16.0
     return Shape(INT, float(max(1, math.floor(value / factor))), value * factor, value >= 32)
 
 
 def _real(parts: frozenset[str], value: float) -> Shape:
-    if value == 0.0 and not parts & _SHARES:
+    if value == 0.0 and not parts & (_SHARES | _DECAYS):
         return Shape(FLOAT, 0.0, 0.1 if parts & _RATES else 0.5 if "decay" in parts else 1.0, False)
     if value < 0:
         return Shape(FLOAT, value * 4, 0.0, False)
     if parts & _RATES and not parts & _SHARES:
         return Shape(FLOAT, value / 16, value * 16, True)
     if parts & _EPSILONS or 0.0 < value < 1e-5:
-        return Shape(FLOAT, value / 100, value * 100, True)
-    if parts & _DECAYS and 0.5 <= value < 1.0:
-        return Shape(FLOAT, 0.5, 0.9999, False)
+        return Shape(FLOAT, value / 10, value * 10, True)
+    if parts & _DECAYS and (0.5 <= value < 1.0 or (value == 0.0 and not parts & _SHARES)):
+        return Shape(FLOAT, min(value, 0.5), 0.9999, False)
     if parts & _SHARES and value <= 1.0:
         return Shape(FLOAT, 0.0, 1.0, False)
+    if parts & _WAVELENGTHS and value >= 1000.0:
+        return Shape(FLOAT, value / 64, value * 64, True)
+    if 1.0 - _NEAR_ONE <= value < 1.0:  # a decay or a margin by whatever name: it stays on its side of 1
+        return Shape(FLOAT, 0.5, 0.9999, False)
+    if 1.0 < value <= 1.0 + _NEAR_ONE:
+        return Shape(FLOAT, 1.0 + (value - 1.0) / 8, 1.0 + (value - 1.0) * 8, True)
     return Shape(FLOAT, value / 8, value * 8, True)

@@ -69,8 +69,30 @@ def test_structural_edits_say_where_and_what():
         .replace("\n\ndef rotate", "\n\nX = 1\n\n\ndef rotate")
     )
     assert genomes.describe(genomes.diff(a, b)) == (
-        "+ X = 1; MLP.forward: return self.down(F.relu(self.up(x)).square()) → return self.down(F.gelu(self.up(x))); train: − step += 1"
+        "+ X = 1; MLP.forward: F.relu(self.up(x)).square() → F.gelu(self.up(x)); train: − step += 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("F.rms_norm(x, (x.size(-1),))", "F.layer_norm(x, (x.size(-1),))", "norm: F.rms_norm → F.layer_norm"),
+        ("eps=ADAM_EPS", "eps=ADAM_EPS * 2", "build_optimisers: eps=ADAM_EPS → ADAM_EPS * 2"),
+        ("if layer is not None:", "if layer:", "GPT.initialise: layer is not None → layer"),
+        ("bound = 3**0.5 * std", "bound = std", "GPT.initialise: bound = 3 ** 0.5 * std → std"),
+        ("# transformer blocks", "# blocks", "comment or layout of DEPTH = 8  # blocks"),
+    ],
+)
+def test_a_changed_statement_is_told_by_the_smallest_expression(old, new, told):
+    seed = PROGRAMS["seed"]
+    assert genomes.describe(genomes.diff(seed, seed.replace(old, new, 1))) == told
+
+
+def test_a_moved_definition_is_told_as_one():
+    seed = PROGRAMS["seed"]
+    first, moving, last = (seed.index(f"class {name}") for name in ("Attention", "MLP", "Block"))
+    other = seed[:first] + seed[moving:last] + seed[first:moving] + seed[last:]
+    assert genomes.describe(genomes.diff(seed, other)) == "class MLP moved before class Attention"
 
 
 def test_a_long_diff_is_described_in_one_line():

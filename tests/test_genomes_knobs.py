@@ -1,6 +1,7 @@
 """Knobs: every literal has a name, and setting one changes its characters alone."""
 
 import ast
+import random
 
 import pytest
 from corpus import SCRIPTS as PROGRAMS
@@ -156,18 +157,80 @@ def test_indices_axes_shifts_seeds_guards_and_flags_of_the_machine_are_never_tun
         assert name in found or name.removeprefix("f.") in found, (text, list(found))
 
 
-def test_inline_literals_that_won_upstream_are_tunable():
-    lines = [
-        "x.fill_(0.1)",
-        "g(weight_decay=0.0)",
-        "w = T // 2",
-        "base = 10000",
-        "s = 0.68 * s",
-        "d = {'weight_decay': 0.0}",
-        "ramp = min(t / 300, 1)",
-    ]
-    for line in lines:
-        assert any(knob.tunable for knob in genomes.knobs(f"def f(T, s, t, x):\n    {line}\n")), line
+FLAGSHIP = {  # in upstream's form: literals of the kind that its 22 improvements turned, and a value some way off
+    "GPT.init_weights.fill_[1]": 0.05,  # x0_lambdas.fill_(0.1)
+    "GPT.init_weights.normal_.std": 0.8,
+    "GPT.init_weights.normal_[1].std": 0.0005,
+    "GPT.init_weights.uniform_[3][1]": 0.5,  # 0.68 * s
+    "GPT.init_weights.s": 2,  # 3**0.5
+    "GPT.init_weights.s[1]": 0.4,
+    "GPT.init_weights.s[2]": -0.6,  # n_embd**-0.5
+    "GPT._precompute_rotary_embeddings.base": 200_000,
+    "GPT._compute_window_sizes.short_window": 4,  # long_window // 2
+    "GPT.setup_optimizer.adamw.weight_decay": 0.01,
+    "GPT.setup_optimizer.adamw[2].weight_decay": 0.003,
+    "GPT.setup_optimizer.adamw[3].lr": 0.02,  # scalar_lr * 0.01
+    "GPT.setup_optimizer.adamw[4].betas[0]": 0.9,
+    "GPT.setup_optimizer.adamw[4].betas[1]": 0.99,
+    "GPT.setup_optimizer.muon.beta2": 0.9,
+    "GPT.setup_optimizer.muon.ns_steps": 4,
+    "GPT.setup_optimizer.dmodel_lr_scale[1]": -0.4,
+    "GPT.forward.softcap": 20,
+    "CausalSelfAttention.forward.gate": 2.5,  # 2 * sigmoid
+    "MLP.__init__.Linear": 3,
+    "get_muon_momentum.frac": 200,  # step / 300
+    "get_muon_momentum.return[1]": 0.8,
+    "get_muon_momentum.return[2]": 0.97,
+    "ADAM_BETAS[0]": 0.7,
+    "WINDOW_PATTERN": "SSSSSL",
+}
+
+
+@pytest.mark.parametrize("name", FLAGSHIP)
+def test_inline_literals_of_the_kind_that_won_upstream_can_be_tuned_that_far(name):
+    text, value = PROGRAMS["upstream.py"], FLAGSHIP[name]
+    knob = named(text)[name]
+    assert knob.tunable
+    assert value in knob.choices if knob.kind == "choice" else knob.low <= value <= knob.high
+    assert named(genomes.set_knobs(text, {name: value}))[name].value == value
+
+
+@pytest.mark.parametrize(
+    ("line", "tunable"),
+    [
+        ("up, down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)", 2),
+        ("qkv = nn.Linear(width, 3 * width)", 0),  # a chunk relies on it
+        ("gates, down = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)", 0),
+        ("up, down, qkv = nn.Linear(width, 4 * width), nn.Linear(4 * width, width), nn.Linear(width, 3 * width)", 2),
+        ("t['qkv'] = normal(width, 3 * width)", 0),
+        ("x = math.sqrt(2 * layers)", 1),
+        ("c = (3.44, -4.77, 2.03)", 0),  # a polynomial
+        ("smooth = 0.9 * smooth + 0.1 * loss.item()", 0),
+        ("x.clamp(max=0)", 0),
+        ("normal_(w, 0.0, 0.02)", 1),
+        ("total: float = 0.0", 0),
+        ("y = x.pow(2)", 0),
+    ],
+)
+def test_what_must_agree_with_another_place_or_is_only_read_is_not_tuned(line, tunable):
+    found = genomes.knobs(f"def f(self, x, width, hidden, layers, t, w):\n    {line}\n")
+    assert sum(knob.tunable for knob in found) == tunable
+
+
+def test_a_margin_stays_on_its_side_of_one():
+    (margin, decay) = genomes.knobs("def f(x):\n    return 1.02 * x.norm() + 0.98 * x\n")
+    assert 1.0 < margin.low < 1.02 < margin.high < 1.2
+    assert 0.0 < decay.low < 0.98 < decay.high < 1.0
+    program = "def build_model():\n    return 1.02 * x.norm()\n\n\ndef main():\n    pass\n"
+    moved = [genomes.mutate(program, random.Random(seed), ["scale-float"]).text for seed in range(50)]
+    values = [genomes.knobs(text)[0].value for text in moved]
+    assert all(1.0 < value < 1.2 for value in values)
+    assert len(set(values)) > 10
+
+
+def test_a_whole_gain_before_a_function_need_not_stay_whole():
+    text = "def f(x):\n    return 2 * torch.sigmoid(x)\n"
+    assert genomes.set_knobs(text, {"f.return": 2.5}) == text.replace("2", "2.5")
 
 
 def test_an_unknown_knob_names_the_nearest_ones():

@@ -105,7 +105,7 @@ def test_a_moved_knob_stays_within_its_bounds_and_changes(name, seed):
     value = moved(knob, rng)
     if value is not None:
         assert value != knob.value
-        assert type(value) is type(knob.value)
+        assert type(value) is type(knob.value) or (knob.kind == "float" and type(value) is float)  # 2 * sigmoid: 2 need not stay whole
         if isinstance(value, int | float) and knob.kind != "choice":
             assert min(knob.low, knob.value) <= value <= max(knob.high, knob.value)
 

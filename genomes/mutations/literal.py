@@ -66,7 +66,7 @@ def _bounded(knob: Knob, value: float) -> float:
 
 def _scaled(knob: Knob, rng: random.Random, sd: float) -> float | None:
     here = number(knob)
-    share = not knob.log and knob.low >= 0.0 and knob.high <= 1.0
+    share, margin = not knob.log and knob.low >= 0.0 and knob.high <= 1.0, 1.0 < knob.low < here
     for attempt in range(_TRIES):
         if here == 0.0:
             new = knob.high * rng.uniform(0.02, 0.3)
@@ -75,9 +75,11 @@ def _scaled(knob: Knob, rng: random.Random, sd: float) -> float | None:
             new = 1.0 / (1.0 + math.exp(-odds))
         elif share:
             new = here - rng.uniform(0.02, 0.3)
+        elif margin:  # 1.02: what exceeds 1 is what moves
+            new = 1.0 + (here - 1.0) * math.exp(rng.gauss(0.0, sd))
         else:
             new = here * math.exp(rng.gauss(0.0, sd))
-        new = significant(_bounded(knob, new), 2 if attempt < _TRIES // 2 and not (share and here > 0.9) else 4)
+        new = significant(_bounded(knob, new), 2 if attempt < _TRIES // 2 and not margin and not (share and here > 0.9) else 4)
         if new != here:
             return new
     return None

@@ -1,0 +1,85 @@
+"""One line for people about a change of a statement: the smallest expression that tells the two versions apart, or where it went."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from genomes.errors import ParseError
+from genomes.source import parse_tree
+
+_SHOWN = 48  # characters of a statement in a description
+_SILENT = frozenset({"ctx", "kind", "type_comment"})
+_ELIF = re.compile(r"^(\s*)elif\b")
+
+
+def shown(text: str) -> str:
+    """The first telling line of a text, shortened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = next((line for line in lines if not line.startswith("#")), lines[0] if lines else "blank lines")
+    return telling if len(telling) <= _SHOWN else telling[: _SHOWN - 1] + "…"
+
+
+def named(text: str) -> str:
+    """A definition goes by its name, another statement by its first line."""
+    first = next((line for line in text.splitlines() if re.match(r"\s*(async def|def|class)\b", line)), "")
+    return " ".join(re.findall(r"\w+", first.partition("(")[0])[-2:]) or shown(text)
+
+
+def changed(old: str, new: str) -> str:
+    """`F.relu → F.gelu` of two versions of a statement or of its head; the lines themselves where they do not say more apart."""
+    a, b = _statement(old), _statement(new)
+    if a is None or b is None:
+        return f"{shown(old)} → {shown(new)}"
+    if ast.dump(a) == ast.dump(b):
+        return f"comment or layout of {shown(new)}"
+    label, before, after = _smallest(a, b)
+    return f"{label}{shown(ast.unparse(before))} → {shown(ast.unparse(after))}"
+
+
+def _statement(text: str) -> ast.stmt | None:
+    """The one statement that a text is, or that it is the head of."""
+    code = "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    code = _ELIF.sub(r"\1if", code)
+    indent = code[: len(code) - len(code.lstrip())]
+    opening = "if 1:\n" if indent else ""
+    for program in (f"{opening}{code}\n", f"{opening}{code}\n{indent}    pass\n"):
+        try:
+            body = parse_tree(program).body
+        except ParseError:
+            continue
+        inner = body[0].body if indent and isinstance(body[0], ast.If) else body
+        return inner[0] if len(inner) == 1 else None
+    return None
+
+
+def _smallest(a: ast.AST, b: ast.AST, label: str = "") -> tuple[str, ast.AST, ast.AST]:
+    """What it is the value of, and the innermost pair of nodes around all differences that can be written down."""
+    pairs = _differing(a, b)
+    if len(pairs) != 1 or not isinstance(pairs[0][0], ast.expr | ast.keyword | ast.arguments | ast.withitem):
+        return label, a, b
+    if isinstance(a, ast.keyword) and a.arg:
+        label = f"{a.arg}="
+    elif isinstance(a, ast.Assign) and pairs[0][0] is a.value:
+        label = f"{shown(', '.join(ast.unparse(target) for target in a.targets))} = "
+    return _smallest(*pairs[0], label)
+
+
+def _differing(a: ast.AST, b: ast.AST) -> list[tuple[ast.AST, ast.AST]]:
+    """Children that differ; none where the nodes themselves do, or are of another number of children."""
+    if type(a) is not type(b):
+        return []
+    found: list[tuple[ast.AST, ast.AST]] = []
+    for name in a._fields:
+        x, y = getattr(a, name, None), getattr(b, name, None)
+        left, right = (x, y) if isinstance(x, list) and isinstance(y, list) else ([x], [y])
+        if name in _SILENT:
+            continue
+        if len(left) != len(right):
+            return []
+        for old, new in zip(left, right, strict=True):
+            if isinstance(old, ast.AST) and isinstance(new, ast.AST):
+                found += [(old, new)] if ast.dump(old) != ast.dump(new) else []
+            elif old != new:
+                return []
+    return found
