@@ -148,7 +148,7 @@ def _merge(options: argparse.Namespace) -> int:
 def _conflict(conflict: genomes.Conflict) -> str:
     sides = (("base", conflict.base), ("a", conflict.a), ("b", conflict.b))
     shown = [f"  {name}{' (taken)' if name == conflict.taken else ''}:\n{_indented(text)}" for name, text in sides]
-    return "\n".join([f"conflict in {conflict.where or 'the module'}", *shown])
+    return "\n".join([f"conflict: {conflict.where or 'the module'}", *shown])
 
 
 def _indented(text: str) -> str:

@@ -182,7 +182,7 @@ def moved(seed: str, children: list[Child], rng: Random) -> Iterator[Pair]:
             yield Pair("moved", text, b.text, f"{node.name} before {other.name} | {b.note}")
 
 
-def pairs(seed: str, count: int, rng: Random) -> list[Pair]:
+def pairs(seed: str, count: int, rng: Random) -> Iterator[Pair]:
     children = pool(seed, rng)
     classes = (
         drawn("far apart", children, lambda a, b: gap(a, b) >= FAR, rng),
@@ -190,7 +190,8 @@ def pairs(seed: str, count: int, rng: Random) -> list[Pair]:
         same_list(seed, children, rng),
         moved(seed, children, rng),
     )
-    return [pair for found in classes for pair in islice(found, count // len(classes))]
+    for found in classes:
+        yield from islice(found, count // len(classes))
 
 
 # ---- judging

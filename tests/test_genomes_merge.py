@@ -24,30 +24,32 @@ def merged(base, a, b, seed=0):
     return genomes.merge(base, a, b, genomes.seeded(random.Random(seed)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(name=st.sampled_from(sorted(PROGRAMS)), seed=st.integers(0, 10**6))
-def test_laws_of_three_way_merge(name, seed):
+def test_two_mutants_united_have_no_mistake_that_neither_has(name, seed):
     base, rng = PROGRAMS[name], random.Random(seed)
     a, b = genomes.mutate(base, rng).text, genomes.mutate(base, rng).text
-    assert merged(base, a, base) == genomes.Merge(a, ())
-    assert merged(base, base, b) == genomes.Merge(b, ())
-    assert merged(base, a, a) == genomes.Merge(a, ())
-    both, swapped = merged(base, a, b, seed), merged(base, b, a, seed)
+    both = merged(base, a, b, seed)
     assert both == merged(base, a, b, seed)
     assert not genomes.check(both.text) or genomes.check(base)
-    assert len(both.conflicts) == len(swapped.conflicts)
-    if not both.conflicts:
-        assert both.text == swapped.text
 
 
 @settings(deadline=None, max_examples=40)
 @given(name=st.sampled_from(sorted(PROGRAMS)), seed=st.integers(0, 10**6))
 def test_knobs_set_on_different_sides_are_both_set(name, seed):
     base, rng = PROGRAMS[name], random.Random(seed)
-    floats = [knob for knob in genomes.knobs(base) if isinstance(knob.value, float)]
-    one, two = rng.sample(floats, 2)
-    a, b = (genomes.set_knobs(base, {knob.name: 0.123}) for knob in (one, two))
-    assert merged(base, a, b) == genomes.Merge(genomes.set_knobs(base, {one.name: 0.123, two.name: 0.123}), ())
+    movable = [
+        knob for knob in genomes.knobs(base) if isinstance(knob.value, float | bool) or (knob.tunable and isinstance(knob.value, int))
+    ]
+    one, two = ({knob.name: other(knob.value)} for knob in rng.sample(movable, 2))
+    a, b = genomes.set_knobs(base, one), genomes.set_knobs(base, two)
+    assert merged(base, a, b) == genomes.Merge(genomes.set_knobs(base, one | two), ())
+
+
+def other(value):
+    if isinstance(value, bool):
+        return not value
+    return 2 * value or 1 if isinstance(value, int) else 0.123
 
 
 UNITED = {

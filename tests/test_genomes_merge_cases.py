@@ -29,6 +29,13 @@ UNITED = {  # base, a, b, merged
     "the same import at two places": ("a = 1\nb = 2\n", "a→import gc\na", "b→import gc\nb", "import gc\na = 1\nb = 2\n"),
     "a statement moved and changed": ("a = 1\nb = 2\nc = 3\n", "a = 1\nb = 2\n→b = 2\na = 1\n", "1→4", "b = 2\na = 4\nc = 3\n"),
     "a branch changed and another below it": ("if x:\n    y = 1\nz = 2\n", "y = 1→y = 3", "x:→x and w:", "if x and w:\n    y = 3\nz = 2\n"),
+    "a branch added and another changed": ("if x:\n    y = 1\n", "1→1\nelse:\n    y = 2", "1→3", "if x:\n    y = 3\nelse:\n    y = 2\n"),
+    "a handler added and the body changed": (
+        "try:\n    f()\nfinally:\n    g()\n",
+        "f()→f()\nexcept OSError:\n    h()",
+        "f()→f(1)",
+        "try:\n    f(1)\nexcept OSError:\n    h()\nfinally:\n    g()\n",
+    ),
     "groups appended to a list of many lines": (
         "g = [\n    {'a': 1},\n    {'b': 2},\n]\n",
         "{'b': 2},→{'b': 2},\n    {'c': 3},",

@@ -20,6 +20,7 @@ from genomes.merging.wrapping import grown, wraps
 
 Settle = Callable[[str, str, str], str]  # (base, a, b) source → "a" or "b"
 _COMMENT = re.compile(r"#[^\n]*")
+_LITERAL = re.compile(r"""((?<![\w.])\.?\d[\w.]*(?:(?<=[eE])[+-]\d+)?|\bTrue\b|\bFalse\b|"[^"\n]*"|'[^'\n]*')""")
 _SHELL = "if 1:\n"
 _HEAD = re.compile(r"\s*(@|def |class |if |for |while |with |async |try\b)")
 
@@ -27,6 +28,9 @@ _HEAD = re.compile(r"\s*(@|def |class |if |for |while |with |async |try\b)")
 def merge_lines(base: str, a: str, b: str, settle: Settle) -> str | None:
     """Merge three versions of a statement's lines, or of a compound statement's head; None where they do not parse alone, or would not
     parse united."""
+    values = _literals(base, a, b)
+    if values is not None:
+        return values
     trees = [_parse(text) for text in (base, a, b)]
     if trees[0] is None or trees[1] is None or trees[2] is None:
         return None
@@ -38,6 +42,16 @@ def merge_lines(base: str, a: str, b: str, settle: Settle) -> str | None:
         return None
     united = _strip(merged.code, a)
     return united if _keeps_comments(united, base, a, b) else None
+
+
+def _literals(base: str, a: str, b: str) -> str | None:
+    """The text with the literals that either side changed; None where more was changed, or both changed one. To the character, and fast."""
+    pieces = [_LITERAL.split(text) for text in (base, a, b)]
+    if len({len(parts) for parts in pieces}) > 1 or any(parts[::2] != pieces[0][::2] for parts in pieces):
+        return None
+    if any(len({old, left, right}) > 2 for old, left, right in zip(*pieces, strict=True)):
+        return None
+    return "".join(left if left != old else right for old, left, right in zip(*pieces, strict=True))
 
 
 def _parse(text: str) -> cst.Module | None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 class Clash:
     """A place that both sides changed differently; empty text means deleted."""
 
-    where: str  # qualified name of the enclosing definition, "" at module level
+    where: str  # qualified name of the enclosing definition, "" at module level; of a loose end, what would be missing
     base: str
-    a: str
+    a: str  # of a loose end, what this side changed, as a diff
     b: str
 
 

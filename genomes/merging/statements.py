@@ -87,11 +87,12 @@ class _Blocks:
         simple = texts[1] in (texts[0], texts[2]) or texts[2] == texts[0]
         if simple and not (self.ledger.fine and any(clause.body for clause in base.clauses)):
             return self.ledger.choose(where, *texts)
-        if not len(base.clauses) == len(a.clauses) == len(b.clauses):
-            return self.ledger.choose(where, *texts)
         inner = f"{where}.{base.label.split()[-1]}".lstrip(".") if base.is_definition else where
+        matched = _matched(base.clauses, a.clauses, b.clauses)
+        if matched is None:
+            return self.ledger.choose(where, *texts)
         pieces = [self.lead(base.lead, a.lead, b.lead, where)]
-        for old, left, right in zip(base.clauses, a.clauses, b.clauses, strict=True):
+        for old, left, right in matched:
             pieces += [self.head((old, left, right), inner), self.block(old.body, left.body, right.body, inner)]
         return _join(pieces)
 
@@ -120,6 +121,28 @@ class _Blocks:
             if stage.base is not None:
                 pieces.append(self.ledger.choose(where, stage.base, stage.a or "", stage.b or ""))
         return "".join(pieces)
+
+
+def _matched(base: Sequence[Clause], a: Sequence[Clause], b: Sequence[Clause]) -> list[tuple[Clause, Clause, Clause]] | None:
+    """Clauses that correspond, in order; one that a side added stands for all three. None where a side dropped one, or both added some."""
+    if len(base) == len(a) == len(b):
+        return list(zip(base, a, b, strict=True))
+    found = list[tuple[Clause, Clause, Clause]]()
+    for stage in walk(*([Keyed(clause, clause.text, _keyword(clause)) for clause in clauses] for clauses in (base, a, b))):
+        if stage.inserted_a and stage.inserted_b:
+            return None
+        found += [(new, new, new) for new in (*stage.inserted_a, *stage.inserted_b)]
+        if stage.base is not None:
+            if stage.a is None or stage.b is None:
+                return None
+            found.append((stage.base, stage.a, stage.b))
+    return found
+
+
+def _keyword(clause: Clause) -> str:
+    """`if`, `else`, `except`: the first word that is no comment."""
+    lines = [line.strip() for line in clause.head.splitlines()]
+    return next((_NAME.findall(line)[0] for line in lines if _NAME.match(line)), "")
 
 
 def _torn(stage: Stage[Unit], homes: Homes) -> bool:
