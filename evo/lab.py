@@ -2,7 +2,7 @@
 
 Rendering sets constants of prepare.py (the whole right-hand side of a top-level assignment) and knobs of train.py (single literals,
 through `genomes`). The data are prepared by running the rendered prepare.py in a process of its own, beside the modules that it imports
-from the lab's folder; a genome gets prepare.py alone.
+from the lab's folder or the default lab's; a genome gets prepare.py alone.
 
 A lab whose train.py is a script in karpathy/autoresearch's shape (genomes.Contract.SCRIPT) is in compat mode: its train.py is the seed
 genome as it is, constants are set in a copy of its prepare.py, and its data are its own affair.
@@ -101,17 +101,21 @@ def _checked_script(lab: Lab) -> Lab:
 
 
 def _imported(lab: Lab) -> tuple[tuple[str, str], ...]:
-    """The modules beside prepare.py that it or one of them imports; in compat mode those of train.py too."""
+    """The modules beside prepare.py that it or one of them imports; in compat mode those of train.py too.
+
+    A lab is three files: what its prepare.py imports of the default lab's preparation, and does not bring, is taken from there.
+    """
     found: dict[str, str] = {}
+    folders = (lab.folder,) if lab.compat else (lab.folder, DEFAULT)
     unread = [lab.prepare, *([lab.train] if lab.compat else [])]
     while unread:
         tree = ast.parse(unread.pop())
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         for name in sorted(f"{module.split('.')[0]}.py" for module in modules):
-            path = lab.folder / name
+            path = next((folder / name for folder in folders if (folder / name).is_file()), lab.folder / name)
             if name not in (*FILES, *found) and path.is_file() and path.stat().st_size <= MODULE_BYTES:
-                found[name] = _read(lab.folder, name, "imported by it")
+                found[name] = _read(path.parent, name, "imported by it")
                 _parsed(found[name], path)
                 unread.append(found[name])
     return tuple(sorted(found.items()))

@@ -101,6 +101,16 @@ def test_data_are_prepared_once_and_progress_is_heard(tmp_path: Path, monkeypatc
     assert (Path(folder) / "manifest.json").stat().st_mtime_ns == stamp
 
 
+def test_a_lab_of_three_files_prepares_with_the_default_labs_modules_but_for_those_it_brings(tmp_path: Path) -> None:
+    default = lab.load(lab.DEFAULT)
+    folder = make_lab(tmp_path / "lab", default.train, default.prepare)
+    assert {name for name, _ in default.modules} == {path.name for path in lab.DEFAULT.glob("data_*.py")}
+    assert lab.load(folder).modules == default.modules
+    (folder / "data_texts.py").write_text("own = 1\n")
+    assert dict(lab.load(folder).modules)["data_texts.py"] == "own = 1\n"
+    assert lab.load(folder).hash != default.hash
+
+
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import math
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import data_folder
 import data_tokens
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from data_texts import embedded_source
@@ -359,7 +362,7 @@ def write_parquet(path: Path, columns: dict[str, list]) -> None:
 def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_path: Path) -> None:
     documents = [f"document {i}: {CHINESE[:40]} {'words and more words ' * (i % 7)}" for i in range(200)]
     digests = set()
-    for kind in ("parquet", "jsonl"):
+    for kind in ("parquet", "jsonl", "jsonl.gz", "jsonl.zst"):
         folder = tmp_path / kind
         folder.mkdir()
         for shard, part in enumerate((documents[:150], documents[150:])):
@@ -367,7 +370,9 @@ def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_pa
             if kind == "parquet":
                 write_parquet(path, {"text": part})
             else:
-                path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+                lines = "".join(json.dumps({"text": text}) + "\n" for text in part).encode()
+                pack = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": partial(pyarrow.compress, codec="zstd", asbytes=True)}
+                path.write_bytes(pack[kind](lines))
         data, manifest = prepared(prepare, tmp_path / "data", folder)
         digests.add(manifest["data_sha256"])
         strings = token_strings(data, 256)
@@ -390,6 +395,7 @@ def test_a_single_file_gives_all_three_parts(prepare: ModuleType, tmp_path: Path
 
 
 BAD = {
+    "cut.jsonl.gz": gzip.compress(b'{"text": "fine"}\n' * 999)[:-20],
     "missing.txt": None,
     "empty_folder": {},
     "broken.parquet": b"PAR1 but not really",
