@@ -25,9 +25,10 @@ from evaluator import sandbox
 from evaluator.evaluate import Watch
 from evaluator.inside import wire
 from evaluator.outcome import CurvePoint, Failed, Outcome, Phase, Reason, Scored, Stopped
+from evaluator.printed import one_below_the_other, printable, read_log
 from evaluator.scratch import Evaluations
 from evaluator.splice import spliced
-from evaluator.training import Limits, add_point, failure, how_it_ended, one_below_the_other, printable, read_log, what_was_raised
+from evaluator.training import Limits, add_point, failure, how_it_ended, what_was_raised
 
 _GIB = 2**30
 _POLL_SECONDS = 0.2
@@ -267,7 +268,7 @@ class _Run:
     def _raised(self, message: dict[str, Any]) -> Failed:
         if message["op"] != "error":
             return self._fail(Reason.CONTRACT, f"wrote to the harness's channel: {message['op']!r}")
-        reason, text = what_was_raised(message)
+        reason, text = what_was_raised(message, self.limits)
         if message.get("type") == "SystemExit" and (last := self._last_words()):
             text = f"{text}, after printing {last!r}"  # a program of this kind prints why, and exits
         return self._fail(reason, text, str(message.get("trace", "")))

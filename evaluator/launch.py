@@ -169,6 +169,7 @@ def _watch(child: int, spec: dict[str, Any]) -> dict[str, Any]:
             ready = select.select(wakers, [], [], patience)[0]
             if lifeline in ready:
                 killed = "slot"
+                meter.exceeded()  # a last look, for the report
             elif not ready and (time.monotonic() - measured > _MEASURE_SECONDS or meter.sign()):
                 killed, measured = meter.exceeded(), time.monotonic()
         else:

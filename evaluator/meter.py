@@ -110,6 +110,15 @@ def waited_share(pids: list[int]) -> float:
     return waited / (ran + waited) if ran + waited else 0.0
 
 
+def cpu_seconds(pids: list[int]) -> float:
+    """Time that these processes, and those of their children that have ended, have spent on a core."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, _stat(pid)[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def folder_bytes(folder: str) -> int:
     """Disk space of all files in a folder; links are not followed."""
     total, open_ = 0, [folder]

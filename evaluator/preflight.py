@@ -24,8 +24,9 @@ from evaluator.berth import Berth, Berths, Files
 from evaluator.data import Data, Rows, Vocabulary
 from evaluator.inside import wire
 from evaluator.outcome import Failed, Phase, Reason, Stopped
+from evaluator.printed import read_log
 from evaluator.scratch import Evaluations
-from evaluator.training import Limits, Trained, TrainingRun, failure, how_it_ended, read_log, what_was_raised
+from evaluator.training import Limits, Trained, TrainingRun, failure, how_it_ended, what_was_raised
 from evaluator.waiting import Waiting
 
 BUDGET_SECONDS = 0.5  # of training: dozens of steps of a small model, one of a large

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator import bare
+from evaluator.meter import cpu_seconds, descendants
 
 INSIDE = Path(__file__).parent / "inside"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -100,6 +101,10 @@ class Process:
     def alive(self) -> bool:
         """Whether anything of it runs."""
         return self._launcher.poll() is None
+
+    def cpu_seconds(self) -> float:
+        """Time that it and all it started have spent on a core; 0 where there is no /proc."""
+        return cpu_seconds(descendants(self._launcher.pid))
 
     def stop(self) -> None:
         """Begins to end it, for a caller that has more to end. Idempotent."""

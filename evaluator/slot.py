@@ -4,8 +4,8 @@ What holds: the program never sees validation data, the judge, the clock or a fi
 clock runs; it is dead, with all it started, before its weights are scored; what scores it never runs its code.
 
 Out of reach, at the strongest level:
-- The seconds of grace after the budget: a program may train on in them. They are bounded, part of `training_seconds`, and weights that
-  come later than the seed genome's are flagged (evo/flags.py).
+- The last twentieth: in the grace after the budget a program may spend a twentieth of it on a core before it is refused; on a GPU all of
+  the grace. Weights that come later than the seed genome's are flagged (evo/flags.py).
 - Text before the clock: sources of installed libraries resemble the embedded default data, and a program's own text can carry knowledge.
   Both are bounded by `setup_seconds`, and a set-up that is longer than the seed genome's is flagged. With data of one's own (--from) the
   former is no use.
@@ -31,10 +31,11 @@ from evaluator.data import Data, Rows
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.lending import Library
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
+from evaluator.printed import read_log
 from evaluator.scoring import Judge, Verdict, task_for
 from evaluator.scratch import Evaluations
 from evaluator.task import Task
-from evaluator.training import Limits, Trained, TrainingRun, failure, read_log
+from evaluator.training import Limits, Trained, TrainingRun, failure
 
 _GIB = 2**30
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,9 +22,12 @@ from evaluator.data import Data, Vocabulary, prefault
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.inside import wire
 from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
+from evaluator.printed import printable
 from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
+_MESSAGES, _MESSAGES_A_SECOND = 100, 20  # from a program; prepare.py sends five a second of the budget, and few besides
+_LATE_SECONDS = 0.5  # on a core after the budget: the step in hand, and saving
 _LOSSES_TOLD = 3  # of a failure, beside its curve
 _CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
 _REASONS = {
@@ -34,11 +37,6 @@ _REASONS = {
     "FloatingPointError": Reason.NOT_FINITE,
 }
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]"  # terminal escapes
-    r"|[^\n\t\x20-\x7e\xa0-\U0010ffff]"  # control characters
-    r"|[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"  # invisible, direction-changing or broken ones
-)
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class Limits:
 
     setup_seconds: float = 120.0  # process start to first real batch
     grace_seconds: float = 2.0  # after the budget, for steps in flight and for handing over the weights
+    late_share: float = 0.05  # of the budget: time on a core that may be spent after it, whatever the grace; half a second always
     score_seconds: float = 120.0  # longest silence while scoring
     pack_seconds: float = 120.0  # for a vocabulary that no program has asked for before
     host_memory_gib: float = 8.0
@@ -91,6 +90,8 @@ class TrainingRun:
     _clock_start: float = math.inf
     _vocabulary: Vocabulary | None = None
     _curve: list[CurvePoint] = field(default_factory=list)
+    _spent: float | None = None  # seconds on a core, when the budget ended
+    _end_of_budget: threading.Timer | None = None
 
     def run(self) -> Trained | Stopped | Failed:
         """Holds the conversation to its end; the process and all it started are gone afterwards."""
@@ -101,6 +102,8 @@ class TrainingRun:
         except (wire.WireError, KeyError, TypeError, ValueError, ArithmeticError) as error:
             ended = self._fail(Reason.CONTRACT, f"the process broke the protocol of prepare.py: {error}")
         finally:
+            if self._end_of_budget is not None:
+                self._end_of_budget.cancel()
             exit_ = self.process.end()
         ended = self._explain(exit_) if ended is None else ended
         if isinstance(ended, Stopped):
@@ -111,7 +114,8 @@ class TrainingRun:
 
     def _converse(self) -> Trained | Stopped | Failed | None:
         """None: the process ended without saying why."""
-        while True:
+        most = int(_MESSAGES + _MESSAGES_A_SECOND * self.budget_seconds)
+        for _ in range(most):
             try:
                 received = wire.receive(self.channel, deadline=self._deadline())
             except TimeoutError:
@@ -121,6 +125,7 @@ class TrainingRun:
             ended = self._handle(received[0])
             if ended is not None:
                 return ended
+        return self._fail(Reason.CONTRACT, f"sent more than {most} messages: to listen to them would take the cores of others")
 
     def _handle(self, message: dict[str, Any]) -> Trained | Stopped | Failed | None:
         match message["op"]:
@@ -158,6 +163,9 @@ class TrainingRun:
             self._clock_start = time.monotonic()
             go = {"op": "go", "budget_seconds": self.budget_seconds, "rows": vocabulary.train.rows, "row_tokens": self.data.length + 1}
             wire.send(self.channel, go, (rows,))
+            self._end_of_budget = threading.Timer(self.budget_seconds, self._note_spent)
+            self._end_of_budget.daemon = True
+            self._end_of_budget.start()
         finally:
             os.close(rows)
         return None
@@ -208,12 +216,24 @@ class TrainingRun:
         wire.send(self.channel, {"op": "done"})
         if seconds > self.budget_seconds + self.limits.grace_seconds:
             return self._late()
+        if (late := self._late_work()) is not None:
+            return late
         steps, tokens, parameters = (int(message[name]) for name in ("steps", "tokens", "parameters"))
         peak = float(message["peak_memory_gib"])
         if not math.isfinite(peak):
             raise ValueError(f"peak_memory_gib is {peak}")
         setup = self._clock_start - self._born
         return Trained(self._vocabulary, seconds, setup, steps, tokens, parameters, peak, tuple(self._curve))
+
+    def _note_spent(self) -> None:
+        self._spent = self.process.cpu_seconds()
+
+    def _late_work(self) -> Failed | None:
+        """The grace is for a machine that is busy, not for training: what counts against it is time on a core."""
+        allowed = max(_LATE_SECONDS, self.limits.late_share * self.budget_seconds)
+        if self._spent is None or (worked := self.process.cpu_seconds() - self._spent) <= allowed:
+            return None
+        return self._fail(Reason.OVERRAN, f"worked for {worked:.1f} s on a core after its budget, allowed are {allowed:.1f}")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._clock_start
@@ -230,7 +250,7 @@ class TrainingRun:
         return self._fail(Reason.OVERRAN, f"the weights had not arrived after the {allowed}")
 
     def _program_error(self, message: dict[str, Any]) -> Failed:
-        reason, text = what_was_raised(message)
+        reason, text = what_was_raised(message, self.limits)
         failed = self._fail(reason, text, str(message.get("trace", "")))
         return replace(failed, error=printable(str(message.get("type")))[:100])
 
@@ -252,10 +272,16 @@ def add_point(curve: list[CurvePoint], point: CurvePoint) -> None:
     curve.append(point)
 
 
-def what_was_raised(message: dict[str, Any]) -> tuple[Reason, str]:
-    """Reason and text of an exception as `inside/trainee.py` explains it."""
+def what_was_raised(message: dict[str, Any], limits: Limits | None = None) -> tuple[Reason, str]:
+    """Reason and text of an exception as `inside/trainee.py` explains it.
+
+    Args:
+        limits: what it ran under, where that may be why.
+    """
     kind, text = str(message.get("type")), str(message.get("message"))
     reason = _REASONS.get(kind, Reason.CRASH)
+    if limits is not None and (kind == "MemoryError" or "allocate memory" in text.lower()):
+        return Reason.OUT_OF_MEMORY, f"{kind}: {text[:300]} ({limits.host_memory_gib:g} GiB allowed)"
     if kind in ("OutOfMemoryError", "MemoryError") or any(words in text.lower() for words in _NO_MEMORY):
         reason = Reason.OUT_OF_MEMORY
     elif kind == "OSError" and os.strerror(errno.EFBIG) in text:
@@ -287,21 +313,3 @@ def failure(reason: Reason, phase: Phase, message: str, trace: str, seconds: flo
     losses = tuple(point.loss for point in curve if point.loss is not None)[-_LOSSES_TOLD:]
     steps = curve[-1].step if curve else 0
     return Failed(reason, phase, line, printable(trace)[-6000:], seconds, curve, steps=steps, losses=losses)
-
-
-def printable(text: str) -> str:
-    """Without terminal escapes and control characters: a program's own words may reach a terminal, a page or a model."""
-    return _CONTROL.sub("", text)
-
-
-def read_log(path: Path, limit: int) -> str:
-    """Last `limit` bytes of what a process printed, made printable; lines that overwrite each other come one below the other."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - limit))
-        return printable(one_below_the_other(file.read().decode("utf-8", errors="replace")))
-
-
-def one_below_the_other(text: str) -> str:
-    """A progress line that returns to its start to be overwritten becomes a line of its own."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from evaluator.training import printable
+from evaluator.printed import printable
 
 
 class EvoError(Exception):

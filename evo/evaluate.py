@@ -25,6 +25,7 @@ from evo import lab as labs
 from evo.cli import Parser
 from evo.config import load
 from evo.errors import EvoError, UserError
+from evo.flags import WAITED_SHARE
 from evo.machine import probe
 from evo.preflight import Preflight, Subject, static_problems
 from evo.search import SEEDS
@@ -117,6 +118,7 @@ def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
             f"training         {outcome.training_seconds:.1f} s ({outcome.total_seconds:.1f} s in all), {outcome.steps} steps",
             *_outside(outcome),
             f"tokens           {outcome.tokens} ({outcome.tokens / outcome.training_seconds:.0f} a second)",
+            *([f"waiting          for a core, {outcome.waited_share:.0%} of the time"] if outcome.waited_share > WAITED_SHARE else []),
             f"parameters       {outcome.parameters}",
             f"peak memory      {outcome.peak_memory_gib:.2f} GiB",
             f"measurement key  {outcome.measurement_key}",

@@ -26,7 +26,7 @@ from typing import Any
 
 import genomes
 from evaluator.outcome import Failed, Scored, Stopped
-from evaluator.training import printable
+from evaluator.printed import printable
 from evo import flags
 from evo.cli import Parser
 from evo.history import Genome

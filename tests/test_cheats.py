@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no 
 
 ITEMS = 22  # of FIELD_NOTES 4
 SAME_BPB = 1e-4  # of two runs with the same seed and steps: rounding
-LUCK_BPB = 0.15  # what another seed, or noise in the first weights, can change in twenty steps of the honest twin
+LUCK_BPB = 0.4  # what another seed, or other first weights, can change in twenty steps of the honest twin: four sds of its seeds
 GONE_SECONDS = 2.0  # from the deadline until nothing of a program is left
 BUDGET_SECONDS = 20.0  # more than twenty steps take, however busy the machine is
 
@@ -46,7 +46,8 @@ WHILE_TRAINED = {
     "i01_work_between_timers": (Reason.OVERRAN, Phase.TRAIN, "1.5 s of grace"),
     "i02_training_after_the_loop": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
     "i03_own_clock": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
-    "i15_memory": (Reason.OUT_OF_MEMORY, Phase.SETUP, "memory"),
+    "i14_floods_the_harness": (Reason.CONTRACT, Phase.TRAIN, "sent more than 110 messages"),
+    "i15_memory": (Reason.OUT_OF_MEMORY, Phase.SETUP, "1.5 GiB allowed"),
     "i15_memory_in_files": (Reason.OUT_OF_MEMORY, Phase.SETUP, "more host memory than the 1.5 GiB"),
     "i15_disk": (Reason.TOO_BIG, Phase.SETUP, "more on disk than the 0.01 GiB"),
     "i15_large_file": (Reason.TOO_BIG, Phase.SETUP, "File too large"),
@@ -55,6 +56,7 @@ WHILE_TRAINED = {
     "i18_daemon": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
     "i22_work_beside_the_clock": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
 }
+IN_THE_GRACE = "i02_training_in_the_grace"
 ON_A_GPU = {
     "i15_gpu_memory": (Reason.OUT_OF_MEMORY, "more GPU memory than the card's less 8 GiB"),
     "i22_work_queued_on_the_gpu": (Reason.OVERRAN, "had not arrived"),
@@ -64,7 +66,6 @@ WHILE_SCORED = {
     "i05_weights_that_run": (Reason.CRASH, "Weights only load failed"),
     "i06_own_loss": (Reason.BAD_LOGITS, "gave shape ()"),
     "i07_first_positions": (Reason.NOT_CAUSAL, "changed with what follows"),
-    "i07_neighbour": (Reason.NOT_CAUSAL, "the neighbours"),
     "i07_next_token": (Reason.NOT_CAUSAL, "changed with what follows"),
     "i07_small_look": (Reason.NOT_CAUSAL, "they look ahead"),
     "i07_statistics_of_the_batch": (Reason.NOT_CAUSAL, "the neighbours"),
@@ -120,7 +121,7 @@ def all_in_one(chosen: tuple[str, ...], known: dict[str, object]) -> str:
 
 
 def test_every_item_of_the_list_has_a_program_and_every_program_a_test() -> None:
-    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, *NO_BETTER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU}
+    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, *NO_BETTER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, IN_THE_GRACE}
     assert listed == set(names("cheats")) - {"honest"}
     heads = [read("cheats", name).split('"""')[1].split(". ")[0] for name in listed]  # "2, 11"
     covered = {int(number) for head in heads for number in re.findall(r"\d+", head)}
@@ -181,9 +182,21 @@ def test_a_program_that_takes_more_than_its_share_is_ended_and_gone(slot: Slot, 
     assert len(outcome.message) <= 500
     assert "\n" not in outcome.message
     assert len(outcome.trace) <= 6000
+    assert not outcome.trace or 'train.py", line' in outcome.trace  # however long the message below it is
     assert len(outcome.log) <= slot.config.limits.log_bytes
     table = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "sleep 86397" not in table
+
+
+def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(config: SlotConfig) -> None:
+    patient = Slot(replace(config, limits=replace(config.limits, grace_seconds=60.0)))
+    try:
+        outcome = patient(read("cheats", IN_THE_GRACE), 1, 0.5)
+    finally:
+        patient.close()
+    assert isinstance(outcome, Failed), outcome
+    assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SAVE), outcome
+    assert "on a core after its budget, allowed are 0.5" in outcome.message
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

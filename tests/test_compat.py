@@ -137,7 +137,7 @@ def test_figures_are_taken_from_the_summary_and_what_is_none_is_0(short: Compat)
         ("block = b'x' * (1 << 30)\nimport time; time.sleep(30)", Reason.OUT_OF_MEMORY, Phase.SETUP, "0.5 GiB allowed"),
         ("import nothing_of_that_name", Reason.CRASH, Phase.SETUP, "nothing_of_that_name"),
         ("import atexit, os; atexit.register(os._exit, 4)", Reason.CRASH, Phase.SETUP, "exit status 4"),
-        ("open('mine', 'w').write('x' * 20_000_000)", Reason.CRASH, Phase.SETUP, "File too large"),
+        ("open('mine', 'w').write('x' * 20_000_000)", Reason.TOO_BIG, Phase.SETUP, "File too large"),
     ],
 )
 def test_what_is_no_score_has_its_reason_and_phase(short: Compat, body: str, reason: Reason, phase: Phase, said: str) -> None:

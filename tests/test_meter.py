@@ -15,7 +15,7 @@ import pytest
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
 from evaluator.lending import Library
-from evaluator.meter import Allowance, Meter, descendants, folder_bytes, memory_bytes, waited_share
+from evaluator.meter import Allowance, Meter, cpu_seconds, descendants, folder_bytes, memory_bytes, waited_share
 
 linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
@@ -89,6 +89,15 @@ def test_a_folder_s_size_follows_no_link(tmp_path: Path) -> None:
     assert before >= MIB
     assert folder_bytes(str(tmp_path)) - before < 8192
     assert folder_bytes(str(tmp_path / "gone")) == 0
+
+
+@linux
+def test_time_on_a_core_counts_that_of_ended_children_too() -> None:
+    burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {burn!r}])"
+    with running("pass" + WAIT) as idle, running(parent + WAIT) as busy:
+        assert cpu_seconds([idle]) < 0.25
+        assert cpu_seconds([busy]) >= 0.29
 
 
 @linux

@@ -16,6 +16,7 @@ import wire  # this folder is on the path, and all of the harness that exists in
 from eager import spare_the_compiler
 
 FRAMES_KEPT = 6
+PART_KEPT = 1500  # characters of a frame, and of the message below them, which must not push them out
 
 
 class ContractError(Exception):
@@ -26,7 +27,12 @@ def explain(error: BaseException) -> dict[str, Any]:
     """The exception as a message: class, text and the last frames."""
     kept = traceback.TracebackException.from_exception(error)
     kept.stack = traceback.StackSummary.from_list(list(kept.stack)[-FRAMES_KEPT:])
-    return {"op": "error", "type": type(error).__name__, "message": str(error)[:2000], "trace": "".join(kept.format())[-6000:]}
+    return {
+        "op": "error",
+        "type": type(error).__name__,
+        "message": str(error)[:2000],
+        "trace": "".join(part[:PART_KEPT] for part in kept.format())[-6000:],
+    }
 
 
 def seed_everything(seed: int) -> None:

