@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Unwritten
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
 
-EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, REPAIR)  # operators that make new genomes
+EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Genome:
     scores: tuple[float, ...]  # val_bpb of all its draws, in index order
     failures: int  # evaluations that gave no score
     flaw: Failed | None = None  # what the first of them said
+    memory_gib: float = 0.0  # highest peak of its scored draws; 0 where none was told
     mean: float = field(init=False)  # of the scores; nan without any
 
     def __post_init__(self) -> None:
@@ -142,11 +143,13 @@ class _Entry:
     draws: list[tuple[int, float]] = field(default_factory=list)  # (index, val_bpb), ascending
     failures: int = 0
     flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
+    memory_gib: float = 0.0
     _value: Genome | None = None
 
     def add(self, index: int, outcome: Outcome) -> None:
         if isinstance(outcome, Scored):
             insort(self.draws, (index, outcome.val_bpb))
+            self.memory_gib = max(self.memory_gib, outcome.peak_memory_gib)
         else:
             self.failures += 1
         if isinstance(outcome, Failed) and (self.flaw is None or index < self.flaw[0]):
@@ -161,7 +164,16 @@ class _Entry:
             scores = tuple(score for _, score in self.draws)
             flaw = self.flaw[1] if self.flaw else None
             self._value = Genome(
-                candidate.genome, proposal.index, candidate.species, candidate.size, operator, parents, scores, self.failures, flaw
+                candidate.genome,
+                proposal.index,
+                candidate.species,
+                candidate.size,
+                operator,
+                parents,
+                scores,
+                self.failures,
+                flaw,
+                self.memory_gib,
             )
         return self._value
 

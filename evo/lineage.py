@@ -21,6 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from evo.history import Genome
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
 from evo.records import Record
 from evo.results import announcement_figures, best_figures
+from evo.species import Shelf
 from evo.standing import Standing, assess
 from evo.store import Snapshot, StoreError, curve, exchange, log, read_text, snapshot
 
@@ -60,7 +62,8 @@ def read(run_dir: Path | str) -> Run:
     """A run folder, read without locking it."""
     found = snapshot(run_dir)
     policy = found.meta.get("settings", {}).get("search.policy", "evo")
-    return Run(found, assess(found.records, policy), {r.candidate.proposal.index: r for r in found.records})
+    standing = assess(found.records, policy, Shelf(partial(read_text, run_dir)))
+    return Run(found, standing, {r.candidate.proposal.index: r for r in found.records})
 
 
 def resolve(run: Run, prefix: str) -> str:

@@ -2,7 +2,8 @@
 
     calibrate, confirm, final   the text of the known genome
     mutate                      a built-in mutation of the parent; tried again while the child is known already
-    tune                        Optuna's values for a few knobs of the parent, from what its species has shown (evo/tuner.py)
+    tune                        values of the parent's knobs that a model of its species expects much of (evo/numeric/)
+    optuna                      the same by Optuna (evo/tuner.py), for the baseline that goes by it alone
     repair                      what genomes.repair mends of a genome that failed
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base; conflicts go to the fitter parent
 
@@ -13,7 +14,7 @@ the same canonical tree. Randomness comes from (run seed, proposal index) alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -22,8 +23,11 @@ from evaluator.outcome import Duplicate, Unwritten
 from evo import species, tuner
 from evo.belief import Belief
 from evo.history import History
+from evo.numeric import propose as numeric
+from evo.numeric.propose import Step
+from evo.numeric.space import Sample
 from evo.population import lowest_common_ancestor
-from evo.records import CALIBRATE, CROSSOVER, MUTATE, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
+from evo.records import CALIBRATE, CROSSOVER, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
 
 ATTEMPTS = 12  # mutations of one proposal before it counts as a duplicate
 REPEAT_NOTES = {"calibrate": "seed genome", "confirm": "repeat of a contender", "final": "fresh draw for the announcement"}
@@ -87,19 +91,24 @@ def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
 
 
 def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
+    propose = _by_optuna if proposal.operator == OPTUNA else numeric.propose
     id_ = proposal.parents[0]
     parent, last = library.texts(id_), unwritten(proposal, "none of its knobs can be tuned")
     knobs = genomes.knobs(parent)
     samples = species.samples(id_, library.known, library.history, library.belief, library.texts)
     for _ in range(ATTEMPTS):
-        values = tuner.propose(knobs, samples, rng)
-        if not values:
+        step = propose(knobs, samples, library.belief.noise_sd, rng)
+        if step is None or not step.values:
             continue
-        moved = "; ".join(f"{knob.name} {knob.value} → {values[knob.name]}" for knob in knobs if knob.name in values)
-        last = judge(proposal, library, genomes.set_knobs(parent, values), moved)
+        moved = "; ".join(f"{knob.name} {knob.value} → {step.values[knob.name]}" for knob in knobs if knob.name in step.values)
+        last = judge(proposal, library, genomes.set_knobs(parent, step.values), f"{step.how}: {moved}" if step.how else moved)
         if last.outcome is None:
             break
     return last
+
+
+def _by_optuna(knobs: Sequence[genomes.Knob], samples: Sequence[Sample], noise_sd: float, rng: Random) -> Step:
+    return Step(tuner.propose(knobs, samples, rng), "")
 
 
 def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
@@ -185,4 +194,4 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-_MAKERS = {MUTATE: _mutate, CROSSOVER: _crossover, TUNE: _tune, REPAIR: _repair}
+_MAKERS = {MUTATE: _mutate, CROSSOVER: _crossover, TUNE: _tune, OPTUNA: _tune, REPAIR: _repair}

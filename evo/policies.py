@@ -21,7 +21,7 @@ from evaluator.outcome import Failed, Phase, Reason
 from evo.belief import Belief
 from evo.history import Genome, History
 from evo.population import ancestors, best, draw_parent
-from evo.records import CONFIRM, CROSSOVER, MUTATE, REPAIR, TUNE
+from evo.records import CONFIRM, CROSSOVER, MUTATE, OPTUNA, REPAIR, TUNE
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
 REPAIRS_IN_A_ROW = 2  # of repairs of repairs; what fails after them is left alone
@@ -43,9 +43,9 @@ class SearchConfig:
     seed: int = 0  # of the run; with the index of a proposal it gives all randomness
     calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
     evals: int | None = None  # new genomes to evaluate; None: no limit
-    crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors
-    tune_share: float = 0.3  # of explorations that are no crossover; a run that starts with a model has less (session.py)
-    confirm_share: float = 0.15  # of evaluations, at most
+    crossover_share: float = 0.05  # of explorations, once there are two unrelated survivors
+    tune_share: float = 0.85  # of explorations that are no crossover; a run that starts with a model has less (session.py)
+    confirm_share: float = 0.05  # of evaluations, at most
     confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
     species_share: float = 0.5  # of the survivors that one species may take while others could
     final_draws: int = 4  # fresh draws of champion and seed genome each, behind the announcement
@@ -97,6 +97,7 @@ class Policy:
 
     explore: Callable[[View, Random], Move]
     champion: Callable[[History, Belief], str | None]
+    models: bool = False  # looks at what the knobs' values say of the scores (evo/numeric/refine.py)
 
 
 def widen(view: View, rng: Random) -> Move:
@@ -126,7 +127,7 @@ def _greedy(view: View, rng: Random) -> Move:
 
 
 def _tune_only(view: View, rng: Random) -> Move:
-    return Move(TUNE, (best(view.history, view.belief) or view.founder,))
+    return Move(OPTUNA, (best(view.history, view.belief) or view.founder,))
 
 
 def _random(view: View, rng: Random) -> Move:
@@ -143,9 +144,16 @@ def repairable(view: View) -> str | None:
     genomes = view.history.genomes
     for genome in genomes.values():
         open_ = not genome.scores and genome.parents and genome.id not in view.repaired
-        if open_ and _mendable(genome.flaw) and _repairs_behind(genome, genomes) < REPAIRS_IN_A_ROW:
+        if open_ and not _lesson(genome, genomes) and _mendable(genome.flaw) and _repairs_behind(genome, genomes) < REPAIRS_IN_A_ROW:
             return genome.id
     return None
+
+
+def _lesson(genome: Genome, genomes: Mapping[str, Genome]) -> bool:
+    """Proposed too large by a tuner that sees what programs need: it learns, and has better to propose than half the rows."""
+    too_large = genome.operator == TUNE and genome.flaw is not None and genome.flaw.reason == Reason.OUT_OF_MEMORY
+    parent = genomes.get(genome.parents[0]) if too_large else None
+    return parent is not None and parent.memory_gib > 0
 
 
 def _mendable(flaw: Failed | None) -> bool:
@@ -201,7 +209,7 @@ def _lowest_observed(history: History, belief: Belief) -> str | None:
 
 
 POLICIES: Mapping[str, Policy] = {
-    "evo": Policy(_evo, best),
+    "evo": Policy(_evo, best, models=True),
     "greedy": Policy(_greedy, _lowest_observed),
     "random": Policy(_random, best),
     "tune-only": Policy(_tune_only, best),

@@ -11,6 +11,7 @@ from evaluator.outcome import Outcome, from_dict, to_dict
 
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
 REPAIR = "repair"  # of a genome that failed
+OPTUNA = "optuna"  # knobs as Optuna would move them: the policy tune-only
 _OWN_PLACE = re.compile(r'File "[^"\n]*\btrain\.py", line \d+')
 REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome again under a new seed
 

@@ -43,6 +43,7 @@ from evo.preflight import Preflight, for_slot, trouble
 from evo.results import heldout_figures
 from evo.search import Founder, Search
 from evo.session import Session
+from evo.species import Shelf
 from evo.store import Store
 from evo.table import LiveTable, PlainLines, clock
 
@@ -155,7 +156,7 @@ def say(line: str) -> None:
 
 def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly, desk: Desk | None) -> int:
     founder = session.founder(assembled)
-    search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size))
+    search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size), Shelf(store.text))
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)

@@ -19,12 +19,13 @@ from functools import cached_property
 from random import Random
 
 from evaluator.outcome import Interrupted, Scored
-from evo.belief import Belief, believe
+from evo.belief import Belief
 from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
+from evo.numeric.refine import Shelf
 from evo.policies import POLICIES, SearchConfig, View, widen
 from evo.population import survivors
 from evo.records import CALIBRATE, CONFIRM, FINAL, Candidate, Proposal, Record, lean
-from evo.standing import Standing, standing_finals, verdict
+from evo.standing import Standing, refined, standing_finals, verdict
 from evo.statistics import Announcement
 
 __all__ = ["Founder", "Search", "SearchConfig"]
@@ -44,9 +45,10 @@ class Founder:
 class _Facts:
     """What the told records amount to; each part is computed once per set of records, when it is wanted."""
 
-    def __init__(self, ledger: Ledger, config: SearchConfig) -> None:
+    def __init__(self, ledger: Ledger, config: SearchConfig, shelf: Shelf | None) -> None:
         self._ledger = ledger
         self._config = config
+        self._shelf = shelf
 
     @cached_property
     def history(self) -> History:
@@ -54,7 +56,7 @@ class _Facts:
 
     @cached_property
     def belief(self) -> Belief:
-        return believe(self.history.genomes)
+        return refined(self.history, self._config.policy, self._shelf)
 
     @cached_property
     def survivors(self) -> tuple[str, ...]:
@@ -64,13 +66,18 @@ class _Facts:
 class Search:
     """See the module. Not thread-safe: the driver is its only caller."""
 
-    def __init__(self, config: SearchConfig, founder: Founder) -> None:
+    def __init__(self, config: SearchConfig, founder: Founder, shelf: Shelf | None = None) -> None:
+        """
+        Args:
+            shelf: where knob values of told genomes are read; None: genomes are known by their lineage alone.
+        """
         self.config = config
         self.founder = founder
+        self._shelf = shelf
         self._records: dict[int, Record] = {}
         self._pending: dict[int, Proposal] = {}
         self._ledger = Ledger()
-        self._facts = _Facts(self._ledger, config)
+        self._facts = _Facts(self._ledger, config, shelf)
         self._closing = False
 
     # ---- verbs
@@ -110,7 +117,7 @@ class Search:
             raise ValueError(f"index {proposal.index} was asked as {self._pending[proposal.index]}, told as {proposal}")
         self._take(record)
         del self._pending[proposal.index]
-        self._facts = _Facts(self._ledger, self.config)
+        self._facts = _Facts(self._ledger, self.config, self._shelf)
 
     def resume(self, records: Iterable[Record], pending: Iterable[Candidate | Proposal] = ()) -> None:
         """Replaces the state by that of a search that was told `records` and waits for `pending`.
@@ -128,7 +135,7 @@ class Search:
             if proposal.index in self._records or proposal.index in self._pending:
                 raise ValueError(f"index {proposal.index} is pending and known already")
             self._pending[proposal.index] = proposal
-        self._facts = _Facts(self._ledger, self.config)
+        self._facts = _Facts(self._ledger, self.config, self._shelf)
 
     # ---- what people want to know
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import genomes
+from evaluator.outcome import Phase, Reason
 from evo.belief import Belief
 from evo.history import Genome, History
+from evo.numeric.space import Sample
 from evo.records import REPEATS, Candidate
-from evo.tuner import Sample
 
+SHELVED = 4096  # genomes whose values are remembered, some 5 kB each
 LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent
 
 
@@ -31,11 +33,31 @@ def samples(
     chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=_index)
     own, other = texts(founder.genome), texts(min(relatives, key=_index).genome) if relatives else ""
     return tuple(
-        _sample(_values(own, texts(c.genome)), history.genomes.get(c.genome), belief, 0.0)
+        _sample(_values(own, texts(c.genome)), history.genomes.get(c.genome), 0.0)
         if c.species == species
-        else _sample(_carried(own, other, texts(c.genome)), history.genomes.get(c.genome), belief, shift)
+        else _sample(_carried(own, other, texts(c.genome)), history.genomes.get(c.genome), shift)
         for c in chosen
     )
+
+
+class Shelf:
+    """Knob values of stored programs, by genome: each is read once while it is among the latest asked for."""
+
+    def __init__(self, texts: Callable[[str], str]) -> None:
+        """
+        Args:
+            texts: genome id -> program.
+        """
+        self._texts = texts
+        self.knobs = lru_cache(maxsize=64)(self._knobs)
+        self.values = lru_cache(maxsize=SHELVED)(self._values)
+
+    def _knobs(self, genome: str) -> tuple[genomes.Knob, ...]:
+        return genomes.knobs(self._texts(genome))
+
+    def _values(self, reference: str, genome: str) -> Mapping[str, genomes.Value]:
+        """Knob of the reference -> its value in the genome."""
+        return _reader(self._texts(reference)).values(self._texts(genome))
 
 
 @lru_cache(maxsize=8)
@@ -70,11 +92,13 @@ def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: Hist
     return scored, shift
 
 
-def _sample(found: Mapping[str, genomes.Value], genome: Genome | None, belief: Belief, shift: float) -> Sample:
+def _sample(found: Mapping[str, genomes.Value], genome: Genome | None, shift: float) -> Sample:
     if genome is None:
         return Sample(found, pending=True)
-    estimate = belief.of.get(genome.id)
-    return Sample(found, estimate.mean + shift if estimate else None)
+    if not genome.scores:
+        lacked = genome.flaw is not None and genome.flaw.reason == Reason.OUT_OF_MEMORY and genome.flaw.phase != Phase.SCORE
+        return Sample(found, out_of_memory=lacked)
+    return Sample(found, genome.mean + shift, draws=len(genome.scores), memory_gib=genome.memory_gib)
 
 
 def _index(candidate: Candidate) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from evo.belief import Belief, believe
 from evo.history import History, fold
+from evo.numeric.refine import Shelf, refine
 from evo.policies import POLICIES
 from evo.records import CALIBRATE, Proposal, Record
 from evo.statistics import Announcement, announce
@@ -24,15 +25,21 @@ class Standing:
     announcement: Announcement | None
 
 
-def assess(records: Iterable[Record], policy: str = "evo") -> Standing:
-    """The standing of a run from its records and the policy that it searches by."""
+def assess(records: Iterable[Record], policy: str = "evo", shelf: Shelf | None = None) -> Standing:
+    """The standing of a run from its records and the policy that it searches by; `shelf` as the search has it."""
     ordered = tuple(sorted(records, key=lambda r: r.candidate.proposal.index))
     history = fold(ordered)
-    belief = believe(history.genomes)
+    belief = refined(history, policy, shelf)
     group = standing_finals((r.candidate.proposal for r in history.finals), history.explored_until)
     champion = group[0].parents[0] if group else POLICIES[policy].champion(history, belief)
     founder = next((r.candidate.genome for r in ordered if r.candidate.proposal.operator == CALIBRATE), None)
     return Standing(ordered, history, belief, founder, champion, verdict(history, group))
+
+
+def refined(history: History, policy: str, shelf: Shelf | None) -> Belief:
+    """What is believed of each genome: by its lineage, and by its numbers where a policy looks at them."""
+    belief = believe(history.genomes)
+    return refine(history.genomes, belief, shelf) if shelf is not None and POLICIES[policy].models else belief
 
 
 def standing_finals(finals: Iterable[Proposal], explored_until: int) -> list[Proposal]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -21,6 +21,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from evo.numeric.space import Sample
 from genomes import Knob, Value
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -34,15 +35,6 @@ STARTUP_TRIALS = 2  # samples before TPE models anything
 NEGLIGIBLE = 1e-5  # floors under roots and the like
 CANDIDATES = 24  # that TPE weighs before it proposes one
 LOG, COMPLEMENT, LINEAR, POWER, CATEGORY = "log", "complement", "linear", "power", "category"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A member of the species as the tuner sees it. Neither a score nor pending: infeasible."""
-
-    values: Mapping[str, Value]  # knob -> value
-    val_bpb: float | None = None
-    pending: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from evo import results
 from evo.cli import Parser
 from evo.executor import held
 from evo.folder import LOCK, StoreError, locked
+from evo.species import Shelf
 from evo.standing import Standing, assess
-from evo.store import snapshot
+from evo.store import read_text, snapshot
 from evo.study import FILE as STUDY
 from evo.study import StudyError, StudyView
 
@@ -52,7 +54,7 @@ def rebuild(run_dir: Path) -> Standing:
         raise StoreError(f"{run_dir} is being written by process {(run_dir / LOCK).read_text()}: the run itself keeps its views current")
     with locked(run_dir):
         found = snapshot(run_dir)
-        standing = assess(found.records, found.meta.get("settings", {}).get("search.policy", "evo"))
+        standing = assess(found.records, found.meta.get("settings", {}).get("search.policy", "evo"), Shelf(partial(read_text, run_dir)))
         results.write(run_dir, standing)
         for name in (STUDY, f"{STUDY}.lock"):  # the lock of a dashboard that was killed would hold up the next one's notes
             (run_dir / name).unlink(missing_ok=True)

@@ -14,7 +14,8 @@ ALLOWED = {"evaluator": set(), "genomes": set(), "trainer": set(), "evo": {"geno
 CORE = ("records", "history", "belief", "population", "policies", "search", "standing", "statistics")
 IMPURE = {"os", "time", "pathlib", "subprocess", "logging", "sqlite3", "threading", "datetime", "socket", "shutil", "tempfile", "io"}
 IMPURE |= {"secrets", "uuid", "asyncio", "multiprocessing", "ray", "numpy", "torch", "rich", "libcst"}
-CORE_NEIGHBOURS = {"evaluator.outcome", *(f"evo.{name}" for name in CORE)}
+NUMERIC = "evo.numeric"  # models of scores over knobs: pure as the core is, in numpy
+CORE_NEIGHBOURS = {"evaluator.outcome", f"{NUMERIC}.refine", *(f"evo.{name}" for name in CORE)}
 
 
 def modules(*packages: str) -> list[Path]:
@@ -63,7 +64,8 @@ def test_each_heavy_library_has_one_home() -> None:
         assert "openai" not in used or name(path) == "evo/llm.py", name(path)
         assert "sqlite3" not in used or name(path) in ("evo/store.py", "evo/database.py"), name(path)
         if package in ("evo", "genomes"):
-            assert not used & {"torch", "numpy"}, name(path)
+            assert "torch" not in used, name(path)
+            assert "numpy" not in used or name(path).startswith("evo/numeric/"), name(path)
 
 
 @pytest.mark.parametrize("module", CORE)
@@ -75,6 +77,16 @@ def test_the_core_is_pure(module: str) -> None:
     assert all(any(n == allowed or n.startswith(f"{allowed}.") for allowed in CORE_NEIGHBOURS) for n in ours), ours
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not {"open", "print", "input"} & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "evo" / "numeric").glob("*.py")), ids=name)
+def test_the_models_are_as_pure_as_the_core_but_for_numpy(path: Path) -> None:
+    assert not tops(path) & (IMPURE - {"numpy"})
+    ours = {n for n in imports(path) if n.split(".")[0] in PACKAGES}
+    assert all(n.startswith((NUMERIC, "genomes", "evo.belief", "evo.history")) for n in ours), ours
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {name for name in used if name.startswith(("np.random.", "numpy.random."))} <= {"np.random.default_rng"}, "a shared generator"
 
 
 @pytest.mark.parametrize("path", modules("evo", "genomes"), ids=name)

@@ -12,7 +12,7 @@ from simulated import FOUNDER, World, drive, improving, neutral, scored, search
 
 from evaluator.outcome import Duplicate, Failed, Interrupted, Phase, Reason, Scored, Unwritten
 from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, REPAIR, Candidate, Proposal, Record
+from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, REPAIR, TUNE, Candidate, Proposal, Record
 from evo.search import Search
 from evo.standing import assess
 
@@ -232,7 +232,7 @@ def repairs_of(records: list[Record]) -> list[Proposal]:
 
 
 def test_what_runs_out_of_memory_is_repaired_next_and_once() -> None:
-    found = search(evals=60)
+    found = search(evals=60, tune_share=0.0)
     records = drive(found, World(improving, memory=0.3), slots=1)
     by_index = {r.candidate.proposal.index: r for r in records}
     failed = [r for r in records if isinstance(r.outcome, Failed) and r.candidate.proposal.operator != REPAIR]
@@ -247,8 +247,16 @@ def test_what_runs_out_of_memory_is_repaired_next_and_once() -> None:
     assert any(isinstance(by_index[p.index].outcome, Scored) for p in repairs_of(records))
 
 
+def test_what_the_tuner_proposed_too_large_teaches_its_model_and_is_not_repaired() -> None:
+    found = search(evals=60, tune_share=1.0)
+    records = drive(found, World(improving, memory=0.3), slots=1)
+    made_by = {r.candidate.genome: r.candidate.proposal.operator for r in records}
+    assert sum(isinstance(r.outcome, Failed) for r in records) > 5
+    assert all(made_by[proposal.parents[0]] != TUNE for proposal in repairs_of(records))
+
+
 def test_a_repair_under_way_is_not_proposed_again() -> None:
-    found = search(evals=200)
+    found = search(evals=200, tune_share=0.0)
     world = World(improving, memory=0.5)
     records = drive(found, world, slots=8, stop_after=80)
     parents = [p.parents for p in [*repairs_of(records), *(p for p in found.pending if p.operator == REPAIR)]]
@@ -301,7 +309,7 @@ def test_a_score_of_the_repaired_leads_on_from_the_grandparent() -> None:
     ],
 )
 def test_what_is_repaired_is_read_off_the_failure(reason: Reason, message: str, mendable: bool) -> None:
-    found = search(evals=20)
+    found = search(evals=20, tune_share=0.0)
     world = World(improving)
     drive(found, world, slots=1, stop_after=4)
     (proposal,) = found.ask(1)

@@ -6,6 +6,7 @@ from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo import operators
 from evo.records import Candidate, Record
 from evo.search import Founder, Search, SearchConfig
+from evo.species import Shelf
 from searchbench.course import Job
 from searchbench.problem import Problem, Truth
 
@@ -21,8 +22,9 @@ class Core:
         self.founder = operators.describe_seed(self.text)
         self.seed = seed
         config = SearchConfig(policy=policy, seed=seed, **settings)  # type: ignore[arg-type]
-        self.search = Search(config, Founder(self.founder.genome, self.founder.species, self.founder.size))
         self.texts = {self.founder.genome: self.text}
+        founder = Founder(self.founder.genome, self.founder.species, self.founder.size)
+        self.search = Search(config, founder, Shelf(self.texts.__getitem__))
         self.known: dict[str, Candidate] = {}
 
     def ask(self) -> Job | None:

@@ -1,0 +1,73 @@
+"""The process on scores: how they are scaled, when its hyperparameters are set, and what a candidate may improve."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from evo.numeric import process
+from evo.numeric.space import Array
+
+MODELLED_FROM = 8  # scores before the model is asked
+KEPT = 16  # kernels
+
+
+def compressed(y: Array) -> tuple[Array, Array]:
+    """Scores with the bad end drawn together, logarithmically beyond the distance from best to median, and the slope at each.
+
+    What is bad is not worth being told apart: a few ruinous scores would set the scale of everything.
+    """
+    low = float(np.min(y))
+    scale = max(float(np.median(y)) - low, 1e-9)
+    return low + scale * np.log1p((y - low) / scale), 1 / (1 + (y - low) / scale)
+
+
+def expanded(y: Array, raw: Array) -> Array:
+    """Inverse of `compressed`, by the scores that set its scale."""
+    low = float(np.min(raw))
+    scale = max(float(np.median(raw)) - low, 1e-9)
+    return low + scale * np.expm1((y - low) / scale)
+
+
+def log_expected_improvement(best: float, mean: Array, sd: Array) -> Array:
+    """Of a minimised value; in logarithms, so that hopeless candidates are still ordered (Ament et al. 2023, arXiv 2310.20708)."""
+    z = (best - mean) / sd
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    tail = 0.5 * _erfc(-z / math.sqrt(2))
+    plain = np.log(np.maximum(density + z * tail, 1e-300))
+    far = -0.5 * z * z - 0.5 * math.log(2 * math.pi) - 2 * np.log(np.maximum(np.abs(z), 1.0))  # asymptote for z -> -inf
+    return np.log(sd) + np.where(z > -5, plain, far)
+
+
+def _erfc(x: Array) -> Array:
+    """Complementary error function, to 1.2e-7 (Numerical Recipes 3rd ed., section 6.2)."""
+    t = 1 / (1 + 0.5 * np.abs(x))
+    high = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807)
+    low = (-0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223)
+    polynomial = np.zeros_like(x)
+    for c in (*high, *low):
+        polynomial = polynomial * t + c
+    value = t * np.exp(-x * x + polynomial)
+    return np.asarray(np.where(x >= 0, value, 2 - value))
+
+
+_KERNELS: dict[bytes, process.Kernel] = {}
+
+
+def kernel(features: Array, y: Array, noise: Array, groups: Array) -> process.Kernel:
+    """Hyperparameters of a prefix of the samples whose length grows in steps of a fifth: set anew now and then, not each time."""
+    count = MODELLED_FROM
+    while count * 1.2 + 1 <= len(y):
+        count = int(count * 1.2 + 1)
+    chosen = np.arange(count)
+    if count > process.SUBSET:
+        better = np.argsort(y[:count], kind="stable")[: process.SUBSET // 2]
+        chosen = np.union1d(better, np.arange(count - process.SUBSET // 2, count))
+    x, z, v = features[chosen], y[chosen], noise[chosen]
+    key = b"".join(a.tobytes() for a in (x, z, v, groups))
+    if key not in _KERNELS:
+        while len(_KERNELS) >= KEPT:
+            del _KERNELS[next(iter(_KERNELS))]
+        _KERNELS[key] = process.fit(x, z, v, groups)
+    return _KERNELS[key]

@@ -1,0 +1,158 @@
+"""One proposal for the numbers of a species: which way to look for it, and the best candidate that way.
+
+    coupled     a coupled move of a leading point, unseen by the model: most of the first proposals, and a few later on, because
+                optima that only several knobs together reach lie where a model of the neighbourhood expects nothing
+    evolved     a step, crossing or difference of leading points, unseen by the model
+    expected    the candidate with the greatest expected improvement over the best posterior mean
+    drawn       the candidate that is best in one function drawn from the posterior (Thompson)
+
+What the memory model expects not to fit is never proposed. Pure: the same samples and generator give the same proposal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.random import Generator
+
+from evo.numeric import memory, process
+from evo.numeric.model import MODELLED_FROM, compressed, kernel, log_expected_improvement
+from evo.numeric.moves import Moves
+from evo.numeric.space import Array, Sample, Space
+from genomes import Knob, Value
+
+LEADERS = 6
+CANDIDATES, DRAWN, REFINED = 700, 300, 150
+TRIES = 30  # of a proposal without the model
+COUPLED, EVOLVED, EXPECTED, DRAWN_WAY = "coupled", "evolved", "expected", "drawn"
+FIRST = {COUPLED: 0.8, EVOLVED: 0.2}  # shares of the ways: until the model is asked,
+EARLY = {COUPLED: 0.25, EVOLVED: 0.0, EXPECTED: 0.6, DRAWN_WAY: 0.15}  # then,
+LATE = {COUPLED: 0.05, EVOLVED: 0.05, EXPECTED: 0.6, DRAWN_WAY: 0.3}  # and in the end
+LATE_FROM = 60  # scores
+
+
+@dataclass(frozen=True)
+class Step:
+    """Values that differ from the program's, and how they were found."""
+
+    values: dict[str, Value]
+    how: str
+
+
+def propose(knobs: Sequence[Knob], samples: Sequence[Sample], noise_sd: float, rng: Random) -> Step | None:
+    """New values of some knobs; None where nothing can be tuned or nothing new was found.
+
+    Args:
+        knobs: of the program that the values go into.
+        samples: of its species, itself among them, in an order that does not depend on when they arrived.
+        noise_sd: of one draw of a score.
+    """
+    space = Space(knobs)
+    if not len(space):
+        return None
+    seen = _Seen(space, samples, noise_sd)
+    generator = np.random.default_rng(rng.randrange(2**63))
+    point, how = _point(seen, generator)
+    if point is None:
+        return None
+    values = space.values(point)
+    return Step(values, how) if values else None
+
+
+class _Seen:
+    """The samples as arrays, and the models of them."""
+
+    def __init__(self, space: Space, samples: Sequence[Sample], noise_sd: float) -> None:
+        self.space = space
+        scored = [s for s in samples if s.val_bpb is not None]
+        self.points = space.points([s.values for s in scored])
+        self.pending = space.points([s.values for s in samples if s.pending])
+        raw = np.array([s.val_bpb for s in scored], dtype=float)
+        self.memory = memory.learn(space, samples)
+        self.taken = {self.key(point) for point in space.points([s.values for s in samples])}
+        self.moves = Moves(space, _weights(space))
+        self.y, slope = compressed(raw) if len(raw) else (raw, raw)
+        self.noise = (noise_sd * slope) ** 2 / np.array([s.draws for s in scored]) if len(raw) else raw
+        self.posterior: process.Posterior | None = None
+        if len(scored) >= MODELLED_FROM:
+            self._model()
+        order = np.argsort(self.posterior.mean(self.space.features(self.points)) if self.posterior else self.y, kind="stable")
+        self.leaders = _apart(self.points[order], LEADERS) if len(scored) else space.here[None, :]
+
+    def _model(self) -> None:
+        features = self.space.features(self.points)
+        found = kernel(features, self.y, self.noise, self.space.groups)
+        pending = self.space.features(self.pending) if len(self.pending) else None
+        self.posterior = process.condition(found, features, self.y, self.noise, pending)
+        self.best = float(self.posterior.mean(features).min())
+
+    def key(self, point: Array) -> bytes:
+        return (np.round(point, 6) + 0.0).tobytes()
+
+    def usable(self, points: Array) -> Array:
+        """(m, d) -> those that fit in memory and are new."""
+        new = np.array([self.key(point) not in self.taken for point in points], dtype=bool)
+        return points[self.memory.fits(points) & new] if len(points) else points
+
+
+def _point(seen: _Seen, rng: Generator) -> tuple[Array | None, str]:
+    """The next point, and the way that it was found."""
+    scored = len(seen.y)
+    shares = FIRST if seen.posterior is None else EARLY if scored < LATE_FROM else LATE
+    how = str(rng.choice(list(shares), p=list(shares.values())))
+    if how == COUPLED:
+        found = _coupled(seen, rng)
+        if found is not None:
+            return found, how
+        how = EVOLVED
+    if how == EVOLVED or seen.posterior is None:
+        return _first_usable(seen, seen.moves.candidates(seen.leaders, TRIES, rng)), EVOLVED
+    return _modelled(seen, seen.posterior, how, rng), how
+
+
+def _coupled(seen: _Seen, rng: Generator) -> Array | None:
+    return _first_usable(seen, seen.moves.challengers(seen.leaders, TRIES, rng))
+
+
+def _first_usable(seen: _Seen, points: Array) -> Array | None:
+    usable = seen.usable(points)
+    return usable[0] if len(usable) else None
+
+
+def _modelled(seen: _Seen, posterior: process.Posterior, how: str, rng: Generator) -> Array | None:
+    """The best candidate by the model, refined once around itself."""
+    found = None
+    for count, leaders in ((DRAWN if how == DRAWN_WAY else CANDIDATES, seen.leaders), (REFINED, None)):
+        around = leaders if leaders is not None else found[None, :]  # type: ignore[index]
+        points = seen.usable(seen.moves.candidates(around, count, rng))
+        if leaders is None and found is not None:
+            points = np.vstack([found[None, :], points])
+        if not len(points):
+            return found
+        features = seen.space.features(points)
+        if how == DRAWN_WAY:
+            merit = -posterior.draw(features, rng.standard_normal(len(points)))
+            return np.asarray(points[int(np.argmax(merit))])
+        mean, sd = posterior.predict(features)
+        found = points[int(np.argmax(log_expected_improvement(seen.best, mean, sd)))]
+    return found
+
+
+def _apart(points: Array, count: int) -> Array:
+    """The first `count` points, best first, that differ from one another."""
+    kept: list[Array] = []
+    for point in points:
+        if all(np.abs(point - other).max() > 1e-9 for other in kept):
+            kept.append(point)
+        if len(kept) == count:
+            break
+    return np.array(kept)
+
+
+def _weights(space: Space) -> Array:
+    """How often each knob is moved: the elements of the knob block before literals inside of expressions."""
+    weights = np.array([1.0 if d.knob.name.partition("[")[0].isupper() else 0.2 for d in space.dimensions])
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,164 @@
+"""Knobs as coordinates: each in [0, 1] over the knob's range, on the scale that suits it; choices are numbered.
+
+A point is a row of places, one a dimension. `features` is what models see of points: numbers as they are, choices one-hot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genomes import Knob, Value
+
+Array: TypeAlias = NDArray[Any]  # floats, or truth values where the docstring says so
+DIGITS = 3  # significant ones of a float, so that programs stay readable
+ONE_HOT = 0.7  # of a choice: two different choices are then about as far apart as the ends of a range
+LOG, COMPLEMENT, LINEAR, CHOICE = "log", "complement", "linear", "choice"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A member of the species as tuners see it. Neither a score nor pending: it failed."""
+
+    values: Mapping[str, Value]  # knob -> value
+    val_bpb: float | None = None
+    pending: bool = False
+    draws: int = 1  # behind the score
+    memory_gib: float = 0.0  # peak; 0 where it was not told
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One knob. `low` and `high` are coordinates on `scale`."""
+
+    knob: Knob
+    scale: str
+    low: float
+    high: float
+    choices: tuple[Value, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whole numbers: the places between them mean nothing."""
+        return self.scale != CHOICE and isinstance(self.knob.value, int)
+
+    def place(self, value: Value) -> float:
+        """Where a value lies; values beyond the range lie at its ends."""
+        if self.scale == CHOICE:
+            return float(self.choices.index(value)) if value in self.choices else 0.0
+        assert not isinstance(value, str)
+        return min(max((_coordinate(float(value), self.scale) - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def value(self, place: float) -> Value:
+        """The value there, in the knob's own type."""
+        if self.scale == CHOICE:
+            return self.choices[round(place)]
+        at = self.low + min(max(place, 0.0), 1.0) * (self.high - self.low)
+        raw = math.exp(at) if self.scale == LOG else -math.expm1(at) if self.scale == COMPLEMENT else at
+        low, high = self.knob.low, self.knob.high
+        if self.knob.kind == "power_of_two":
+            return int(min(max(2 ** round(math.log2(raw)), low), high))
+        if self.whole:
+            return int(min(max(round(raw), low), high))
+        digits = DIGITS if self.scale != COMPLEMENT else DIGITS - 1 + max(0, math.ceil(-math.log10(max(1 - raw, 1e-9))))
+        return min(max(float(f"{raw:.{digits}g}"), low), high)
+
+
+class Space:
+    """The tunable knobs of one program, in their order."""
+
+    def __init__(self, knobs: Sequence[Knob]) -> None:
+        self.dimensions = tuple(d for d in (_dimension(knob) for knob in knobs if knob.tunable) if d is not None)
+        self.here = self.point({})  # the program's own place
+        columns = [[i] * (len(d.choices) if d.scale == CHOICE else 1) for i, d in enumerate(self.dimensions)]
+        self.groups = np.array([i for column in columns for i in column], dtype=int)  # feature -> dimension
+
+    def __len__(self) -> int:
+        return len(self.dimensions)
+
+    def point(self, values: Mapping[str, Value]) -> Array:
+        """(d,) places; knobs that are not named stay where the program has them."""
+        return np.array([d.place(values.get(d.knob.name, d.knob.value)) for d in self.dimensions])
+
+    def points(self, values: Sequence[Mapping[str, Value]]) -> Array:
+        """(m, d): `point` of each."""
+        columns = []
+        for dimension, here in zip(self.dimensions, self.here, strict=True):
+            name, known = dimension.knob.name, {dimension.knob.value: here}
+            column = []
+            for one in values:
+                value = one.get(name, dimension.knob.value)
+                if value not in known:
+                    known[value] = dimension.place(value)
+                column.append(known[value])
+            columns.append(column)
+        return np.array(columns, dtype=float).reshape(len(self), len(values)).T
+
+    def values(self, point: Array) -> dict[str, Value]:
+        """Knob -> value, where it is another one than the program has."""
+        found = {}
+        for dimension, here, place in zip(self.dimensions, self.here, point, strict=True):
+            value = dimension.value(float(place))
+            if place != here and value != dimension.knob.value:
+                found[dimension.knob.name] = value
+        return found
+
+    def snapped(self, points: Array) -> Array:
+        """(m, d) -> (m, d): whole numbers and choices at the places that stand for one."""
+        points = np.clip(points, 0.0, None)
+        for i, dimension in enumerate(self.dimensions):
+            if dimension.scale == CHOICE:
+                points[:, i] = np.round(np.minimum(points[:, i], len(dimension.choices) - 1))
+            else:
+                points[:, i] = np.minimum(points[:, i], 1.0)
+                if dimension.whole:
+                    points[:, i] = _snap(dimension, points[:, i])
+        return points
+
+    def features(self, points: Array) -> Array:
+        """(m, d) -> (m, f)."""
+        columns = []
+        for i, dimension in enumerate(self.dimensions):
+            if dimension.scale == CHOICE:
+                columns += [ONE_HOT * (points[:, i] == k) for k in range(len(dimension.choices))]
+            else:
+                columns.append(points[:, i])
+        return np.column_stack(columns) if columns else np.zeros((len(points), 0))
+
+
+def _dimension(knob: Knob) -> Dimension | None:
+    """None for a knob that has nowhere to go."""
+    if knob.kind in ("choice", "bool"):
+        choices = (False, True) if knob.kind == "bool" else knob.choices
+        return Dimension(knob, CHOICE, 0.0, len(choices) - 1.0, choices) if len(choices) > 1 else None
+    if not knob.low < knob.high or isinstance(knob.value, str):
+        return None
+    value = float(knob.value)
+    if knob.kind == "float" and 0.5 <= value < 1 and knob.low >= 0 and 0.99 < knob.high < 1:  # 0.99 and 0.9 are as far apart as 0.9 and 0
+        return Dimension(knob, COMPLEMENT, math.log1p(-knob.low), math.log1p(-knob.high))
+    if (knob.log or knob.kind == "power_of_two") and value > 0 and knob.low > 0:
+        return Dimension(knob, LOG, math.log(knob.low), math.log(knob.high))
+    return Dimension(knob, LINEAR, knob.low, knob.high)
+
+
+def _coordinate(value: float, scale: str) -> float:
+    if scale == LINEAR:
+        return value
+    if scale == COMPLEMENT:
+        return math.log1p(-min(value, 1 - 1e-12))
+    return math.log(max(value, 1e-300))
+
+
+def _snap(dimension: Dimension, places: Array) -> Array:
+    at = dimension.low + places * (dimension.high - dimension.low)
+    raw = np.exp(at) if dimension.scale == LOG else at
+    whole = 2.0 ** np.round(np.log2(raw)) if dimension.knob.kind == "power_of_two" else np.round(raw)
+    whole = np.clip(whole, dimension.knob.low, dimension.knob.high)
+    at = np.log(np.maximum(whole, 1e-300)) if dimension.scale == LOG else whole
+    return np.asarray(np.clip((at - dimension.low) / (dimension.high - dimension.low), 0.0, 1.0))
