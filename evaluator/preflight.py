@@ -128,7 +128,8 @@ class DryRun:
     @property
     def _limits(self) -> Limits:
         seconds, gib = self.config.seconds, self.config.memory_gib
-        return Limits(setup_seconds=seconds, grace_seconds=seconds, host_memory_gib=gib, weights_gib=gib, file_gib=gib)
+        late = seconds / BUDGET_SECONDS  # a step of a large program takes longer than the budget
+        return Limits(setup_seconds=seconds, grace_seconds=seconds, late_share=late, host_memory_gib=gib, weights_gib=gib, file_gib=gib)
 
     def _examined(self, examiner: Waiting, vocab: int, length: int) -> Verdict:
         """What the examiner says of the saved weights."""
