@@ -11,7 +11,7 @@ Four classes, equally many pairs of each:
 
 Reported by class: pairs in conflict for git and for us; pairs where both are clean and the texts differ, which are to be judged by hand
 (`--out` writes their five texts); merges with a mistake that neither parent has. `--train` evaluates a sample of the merged children,
-equally many of each class, on the CPU profile, and says how many reach a finite score.
+equally many of each class, on the CPU profile, and says how many reach a finite score, and how many do not though both parents do.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def drawn(kind: str, children: list[Child], wanted: Callable[[Child, Child], boo
 def same_list(seed: str, children: list[Child], rng: Random) -> Iterator[Pair]:
     """By turns two mutants that meet in a statement, and two items of one list changed."""
     mutants = drawn("same list", children, lambda a, b: shared(a, b) and apart(a, b), rng)
-    lists = [items for node in ast.walk(ast.parse(seed)) if len(items := listed(node)) > 1]
+    lists = [items for node in ast.walk(ast.parse(seed)) if len(items := list(filter(is_number, listed(node)))) > 1]
     while True:
         yield next(mutants)
         one, two = rng.sample(rng.choice(lists), 2)
@@ -144,8 +144,14 @@ def listed(node: ast.AST) -> list[ast.expr]:
     return [node.left, node.right] if isinstance(node, ast.BinOp) else []
 
 
+def is_number(item: ast.expr) -> bool:
+    """As far as the text shows it: a literal, a constant, or something that is reckoned."""
+    literal = isinstance(item, ast.Constant) and isinstance(item.value, int | float)
+    return literal or isinstance(item, ast.BinOp) or (isinstance(item, ast.Name) and item.id.isupper() and len(item.id) > 1)
+
+
 def changed_item(seed: str, item: ast.expr, rng: Random) -> str:
-    """Another value for a number or a truth, another factor for anything else."""
+    """Another value for a number or a truth; anything else is written otherwise, so that the program still trains."""
     lines = seed.encode().splitlines(keepends=True)
     code = ast.get_source_segment(seed, item) or ""
     start = sum(map(len, lines[: item.lineno - 1])) + item.col_offset
@@ -155,7 +161,7 @@ def changed_item(seed: str, item: ast.expr, rng: Random) -> str:
     elif isinstance(value, int | float):
         new = repr(value * 2 if value else 1)
     else:
-        new = rng.choice(["(1.0 * {})", "(1.01 * {})", "(0.99 * {})"]).format(code)
+        new = rng.choice(["(1 * {})", "({} + 0)", "(0 + {})"]).format(f"({code})" if isinstance(item, ast.BinOp) else code)
     return (seed.encode()[:start] + new.encode() + seed.encode()[start + len(code.encode()) :]).decode()
 
 
@@ -251,25 +257,39 @@ def main() -> int:
         found.append(judged(seed, pair, rng))
         if len(found) % PROGRESS == 0:
             print(f"{len(found)} pairs merged", file=sys.stderr, flush=True)
-    kinds = list(dict.fromkeys(one.pair.kind for one in found))
+    kinds = classes_of(found)
     rows = {kind: figures([one for one in found if one.pair.kind == kind]) for kind in kinds}
     disagreements = [one for one in found if one.disagrees]
     if options.out:
         write_out(options.out, seed, disagreements)
-    sample = [one for kind in kinds for one in rng.sample([f for f in found if f.pair.kind == kind], options.train // len(kinds))]
-    children = [genomes.Mutant(one.ours.text, one.pair.kind, one.pair.note) for one in sample]
-    scores = trained(children, assembled, options.jobs) if assembled else []
-    finite = sum(one.val_bpb is not None for one in scores)
+    trained_as = evaluated(found, options.train // len(kinds), assembled, options.jobs, rng) if assembled else {}
     if options.json:
-        print(json.dumps({"classes": rows, "trained": len(scores), "finite": finite}, indent=2))
+        print(json.dumps({"classes": rows, "trained": trained_as}, indent=2))
         return 0
     for kind, row in rows.items():
         print(f"{kind:10} " + ", ".join(f"{value} {name}" for name, value in row.items()))
     for one in found:
         if one.mistakes:
             print(f"mistake in {one.pair.kind} ({one.pair.note}): {one.mistakes[0]}")
-    print(f"{len(scores)} merged children evaluated at {options.budget:g} s; {finite} have a finite score")
+    if trained_as:
+        print(f"at {options.budget:g} s: " + ", ".join(f"{value} {name}" for name, value in trained_as.items()))
     return 0
+
+
+def evaluated(found: list[Judged], of_each: int, assembled: assembly.Assembly, jobs: int, rng: Random) -> dict[str, int]:
+    """How many of a sample of merged children reach a finite score; of those that do not, the parents are evaluated too."""
+    kinds = classes_of(found)
+    sample = [one for kind in kinds for one in rng.sample([other for other in found if other.pair.kind == kind], of_each)]
+    scores = trained([genomes.Mutant(one.ours.text, one.pair.kind, one.pair.note) for one in sample], assembled, jobs)
+    failed = [one.pair for one, score in zip(sample, scores, strict=True) if score.val_bpb is None]
+    parents = trained([genomes.Mutant(text, "parent", pair.note) for pair in failed for text in (pair.a, pair.b)], assembled, jobs)
+    sound = [one.val_bpb is not None for one in parents]
+    alone = sum(a and b for a, b in zip(sound[::2], sound[1::2], strict=True))
+    return {"merged children evaluated": len(sample), "with a finite score": len(sample) - len(failed), "failed of sound parents": alone}
+
+
+def classes_of(found: list[Judged]) -> list[str]:
+    return list(dict.fromkeys(one.pair.kind for one in found))
 
 
 def figures(found: list[Judged]) -> dict[str, int]:
