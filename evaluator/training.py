@@ -27,7 +27,6 @@ from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
 _MESSAGES, _MESSAGES_A_SECOND = 100, 20  # from a program; prepare.py sends five a second of the budget, and few besides
-_LATE_SECONDS = 0.5  # on a core after the budget: the step in hand, and saving
 _LOSSES_TOLD = 3  # of a failure, beside its curve
 _CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
 _REASONS = {
@@ -45,7 +44,8 @@ class Limits:
 
     setup_seconds: float = 120.0  # process start to first real batch
     grace_seconds: float = 2.0  # after the budget, for steps in flight and for handing over the weights
-    late_share: float = 0.05  # of the budget: time on a core that may be spent after it, whatever the grace; half a second always
+    late_share: float = 0.05  # of the budget: time on a core that may be spent after it, whatever the grace;
+    late_seconds: float = 0.5  # so much always: the steps in flight, for which a core may spin, and saving
     score_seconds: float = 120.0  # longest silence while scoring
     pack_seconds: float = 120.0  # for a vocabulary that no program has asked for before
     host_memory_gib: float = 8.0
@@ -230,7 +230,7 @@ class TrainingRun:
 
     def _late_work(self) -> Failed | None:
         """The grace is for a machine that is busy, not for training: what counts against it is time on a core."""
-        allowed = max(_LATE_SECONDS, self.limits.late_share * self.budget_seconds)
+        allowed = max(self.limits.late_seconds, self.limits.late_share * self.budget_seconds)
         if self._spent is None or (worked := self.process.cpu_seconds() - self._spent) <= allowed:
             return None
         return self._fail(Reason.OVERRAN, f"worked for {worked:.1f} s on a core after its budget, allowed are {allowed:.1f}")
