@@ -18,13 +18,11 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 22, 24, 36, 38, 47
 _CAPABILITIES = 64
 
-# Calls that no training program needs, and what each would be good for. They fail with EPERM, whatever the capabilities.
+# Calls that no training program needs, and what each would be good for. They fail with EPERM, whatever the capabilities. Priorities are not
+# among them: without capabilities the kernel lets nobody raise one, and threads of drivers and libraries set their own.
 #            name                 x86_64 aarch64
 _REFUSED = (
     ("sched_setaffinity", 203, 122),  # to take the cores of other slots
-    ("sched_setscheduler", 144, 119),
-    ("sched_setattr", 314, 274),
-    ("ioprio_set", 251, 30),
     ("add_key", 248, 217),  # kernel keyrings outlive a process and know no namespaces: notes for the next program
     ("request_key", 249, 218),
     ("keyctl", 250, 219),
