@@ -24,14 +24,14 @@ from evo.numeric.moves import Moves
 from evo.numeric.space import Array, Sample, Space
 from genomes import Knob, Value
 
-BEST, OTHERS = 5, 5  # points that candidates start from: the best, and the best that lie apart
+BEST, OTHERS = 5, 8  # points that candidates start from: the best, and the best that lie apart
 APART = 0.25  # of some knob's range
 CANDIDATES, DRAWN, REFINED = 700, 300, 150
 TRIES = 30  # of a proposal without the model
 COUPLED, EVOLVED, EXPECTED, DRAWN_WAY = "coupled", "evolved", "expected", "drawn"
 FIRST = {COUPLED: 0.8, EVOLVED: 0.2}  # shares of the ways: until the model is asked,
 EARLY = {COUPLED: 0.25, EVOLVED: 0.0, EXPECTED: 0.6, DRAWN_WAY: 0.15}  # then,
-LATE = {COUPLED: 0.05, EVOLVED: 0.05, EXPECTED: 0.6, DRAWN_WAY: 0.3}  # and in the end
+LATE = {COUPLED: 0.1, EVOLVED: 0.1, EXPECTED: 0.55, DRAWN_WAY: 0.25}  # and in the end
 LATE_FROM = 60  # scores
 
 
