@@ -18,7 +18,8 @@ from evo.numeric.space import Sample
 from evo.records import REPEATS, Candidate
 
 SHELVED = 4096  # genomes whose values are remembered, some 5 kB each
-LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent
+LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent …
+BLOCK = 50  # … and a block more, so that what counts changes seldom and what was learned of it can be remembered
 
 
 def samples(
@@ -29,7 +30,8 @@ def samples(
     members = [c for c in known.values() if c.species == species]
     founder = min(members, key=_index)
     relatives, shift = _relatives(founder, known, history, belief)
-    latest = sorted([*members, *relatives], key=_index)[-LATEST:]
+    everyone = sorted([*members, *relatives], key=_index)
+    latest = everyone[-LATEST - len(everyone) % BLOCK :]
     chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=_index)
     own, other = texts(founder.genome), texts(min(relatives, key=_index).genome) if relatives else ""
     return tuple(

@@ -58,4 +58,6 @@ def verdict(history: History, group: list[Proposal]) -> Announcement | None:
     """What a group of final draws says; None before each arm has two scores."""
     if not group:
         return None
-    return announce([r for r in history.finals if r.candidate.proposal.group == group[0].group], group[0].parents[0])
+    this = group[0].group
+    looks = {r.candidate.proposal.group for r in history.finals if r.candidate.proposal.group <= this} | {this}
+    return announce([r for r in history.finals if r.candidate.proposal.group == this], group[0].parents[0], len(looks))

@@ -2,7 +2,8 @@
 
 Welch's unequal-variances t interval on fresh draws, none of which took part in choosing the champion. The Student-t quantile is our
 own (scipy is not a dependency): incomplete beta by continued fraction, Numerical Recipes 3rd ed., section 6.4.
-Not covered: a correction for announcing repeatedly when a run is extended again and again.
+A run that is extended looks again, with fresh draws: the m-th look may be wrong by chance in FALSE_SHARE / m(m + 1) of runs, so that all
+looks together announce what is not there in at most FALSE_SHARE of them. The first look's interval is the usual one of 95 %.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from evaluator.outcome import SELF_REPORTED, Scored
 from evo.records import Record
 
 CONFIDENCE = 0.95
+FALSE_SHARE = 0.05  # of runs without any gain that ever announce one, at most
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,13 @@ class Announcement:
     seed_mean: float
     champion_mean: float
     gain: float  # seed_mean - champion_mean
-    low: float  # 95 % interval of the gain
+    low: float  # interval of the gain, at `confidence`
     high: float
     p: float  # two-sided
     n_seed: int
     n_champion: int
     self_reported: bool = False  # the draws are the programs' own word
+    confidence: float = CONFIDENCE  # wider the more often the run has looked
 
     @property
     def proven(self) -> bool:
@@ -41,7 +44,9 @@ class Announcement:
     def sentence(self) -> str:
         """One line for people."""
         val_bpb = f"val_bpb ({SELF_REPORTED})" if self.self_reported else "val_bpb"
-        interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, {self.n_champion} + {self.n_seed} fresh draws"
+        interval = (
+            f"{100 * self.confidence:.4g} % interval {self.low:+.4f} to {self.high:+.4f}, {self.n_champion} + {self.n_seed} fresh draws"
+        )
         means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
         if self.proven:
             return f"{self.champion} gains {self.gain:.4f} {val_bpb}: {means} ({interval})"
@@ -49,8 +54,8 @@ class Announcement:
         return f"no gain to announce: {self.champion} has {val_bpb} {means}, {verdict} ({interval})"
 
 
-def announce(finals: Sequence[Record], champion: str) -> Announcement | None:
-    """The verdict of one group of final draws; None until each arm has two scores."""
+def announce(finals: Sequence[Record], champion: str, look: int = 1) -> Announcement | None:
+    """The verdict of one group of final draws, the `look`-th of the run; None until each arm has two scores."""
     arms: dict[bool, list[float]] = {True: [], False: []}
     own_word = False
     for record in finals:
@@ -60,9 +65,11 @@ def announce(finals: Sequence[Record], champion: str) -> Announcement | None:
     ours, seeds = arms[True], arms[False]
     if len(ours) < 2 or len(seeds) < 2:
         return None
-    low, high, p = welch(seeds, ours)
+    confidence = 1 - 2 * FALSE_SHARE / (look * (look + 1))  # two-sided: a gain is announced at one end alone
+    low, high, p = welch(seeds, ours, confidence)
     seed_mean, champion_mean = fmean(seeds), fmean(ours)
-    return Announcement(champion, seed_mean, champion_mean, seed_mean - champion_mean, low, high, p, len(seeds), len(ours), own_word)
+    gain = seed_mean - champion_mean
+    return Announcement(champion, seed_mean, champion_mean, gain, low, high, p, len(seeds), len(ours), own_word, confidence)
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:

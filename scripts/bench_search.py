@@ -22,8 +22,9 @@ from statistics import median, quantiles
 from typing import Any
 
 from searchbench import course
+from searchbench.cost import cost
 from searchbench.course import Course
-from searchbench.ours import Core
+from searchbench.ours import Core, announced
 from searchbench.problem import Problem
 from searchbench.synthetic import LANDSCAPES
 
@@ -120,10 +121,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--policy", nargs="+", choices=(*OURS, *RIVALS), default=["evo", "greedy", "random", "tune-only", *RIVALS])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--announced", type=int, metavar="RUNS", help="in how many whole runs of evo a gain is announced")
+    parser.add_argument("--cost", type=int, nargs="+", help="measure what a step costs at so many records, instead of searching")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if (options.table is None) == (not options.landscape):
         parser.error("give either --table PATH or --landscape NAME …")
+    if options.cost:
+        problem = next(problems(options))
+        for count in options.cost:
+            print(json.dumps(cost(problem, count)), flush=True)
+        return 0
+    if options.announced:
+        for problem in problems(options):
+            proven = sum(announced(problem, options.evals, options.slots, seed) for seed in range(options.announced))
+            print(json.dumps({"landscape": problem.name, "runs": options.announced, "announced": proven}), flush=True)
+        return 0
     marks = sorted({*(m for m in MARKS if m <= options.evals), options.evals})
     found = {}
     for problem in problems(options):

@@ -55,19 +55,40 @@ def _erfc(x: Array) -> Array:
 _KERNELS: dict[bytes, process.Kernel] = {}
 
 
-def kernel(features: Array, y: Array, noise: Array, groups: Array) -> process.Kernel:
-    """Hyperparameters of a prefix of the samples whose length grows in steps of a fifth: set anew now and then, not each time."""
-    count = MODELLED_FROM
-    while count * 1.2 + 1 <= len(y):
-        count = int(count * 1.2 + 1)
-    chosen = np.arange(count)
+def scheduled(count: int) -> int:
+    """The largest of 8, 10, 13, 16, 20 … not above `count`: hyperparameters are set anew when there are a fifth more scores."""
+    reached = MODELLED_FROM
+    while int(reached * 1.2 + 1) <= count:
+        reached = int(reached * 1.2 + 1)
+    return min(reached, count)
+
+
+def kernel(features: Array, raw: Array, draws: Array, noise_sd: float, groups: Array) -> process.Kernel:
+    """Hyperparameters by the first `scheduled` scores, the better ones and the latest where these are many; remembered.
+
+    Args:
+        features: (n, f).
+        raw: (n,) mean scores.
+        draws: (n,) behind each.
+        noise_sd: of one draw; two significant digits of it count.
+        groups: (f,) feature -> knob.
+    """
+    count = scheduled(len(raw))
+    rows = np.arange(count)
     if count > process.SUBSET:
-        better = np.argsort(y[:count], kind="stable")[: process.SUBSET // 2]
-        chosen = np.union1d(better, np.arange(count - process.SUBSET // 2, count))
-    x, z, v = features[chosen], y[chosen], noise[chosen]
-    key = b"".join(a.tobytes() for a in (x, z, v, groups))
+        better = np.argsort(raw[:count], kind="stable")[: process.SUBSET // 2]
+        rows = np.union1d(better, rows[-process.SUBSET // 2 :])
+    noise_sd = float(f"{noise_sd:.2g}")
+    key = b"".join(a.tobytes() for a in (features[rows], raw[rows], draws[rows], np.array([noise_sd]), groups))
     if key not in _KERNELS:
         while len(_KERNELS) >= KEPT:
             del _KERNELS[next(iter(_KERNELS))]
-        _KERNELS[key] = process.fit(x, z, v, groups)
+        y, noise = scaled(raw[rows], draws[rows], noise_sd)
+        _KERNELS[key] = process.fit(features[rows], y, noise, groups)
     return _KERNELS[key]
+
+
+def scaled(raw: Array, draws: Array, noise_sd: float) -> tuple[Array, Array]:
+    """Scores as the process sees them, and their variances."""
+    y, slope = compressed(raw)
+    return y, (noise_sd * slope) ** 2 / draws

@@ -14,9 +14,10 @@ from evo.numeric.space import CHOICE, COMPLEMENT, LOG, Array, Space
 MOST_AXES = 4  # that one step moves, usually one or two
 REACH = (0.02, 0.3)  # of a step, as a share of the range; drawn between on a logarithmic scale
 STRENGTH = (0.5, 1.5)  # of a coupled move
-FARTHER = 0.4  # chance that another coupled move follows
+FARTHER = 0.6  # chance that another coupled move follows
 SINGLE = 0.35  # chance that a step follows another kind of move
 LEADING = 0.4  # chance that a candidate starts from the best, else from the next, and so on
+ANYONE = 0.5  # chance that it starts from any leader alike
 CHALLENGED = 0.65  # the same, of a challenge by a coupled move
 BEYOND = 0.1  # steps that go farther beyond the lower end than this end there: zero is special
 STEP, COUPLED, CROSSED, DIFFERENCE = range(4)
@@ -51,7 +52,8 @@ class Moves:
         return self.space.snapped(self.coupled(points, leaders, rng)) if len(self._drawn_by) else points[:0]
 
     def _from(self, leaders: Array, count: int, rng: Generator, share: float = LEADING) -> Array:
-        return leaders[np.minimum(rng.geometric(share, count) - 1, len(leaders) - 1)].copy()
+        best_first = np.minimum(rng.geometric(share, count) - 1, len(leaders) - 1)
+        return leaders[np.where(rng.random(count) < ANYONE, rng.integers(len(leaders), size=count), best_first)].copy()
 
     def stepped(self, points: Array, rng: Generator) -> Array:
         """Each point moved along a few knobs."""

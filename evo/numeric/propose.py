@@ -19,18 +19,19 @@ import numpy as np
 from numpy.random import Generator
 
 from evo.numeric import memory, process
-from evo.numeric.model import MODELLED_FROM, compressed, kernel, log_expected_improvement
+from evo.numeric.model import MODELLED_FROM, kernel, log_expected_improvement, scaled
 from evo.numeric.moves import Moves
 from evo.numeric.space import Array, Sample, Space
 from genomes import Knob, Value
 
-LEADERS = 6
+BEST, OTHERS = 5, 8  # points that candidates start from: the best, and the best that lie apart
+APART = 0.25  # of some knob's range
 CANDIDATES, DRAWN, REFINED = 700, 300, 150
 TRIES = 30  # of a proposal without the model
 COUPLED, EVOLVED, EXPECTED, DRAWN_WAY = "coupled", "evolved", "expected", "drawn"
 FIRST = {COUPLED: 0.8, EVOLVED: 0.2}  # shares of the ways: until the model is asked,
 EARLY = {COUPLED: 0.25, EVOLVED: 0.0, EXPECTED: 0.6, DRAWN_WAY: 0.15}  # then,
-LATE = {COUPLED: 0.05, EVOLVED: 0.05, EXPECTED: 0.6, DRAWN_WAY: 0.3}  # and in the end
+LATE = {COUPLED: 0.1, EVOLVED: 0.1, EXPECTED: 0.55, DRAWN_WAY: 0.25}  # and in the end
 LATE_FROM = 60  # scores
 
 
@@ -70,24 +71,27 @@ class _Seen:
         scored = [s for s in samples if s.val_bpb is not None]
         self.points = space.points([s.values for s in scored])
         self.pending = space.points([s.values for s in samples if s.pending])
-        raw = np.array([s.val_bpb for s in scored], dtype=float)
+        self.raw = np.array([s.val_bpb for s in scored], dtype=float)
+        self.draws = np.array([s.draws for s in scored], dtype=float)
+        self.noise_sd = noise_sd
         self.memory = memory.learn(space, samples)
         self.taken = {self.key(point) for point in space.points([s.values for s in samples])}
         self.moves = Moves(space, _weights(space))
-        self.y, slope = compressed(raw) if len(raw) else (raw, raw)
-        self.noise = (noise_sd * slope) ** 2 / np.array([s.draws for s in scored]) if len(raw) else raw
         self.posterior: process.Posterior | None = None
+        ranks = self.raw
         if len(scored) >= MODELLED_FROM:
-            self._model()
-        order = np.argsort(self.posterior.mean(self.space.features(self.points)) if self.posterior else self.y, kind="stable")
-        self.leaders = _apart(self.points[order], LEADERS) if len(scored) else space.here[None, :]
+            ranks = self._model()
+        self.leaders = _leaders(self.points[np.argsort(ranks, kind="stable")]) if len(scored) else space.here[None, :]
 
-    def _model(self) -> None:
+    def _model(self) -> Array:
+        """Fits the process; the posterior means of the scored points."""
         features = self.space.features(self.points)
-        found = kernel(features, self.y, self.noise, self.space.groups)
+        found = kernel(features, self.raw, self.draws, self.noise_sd, self.space.groups)
         pending = self.space.features(self.pending) if len(self.pending) else None
-        self.posterior = process.condition(found, features, self.y, self.noise, pending)
-        self.best = float(self.posterior.mean(features).min())
+        self.posterior = process.condition(found, features, *scaled(self.raw, self.draws, self.noise_sd), pending)
+        means = self.posterior.mean(features)
+        self.best = float(means.min())
+        return means
 
     def key(self, point: Array) -> bytes:
         return (np.round(point, 6) + 0.0).tobytes()
@@ -100,7 +104,7 @@ class _Seen:
 
 def _point(seen: _Seen, rng: Generator) -> tuple[Array | None, str]:
     """The next point, and the way that it was found."""
-    scored = len(seen.y)
+    scored = len(seen.raw)
     shares = FIRST if seen.posterior is None else EARLY if scored < LATE_FROM else LATE
     how = str(rng.choice(list(shares), p=list(shares.values())))
     if how == COUPLED:
@@ -141,14 +145,15 @@ def _modelled(seen: _Seen, posterior: process.Posterior, how: str, rng: Generato
     return found
 
 
-def _apart(points: Array, count: int) -> Array:
-    """The first `count` points, best first, that differ from one another."""
+def _leaders(points: Array) -> Array:
+    """Of (n, d) points, best first: the best, then the best that lie apart from all chosen ones, so that no basin is forgotten."""
     kept: list[Array] = []
-    for point in points:
-        if all(np.abs(point - other).max() > 1e-9 for other in kept):
-            kept.append(point)
-        if len(kept) == count:
-            break
+    for count, apart in ((BEST, 1e-9), (BEST + OTHERS, APART)):
+        for point in points:
+            if len(kept) == count:
+                break
+            if all(np.abs(point - other).max() > apart for other in kept):
+                kept.append(point)
     return np.array(kept)
 
 

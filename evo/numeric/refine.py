@@ -16,8 +16,8 @@ import numpy as np
 from evo.belief import Belief, Estimate
 from evo.history import Genome
 from evo.numeric import process
-from evo.numeric.model import MODELLED_FROM, compressed, expanded, kernel
-from evo.numeric.space import Space
+from evo.numeric.model import MODELLED_FROM, compressed, expanded, kernel, scaled, scheduled
+from evo.numeric.space import Array, Space
 from genomes import Knob, Value
 
 MOST = 240  # members that are modelled: the better ones by lineage, and the latest
@@ -54,15 +54,17 @@ def _modelled(species: list[Genome], belief: Belief, shelf: Shelf) -> dict[str, 
     space = Space(shelf.knobs(first))
     if not len(space):
         return {}
+
+    def arrays(members: list[Genome]) -> tuple[Array, Array, Array]:
+        features = space.features(space.points([shelf.values(first, genome.id) for genome in members]))
+        return features, np.array([genome.mean for genome in members]), np.array([float(len(genome.scores)) for genome in members])
+
     chosen = _chosen(species, belief)
-    points = space.points([shelf.values(first, genome.id) for genome in chosen])
-    raw = np.array([genome.mean for genome in chosen])
-    y, slope = compressed(raw)
-    noise = (belief.noise_sd * slope) ** 2 / np.array([len(genome.scores) for genome in chosen])
-    features = space.features(points)
-    mean, sd = process.at_samples(kernel(features, y, noise, space.groups), features, y, noise)
-    level, spread = expanded(mean, raw), sd / slope
-    return {genome.id: Estimate(float(level[i]), float(spread[i]), len(genome.scores)) for i, genome in enumerate(chosen)}
+    features, raw, draws = arrays(chosen)
+    settled = arrays(_chosen(species[: scheduled(len(species))], belief)) if len(species) > MOST else (features, raw, draws)
+    mean, sd = process.at_samples(kernel(*settled, belief.noise_sd, space.groups), features, *scaled(raw, draws, belief.noise_sd))
+    level, slope = expanded(mean, raw), compressed(raw)[1]
+    return {genome.id: Estimate(float(level[i]), float(sd[i] / slope[i]), len(genome.scores)) for i, genome in enumerate(chosen)}
 
 
 def _chosen(species: list[Genome], belief: Belief) -> list[Genome]:

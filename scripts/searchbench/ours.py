@@ -7,7 +7,7 @@ from evo import operators
 from evo.records import Candidate, Record
 from evo.search import Founder, Search, SearchConfig
 from evo.species import Shelf
-from searchbench.course import Job
+from searchbench.course import Job, run
 from searchbench.problem import Problem, Truth
 
 FRUITLESS = 500  # proposals in a row without a program: then the policy has come to its end
@@ -32,11 +32,10 @@ class Core:
             proposals = self.search.ask(1)
             if not proposals:
                 return None
-            written = operators.write(proposals[0], self._library())
+            written = operators.write(proposals[0], self.library())
             if written.outcome is None:
                 candidate = written.candidate
-                self.texts[candidate.genome] = written.text
-                self.known.setdefault(candidate.genome, candidate)
+                self.remember(candidate, written.text)
                 return Job(candidate, written.text, f"noise/{self.seed}/{candidate.proposal.seed}")
             self.search.tell(Record(written.candidate, written.outcome))
         return None
@@ -49,9 +48,23 @@ class Core:
         estimate = self.search.belief.of.get(champion)
         return self.texts[champion], estimate.mean if estimate else float("nan")
 
-    def _library(self) -> operators.Library:
+    def remember(self, candidate: Candidate, text: str) -> None:
+        """A program that is under way."""
+        self.texts[candidate.genome] = text
+        self.known.setdefault(candidate.genome, candidate)
+
+    def library(self) -> operators.Library:
+        """What is known when a proposal is written."""
         search = self.search
         return operators.Library(self.founder, self.texts.__getitem__, self.known, self.seed, search.history, search.belief)
+
+
+def announced(problem: Problem, evals: int, slots: int, seed: int) -> bool:
+    """Does a whole run, final draws and all, announce a gain?"""
+    core = Core(problem, "evo", seed, evals=evals)
+    run(core, problem, slots, [10 * evals], seed)
+    said = core.search.announcement
+    return said is not None and said.proven
 
 
 def outcome(truth: Truth, val_bpb: float) -> Outcome:
