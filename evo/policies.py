@@ -43,8 +43,8 @@ class SearchConfig:
     seed: int = 0  # of the run; with the index of a proposal it gives all randomness
     calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
     evals: int | None = None  # new genomes to evaluate; None: no limit
-    crossover_share: float = 0.05  # of explorations, once there are two unrelated survivors
-    tune_share: float = 0.85  # of explorations that are no crossover; a run that starts with a model has less (session.py)
+    crossover_share: float = 0.03  # of explorations, once there are two unrelated survivors
+    tune_share: float = 0.92  # of explorations that are no crossover; a run that starts with a model has less (session.py)
     confirm_share: float = 0.05  # of evaluations, at most
     confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
     species_share: float = 0.5  # of the survivors that one species may take while others could
