@@ -26,6 +26,7 @@ from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
 from evo.lab import Rendered
+from evo.policies import NUMBERS_APART
 from evo.proof import refuse_ignored_seed
 from evo.records import CALIBRATE, Candidate, Record
 from evo.search import Search
@@ -248,7 +249,7 @@ class Driver:
         """What is known now. `known` goes on growing."""
         search = self.search
         known = (self._founder, self._text, self._known, search.config.seed, search.history, search.belief)
-        return operators.Library(*known, self._contract, self._lab.prepare)
+        return operators.Library(*known, self._contract, self._lab.prepare, search.config.policy in NUMBERS_APART)
 
     def _text(self, genome: str) -> str:
         return self._lab.seed if genome == self._founder.genome else self.store.text(genome)

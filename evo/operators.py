@@ -1,7 +1,8 @@
 """A proposal becomes a program: the one place where genomes are written.
 
     calibrate, confirm, final   the text of the known genome
-    mutate                      a built-in mutation of the parent; tried again while the child is known already
+    mutate                      a built-in mutation of the parent; tried again while the child is known already. Where numbers are the
+                                business of `tune`, a structural one, and where none applies, what `tune` does
     tune                        values of the parent's knobs that a model of its species expects much of (evo/numeric/)
     optuna                      the same by Optuna (evo/tuner.py), for the baseline that goes by it alone
     repair                      what genomes.repair mends of a genome that failed
@@ -45,6 +46,7 @@ class Library:
     belief: Belief
     contract: genomes.Contract = genomes.Contract.LAB  # what the lab asks of its genomes
     prepare: str = ""  # text of the lab's prepare.py, as programs see it; "" where no program is run
+    numbers_apart: bool = False  # the run's policy tunes numbers, so that mutations leave them alone
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,14 @@ def _repeat(proposal: Proposal, library: Library) -> Written:
 def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
     parent = library.texts(proposal.parents[0])
     last = unwritten(proposal, "no mutation applied")
+    names = genomes.STRUCTURAL_MUTATIONS if library.numbers_apart else None
     for _ in range(ATTEMPTS):
-        mutant = genomes.mutate(parent, rng, contract=library.contract)
+        try:
+            mutant = genomes.mutate(parent, rng, names, contract=library.contract)
+        except genomes.MutationError:
+            if library.numbers_apart:
+                return _tune(proposal, library, rng)
+            raise
         last = judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
         if last.outcome is None:
             break

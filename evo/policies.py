@@ -1,7 +1,8 @@
 """Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
 
-evo        steady state: parents drawn from the survivors by belief and by how little they were tried; mutate, crossover, tune,
-           and confirm where a repeat can change who leads. A genome that failed of what a rule may mend is repaired first, once
+evo        steady state: parents drawn from the survivors by belief and by how little they were tried; structure by mutate and
+           crossover between different ones, numbers by tune, and confirm where a repeat can change who leads. A genome that
+           failed of what a rule may mend is repaired first, once
 greedy     karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
            one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
 tune-only  the baseline that changes numbers alone: Optuna tunes the knobs of the best genome so far, nothing else is tried
@@ -31,6 +32,7 @@ MENDABLE_WORDS = re.compile(
     r"is not defined|object has no attribute|unexpected keyword argument|no tokeniser of size|fused|view size is not compatible|same dtype"
     r"|on the same device|indices should be either on|shapes cannot be multiplied|leaf Variable|only for scalar outputs"
 )
+NUMBERS_APART = frozenset({"evo"})  # policies under which numbers are tuned, and mutations change structure alone
 PARTNER_DRAWS = 8  # tries to find a partner that is no relative in direct line and was not crossed with before
 
 
@@ -43,8 +45,8 @@ class SearchConfig:
     seed: int = 0  # of the run; with the index of a proposal it gives all randomness
     calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
     evals: int | None = None  # new genomes to evaluate; None: no limit
-    crossover_share: float = 0.03  # of explorations, once there are two unrelated survivors
-    tune_share: float = 0.92  # of explorations that are no crossover; a run that starts with a model has less (session.py)
+    crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors of different structure
+    tune_share: float = 0.6  # of explorations that are no crossover; a run that starts with a model has less (session.py)
     confirm_share: float = 0.05  # of evaluations, at most
     confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
     species_share: float = 0.5  # of the survivors that one species may take while others could
@@ -115,7 +117,8 @@ def _evo(view: View, rng: Random) -> Move:
     candidates = view.survivors or (view.founder,)
     parent = draw_parent(candidates, view.belief, view.tries, rng)
     if rng.random() < view.config.crossover_share:
-        others = tuple(c for c in candidates if c != parent)
+        genomes = view.history.genomes  # within a structure only numbers differ, and those have a better way to meet
+        others = tuple(c for c in candidates if genomes[c].species != genomes[parent].species) if parent in genomes else ()
         partner = _partner(view, parent, lambda: draw_parent(others, view.belief, view.tries, rng)) if others else None
         if partner is not None:
             return Move(CROSSOVER, (parent, partner))

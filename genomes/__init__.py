@@ -27,7 +27,7 @@ from genomes.literals import Value
 from genomes.match import match
 from genomes.merge import Merge, merge, prefer, seeded
 from genomes.merging.ledger import Clash, Conflict, Settle
-from genomes.mutations import MUTATIONS, Mutant, mutate
+from genomes.mutations import MUTATIONS, STRUCTURAL_MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 from genomes.problem import Problem
 from genomes.readings import Reader, constants
@@ -37,6 +37,7 @@ from genomes.units import definitions
 
 __all__ = [
     "MUTATIONS",
+    "STRUCTURAL_MUTATIONS",
     "Clash",
     "Conflict",
     "Contract",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_known_child_is_written_again_from_the_same_stream(shelf: Shelf) -> No
 def test_when_every_child_is_known_it_is_a_duplicate_of_the_first(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     child = SEED_TEXT.replace("0.04", "0.05")
     shelf.add(3, child)
-    monkeypatch.setattr(genomes, "mutate", lambda text, rng, contract: genomes.Mutant(child, "nudge", "MATRIX_LR"))
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng, names, contract: genomes.Mutant(child, "nudge", "MATRIX_LR"))
     written = shelf.write(9, MUTATE, shelf.founder.genome)
     assert written.outcome == Duplicate(3)
     assert written.text == ""
@@ -141,10 +142,24 @@ def test_a_parent_that_nothing_applies_to_is_unwritten_with_the_reason(shelf: Sh
 
 def test_a_child_that_breaks_the_contract_is_unwritten(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = SEED_TEXT.replace("def main", "def other")
-    monkeypatch.setattr(genomes, "mutate", lambda text, rng, contract: genomes.Mutant(broken, "rename", "main"))
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng, names, contract: genomes.Mutant(broken, "rename", "main"))
     written = shelf.write(2, MUTATE, shelf.founder.genome)
     assert isinstance(written.outcome, Unwritten)
     assert "main" in written.outcome.why
+
+
+def test_where_numbers_are_apart_a_mutation_changes_structure_and_without_one_it_tunes(shelf: Shelf) -> None:
+    apart = replace(shelf.library(), numbers_apart=True)
+    child = write(Proposal(1, MUTATE, (shelf.founder.genome,), 7), apart)
+    assert child.outcome is None
+    assert child.candidate.species != shelf.founder.species
+    plain = "RATE = 0.04  # of the matrices\n\n\ndef build_model():\n    return RATE\n\n\ndef main():\n    return build_model()\n"
+    numbers = shelf.add(2, plain)
+    shelf.score(numbers, 1.0)
+    tuned = write(Proposal(3, MUTATE, (numbers,), 7), replace(shelf.library(), numbers_apart=True))
+    assert tuned.outcome is None
+    assert "RATE 0.04 →" in tuned.candidate.note
+    assert genomes.species(tuned.text) == genomes.species(plain)
 
 
 def test_a_crossover_unites_the_edits_of_both_parents(shelf: Shelf) -> None:
@@ -333,7 +348,7 @@ def test_a_repair_that_is_known_is_a_duplicate(shelf: Shelf) -> None:
 
 def test_what_can_be_mended_before_an_evaluation_is_and_the_note_says_so(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = SEED_TEXT.replace("scale = 1.25", "scale = math.sqrt(2)")
-    monkeypatch.setattr(genomes, "mutate", lambda text, rng, contract: genomes.Mutant(broken, "root", "scale"))
+    monkeypatch.setattr(genomes, "mutate", lambda text, rng, names, contract: genomes.Mutant(broken, "root", "scale"))
     written = shelf.write(2, MUTATE, shelf.founder.genome)
     assert written.outcome is None
     assert "import math\n" in written.text

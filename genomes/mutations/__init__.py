@@ -48,6 +48,9 @@ class Mutant:
     note: str
 
 
+STRUCTURAL_MUTATIONS = tuple(mutation.name for mutation in MUTATIONS if mutation.kind == STRUCTURAL)  # names, for `mutate`
+
+
 def mutate(text: str, rng: random.Random, names: Iterable[str] | None = None, contract: Contract = Contract.LAB) -> Mutant:
     """One child of a program by a mutation drawn from the catalogue, or from the named part of it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo import operators
+from evo.policies import NUMBERS_APART
 from evo.records import Candidate, Record
 from evo.search import Founder, Search, SearchConfig
 from evo.species import Shelf
@@ -56,7 +57,9 @@ class Core:
     def library(self) -> operators.Library:
         """What is known when a proposal is written."""
         search = self.search
-        return operators.Library(self.founder, self.texts.__getitem__, self.known, self.seed, search.history, search.belief)
+        apart = search.config.policy in NUMBERS_APART
+        known = (self.founder, self.texts.__getitem__, self.known, self.seed, search.history, search.belief)
+        return operators.Library(*known, numbers_apart=apart)
 
 
 def announced(problem: Problem, evals: int, slots: int, seed: int) -> bool:
