@@ -53,7 +53,7 @@ def value(text: str, name: str) -> object:
         ("prepare.batches(", "prepare.batchs(", "batchs → batches"),
         ("self.down(F.relu", "self.dwn(F.relu", "dwn → down"),
         ("DEVICE_BATCH_SIZE = 128", "DEVICE_BATCH_SIZE = 96", "TOTAL_BATCH_SIZE 524288 → 589824"),
-        ("VOCAB_SIZE = 8192", "VOCAB_SIZE = 4096", "VOCAB_SIZE 4096 → 8192"),
+        ("VOCAB_SIZE = 8192", "VOCAB_SIZE = 50304", "VOCAB_SIZE 50304 → 32768"),
         ("    prepare.save(model)\n", "", "prepare.save(model) at the end of main"),
         ("        super().__init__()\n        self.up", "        self.up", "super().__init__() first"),
         ("MATRIX_LR, WEIGHT_DECAY)]", "MATRIX_LR, weight_decy=WEIGHT_DECAY)]", "weight_decy → weight_decay"),

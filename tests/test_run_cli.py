@@ -81,7 +81,7 @@ def test_a_new_run_is_named_first_and_ends_with_how_to_look_further(lab: Path, c
     lines = capsys.readouterr().out.splitlines()
     (run_dir,) = Path("runs").iterdir()
     assert lines[0].startswith(f"run: runs/{run_dir.name} (new")
-    said = "\n".join(lines[-8:])
+    said = "\n".join(lines[-10:])
     assert "best genome: " in said
     assert "95 % interval" in said or "the seed itself" in said
     assert f"{run_dir}/best/train.py" in said
