@@ -244,7 +244,7 @@ def test_what_a_model_writes_is_evaluated_and_known_as_its_work(tmp_path: Path) 
     assert len(made) == 40
     by_model = [r for r in made if r.candidate.writer == "scribe"]
     others = {r.candidate.proposal.operator for r in made if not r.candidate.writer}
-    assert len(by_model) >= 0.8 * len(made)  # the others: numbers are Optuna's
+    assert len(by_model) >= 0.8 * len(made)  # the others: numbers are tuned
     assert others <= {"tune", "mutate", "crossover"}
     assert all((tmp_path / "run" / "prompts" / f"{r.candidate.proposal.index}.json").exists() for r in by_model)
     assert driver.desk is not None
