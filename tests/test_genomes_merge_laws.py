@@ -61,7 +61,7 @@ def test_the_order_of_the_sides_does_not_matter(name: str, seed: int) -> None:
     the_order_does_not_matter(base, child(base, rng), child(base, rng))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(base=st.sampled_from(FUNCTIONS), seed=SEEDS)
 def test_the_order_does_not_matter_where_edits_meet_in_one_function(base: str, seed: int) -> None:
     rng = random.Random(seed)

@@ -24,7 +24,7 @@ from genomes.knobs import spots
 from genomes.source import Splice, parse, splice
 from genomes.units import Unit, units
 
-generously = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+generously = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 programs = st.one_of(generated.texts(), st.sampled_from(sorted(LIBRARY, key=lambda name: len(LIBRARY[name]))).map(LIBRARY.__getitem__))
 numbers = st.integers(0, 10**9)
 LAYOUTS = ["", "\n", "# only a comment", "x = 1", "x = 1\r\ny = 2\r\n", "x = 1\ry = 2", "\f\nx = 1\n\f", "if x:\n\ty = 1\n# end"]
