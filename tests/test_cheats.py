@@ -4,6 +4,7 @@ or gets the score of its honest twin and leaves no trace. What succeeds at somet
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 import subprocess
@@ -88,7 +89,8 @@ RUN_ALL = """
 @pytest.fixture(scope="module")
 def config(small_lab: SmallLab) -> SlotConfig:
     limits = Limits(setup_seconds=60, grace_seconds=1.5, host_memory_gib=1.5, weights_gib=0.1, file_gib=0.01, tasks=200)
-    return SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits, cpus=(0,))
+    core = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % (os.cpu_count() or 1)  # workers beside each other do not share one
+    return SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits, cpus=(core,))
 
 
 @pytest.fixture(scope="module")
