@@ -1,9 +1,9 @@
 """A berth: a place for one evaluation, with all the processes that will see its program.
 
-On a GPU the next berth is made while a program is scored: its three processes import libraries when nothing is timed, and wait
-(waiting.py). After a program that was not scored, and for a slot's first, it is made when it is needed; however it was made, the clock
-runs only when the forwarders lie still. Only in namespaces: without them a program could reach into what waits for the next. On a CPU a
-berth is made when it is needed, and its forwarders later still: they would take cores from a timed phase.
+On a GPU the training process of the next berth is started when a program begins, so that a program's own set-up need not wait for the
+import of libraries; its forwarders are started when it begins. All lie still, waiting (waiting.py), before the clock runs. Only in
+namespaces: without them a program could reach into what waits for the next. On a CPU a berth is made when it is needed, and its forwarders
+later still: they would take cores from a timed phase.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Berth:
         """Makes it in `folder`, which goes when it is closed, and starts the training process.
 
         Args:
-            early: whether both forwarders are started too.
+            early: whether both forwarders are started when a program begins.
         """
         self._confine = confine
         with contextlib.ExitStack() as started:
@@ -76,13 +76,13 @@ class Berth:
             self.trainee = Waiting(confine("trainee.py", self.files, self.files.work), self.files.log)
             started.callback(self.trainee.end)
             self.forwarders = started.enter_context(contextlib.closing(Forwarders(self._start_forwarder, early)))
-            self.forwarders.start_early()
             self._started = started.pop_all()
 
     def begin(self, program: str, prepare: str, seed: int) -> dict[str, str]:
         """Lets the training process import and run the program; the hashes of the lab, for `Files.tampered`. Returns at once."""
         hashes = self.files.fill(program, prepare)
         self.trainee.tell({"op": "begin", "seed": seed})
+        self.forwarders.start_early()
         return hashes
 
     def close(self) -> None:
@@ -93,7 +93,8 @@ class Berth:
         folder, weights = self.files.lab.parent, str(self.files.weights)
         (folder / name).mkdir(exist_ok=True)  # it is there if this one replaces another, which has run no program
         what = self._confine("forwarder.py", self.files, folder / name)
-        told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)))
+        # The card's memory is watched in whoever is set up beside it: it would be ended for what the other has taken.
+        told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)), gpu_free_bytes=0)
         return Forwarder(told, folder / f"{name}.txt")
 
 
@@ -105,8 +106,14 @@ class Berths:
         self.waiting: Berth | None = None
 
     def prepare(self) -> None:
-        """Makes the next one now."""
-        self.waiting = self._made()
+        """Makes the next one now if berths are made early. The one before must have been taken."""
+        if self._early:
+            self.waiting = self._made()
+
+    def settle(self) -> None:
+        """Waits until the one that waits lies still."""
+        if self.waiting is not None:
+            self.waiting.trainee.settle()
 
     def take(self) -> Berth:
         """The one that waits, if its training process is well; otherwise a fresh one. Whoever takes it closes it."""

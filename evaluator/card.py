@@ -35,9 +35,20 @@ class Card:
         Raises:
             OSError: the driver does not say.
         """
+        return int(self._memory().free)
+
+    def used_bytes(self) -> int:
+        """Memory that processes have.
+
+        Raises:
+            OSError: the driver does not say.
+        """
+        return int(self._memory().used)
+
+    def _memory(self) -> _Memory:
         memory = _Memory()
         self._call("nvmlDeviceGetMemoryInfo", self._card, ctypes.byref(memory))
-        return int(memory.free)
+        return memory
 
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self._library, name)(*arguments)

@@ -17,6 +17,7 @@ import re
 import select
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,7 +68,15 @@ class Compat:
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._evaluations = Evaluations()
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
+    def __call__(
+        self,
+        program: str,
+        seed: int,
+        budget_seconds: float,
+        watch: Watch | None = None,
+        heldout: bool = False,
+        trained: Callable[[], None] | None = None,
+    ) -> Outcome:
         try:
             text = with_seed(program, seed)
         except (SyntaxError, ValueError, RecursionError) as error:

@@ -17,16 +17,26 @@ Watch = Callable[[CurvePoint], str | None]
 
 
 class Evaluate(Protocol):
-    """Evaluates one program at a time and can be used again. Not thread-safe."""
+    """Evaluates one program after the other. Whatever a call raises, the next finds it in order."""
 
     measurement_key: str  # of every score it gives
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
+    def __call__(
+        self,
+        program: str,
+        seed: int,
+        budget_seconds: float,
+        watch: Watch | None = None,
+        heldout: bool = False,
+        trained: Callable[[], None] | None = None,
+    ) -> Outcome:
         """Trains and scores `program`, never raises for what the program does.
 
         Args:
             heldout: score it on the held-out text too, where there is one. For champions: a text that every program is scored on is
                 fitted to by the search, and what it says of the best of thousands flatters.
+            trained: called once, if at all, when the program has trained and from then on the next call may come, from another thread:
+                that program is set up while this one is scored.
         Returns:
             Scored, Stopped, Failed or Interrupted.
         Raises:

@@ -16,7 +16,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,7 +49,15 @@ class Instant:
         lab = self.landscape
         self.measurement_key = f"instant/salt={lab.salt}/noise={lab.noise_sd:g}/failures={lab.failure_share:g}"
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
+    def __call__(
+        self,
+        program: str,
+        seed: int,
+        budget_seconds: float,
+        watch: Watch | None = None,
+        heldout: bool = False,
+        trained: Callable[[], None] | None = None,
+    ) -> Outcome:
         started = time.monotonic()
         try:
             tree = _parse(program)

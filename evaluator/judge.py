@@ -112,7 +112,7 @@ class Forwarder:
         message = received[0]
         if message["op"] == "error":
             text = f"{message.get('type')}: {message.get('message')}"[:2000]
-            memory = "outofmemory" in text.lower().replace(" ", "")
+            memory = any(word in text.lower().replace(" ", "") for word in ("outofmemory", "memoryerror"))
             raise Refused(Reason.OUT_OF_MEMORY if memory else Reason.CRASH, text, str(message.get("trace", ""))[:8000])
         return message
 

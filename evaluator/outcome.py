@@ -66,7 +66,7 @@ class Scored:
     peak_memory_gib: float
     measurement_key: str  # scores with different keys are never compared
     sandbox: str  # level the score was taken at: "namespaces" or "process"
-    setup_seconds: float = 0.0  # process start to first real batch; 0 in records from before it was measured
+    setup_seconds: float = 0.0  # process start to the request for the first real batch; 0 in records from before it was measured
     score_seconds: float = 0.0  # end of the training process to the end of the last forwarder; 0 likewise
     waited_share: float = 0.0  # of the time in which it could have run, how much its main thread waited for a core
     logits_through: str = ""  # "memory" on a CPU; "GPU memory", or "pinned memory" or "pageable memory" where the driver refuses that

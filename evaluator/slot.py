@@ -7,8 +7,8 @@ Out of reach, at the strongest level:
 - The last twentieth: in the grace after the budget a program may spend a twentieth of it on a core before it is refused; on a GPU all of
   the grace. Weights that come later than the seed genome's are flagged (evo/flags.py).
 - Text before the clock: sources of installed libraries resemble the embedded default data, and a program's own text can carry knowledge.
-  Both are bounded by `setup_seconds`, and a set-up that is longer than the seed genome's is flagged. With data of one's own (--from) the
-  former is no use.
+  Both are bounded by `setup_seconds`, to which the scoring of the program before adds its time where they overlap, and a set-up that is
+  longer than the seed genome's is flagged. With data of one's own (--from) the former is no use.
 - Luck: a program may ignore its seed, and then keeps the luck of its own one, about one sd of the seeds, under every confirmation.
 - A look ahead, or learning while scored, of less than 0.003 nats a token, or at a position in a hundred of its rows (twins.py).
 - A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or rows, or code for the next.
@@ -20,14 +20,16 @@ level is recorded with every score.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evaluator import data as datafolder
 from evaluator import packing, sandbox
 from evaluator.berth import Berth, Berths, Files
-from evaluator.data import Data, Rows
+from evaluator.data import Data, Rows, Vocabulary
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.lending import Library
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
@@ -38,6 +40,7 @@ from evaluator.task import Task
 from evaluator.training import Limits, Trained, TrainingRun, failure
 
 _GIB = 2**30
+_BEFORE_THE_CLOCK = (Phase.START, Phase.IMPORT, Phase.SETUP)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,35 @@ class SlotConfig:
     early_start: bool = False  # start the next program's processes while one is scored: for GPUs, see berth.py
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A program that has trained, and is to be scored."""
+
+    berth: Berth
+    trained: Trained
+    log: str
+    ended: float  # monotonic seconds at the end of its process
+
+
+class _Turn:
+    """A lock that is taken somewhere in a block, if at all, and released at its end."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock, self._taken = lock, False
+
+    def take(self) -> None:
+        self._lock.acquire()
+        self._taken = True
+
+    def close(self) -> None:
+        if self._taken:
+            self._lock.release()
+
+
 class Slot:
-    """`Evaluate` by real training."""
+    """`Evaluate` by real training, in two stages with a lock each. A program is set up while the one before it is scored, where processes
+    are started early (berth.py): `trained` says from when on the next call may come, from another thread. Its clock waits for the verdict,
+    so that the timed phase has the GPU to itself."""
 
     def __init__(self, config: SlotConfig) -> None:
         self.config = config
@@ -69,63 +99,92 @@ class Slot:
         self._judge: Judge | None = None
         self._evaluations = Evaluations()
         self._library = Library(read_only=self.level == "namespaces")
+        # At level "process" a program could reach into processes that wait for the next.
+        self._early = config.early_start and self.level == "namespaces"
+        self._overlaps = self._early
         self._berths = Berths(self._evaluations, self._confined, self._early)
+        self._training, self._scoring = threading.Lock(), threading.Lock()  # taken in this order; the second before the clock starts
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
-        began = time.monotonic()
-        with contextlib.closing(self._berths.take()) as berth:
-            hashes = berth.begin(program, self.config.prepare, seed)
-            trained = self._train(berth, budget_seconds, watch)
-            ended = time.monotonic()
-            changed = berth.files.tampered(hashes) or self._library.changed()
-            if changed:
-                trained = Failed(Reason.TAMPERED, Phase.TRAIN, f"{changed} was changed while the program ran")
-            log = read_log(berth.files.log, self.config.limits.log_bytes)
-            if not isinstance(trained, Trained):
-                return _with_log(trained, log, time.monotonic() - began)
+    def __call__(
+        self,
+        program: str,
+        seed: int,
+        budget_seconds: float,
+        watch: Watch | None = None,
+        heldout: bool = False,
+        trained: Callable[[], None] | None = None,
+    ) -> Outcome:
+        with contextlib.ExitStack() as stage:
+            with self._training:
+                began = time.monotonic()
+                ready = self._train(program, seed, budget_seconds, watch, stage)
+            if isinstance(ready, Failed):
+                return replace(ready, total_seconds=time.monotonic() - began)
+            if isinstance(ready, Stopped):
+                return ready
+            if trained is not None and self._overlaps:
+                trained()
             try:
-                verdict = self._score(berth, trained, seed, heldout)
+                verdict = self._score(ready, seed, heldout)
             except HarnessError as error:  # the judge died over this program, which gets another try
                 return Interrupted(str(error))
+            if verdict.reason == Reason.OUT_OF_MEMORY and self._training.locked():
+                self._overlaps = False
+                return Interrupted(f"{verdict.message}, beside the set-up of the next program: this slot overlaps no more")
         now = time.monotonic()
-        return self._outcome(trained, verdict, log, now - began, now - ended)
+        return self._outcome(ready, verdict, now - began, now - ready.ended)
 
     def close(self) -> None:
-        if self._judge is not None:
-            self._judge.close()
-            self._judge = None
+        self._end_judge()
         self._berths.close()
         self._library.close()
         self._evaluations.close()
 
-    def _ready_judge(self) -> Judge:
-        if self._judge is not None and not self._judge.alive:
-            self._judge.close()
-            self._judge = None
-        if self._judge is None:
-            self._judge = Judge(self.config.threads, self.config.cpus, self._gpu_environment())
-        return self._judge
+    # ---- training
 
-    def _gpu_environment(self) -> dict[str, str]:
-        return {"CUDA_VISIBLE_DEVICES": self.config.gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that a card's number is NVML's too
+    def _train(
+        self, program: str, seed: int, budget_seconds: float, watch: Watch | None, stage: contextlib.ExitStack
+    ) -> _Ready | Stopped | Failed:
+        """Trains it. A set-up that finds too little memory beside a program that is scored is tried again when that is over."""
+        beside = self._scoring.locked()
+        ended = self._try(program, seed, budget_seconds, watch, stage)
+        if beside and isinstance(ended, Failed) and ended.reason is Reason.OUT_OF_MEMORY and ended.phase in _BEFORE_THE_CLOCK:
+            stage.close()
+            with self._scoring:
+                pass
+            ended = self._try(program, seed, budget_seconds, watch, stage)
+        return ended
 
-    @property
-    def _early(self) -> bool:
-        """Whether processes are started before they are needed; at level "process" a program could reach into those that wait."""
-        return self.config.early_start and self.level == "namespaces"
-
-    def _train(self, berth: Berth, budget_seconds: float, watch: Watch | None) -> Trained | Stopped | Failed:
-        judge, trainee, limits = self._ready_judge(), berth.trainee, self.config.limits
+    def _try(
+        self, program: str, seed: int, budget_seconds: float, watch: Watch | None, stage: contextlib.ExitStack
+    ) -> _Ready | Stopped | Failed:
+        if not self._scoring.locked():  # else it is at work
+            self._ready_judge()
+        turn = stage.enter_context(contextlib.closing(_Turn(self._scoring)))
+        berth = stage.enter_context(contextlib.closing(self._berths.take()))  # closed before the turn is over
+        hashes = berth.begin(program, self.config.prepare, seed)
+        self._berths.prepare()
 
         def before_clock() -> None:
-            judge.wait()
+            turn.take()
+            self._ready_judge().wait()
             berth.forwarders.settle()
+            self._berths.settle()
 
-        run = TrainingRun(
-            trainee.process,
-            trainee.channel,
+        ended = self._training_run(berth, budget_seconds, watch, before_clock).run()
+        now = time.monotonic()
+        changed = berth.files.tampered(hashes) or self._library.changed()
+        if changed:
+            ended = Failed(Reason.TAMPERED, Phase.TRAIN, f"{changed} was changed while the program ran")
+        log = read_log(berth.files.log, self.config.limits.log_bytes)
+        return _Ready(berth, ended, log, now) if isinstance(ended, Trained) else replace(ended, log=log)
+
+    def _training_run(self, berth: Berth, budget_seconds: float, watch: Watch | None, before_clock: Callable[[], None]) -> TrainingRun:
+        return TrainingRun(
+            berth.trainee.process,
+            berth.trainee.channel,
             self._data,
-            limits,
+            self.config.limits,
             budget_seconds,
             berth.files.weights,
             watch,
@@ -133,7 +192,6 @@ class Slot:
             pack=self._pack,
             before_clock=before_clock,
         )
-        return run.run()
 
     def _pack(self, size: int) -> Data:
         """The data with one more vocabulary, which this slot and others find packed from here on."""
@@ -146,29 +204,46 @@ class Slot:
         self._data = with_it
         return with_it
 
-    def _score(self, berth: Berth, trained: Trained, seed: int, heldout: bool) -> Verdict:
-        """Two passes, each with a forwarder of its own, and a third over the held-out rows if they are asked for. Nothing is timed
-        meanwhile, so the next berth is made now if it is to be early."""
-        judge, task = self._ready_judge(), self._task(trained, trained.vocabulary.val)
-        first = berth.forwarders.first(task, seed)
-        if self._early:
-            self._berths.prepare()
+    # ---- scoring
+
+    def _ready_judge(self) -> Judge:
+        if self._judge is not None and not self._judge.alive:
+            self._end_judge()
+        if self._judge is None:
+            self._judge = Judge(self.config.threads, self.config.cpus, self._gpu_environment())
+        return self._judge
+
+    def _end_judge(self) -> None:
+        if self._judge is not None:
+            self._judge.close()
+            self._judge = None
+
+    def _gpu_environment(self) -> dict[str, str]:
+        return {"CUDA_VISIBLE_DEVICES": self.config.gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that a card's number is NVML's too
+
+    def _score(self, ready: _Ready, seed: int, heldout: bool) -> Verdict:
+        """Two passes, each with a forwarder of its own, and a third over the held-out rows if they are asked for."""
+        judge, forwarders, vocabulary = self._ready_judge(), ready.berth.forwarders, ready.trained.vocabulary
+        task = self._task(vocabulary, vocabulary.val)
         try:
-            verdict = judge.score(task, first)
+            verdict = judge.score(task, forwarders.first(task, seed))
             if verdict.reason:
                 return verdict
-            refusal = judge.check(task, berth.forwarders.second(task, seed))
+            refusal = judge.check(task, forwarders.second(task, seed))
             if refusal.reason or not heldout:
                 return refusal if refusal.reason else verdict
-            task = self._task(trained, trained.vocabulary.heldout)
-            other = judge.score(task, berth.forwarders.third(task, seed))
+            task = self._task(vocabulary, vocabulary.heldout)
+            other = judge.score(task, forwarders.third(task, seed))
             return other if other.reason else replace(verdict, heldout_bpb=other.val_bpb)
+        except BaseException:
+            self._end_judge()  # it is in the middle of something
+            raise
         finally:
-            berth.forwarders.close()
+            forwarders.close()
             judge.rest()
 
-    def _task(self, trained: Trained, rows: Rows) -> Task:
-        return task_for(trained.vocabulary, rows, self._data.length, self.config.device, self.config.limits.score_seconds)
+    def _task(self, vocabulary: Vocabulary, rows: Rows) -> Task:
+        return task_for(vocabulary, rows, self._data.length, self.config.device, self.config.limits.score_seconds)
 
     def _confined(self, script: str, files: Files, work: Path) -> sandbox.Confined:
         config, cache = self.config, self.config.compile_cache
@@ -194,10 +269,11 @@ class Slot:
             gpu_free_bytes=spare // 2,  # of the spare memory some is the harness's: contexts, and the judge's rows
         )
 
-    def _outcome(self, trained: Trained, verdict: Verdict, log: str, seconds: float, score_seconds: float) -> Scored | Failed:
+    def _outcome(self, ready: _Ready, verdict: Verdict, seconds: float, score_seconds: float) -> Scored | Failed:
+        trained = ready.trained
         if verdict.val_bpb is None:
             failed = failure(Reason(verdict.reason), Phase.SCORE, verdict.message, verdict.trace, seconds, trained.curve)
-            return replace(failed, log=log)
+            return replace(failed, log=ready.log)
         return Scored(
             val_bpb=verdict.val_bpb,
             training_seconds=trained.seconds,
@@ -214,9 +290,5 @@ class Slot:
             heldout_bpb=verdict.heldout_bpb,
             logits_through=verdict.through,
             curve=trained.curve,
-            log=log,
+            log=ready.log,
         )
-
-
-def _with_log(outcome: Stopped | Failed, log: str, seconds: float) -> Stopped | Failed:
-    return replace(outcome, log=log, total_seconds=seconds) if isinstance(outcome, Failed) else replace(outcome, log=log)

@@ -62,7 +62,7 @@ class Trained:
 
     vocabulary: Vocabulary
     seconds: float
-    setup_seconds: float  # process start to first real batch
+    setup_seconds: float  # process start to the first request for a real batch
     steps: int
     tokens: int
     parameters: int
@@ -87,6 +87,7 @@ class TrainingRun:
     before_clock: Callable[[], None] = lambda: None  # returns when nothing that the harness has started would disturb the timed phase
     phase: Phase = Phase.START
     _born: float = field(default_factory=time.monotonic)
+    _asked: float = math.inf  # when the first real batch was asked for
     _clock_start: float = math.inf
     _vocabulary: Vocabulary | None = None
     _curve: list[CurvePoint] = field(default_factory=list)
@@ -150,6 +151,7 @@ class TrainingRun:
     def _start_clock(self, message: dict[str, Any]) -> Failed | None:
         if self._vocabulary is not None:
             return self._fail(Reason.CONTRACT, "batches() was started twice")
+        self._asked = time.monotonic()
         try:
             vocabulary = self._packed(message["vocab_size"])
         except HarnessError as error:
@@ -222,7 +224,7 @@ class TrainingRun:
         peak = float(message["peak_memory_gib"])
         if not math.isfinite(peak):
             raise ValueError(f"peak_memory_gib is {peak}")
-        setup = self._clock_start - self._born
+        setup = self._asked - self._born
         return Trained(self._vocabulary, seconds, setup, steps, tokens, parameters, peak, tuple(self._curve))
 
     def _note_spent(self) -> None:

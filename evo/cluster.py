@@ -16,15 +16,16 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from evaluator.evaluate import Evaluate, HarnessError
+from evaluator.evaluate import HarnessError
 from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint, Interrupted
+from evo.actor import SlotActor
 from evo.errors import ClusterError, UserError
-from evo.executor import Finished, Running, SlotSpec, check_submission, evaluate_and_file, hold
+from evo.executor import Finished, Running, SlotSpec, check_submission
 from evo.folder import read_outcomes
 from evo.records import Candidate
 
@@ -47,45 +48,37 @@ ALIVE_EVERY_SECONDS = 5.0
 POINT_EVERY_SECONDS = 1.0
 
 
-class SlotActor:
-    """A slot's process. Evaluates in one thread and tells the latest point of its curve from another."""
+@dataclass
+class _Job:
+    """A candidate on a slot."""
 
-    def __init__(self, spec: SlotSpec) -> None:
-        self._spec = spec
-        self._evaluate: Evaluate | None = None
-        self._hold: IO[str] | None = None
-        self._point: CurvePoint | None = None
+    candidate: Candidate
+    ticket: int
+    actor: Any
+    result: Any  # reference of the evaluation's result
+    trained: Any  # reference that is ready when the slot takes another candidate beside it; None where it is or will not be
+    deadline: float  # monotonic
+    started: float  # seconds since the epoch
+    point: CurvePoint | None = None
+    asked: Any = None  # reference of a point asked for
+    asked_at: float = 0.0
 
-    def evaluate(self, candidate: Candidate, text: str) -> Finished:
-        """One evaluation, its outcome filed before it is returned."""
-        if self._evaluate is None:
-            self._hold = hold(self._spec.run_dir)
-            self._evaluate = _on_own_gpu(self._spec).make()
-        self._point = None
-        return evaluate_and_file(self._spec, self._evaluate, candidate, text, self._watch)
-
-    def point(self) -> CurvePoint | None:
-        """The latest point of the running curve."""
-        return self._point
-
-    def _watch(self, point: CurvePoint) -> str | None:
-        self._point = point
-        return None
+    @property
+    def index(self) -> int:
+        return self.candidate.proposal.index
 
 
 @dataclass
 class _Place:
-    """A slot as the driver sees it: its actor, and what runs there."""
+    """A slot as the driver sees it: its actor, and what runs there, which is two candidates while the first of them is scored."""
 
     spec: SlotSpec
     actor: Any
-    candidate: Candidate | None = None
-    result: Any = None  # reference of the evaluation's result
-    started: float = 0.0
-    deadline: float = 0.0  # monotonic
-    point: CurvePoint | None = None
-    asked: Any = None  # reference of a point asked for
-    asked_at: float = 0.0
+    jobs: list[_Job] = field(default_factory=list)
+
+    @property
+    def is_free(self) -> bool:
+        return not self.jobs or (self.spec.overlaps and len(self.jobs) == 1 and self.jobs[0].trained is None)
 
 
 class RayExecutor:
@@ -109,6 +102,7 @@ class RayExecutor:
             self._watchdog.stdin.flush()
         _check_gpus(len(specs) * self._gpus, leave=self._owner)
         self._alive_at = time.monotonic()
+        self._tickets = 0
         self._places = [_Place(spec, self._spawn(spec)) for spec in specs]
 
     @property
@@ -117,33 +111,46 @@ class RayExecutor:
 
     @property
     def free_slots(self) -> int:
-        return sum(1 for place in self._places if place.candidate is None)
+        return sum(place.is_free for place in self._places)
 
     def submit(self, candidate: Candidate, text: str) -> None:
         check_submission(self, candidate)
-        place = next(p for p in self._places if p.candidate is None)
-        place.candidate, place.started, place.point = candidate, time.time(), None
-        place.deadline = time.monotonic() + place.spec.patience_seconds
-        place.result = place.actor.evaluate.remote(candidate, text)
+        place = min((p for p in self._places if p.is_free), key=lambda p: len(p.jobs))
+        patience = place.spec.patience_seconds * (1 + len(place.jobs))
+        self._tickets += 1
+        place.jobs.append(
+            _Job(
+                candidate,
+                self._tickets,
+                place.actor,
+                result=place.actor.evaluate.remote(candidate, text, self._tickets),
+                trained=place.actor.trained.remote(self._tickets) if place.spec.overlaps else None,
+                deadline=time.monotonic() + patience,
+                started=time.time(),
+            )
+        )
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
-        busy = [place for place in self._places if place.candidate is not None]
+        busy = [(place, job) for place in self._places for job in place.jobs]
         if not busy:
             return None
-        ready, _ = ray.wait([place.result for place in busy], num_returns=1, timeout=timeout_seconds)
-        for place in busy:
-            if place.result in ready:
-                return self._collect(place)
-        for place in busy:
-            if time.monotonic() > place.deadline:
-                return self._lost(place, f"no end after {place.spec.patience_seconds:g} s, its limits are less")
-            self._follow(place)
+        awaited = [reference for _, job in busy for reference in (job.result, job.trained) if reference is not None]
+        ready, _ = ray.wait(awaited, num_returns=1, timeout=timeout_seconds)
+        for place, job in busy:
+            if job.result in ready:
+                return self._collect(place, job)
+        for place, job in busy:
+            if job.trained in ready:
+                job.trained = None
+            if time.monotonic() > job.deadline:
+                return self._lost(place, job, f"no end after {place.spec.patience_seconds:g} s, its limits are less")
+            self._follow(job)
         self._check_alive()
         return None
 
     def running(self) -> tuple[Running, ...]:
-        busy = sorted((p for p in self._places if p.candidate is not None), key=lambda p: p.started)
-        return tuple(Running(p.candidate.proposal.index, p.spec.name, p.started, p.point) for p in busy if p.candidate is not None)
+        busy = [(place, job) for place in self._places for job in place.jobs]
+        return tuple(Running(j.index, p.spec.name, j.started, j.point) for p, j in sorted(busy, key=lambda both: both[1].started))
 
     def close(self) -> None:
         for place in self._places:
@@ -158,45 +165,44 @@ class RayExecutor:
     # ---- inside
 
     def _spawn(self, spec: SlotSpec) -> Any:
-        """A fresh actor. Two threads: the evaluation, and questions about it."""
+        """A fresh actor. Threads for two evaluations and for two questions about them."""
         options = {"num_gpus": 1} if self._gpus else {"num_cpus": 1}
-        return ray.remote(SlotActor).options(max_restarts=0, max_task_retries=0, max_concurrency=2, **options).remote(spec)
+        return ray.remote(SlotActor).options(max_restarts=0, max_task_retries=0, max_concurrency=4, **options).remote(spec)
 
-    def _collect(self, place: _Place) -> Finished:
+    def _collect(self, place: _Place, job: _Job) -> Finished:
         try:
-            finished: Finished = ray.get(place.result, timeout=ANSWER_SECONDS)
+            finished: Finished = ray.get(job.result, timeout=ANSWER_SECONDS)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.ObjectLostError) as error:
-            return self._lost(place, f"the slot's process was lost ({type(error).__name__})")
+            return self._lost(place, job, f"the slot's process was lost ({type(error).__name__})")
         except ray.exceptions.RayTaskError as error:  # its text is a remote traceback
             raise _cause(place.spec.name, error) from error
-        _release(place)
+        place.jobs.remove(job)
         return finished
 
-    def _lost(self, place: _Place, why: str) -> Finished:
-        """Replaces the actor. What it may have finished all the same is in its outcome file."""
-        assert place.candidate is not None
-        index, started = place.candidate.proposal.index, place.started
-        ray.kill(place.actor)
-        report = read_outcomes(place.spec.run_dir).get(index)
-        place.actor = self._spawn(place.spec)
-        _release(place)
+    def _lost(self, place: _Place, job: _Job, why: str) -> Finished:
+        """Replaces the actor. What it may have finished all the same is in its outcome file. What else ran there is lost next."""
+        place.jobs.remove(job)
+        if place.actor is job.actor:
+            ray.kill(place.actor)
+            place.actor = self._spawn(place.spec)
+        report = read_outcomes(place.spec.run_dir).get(job.index)
         if report is not None:
-            return Finished(index, report.outcome, report.slot, report.started, report.finished)
-        return Finished(index, Interrupted(f"{place.spec.name}: {why}"), place.spec.name, started, time.time())
+            return Finished(job.index, report.outcome, report.slot, report.started, report.finished)
+        return Finished(job.index, Interrupted(f"{place.spec.name}: {why}"), place.spec.name, job.started, time.time())
 
-    def _follow(self, place: _Place) -> None:
+    def _follow(self, job: _Job) -> None:
         """Asks the slot for the latest point, and takes an answer when there is one."""
-        if place.asked is not None:
-            ready, _ = ray.wait([place.asked], timeout=0)
+        if job.asked is not None:
+            ready, _ = ray.wait([job.asked], timeout=0)
             if not ready:
                 return
             try:
-                place.point = ray.get(place.asked, timeout=ANSWER_SECONDS)
+                job.point = ray.get(job.asked, timeout=ANSWER_SECONDS)
             except ray.exceptions.RayError:
-                place.point = None  # the loss of the actor shows in its result
-            place.asked = None
-        if time.monotonic() - place.asked_at > POINT_EVERY_SECONDS:
-            place.asked, place.asked_at = place.actor.point.remote(), time.monotonic()
+                job.point = None  # the loss of the actor shows in its result
+            job.asked = None
+        if time.monotonic() - job.asked_at > POINT_EVERY_SECONDS:
+            job.asked, job.asked_at = job.actor.point.remote(job.ticket), time.monotonic()
 
     def _check_alive(self) -> None:
         """A dead raylet leaves results pending for good, so its node is asked about."""
@@ -253,13 +259,6 @@ def _device(spec: SlotSpec) -> str:
     return "cpu" if isinstance(spec.evaluator, Landscape) else spec.evaluator.device
 
 
-def _on_own_gpu(spec: SlotSpec) -> SlotSpec:
-    """The slot, on the GPU that Ray gave to this process."""
-    if isinstance(spec.evaluator, Landscape) or spec.evaluator.device != "cuda":
-        return spec
-    return replace(spec, evaluator=replace(spec.evaluator, gpu=os.environ["CUDA_VISIBLE_DEVICES"]))
-
-
 def _cause(slot: str, error: ray.exceptions.RayTaskError) -> BaseException:
     """What a slot raised, as it would be raised here."""
     if isinstance(error.cause, HarnessError):
@@ -267,7 +266,3 @@ def _cause(slot: str, error: ray.exceptions.RayTaskError) -> BaseException:
     if isinstance(error.cause, OSError):
         return HarnessError(f"{slot} cannot work: {error.cause}")
     return error
-
-
-def _release(place: _Place) -> None:
-    place.candidate = place.result = place.point = place.asked = None

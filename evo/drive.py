@@ -79,7 +79,6 @@ class Driver:
         self.executor = executor
         self.candidates: dict[int, Candidate] = {}  # submitted and not told
         self.began = time.time()
-        self.busy_seconds = 0.0  # of all slots in this session, finished evaluations only
         self.evaluations = 0  # finished in this session
         self.desk = desk
         self.views = Views(store.run_dir)
@@ -90,6 +89,7 @@ class Driver:
         self._lab = lab
         self._ready: deque[Written] = deque()
         self._spent_before = 0.0
+        self._busy: list[tuple[str, float, float]] = []  # (slot, started, finished) of this session's evaluations
         self._interruptions: dict[int, int] = {}
         self._interrupted_in_a_row = 0
         self._views_at, self._views_cost = 0.0, 0.0
@@ -115,6 +115,14 @@ class Driver:
     def hours_spent(self) -> float:
         """With something evaluated, in this session and all before."""
         return (self._spent_before + time.time() - self.began) / 3600
+
+    def busy_seconds(self, now: float) -> float:
+        """How long slots have been at work in this session, each for itself; where evaluations of a slot overlap, once."""
+        under_way = [(r.slot, r.started, now) for r in self.executor.running()]
+        slots: dict[str, list[tuple[float, float]]] = {}
+        for slot, started, finished in [*self._busy, *under_way]:
+            slots.setdefault(slot, []).append((started, finished))
+        return sum(map(covered_seconds, slots.values()))
 
     # ---- steps
 
@@ -205,7 +213,7 @@ class Driver:
             self._again(candidate, event, event.outcome)
             return
         self._interrupted_in_a_row = 0
-        self.busy_seconds += event.finished - event.started
+        self._busy.append((event.slot, event.started, event.finished))
         self.evaluations += 1
         self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
 

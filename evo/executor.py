@@ -14,6 +14,7 @@ import fcntl
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -40,6 +41,11 @@ class SlotSpec:
     run_dir: str  # where outcome files go
     budget_seconds: float
     patience_seconds: float  # an evaluation that takes longer is lost: its slot hangs
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it may take a candidate while it scores the one before."""
+        return isinstance(self.evaluator, SlotConfig) and self.evaluator.early_start
 
     def make(self) -> Evaluate:
         """The evaluator itself, in the process that is to use it."""
@@ -81,7 +87,7 @@ class Executor(Protocol):
 
     @property
     def free_slots(self) -> int:
-        """How many more candidates may be submitted now."""
+        """How many more candidates may be submitted now. A slot may take its next one while it scores the one before."""
         ...
 
     def submit(self, candidate: Candidate, text: str) -> None:
@@ -93,7 +99,7 @@ class Executor(Protocol):
         ...
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
-        """Waits for one event, no longer than the timeout; None if there was none or nothing runs.
+        """Waits for a result, no longer than the timeout and no longer than until a slot takes its next candidate; None if there is none.
 
         Raises:
             ClusterError: the slots are lost for good.
@@ -110,11 +116,20 @@ class Executor(Protocol):
         ...
 
 
-def evaluate_and_file(spec: SlotSpec, evaluate: Evaluate, candidate: Candidate, text: str, watch: Watch | None = None) -> Finished:
+def evaluate_and_file(
+    spec: SlotSpec,
+    evaluate: Evaluate,
+    candidate: Candidate,
+    text: str,
+    watch: Watch | None = None,
+    trained: Callable[[], None] | None = None,
+) -> Finished:
     """The slot's side of every executor: evaluates, and files the outcome before it reports.
 
     An error of ours that this program brought out is an interruption: the same program would end every session that it is tried in.
 
+    Args:
+        watch, trained: see `Evaluate`.
     Raises:
         HarnessError: evaluations cannot be made here, or what came of this one cannot be written down.
     """
@@ -122,11 +137,10 @@ def evaluate_and_file(spec: SlotSpec, evaluate: Evaluate, candidate: Candidate, 
     proposal = candidate.proposal
     outcome: Outcome
     try:
-        outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch, heldout=proposal.operator == FINAL)
+        outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch, proposal.operator == FINAL, trained)
     except HarnessError:
         raise
     except Exception as error:  # noqa: BLE001  whatever it is, it is given up after three tries
-        evaluate.close()  # its helpers may be in the middle of something; the next evaluation starts new ones
         outcome = Interrupted(one_line(f"{type(error).__name__}: {error}"))
     finished = Finished(proposal.index, outcome, spec.name, started, time.time())
     if not isinstance(outcome, Interrupted):

@@ -83,7 +83,6 @@ def progress(driver: Driver) -> Progress:
     standing, search, now = driver.search.standing, driver.search, time.time()
     running = driver.executor.running()
     elapsed = max(now - driver.began, 1e-9)
-    busy = driver.busy_seconds + sum(now - r.started for r in running)
     outcomes = [r.outcome for r in standing.records]
     fruitless = sum(not _evaluated(r) for r in standing.records)
     operators = {driver.candidates[r.index].proposal.operator for r in running}
@@ -101,7 +100,7 @@ def progress(driver: Driver) -> Progress:
         failures=tuple(Counter(str(o.reason) for o in outcomes if isinstance(o, Failed)).most_common()),
         unevaluated=fruitless,
         per_hour=3600 * driver.evaluations / elapsed,
-        idle_share=max(0.0, 1 - busy / (elapsed * driver.executor.slots)),
+        idle_share=max(0.0, 1 - driver.busy_seconds(now) / (elapsed * driver.executor.slots)),
         model=_authorship(driver),
         self_reported=standing.history.self_reported,
     )

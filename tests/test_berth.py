@@ -1,11 +1,16 @@
-"""Berths: made while another program is scored or when they are needed, they see theirs no sooner, and score it the same."""
+"""Berths: made before their program or when they are needed, they see it no sooner, and score it the same. And programs that overlap: one
+is set up while the one before it is scored."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +19,13 @@ from conftest import SmallLab
 
 from evaluator import sandbox
 from evaluator.berth import Berth
-from evaluator.outcome import CurvePoint, Failed, Scored, Stopped
+from evaluator.meter import cpu_seconds
+from evaluator.outcome import CurvePoint, Failed, Interrupted, Outcome, Scored, Stopped
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
 
 needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
-BERTH = ["forwarder.py", "forwarder.py", "trainee.py"]
+TIMED = ["forwarder.py", "forwarder.py", "trainee.py", "trainee.py"]  # while a program is timed: its own three, and who waits for the next
 FIVE_STEPS = ("in prepare.batches(BATCH_SIZE, VOCAB_SIZE):", "in (b for b, _ in zip(prepare.batches(BATCH_SIZE, VOCAB_SIZE), range(5))):")
 
 
@@ -68,7 +74,6 @@ def waiting_berth(slot: Slot, program: str) -> Berth:
         assert isinstance(slot(program, 1, 0.5), Scored)
     assert slot._berths.waiting is not None
     assert slot._berths.waiting.trainee.settle()
-    slot._berths.waiting.forwarders.settle()
     return slot._berths.waiting
 
 
@@ -80,21 +85,25 @@ def test_a_score_is_the_same_with_and_without_an_early_start(slot: Slot, repeata
 
 
 @needs_namespaces
-def test_a_program_is_timed_beside_exactly_the_processes_that_waited_before_it_came(slot: Slot, small_lab: SmallLab) -> None:
+def test_what_waits_beside_a_timed_program_lies_still(slot: Slot, small_lab: SmallLab) -> None:
     waiting_berth(slot, small_lab.genome)
-    waited, seen = running(), list[dict[int, str]]()
+    (waited,) = running()
+    seen: list[tuple[dict[int, str], dict[int, float]]] = []
 
-    def watch(_: CurvePoint) -> str:
-        seen.append(running())
-        return "seen enough"
+    def watch(_: CurvePoint) -> None:
+        beside = {pid: name for pid, name in running().items() if pid != waited}
+        seen.append((beside, {pid: cpu_seconds([pid]) for pid in beside}))
 
-    assert sorted(waited.values()) == BERTH
-    assert isinstance(slot(small_lab.genome, 2, 5.0, watch), Stopped)
-    assert seen == [waited]
+    assert isinstance(slot(small_lab.genome, 2, 1.5, watch), Scored)
+    (first, spent), (last, spent_at_last) = seen[0], seen[-1]
+    assert sorted([*first.values(), "trainee.py"]) == TIMED
+    assert (last, spent_at_last) == (first, spent)
+    assert len(seen) > 1
+    assert list(running()) == [pid for pid, name in first.items() if name == "trainee.py"]  # what waits for the next
 
 
 @needs_namespaces
-def test_a_program_that_no_berth_waits_for_is_timed_beside_one_of_its_own_which_ends_with_it(slot: Slot, small_lab: SmallLab) -> None:
+def test_a_program_that_no_berth_waits_for_gets_one_of_its_own(slot: Slot, small_lab: SmallLab) -> None:
     slot.close()
     seen: list[list[str]] = []
 
@@ -103,14 +112,14 @@ def test_a_program_that_no_berth_waits_for_is_timed_beside_one_of_its_own_which_
         return "seen enough"
 
     assert isinstance(slot(small_lab.genome, 1, 5.0, watch), Stopped)
-    assert seen == [BERTH]
-    assert running() == {}  # nothing was scored, so no berth was made meanwhile
+    assert seen == [TIMED]
+    assert list(running().values()) == ["trainee.py"]
 
 
 @pytest.mark.parametrize("program", ["def main(:\n", "def build_model(): pass\ndef main(): raise ValueError\n"])
-def test_a_training_that_fails_leaves_no_process(slot: Slot, program: str) -> None:
+def test_a_training_that_fails_leaves_no_process_but_who_waits_for_the_next(slot: Slot, program: str) -> None:
     assert isinstance(slot(program, 1, 1.0), Failed)
-    assert running() == {}
+    assert list(running().values()) == (["trainee.py"] if slot.level == "namespaces" else [])
 
 
 @needs_namespaces
@@ -132,21 +141,20 @@ def test_a_waiting_berth_has_seen_nothing_and_runs_the_next_program_under_its_se
 
 
 @needs_namespaces
-@pytest.mark.parametrize(("dies", "when"), [("trainee", "waiting"), ("first", "waiting"), ("second", "waiting"), ("second", "timed")])
+@pytest.mark.parametrize(("dies", "when"), [("trainee", "waiting"), ("first", "timed"), ("second", "timed")])
 def test_a_process_that_dies_before_it_has_a_program_is_replaced_and_the_score_is_unaffected(
     slot: Slot, repeatable: str, plain_score: float, dies: str, when: str
 ) -> None:
     berth = waiting_berth(slot, repeatable)
-    dying = berth.trainee if dies == "trainee" else berth.forwarders._running[dies]
     timed: list[CurvePoint] = []
 
     def watch(point: CurvePoint) -> None:
-        if when == "timed":
-            dying.process.end()
+        if when == "timed" and not timed:
+            berth.forwarders._running[dies].process.end()
         timed.append(point)
 
     if when == "waiting":
-        dying.process.end()
+        berth.trainee.process.end()
     outcome = slot(repeatable, 5, 1.0, watch)
     assert isinstance(outcome, Scored), outcome
     assert outcome.val_bpb == plain_score
@@ -218,3 +226,64 @@ def test_a_forwarder_reads_its_weights_writes_nothing_to_them_and_sees_no_other_
     assert (found["read"], found["write"]) == ("True", "OSError")  # a read-only mount
     assert int(found["processes"]) <= 2
     assert found["files"] == "1"  # its own memory
+
+
+# ---- programs that overlap
+
+
+def slowly(genome: str, seconds: float, then: str = "") -> str:
+    """The program, with a model that takes so long for the first chunk that it is asked, and then does that."""
+    wait = f"        if not self.training:\n            wait_once({seconds})\n{then}        x = self.embedding"
+    once = "\n\n_waited = []\n\n\ndef wait_once(seconds):\n    import time\n    _waited or time.sleep(seconds)\n    _waited.append(1)\n"
+    assert genome.count("        x = self.embedding") == 1
+    return genome.replace("        x = self.embedding", wait) + once
+
+
+def overlapping(slot: Slot, first: str, second: str) -> tuple[Outcome, Outcome, float, float]:
+    """Both, the second called as soon as the first has trained; when the first was done, and when the clock of the second started."""
+    ready, points = threading.Event(), list[float]()
+    with ThreadPoolExecutor(2) as threads:
+        one: Future[tuple[Outcome, float]] = threads.submit(lambda: (slot(first, 5, 0.7, trained=ready.set), time.time()))
+        assert ready.wait(60)
+        other = threads.submit(lambda: slot(second, 5, 0.7, lambda point: points.append(time.time() - point.seconds)))
+        (outcome, done), outcome_of_other = one.result(), other.result()
+    return outcome, outcome_of_other, done, min(points, default=0.0)
+
+
+@needs_namespaces
+def test_a_program_is_set_up_while_another_is_scored_and_its_clock_waits_for_the_verdict(
+    slot: Slot, repeatable: str, plain_score: float
+) -> None:
+    told = repeatable.replace("def main():", "def main():\n    print('begun', __import__('time').time())", 1)
+    first, second, done, clock = overlapping(slot, slowly(repeatable, 2.0), told)
+    assert isinstance(first, Scored), first
+    assert isinstance(second, Scored), second
+    begun = float(re.findall(r"begun ([0-9.]+)", second.log)[0])
+    assert begun < done < clock + 0.1  # points are stamped on arrival
+    assert (first.val_bpb, second.val_bpb) == (plain_score, plain_score)
+    assert second.setup_seconds + second.training_seconds + second.score_seconds < second.total_seconds - 0.5  # the wait counts for none
+
+
+@needs_namespaces
+def test_a_set_up_that_finds_too_little_memory_beside_another_is_tried_again_alone(slot: Slot, repeatable: str, plain_score: float) -> None:
+    crowded = f"def main():\n    if __import__('time').time() < {time.time() + 8}:\n        raise MemoryError('planted')\n"
+    first, second, done, clock = overlapping(slot, slowly(repeatable, 9.0), repeatable.replace("def main():\n", crowded, 1))
+    assert isinstance(first, Scored), first
+    assert isinstance(second, Scored), second
+    assert second.val_bpb == plain_score
+    assert done < clock + 0.1
+
+
+@needs_namespaces
+def test_a_program_that_lacks_memory_for_its_scoring_beside_another_is_interrupted_and_the_slot_overlaps_no_more(
+    config: SlotConfig, repeatable: str
+) -> None:
+    greedy = slowly(repeatable, 2.0, then="            raise MemoryError('planted')\n")
+    with contextlib.closing(Slot(config)) as crowded:
+        first, second, _, _ = overlapping(crowded, greedy, repeatable)
+        assert isinstance(first, Interrupted), first
+        assert isinstance(second, Scored), second
+        ready = threading.Event()
+        alone = crowded(greedy, 5, 0.7, trained=ready.set)
+        assert isinstance(alone, Failed)
+        assert not ready.is_set()

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import SmallLab
 from small_run import PROGRAM
 from tiny_lab import spec
 
+from evaluator import sandbox
 from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.instant import Instant, Landscape
@@ -27,6 +29,7 @@ from evo.records import CALIBRATE, FINAL, Candidate, Proposal
 from evo.watchdog import descendants
 
 SLOTS = 2
+needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
 Make = Callable[[SlotKind, float], Executor]
 
 
@@ -159,20 +162,25 @@ class Broken:
     """An evaluator of ours with a bug that some program brings out."""
 
     measurement_key = "test"
-    closed = False
 
-    def __call__(self, program: str, seed: int, budget_seconds: float, watch: Watch | None = None, heldout: bool = False) -> Outcome:
+    def __call__(
+        self,
+        program: str,
+        seed: int,
+        budget_seconds: float,
+        watch: Watch | None = None,
+        heldout: bool = False,
+        trained: Callable[[], None] | None = None,
+    ) -> Outcome:
         raise ZeroDivisionError("so it\ngoes")
 
     def close(self) -> None:
-        self.closed = True
+        """Nothing to end."""
 
 
 def test_a_bug_of_ours_interrupts_the_program_that_brings_it_out(run_dir: Path) -> None:
-    broken = Broken()
-    finished = evaluate_and_file(spec(run_dir), broken, candidate(3), PROGRAM)
+    finished = evaluate_and_file(spec(run_dir), Broken(), candidate(3), PROGRAM)
     assert finished.outcome == Interrupted("ZeroDivisionError: so it goes")
-    assert broken.closed
     assert read_outcomes(run_dir) == {}
 
 
@@ -220,19 +228,19 @@ def ray_executor(ray_is_up: None, run_dir: Path) -> Iterator[Callable[[float, fl
         executor.close()
 
 
-def actor_pids() -> list[int]:
-    """Processes of ours that evaluate now; Ray names them after what they do."""
+def actor_pids(doing: bytes) -> list[int]:
+    """Slots' processes among ours; Ray names them after what they do."""
     found = []
     for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::SlotActor.evaluate"):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::SlotActor" + doing):
                 found.append(pid)
     return found
 
 
-def evaluating() -> int:
+def evaluating(doing: bytes = b".evaluate") -> int:
     deadline = time.monotonic() + 60
-    while not (pids := actor_pids()):
+    while not (pids := actor_pids(doing)):
         assert time.monotonic() < deadline, "no slot began to evaluate"
         time.sleep(0.05)
     (pid,) = pids
@@ -277,6 +285,48 @@ def test_the_latest_point_of_a_running_curve_is_known(ray_executor: Callable[[fl
             assert running.point.step > 0
             return
     raise AssertionError("finished before a point was seen")
+
+
+@pytest.fixture
+def overlapping(ray_is_up: None, run_dir: Path, small_lab: SmallLab) -> Iterator[RayExecutor]:
+    config = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", early_start=True)
+    executor = RayExecutor((SlotSpec("slot0", config, str(run_dir), 1.0, 60.0),))
+    yield executor
+    executor.close()
+
+
+def submit_two(executor: RayExecutor, text: str) -> None:
+    """The second as soon as the slot takes it, which is while it scores the first."""
+    executor.submit(candidate(0), text)
+    assert executor.free_slots == 0
+    while not executor.free_slots:
+        assert executor.next_finished(5.0) is None
+    executor.submit(candidate(1), text)
+    assert (executor.slots, executor.free_slots) == (1, 0)
+    assert [running.index for running in executor.running()] == [0, 1]
+
+
+@needs_namespaces
+def test_a_slot_takes_its_next_candidate_while_it_scores_the_one_before(
+    overlapping: RayExecutor, small_lab: SmallLab, run_dir: Path
+) -> None:
+    submit_two(overlapping, small_lab.genome)
+    events = [wait(overlapping), wait(overlapping)]
+    assert [event.index for event in events] == [0, 1]
+    assert all(isinstance(event.outcome, Scored) for event in events)
+    assert events[0].started < events[1].started < events[0].finished < events[1].finished
+    assert sorted(read_outcomes(run_dir)) == [0, 1]
+
+
+@needs_namespaces
+def test_a_killed_slot_interrupts_both_of_its_candidates(overlapping: RayExecutor, small_lab: SmallLab) -> None:
+    submit_two(overlapping, small_lab.genome)
+    os.kill(evaluating(doing=b""), signal.SIGKILL)
+    events = [wait(overlapping), wait(overlapping)]
+    assert sorted(event.index for event in events) == [0, 1]
+    assert all(isinstance(event.outcome, Interrupted) for event in events)
+    overlapping.submit(candidate(0), small_lab.genome)
+    assert isinstance(wait(overlapping).outcome, Scored)
 
 
 # ---- slots that outlive their driver

@@ -1,0 +1,63 @@
+"""A slot's process, as the executor on Ray starts it: what is called from afar."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from typing import IO
+
+from evaluator.evaluate import Evaluate
+from evaluator.instant import Landscape
+from evaluator.outcome import CurvePoint
+from evo.executor import Finished, SlotSpec, evaluate_and_file, hold
+from evo.records import Candidate
+
+
+class SlotActor:
+    """A slot's process. Evaluates in one thread, or in two where evaluations overlap, and tells of them from others."""
+
+    def __init__(self, spec: SlotSpec) -> None:
+        self._spec = spec
+        self._evaluate: Evaluate | None = None
+        self._hold: IO[str] | None = None
+        self._points: dict[int, CurvePoint] = {}
+        self._trained: dict[int, threading.Event] = {}
+
+    def evaluate(self, candidate: Candidate, text: str, ticket: int) -> Finished:
+        """One evaluation, its outcome filed before it is returned.
+
+        Args:
+            ticket: by which the others ask for it; a candidate may come twice.
+        """
+        if self._evaluate is None:
+            self._hold = hold(self._spec.run_dir)
+            self._evaluate = _on_own_gpu(self._spec).make()
+        trained = self._event(ticket)
+
+        def watch(point: CurvePoint) -> None:
+            self._points[ticket] = point
+
+        try:
+            return evaluate_and_file(self._spec, self._evaluate, candidate, text, watch, trained.set)
+        finally:
+            trained.set()
+            self._points.pop(ticket, None)
+
+    def point(self, ticket: int) -> CurvePoint | None:
+        """The latest point of the running curve."""
+        return self._points.get(ticket)
+
+    def trained(self, ticket: int) -> None:
+        """Returns when the slot takes another candidate beside this one, at its end at the latest."""
+        self._event(ticket).wait()
+
+    def _event(self, ticket: int) -> threading.Event:
+        return self._trained.setdefault(ticket, threading.Event())  # whoever comes first makes it
+
+
+def _on_own_gpu(spec: SlotSpec) -> SlotSpec:
+    """The slot, on the GPU that Ray gave to this process."""
+    if isinstance(spec.evaluator, Landscape) or spec.evaluator.device != "cuda":
+        return spec
+    return replace(spec, evaluator=replace(spec.evaluator, gpu=os.environ["CUDA_VISIBLE_DEVICES"]))
