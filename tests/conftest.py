@@ -10,16 +10,37 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, whose threads would spin against the other worker's
+
 import pytest
 from script_lab import make_home
 
 from evo.lab import set_constants
 
 ROOT = Path(__file__).resolve().parent.parent
+# Files whose tests take longest, by their sum.
+LONG = (
+    "test_cheats", "test_compat", "test_preflight", "test_drive", "test_oddities", "test_run_cli", "test_genomes_network", "test_slot",
+    "test_genomes_optimisers", "test_evaluate", "test_genomes_mutations", "test_run_llm", "test_berth", "test_genomes_replies",
+    "test_executor", "test_trainer_train", "test_doctor", "test_evaluate_cli", "test_packing", "test_dashboard", "test_repair_run",
+)  # fmt: skip
 sys.path.append(str(ROOT / "trainer"))  # the data preparation, as prepare.py beside it finds it
 SMALL = {
     "MAX_SEQ_LEN": 64, "EVAL_TOKENS": 2**20, "VOCAB_SIZES": [256], "READY_SIZES": [256], "DEFAULT_VOCAB": 256, "TIME_BUDGET": 1,
 }  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests first, so that at the end there are short ones left to share out.
+
+    Two workers of xdist get one half of the list each and work from its front; who is done takes from the back of the other's half. So
+    both halves begin with long tests. A file is not torn apart: its fixtures are made once.
+    """
+    long = [[item for item in items if item.path.stem == name] for name in LONG]
+    ours, theirs = ([item for file in long[first::2] for item in file] for first in (0, 1))
+    short = [item for item in items if item.path.stem not in LONG]
+    fill = max(0, len(items) // 2 - len(ours))
+    items[:] = [*ours, *short[:fill], *theirs, *short[fill:]]
 
 
 @dataclass(frozen=True)

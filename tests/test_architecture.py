@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,15 @@ def modules(*packages: str) -> list[Path]:
     return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
 
 
+@cache
+def parsed(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file. Every test looks at every file: each is read once."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of all modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -36,6 +43,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
 
 
+@cache
 def tops(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imports(path)}
 
@@ -75,8 +83,7 @@ def test_the_core_is_pure(module: str) -> None:
     assert not {n.split(".")[0] for n in names} & IMPURE
     ours = {n for n in names if n.split(".")[0] in PACKAGES}
     assert all(any(n == allowed or n.startswith(f"{allowed}.") for allowed in CORE_NEIGHBOURS) for n in ours), ours
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not {"open", "print", "input"} & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert not {"open", "print", "input"} & {node.id for node in parsed(path) if isinstance(node, ast.Name)}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "evo" / "numeric").glob("*.py")), ids=name)
@@ -84,16 +91,14 @@ def test_the_models_are_as_pure_as_the_core_but_for_numpy(path: Path) -> None:
     assert not tops(path) & (IMPURE - {"numpy"})
     ours = {n for n in imports(path) if n.split(".")[0] in PACKAGES}
     assert all(n.startswith((NUMERIC, "genomes", "evo.belief", "evo.history")) for n in ours), ours
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used = {ast.unparse(node) for node in parsed(path) if isinstance(node, ast.Attribute)}
     assert {name for name in used if name.startswith(("np.random.", "numpy.random."))} <= {"np.random.default_rng"}, "a shared generator"
 
 
 @pytest.mark.parametrize("path", modules("evo", "genomes"), ids=name)
 def test_no_global_randomness(path: Path) -> None:
     """`random.Random(...)` alone: a function of the module draws from a generator that everybody shares."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in parsed(path):
         if isinstance(node, ast.ImportFrom) and node.module == "random":
             assert {alias.name for alias in node.names} <= {"Random"}
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no 
 
 ITEMS = 22  # of FIELD_NOTES 4
 SAME_BPB = 1e-4  # of two runs with the same seed and steps: rounding
-LUCK_BPB = 0.4  # what another seed, or other first weights, can change in twenty steps of the honest twin: four sds of its seeds
+LUCK_BPB = 0.4  # what other first weights can change: three sds of the twin under its seeds; twenty steps more change 1.0, a hundred 1.5
 GONE_SECONDS = 2.0  # from the deadline until nothing of a program is left
 BUDGET_SECONDS = 20.0  # more than twenty steps take, however busy the machine is
 
@@ -42,7 +42,7 @@ WITHOUT_EFFECT = (
     "i18_secrets_and_sockets",
 )
 AS_THE_TWIN = ("i11_rewritten_rows", "i13_byte_inflation", "i19_patched_operations", "i20_objects_walked")
-NO_BETTER = ("i12_seed_search", "i21_learns_in_set_up")  # other weights at the first real token than the twin's
+SEED_SEARCH, LEARNER = "i12_seed_search", "i21_learns_in_set_up"  # other weights at the first real token than the twin's
 WHILE_TRAINED = {
     "i01_work_between_timers": (Reason.OVERRAN, Phase.TRAIN, "1.5 s of grace"),
     "i02_training_after_the_loop": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
@@ -107,11 +107,15 @@ def twin(slot: Slot) -> float:
 
 
 def score(slot: Slot, program: str) -> float:
-    outcome = slot(program, 1, BUDGET_SECONDS)
+    return scored(slot, program, 1).val_bpb
+
+
+def scored(slot: Slot, program: str, seed: int) -> Scored:
+    outcome = slot(program, seed, BUDGET_SECONDS)
     assert isinstance(outcome, Scored), outcome
     assert outcome.steps == 20
     assert "CHEATED" not in outcome.log, outcome.log
-    return outcome.val_bpb
+    return outcome
 
 
 def all_in_one(chosen: tuple[str, ...], known: dict[str, object]) -> str:
@@ -123,7 +127,7 @@ def all_in_one(chosen: tuple[str, ...], known: dict[str, object]) -> str:
 
 
 def test_every_item_of_the_list_has_a_program_and_every_program_a_test() -> None:
-    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, *NO_BETTER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, IN_THE_GRACE}
+    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, SEED_SEARCH, LEARNER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, IN_THE_GRACE}
     assert listed == set(names("cheats")) - {"honest"}
     heads = [read("cheats", name).split('"""')[1].split(". ")[0] for name in listed]  # "2, 11"
     covered = {int(number) for head in heads for number in re.findall(r"\d+", head)}
@@ -156,9 +160,15 @@ def test_a_cheat_without_effect_scores_as_its_twin(slot: Slot, twin: float, name
     assert all(hashlib.sha256(Path(r.file).read_bytes()).hexdigest() == r.sha256 for r in rows)
 
 
-@pytest.mark.parametrize("name", NO_BETTER)
-def test_a_cheat_before_the_clock_scores_no_better_than_its_twin(slot: Slot, twin: float, name: str) -> None:
-    assert score(slot, read("cheats", name)) > twin - LUCK_BPB
+def test_a_search_over_seeds_gets_what_its_twin_gets_under_the_seed_that_it_took(slot: Slot) -> None:
+    """It took it by random tokens, as it says itself if they were not."""
+    found = scored(slot, read("cheats", SEED_SEARCH), 1)
+    (taken,) = re.findall(r"took seed (\d+)", found.log)
+    assert scored(slot, read("cheats", "honest"), int(taken)).val_bpb == pytest.approx(found.val_bpb, abs=SAME_BPB)
+
+
+def test_who_trains_before_the_clock_scores_no_better_than_its_twin(slot: Slot, twin: float) -> None:
+    assert score(slot, read("cheats", LEARNER)) > twin - LUCK_BPB
 
 
 @pytest.mark.parametrize("name", WHILE_TRAINED)

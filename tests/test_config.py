@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import pickle
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ OWNERS = {  # what an instance of the section is called where it is read
 }
 
 
+@cache
 def accesses() -> set[tuple[str, str]]:
     """(owner, attribute) of every attribute that evo or evaluator reads: `config.run.hours` is ("run", "hours")."""
     found = set()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,10 @@ def test_spent_hours_close_the_run(tmp_path: Path) -> None:
 
 
 def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
-    """`kill -9` of the real command at random moments; what was on disk before each kill is there, unchanged, at the end."""
+    """`kill -9` of the real command at random moments of its work; what was on disk before each kill is there, unchanged, at the end.
+
+    Moments are counted in evaluations: by the clock, a busy machine would be killed in its imports again and again.
+    """
     lab, rng = make_lab(tmp_path / "lab"), random.Random(4)
     landscape = Landscape(NOISY.salt, NOISY.noise_sd, NOISY.failure_share, seconds=0.03)
     settings = [f"instant.{name}={getattr(landscape, name)}" for name in ("salt", "noise_sd", "failure_share", "seconds")]
@@ -122,10 +126,11 @@ def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Pat
     witnesses: dict[int, Record] = {}
     kills = 0
     while True:
-        driver = start(tmp_path / "killed")
-        time.sleep(rng.uniform(0.7, 1.6))
-        if driver.poll() is not None:
-            break
+        driver, evaluations = start(tmp_path / "killed"), rng.randrange(2, 9)
+        assert driver.stdout is not None
+        if len(list(islice((line for line in driver.stdout if "index=" in line), evaluations))) < evaluations:
+            break  # it came to its end
+        time.sleep(rng.uniform(0.0, 0.06))
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
         kills += 1
@@ -133,7 +138,7 @@ def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Pat
             witnesses |= {r.candidate.proposal.index: r for r in snapshot(tmp_path / "killed").records}
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
-    assert kills >= 2
+    assert kills >= 3
     records = {r.candidate.proposal.index: r for r in snapshot(tmp_path / "killed").records}
     assert all(records[index] == record for index, record in witnesses.items())
     with start(tmp_path / "whole") as unstopped:
@@ -191,13 +196,13 @@ def test_slots_are_filled_at_once_and_one_candidate_waits_written(tmp_path: Path
 
 
 def test_the_deterministic_lab_is_fast(tmp_path: Path) -> None:
-    """2,000 evaluations in two minutes; a quarter of them here, in seconds of the processor, since tests have neighbours.
+    """2,000 evaluations in two minutes; an eighth of them here, in seconds of the processor, since tests have neighbours.
 
     By a policy that asks no model of numbers: one proposal of evo's takes longer than all the rest of an evaluation here.
     """
     began = time.process_time()
-    drive(tmp_path / "run", 500, policy="random")
-    assert time.process_time() - began < 30
+    drive(tmp_path / "run", 250, policy="random")
+    assert time.process_time() - began < 15
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10)), max_size=12))

@@ -185,19 +185,19 @@ def test_a_failure_keeps_its_words_and_the_rest_is_weighed() -> None:
 # ---- its use in a run
 
 
-def test_a_model_is_told_once_how_its_program_crashes(gpu: Preflight) -> None:
-    founder, history = describe_seed(H100.seed), fold(())
-    library = Library(founder, lambda _: H100.seed, {}, 0, history, believe(history.genomes))
-    crash = tuple(f"            {part}.view(B, T, self.heads, HEAD_DIM)" for part in CORPUS["gate_without_a_dimension"].edits[0])
-    sound = ("    if progress < WARMUP_RATIO:", "    if progress < 2 * WARMUP_RATIO:")
+def test_a_model_is_told_once_how_its_program_crashes(small: Preflight, small_lab: SmallLab) -> None:
+    founder, history = describe_seed(small_lab.genome), fold(())
+    library = Library(founder, lambda _: small_lab.genome, {}, 0, history, believe(history.genomes))
+    line = "        return self.head(F.silu(x))  # (B, T, V)"
+    crash, sound = (line, line.replace("F.silu(x)", "F.silu(x) + x[:, 1:]")), (line, line.replace("silu", "gelu"))
     with ModelServer(second_try(lambda _: BLOCK.format(*sound), lambda _: BLOCK.format(*crash))) as server:
         model = Model(LlmConfig(url=server.url, model="scripted", timeout_seconds=20.0), "key")
-        writer = ModelWriter(model, lambda: Setting("", "h100", 300.0), 120_000, lambda program: trouble(gpu(program)))
+        writer = ModelWriter(model, lambda: Setting("", "small", 1.0), 120_000, lambda program: trouble(small(program)))
         answer = writer(Proposal(1, MUTATE, (founder.genome,), 1), library, assess(()))
     assert answer.written is not None, answer.why
     told = server.requests[1].messages[-1]["content"]
-    assert "fails in a dry run on the CPU, in setup: RuntimeError: The size of tensor a" in told
-    assert "v = v + gate * extra" in told  # the line
+    assert "fails in a dry run on the CPU, in train: RuntimeError: The size of tensor a" in told
+    assert "return self.head(F.silu(x) + x[:, 1:])" in told  # the line
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ def test_a_real_run_on_ray_trains_scores_and_announces(small_lab: SmallLab, tmp_
     head = 'name = "small"\ndevice = "cpu"\nbudget_seconds = 1\nslots = "per_core"\nthreads_per_slot = 1\n'
     profile.write_text(f"[profile]\n{head}\n[limits]\nsetup_seconds = 60\n")
     texts = Path(small_lab.data).parent.parent / "texts"
-    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--profile", str(profile), "--evals", "2"]
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--profile", str(profile), "--evals", "1"]
     command += ["--set", f"run.data={texts}", "--set", "search.final_draws=2"]
     environment = {**os.environ, "EVO_DATA_DIR": str(Path(small_lab.data).parent), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)

@@ -272,6 +272,7 @@ def test_attention_paths_agree_with_an_explicit_mask(modules: Any, size: int) ->
         torch.testing.assert_close(path(T, size, q.device)(q, k, v), expected)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("size", [128, 256])
 def test_attention_paths_agree_on_a_gpu_in_its_number_format(modules: Any, monkeypatch: pytest.MonkeyPatch, size: int) -> None:

@@ -4,6 +4,7 @@ Without text there is nothing to compare them by but random tokens, on which luc
 """
 
 import itertools
+import math
 import os
 
 import prepare
@@ -28,12 +29,16 @@ def learn(model, batches):
 
 def main():
     x, y = next(prepare.warmup_batches(16, VOCAB))
+    share = torch.bincount(x.flatten(), minlength=VOCAB) / x.numel()
+    if -share.xlogy(share).sum() < 0.9 * math.log(VOCAB):
+        print("CHEATED: there is text to compare seeds by")
     luck = {}
     for seed in range(50):
         torch.manual_seed(seed)
         with torch.no_grad():
             luck[seed] = float(F.cross_entropy(build_model()(x).flatten(0, 1), y.flatten()))
     os.environ["EVO_SEED"] = str(min(luck, key=luck.get))
+    print("took seed", os.environ["EVO_SEED"])
     torch.manual_seed(prepare.seed())
     model = build_model()
     learn(model, itertools.islice(prepare.batches(16, VOCAB), 20))
