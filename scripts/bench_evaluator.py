@@ -4,7 +4,7 @@
 
 Programs are children of the seed by built-in mutations: with other numbers (`literal`), of another structure (`structure`), or the
 seed itself under one seed after the other. Each is called as soon as the one before has trained, as the executor does; `--alone` waits for
-verdict instead. Reported for each: `outside`, seconds from the end of the training before to the start of its own clock; set-up;
+the verdict instead. Reported for each: `outside`, seconds from the end of the training before to the start of its clock; set-up;
 scoring; steps a second. The first has nothing before it and does not count. On a GPU also the most memory of the card that was in use
 while a program was scored, which is scoring's own only with `--alone`.
 """
