@@ -58,7 +58,7 @@ class SlotConfig:
     limits: Limits = field(default_factory=Limits)
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
     compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
-    early_start: bool = False  # start the next program's processes while one is scored: for GPUs, see berth.py
+    early_start: bool = False  # start the next program's processes ahead, and overlap evaluations: for GPUs, see berth.py
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class _Job:
     actor: Any
     result: Any  # reference of the evaluation's result
     trained: Any  # reference that is ready when the slot takes another candidate beside it; None where it is or will not be
-    deadline: float  # monotonic
+    patience_seconds: float  # that it gets; for one that waits for another twice as many
+    deadline: float  # monotonic, at their end
     started: float  # seconds since the epoch
     point: CurvePoint | None = None
     asked: Any = None  # reference of a point asked for
@@ -125,6 +126,7 @@ class RayExecutor:
                 place.actor,
                 result=place.actor.evaluate.remote(candidate, text, self._tickets),
                 trained=place.actor.trained.remote(self._tickets) if place.spec.overlaps else None,
+                patience_seconds=patience,
                 deadline=time.monotonic() + patience,
                 started=time.time(),
             )
@@ -143,7 +145,7 @@ class RayExecutor:
             if job.trained in ready:
                 job.trained = None
             if time.monotonic() > job.deadline:
-                return self._lost(place, job, f"no end after {place.spec.patience_seconds:g} s, its limits are less")
+                return self._lost(place, job, f"no end after {job.patience_seconds:g} s, its limits are less")
             self._follow(job)
         self._check_alive()
         return None

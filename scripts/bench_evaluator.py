@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -40,8 +40,7 @@ class Measured:
     """One evaluation. Times are those of time.monotonic, in seconds."""
 
     name: str
-    said: str  # of a failure
-    val_bpb: float | None
+    said: str  # its val_bpb, or why it has none
     outside: float | None  # seconds
     setup: float
     scoring: float
@@ -92,17 +91,21 @@ def programs(seed: str, kind: str, count: int, run: int) -> Iterator[tuple[str, 
         yield f"{child.mutation}: {child.note}"[:90], child.text, run + number
 
 
-def evaluated(evaluate: Evaluate, todo: list[tuple[str, str, int]], budget: float, alone: bool) -> list[tuple[str, Outcome, Times]]:
-    """One after the other; each as soon as it may come, unless `alone`."""
+Called = tuple[str, Future[Outcome], Times]
+
+
+def evaluated(evaluate: Evaluate, todo: list[tuple[str, str, int]], budget: float, alone: bool) -> list[Called]:
+    """One after the other; each as soon as it may come, unless `alone`. All are done."""
+    found = list[Called]()
     with ThreadPoolExecutor(2) as threads:
-        running = []
         for name, text, seed in todo:
             times, ready = Times(), threading.Event()
-            running.append((name, threads.submit(one, evaluate, text, seed, budget, times, ready), times))
+            outcome = threads.submit(one, evaluate, text, seed, budget, times, ready)
+            found.append((name, outcome, times))
             if alone:
-                running[-1][1].result()
+                outcome.result()
             ready.wait()
-        return [(name, future.result(), times) for name, future, times in running]
+    return found
 
 
 def one(evaluate: Evaluate, text: str, seed: int, budget: float, times: Times, ready: threading.Event) -> Outcome:
@@ -119,21 +122,36 @@ def one(evaluate: Evaluate, text: str, seed: int, budget: float, times: Times, r
         ready.set()
 
 
-def measured(found: list[tuple[str, Outcome, Times]], usage: Usage) -> list[Measured]:
+def measured(found: list[Called], usage: Usage) -> list[Measured]:
     rows, before = [], 0.0
-    for name, outcome, times in found:
-        said = (
-            "" if isinstance(outcome, Scored) else f"{outcome.reason}: {outcome.message}" if isinstance(outcome, Failed) else str(outcome)
-        )
+    for name, future, times in found:
+        outcome = future.result()
         outside = times.started - before if before and times.started else None
         gib = usage.most(times.trained, times.done)
         if isinstance(outcome, Scored):
             speed = outcome.steps / outcome.training_seconds, outcome.tokens / outcome.training_seconds
-            rows.append(Measured(name, said, outcome.val_bpb, outside, outcome.setup_seconds, outcome.score_seconds, *speed, gib))
+            rows.append(Measured(name, f"{outcome.val_bpb:.4f}", outside, outcome.setup_seconds, outcome.score_seconds, *speed, gib))
         else:
-            rows.append(Measured(name, said, None, outside, 0.0, 0.0, 0.0, 0.0, gib))
+            said = f"{outcome.reason}: {outcome.message}" if isinstance(outcome, Failed) else str(outcome)
+            rows.append(Measured(name, said, outside, 0.0, 0.0, 0.0, 0.0, gib))
         before = times.trained if times.started else 0.0
     return rows
+
+
+def summary(rows: list[Measured]) -> dict[str, float]:
+    """Medians of those that had another before them; nothing where there are none."""
+    outside = [row.outside for row in rows if row.outside is not None]
+    scored = [row for row in rows[1:] if row.outside is not None and row.tokens_a_second]
+    if not scored:
+        return {}
+    return {
+        "evaluations": len(outside),
+        "outside_seconds": round(median(outside), 2),
+        "worst": round(max(outside), 2),
+        "setup_seconds": round(median(row.setup for row in scored), 2),
+        "scoring_seconds": round(median(row.scoring for row in scored), 2),
+        "tokens_a_second": round(median(row.tokens_a_second for row in scored)),
+    }
 
 
 def main() -> int:
@@ -154,26 +172,17 @@ def main() -> int:
     usage = Usage(spec.evaluator.gpu if isinstance(spec.evaluator, SlotConfig) else "")
     with contextlib.closing(usage), contextlib.closing(spec.make()) as evaluate:
         rows = measured(evaluated(evaluate, todo, options.budget, options.alone), usage)
-    counted = [row for row in rows[1:] if row.outside is not None]
-    summary = {
-        "evaluations": len(counted),
-        "outside_seconds": round(median(row.outside or 0.0 for row in counted), 2) if counted else None,
-        "worst": round(max(row.outside or 0.0 for row in counted), 2) if counted else None,
-        "setup_seconds": round(median(row.setup for row in counted), 2) if counted else None,
-        "scoring_seconds": round(median(row.scoring for row in counted), 2) if counted else None,
-        "tokens_a_second": round(median(row.tokens_a_second for row in counted)) if counted else None,
-    }
+    figures = summary(rows)
     if options.json:
-        print(json.dumps({"kind": options.kind, "alone": options.alone, **summary, "rows": [asdict(row) for row in rows]}))
+        print(json.dumps({"kind": options.kind, "alone": options.alone, **figures, "rows": [asdict(row) for row in rows]}))
         return 0
     for row in rows:
         outside = "-" if row.outside is None else f"{row.outside:.1f}"
-        what = row.said or f"{row.val_bpb:.4f}"
         print(
             f"outside {outside:>5} s, set-up {row.setup:5.1f}, scoring {row.scoring:5.1f}, {row.steps_a_second:6.2f} steps/s, "
-            f"{row.scoring_gib:5.1f} GiB  {what[:60]}  {row.name}"
+            f"{row.scoring_gib:5.1f} GiB  {row.said[:60]}  {row.name}"
         )
-    print(", ".join(f"{value} {name}" for name, value in summary.items()))
+    print(", ".join(f"{value} {name}" for name, value in figures.items()))
     return 0
 
 

@@ -45,10 +45,6 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "joined-projections": ((_PROJECTIONS, _JOINED),),
     "one-lookup": ((_LOOKUP, _ONE_LOOKUP), ("self.value_embeddings[str(i)](tokens) if has", "next(found) if has")),
     "sigmoid-softcap": ((_TANH, "LOGIT_SOFTCAP * (2 * torch.sigmoid(2 * logits.float() / LOGIT_SOFTCAP) - 1)"),),
-    "half-windows": (
-        ("def flex_attention(T: int", "from half_windows import HalfWindow\n\n\ndef flex_attention(T: int"),
-        ("    def visible(b, h, i, j):", "    if 2 * size == T:\n        return HalfWindow.apply\n\n    def visible(b, h, i, j):"),
-    ),
 }
 
 

@@ -21,6 +21,7 @@ from evaluator import sandbox
 from evaluator.berth import Berth
 from evaluator.meter import cpu_seconds
 from evaluator.outcome import CurvePoint, Failed, Interrupted, Outcome, Scored, Stopped
+from evaluator.scoring import Judge
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
 
@@ -226,6 +227,19 @@ def test_a_forwarder_reads_its_weights_writes_nothing_to_them_and_sees_no_other_
     assert (found["read"], found["write"]) == ("True", "OSError")  # a read-only mount
     assert int(found["processes"]) <= 2
     assert found["files"] == "1"  # its own memory
+
+
+@needs_namespaces
+def test_a_bug_of_ours_while_a_program_is_scored_leaves_the_slot_in_order(
+    slot: Slot, repeatable: str, plain_score: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as bug:
+        bug.setattr(Judge, "check", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            slot(repeatable, 5, 1.0)
+    outcome = slot(repeatable, 5, 1.0)
+    assert isinstance(outcome, Scored), outcome
+    assert outcome.val_bpb == plain_score
 
 
 # ---- programs that overlap
