@@ -62,7 +62,7 @@ class SlotConfig:
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
     """A program that has trained, and is to be scored."""
 
     berth: Berth
@@ -144,7 +144,7 @@ class Slot:
 
     def _train(
         self, program: str, seed: int, budget_seconds: float, watch: Watch | None, stage: contextlib.ExitStack
-    ) -> _Ready | Stopped | Failed:
+    ) -> Ready | Stopped | Failed:
         """Trains it. A set-up that finds too little memory beside a program that is scored is tried again when that is over."""
         beside = self._scoring.locked()
         ended = self._try(program, seed, budget_seconds, watch, stage)
@@ -157,7 +157,7 @@ class Slot:
 
     def _try(
         self, program: str, seed: int, budget_seconds: float, watch: Watch | None, stage: contextlib.ExitStack
-    ) -> _Ready | Stopped | Failed:
+    ) -> Ready | Stopped | Failed:
         if not self._scoring.locked():  # else it is at work
             self._ready_judge()
         turn = stage.enter_context(contextlib.closing(_Turn(self._scoring)))
@@ -177,7 +177,7 @@ class Slot:
         if changed:
             ended = Failed(Reason.TAMPERED, Phase.TRAIN, f"{changed} was changed while the program ran")
         log = read_log(berth.files.log, self.config.limits.log_bytes)
-        return _Ready(berth, ended, log, now) if isinstance(ended, Trained) else replace(ended, log=log)
+        return Ready(berth, ended, log, now) if isinstance(ended, Trained) else replace(ended, log=log)
 
     def _training_run(self, berth: Berth, budget_seconds: float, watch: Watch | None, before_clock: Callable[[], None]) -> TrainingRun:
         return TrainingRun(
@@ -221,7 +221,7 @@ class Slot:
     def _gpu_environment(self) -> dict[str, str]:
         return {"CUDA_VISIBLE_DEVICES": self.config.gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that a card's number is NVML's too
 
-    def _score(self, ready: _Ready, seed: int, heldout: bool) -> Verdict:
+    def _score(self, ready: Ready, seed: int, heldout: bool) -> Verdict:
         """Two passes, each with a forwarder of its own, and a third over the held-out rows if they are asked for."""
         judge, forwarders, vocabulary = self._ready_judge(), ready.berth.forwarders, ready.trained.vocabulary
         task = self._task(vocabulary, vocabulary.val)
@@ -269,7 +269,7 @@ class Slot:
             gpu_free_bytes=spare // 2,  # of the spare memory some is the harness's: contexts, and the judge's rows
         )
 
-    def _outcome(self, ready: _Ready, verdict: Verdict, seconds: float, score_seconds: float) -> Scored | Failed:
+    def _outcome(self, ready: Ready, verdict: Verdict, seconds: float, score_seconds: float) -> Scored | Failed:
         trained = ready.trained
         if verdict.val_bpb is None:
             failed = failure(Reason(verdict.reason), Phase.SCORE, verdict.message, verdict.trace, seconds, trained.curve)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from evaluator.berth import Berth
 from evaluator.scoring import Verdict
-from evaluator.slot import Slot
+from evaluator.slot import Ready, Slot
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -27,6 +25,6 @@ class Keeping(Slot):
 
     weights: bytes = b""
 
-    def _score(self, berth: Berth, *rest: Any) -> Verdict:
-        self.weights = berth.files.weights.read_bytes()
-        return super()._score(berth, *rest)
+    def _score(self, ready: Ready, seed: int, heldout: bool) -> Verdict:
+        self.weights = ready.berth.files.weights.read_bytes()
+        return super()._score(ready, seed, heldout)
