@@ -11,7 +11,8 @@ Four classes, equally many pairs of each:
 
 Reported by class: pairs in conflict for git and for us; pairs where both are clean and the texts differ, which are to be judged by hand
 (`--out` writes their five texts); merges with a mistake that neither parent has. `--train` evaluates a sample of the merged children,
-equally many of each class, on the CPU profile, and says how many reach a finite score, and how many do not though both parents do.
+equally many of each class, on the CPU profile, and says how many reach a finite score; a pair one of whose parents reaches none gives its
+place to the next.
 """
 
 from __future__ import annotations
@@ -243,7 +244,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0], allow_abbrev=False)
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the texts of clean disagreements go")
-    parser.add_argument("--train", type=int, default=0, metavar="N", help="evaluate N merged children")
+    parser.add_argument("--train", type=int, default=0, metavar="N", help="evaluate N merged children whose parents train")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="evaluations at once")
     parser.add_argument("--budget", type=float, default=3.0, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=0)
@@ -277,15 +278,30 @@ def main() -> int:
 
 
 def evaluated(found: list[Judged], of_each: int, assembled: assembly.Assembly, jobs: int, rng: Random) -> dict[str, int]:
-    """How many of a sample of merged children reach a finite score; of those that do not, the parents are evaluated too."""
+    """How many of a sample of merged children reach a finite score. Of one that does not the parents are evaluated, and the next of its
+    class takes its place where one of them does not either: that merge had nothing to keep."""
     kinds = classes_of(found)
-    sample = [one for kind in kinds for one in rng.sample([other for other in found if other.pair.kind == kind], of_each)]
-    scores = trained([genomes.Mutant(one.ours.text, one.pair.kind, one.pair.note) for one in sample], assembled, jobs)
-    failed = [one.pair for one, score in zip(sample, scores, strict=True) if score.val_bpb is None]
-    parents = trained([genomes.Mutant(text, "parent", pair.note) for pair in failed for text in (pair.a, pair.b)], assembled, jobs)
-    sound = [one.val_bpb is not None for one in parents]
-    alone = sum(a and b for a, b in zip(sound[::2], sound[1::2], strict=True))
-    return {"merged children evaluated": len(sample), "with a finite score": len(sample) - len(failed), "failed of sound parents": alone}
+    shuffled = {kind: [one for one in found if one.pair.kind == kind] for kind in kinds}
+    for of_kind in shuffled.values():
+        rng.shuffle(of_kind)
+    waiting, alone, replaced = [one for of_kind in shuffled.values() for one in take(of_kind, of_each)], 0, 0
+    while waiting:
+        scores = trained([genomes.Mutant(one.ours.text, one.pair.kind, one.pair.note) for one in waiting], assembled, jobs)
+        failed = [one.pair for one, score in zip(waiting, scores, strict=True) if score.val_bpb is None]
+        parents = trained([genomes.Mutant(text, "parent", pair.note) for pair in failed for text in (pair.a, pair.b)], assembled, jobs)
+        sound = [one.val_bpb is not None for one in parents]
+        unsound = [pair.kind for pair, a, b in zip(failed, sound[::2], sound[1::2], strict=True) if not (a and b)]
+        alone, replaced = alone + len(failed) - len(unsound), replaced + len(unsound)
+        waiting = [one for kind in unsound for one in take(shuffled[kind], 1)]
+    sample = of_each * len(kinds)
+    return {"merged children evaluated": sample, "with a finite score": sample - alone, "replaced, as a parent does not train": replaced}
+
+
+def take(found: list[Judged], count: int) -> list[Judged]:
+    """The first few, which are removed."""
+    taken = found[:count]
+    del found[:count]
+    return taken
 
 
 def classes_of(found: list[Judged]) -> list[str]:
