@@ -1,9 +1,9 @@
 """A berth: a place for one evaluation, with all the processes that will see its program.
 
-On a GPU the training process of the next berth is started when a program begins, so that a program's own set-up need not wait for the
-import of libraries; its forwarders are started when it begins. All lie still, waiting (waiting.py), before the clock runs. Only in
-namespaces: without them a program could reach into what waits for the next. On a CPU a berth is made when it is needed, and its forwarders
-later still: they would take cores from a timed phase.
+On a GPU the next berth is made when a program begins, so that a program's own set-up need not wait for the import of libraries. Its
+processes lie still, waiting (waiting.py), before the clock runs; the forwarders of the program that is timed have built its model by then,
+and are frozen. Only in namespaces: without them a program could reach into what waits for the next. On a CPU a berth is made when it is
+needed, and its forwarders later still: they would take cores from a set-up and a timed phase.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from evaluator import sandbox
 from evaluator.forwarding import Forwarder, Forwarders
 from evaluator.scratch import Evaluations
+from evaluator.task import Task
 from evaluator.waiting import Waiting
 
 
@@ -68,7 +69,7 @@ class Berth:
         """Makes it in `folder`, which goes when it is closed, and starts the training process.
 
         Args:
-            early: whether both forwarders are started when a program begins.
+            early: whether both forwarders are started now, too.
         """
         self._confine = confine
         with contextlib.ExitStack() as started:
@@ -78,11 +79,16 @@ class Berth:
             self.forwarders = started.enter_context(contextlib.closing(Forwarders(self._start_forwarder, early)))
             self._started = started.pop_all()
 
-    def begin(self, program: str, prepare: str, seed: int) -> dict[str, str]:
-        """Lets the training process import and run the program; the hashes of the lab, for `Files.tampered`. Returns at once."""
+    def begin(self, program: str, prepare: str, seed: int, task: Task | None = None) -> dict[str, str]:
+        """Lets the training process import and run the program; the hashes of the lab, for `Files.tampered`. Returns at once.
+
+        Args:
+            task: what will be scored, as far as it is known, for forwarders that build the model now; None: not now.
+        """
         hashes = self.files.fill(program, prepare)
         self.trainee.tell({"op": "begin", "seed": seed})
-        self.forwarders.start_early()
+        if task is not None:
+            self.forwarders.build(task, seed)
         return hashes
 
     def close(self) -> None:
@@ -114,6 +120,7 @@ class Berths:
         """Waits until the one that waits lies still."""
         if self.waiting is not None:
             self.waiting.trainee.settle()
+            self.waiting.forwarders.lie_still(0.0)
 
     def take(self) -> Berth:
         """The one that waits, if its training process is well; otherwise a fresh one. Whoever takes it closes it."""

@@ -1,8 +1,8 @@
-"""The slot's side of the forwarders: two processes for each evaluation, which share nothing, started, told to load and ended here.
+"""The slot's side of the forwarders: two processes for each evaluation, which share nothing, started, told what to do and ended here.
 
-On a GPU they are started early, long before there are weights, and wait (waiting.py). When the training process is dead both are told to
-load, so that the second compiles while the first is scored. On a CPU this would take cores from a timed phase: there they come one after
-the other, when they are needed. What dies before it has been told to load has seen nothing of the program, and is replaced.
+On a GPU they are started early, even before there is a program, and build and compile its model while the program itself is set up. While
+it is timed they are frozen: not one of their threads runs. When the training process is dead both load its weights. On a CPU this would
+take cores from a set-up: there they come one after the other, when they are needed. What dies before it has seen weights is replaced.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 from evaluator.task import Task
 from evaluator.waiting import Waiting
+
+_NAMES = ("first", "second")
 
 
 def shared_memory(size: int) -> int:
@@ -34,12 +36,26 @@ class Forwarder(Waiting):
     """One forwarding process, and the memory shared with it once it loads."""
 
     memory: int = -1  # descriptor, once it loads
+    told_to_build, _built = False, False
 
-    def load(self, task: Task, seed: int, rehearse: bool) -> None:
-        """Lets it load the weights and, if it is to rehearse, run once on random tokens. It must have settled. Returns at once."""
+    def build(self, task: Task, seed: int, rehearse: bool) -> None:
+        """Lets it build the model and, if it is to rehearse, compile it for chunks of this task. It must have settled. Returns at once."""
+        self.told_to_build = True
+        self.tell({"op": "build", "seed": seed, "rehearse": rehearse, "rows": task.chunk_rows, "length": task.length})
+
+    def load(self, task: Task) -> None:
+        """Lets it load the weights, which are there. It must have been told to build. Returns at once; the judge hears from it."""
+        if self._built:
+            self.process.thaw()
         self.memory = shared_memory(task.memory_bytes)
-        message = {"op": "load", "seed": seed, "rehearse": rehearse, "rows": task.chunk_rows, "length": task.length, "vocab": task.vocab}
-        self.tell(message, (self.memory,))
+        self.tell({"op": "load"}, (self.memory,))
+
+    def lie_still(self, seconds: float) -> bool:
+        """Waits until it has built, if it was told to, and freezes it. False if it does not come to that. Before it loads. Idempotent."""
+        if not self.told_to_build or self._built:
+            return self.settle()
+        self._built = self.hear("built", seconds) and self.process.freeze()
+        return self._built and self.process.alive
 
     def end(self) -> None:
         """Ends it and waits until nothing of it is left. Idempotent."""
@@ -56,51 +72,59 @@ class Forwarders:
         """
         Args:
             start: starts the forwarder of that name.
-            early: whether both are started by `start_early`.
+            early: start both now.
         """
         self._start, self._early = start, early
-        self._running: dict[str, Forwarder] = {}
+        self._running = {name: start(name) for name in _NAMES} if early else {}
 
-    def start_early(self) -> None:
-        """Starts both if they are to be early."""
-        if self._early:
-            for name in ("first", "second"):
-                self._running[name] = self._start(name)
-
-    def settle(self) -> None:
-        """Waits until those that run lie still, and replaces those that have died. Before they load. Idempotent."""
+    def build(self, task: Task, seed: int) -> None:
+        """Lets both build the program's model, if they are early. Returns at once."""
         for name, forwarder in self._running.items():
             if not forwarder.settle():
-                forwarder.end()
-                self._running[name] = self._start(name)
-                self._running[name].settle()  # one that dies again is left to the judge, who finds out when it asks
+                forwarder = self._replaced(name)
+            forwarder.build(task, seed, rehearse=True)
+
+    def lie_still(self, seconds: float) -> None:
+        """Waits until not one of those that run does anything, and replaces those that have died. Idempotent."""
+        for name, forwarder in list(self._running.items()):
+            if not forwarder.lie_still(seconds):
+                self._replaced(name)
 
     def first(self, task: Task, seed: int) -> Forwarder:
         """The first, loading. The training process must be dead."""
-        if not self._early:
-            self._running["first"] = self._start("first")
-        self._load(task, seed)
+        self._load(_NAMES if self._early else _NAMES[:1], task, seed)
         return self._running["first"]
 
     def second(self, task: Task, seed: int) -> Forwarder:
         """The second, when the first has been scored."""
         if not self._early:
             self.close()
-            self._running["second"] = self._start("second")
-            self._load(task, seed)
+            self._load(_NAMES[1:], task, seed)
         return self._running["second"]
 
     def third(self, task: Task, seed: int) -> Forwarder:
         """One more, for other rows, when the second has been scored. It is never early: few programs need one."""
         self.close()
-        self._running["third"] = self._start("third")
-        self._load(task, seed)
+        self._load(("third",), task, seed)
         return self._running["third"]
 
-    def _load(self, task: Task, seed: int) -> None:
-        self.settle()
-        for forwarder in self._running.values():
-            forwarder.load(task, seed, rehearse=self._early)
+    def _load(self, names: tuple[str, ...], task: Task, seed: int) -> None:
+        for name in names:
+            forwarder = self._running.get(name) or self._started(name)
+            if not forwarder.lie_still(0.0):
+                forwarder = self._replaced(name)
+            if not forwarder.told_to_build:
+                forwarder.build(task, seed, rehearse=False)  # what may have failed in it
+            forwarder.load(task)
+
+    def _started(self, name: str) -> Forwarder:
+        self._running[name] = self._start(name)
+        self._running[name].settle()  # one that dies is left to the judge, who finds out when it asks
+        return self._running[name]
+
+    def _replaced(self, name: str) -> Forwarder:
+        self._running.pop(name).end()
+        return self._started(name)
 
     def close(self) -> None:
         """Ends those that run. Idempotent."""

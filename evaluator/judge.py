@@ -32,7 +32,7 @@ from evaluator.inside.hostmemory import pinned
 from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task
 
-VERSION = 4  # part of the measurement key: raise it whenever a score could change, if only by rounding
+VERSION = 5  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
@@ -56,7 +56,10 @@ class Forwarder:
 
     def ready(self) -> int:
         """Waits until it has loaded the weights, and agrees with it on the memory; the number of parameters, as it reports it."""
-        parameters = int(_number(self._reply(), "parameters"))
+        message = self._reply()
+        if message["op"] == "built":  # the slot did not wait for it
+            message = self._reply()
+        parameters = int(_number(message, "parameters"))
         handle = self.logits_memory.handle if self.logits_memory else ""
         self._tell({"op": "share", "handle": handle, "bytes": self.task.memory_bytes})
         message = self._reply()

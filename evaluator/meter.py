@@ -83,6 +83,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def stopped(pid: int) -> bool:
+    """Whether it runs nothing: stopped by a signal, ended, or gone."""
+    try:
+        return _stat(pid)[0] in "TtZX"
+    except OSError:
+        return True
+
+
 def memory_bytes(pids: list[int], own_root: bool, exact: bool = False) -> int:
     """Anonymous and shared memory of these processes.
 

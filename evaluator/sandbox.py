@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator import bare
-from evaluator.meter import cpu_seconds, descendants
+from evaluator.meter import cpu_seconds, descendants, stopped
 
 INSIDE = Path(__file__).parent / "inside"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -37,6 +39,7 @@ _SYSTEM_FILES = (
     "/sys",
 )
 _OTHER_PYTHONS = ("usr/lib*/python3*", "usr/local/lib*/python3*", "usr/lib*/python3*/*-packages", "usr/local/lib*/python3*/*-packages")
+_FREEZE_SECONDS = 5.0
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -105,6 +108,24 @@ class Process:
     def cpu_seconds(self) -> float:
         """Time that it and all it started have spent on a core; 0 where there is no /proc."""
         return cpu_seconds(descendants(self._launcher.pid))
+
+    def freeze(self) -> bool:
+        """Stops all threads of it and of what it has started, until `thaw`; False where that does not work. It can be ended meanwhile."""
+        deadline = time.monotonic() + _FREEZE_SECONDS
+        while running := [pid for pid in descendants(self._launcher.pid) if not stopped(pid)]:
+            if time.monotonic() > deadline:
+                return False
+            for pid in running:  # over and over, since one that has not been stopped yet may have started another
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.001)
+        return self.alive
+
+    def thaw(self) -> None:
+        """Lets it run again."""
+        for pid in descendants(self._launcher.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Begins to end it, for a caller that has more to end. Idempotent."""

@@ -96,6 +96,7 @@ class Slot:
         self.measurement_key = config.measurement_key
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._data: Data = datafolder.load(config.data)
+        self._usual = self._data.vocabularies[0]  # the vocabulary of the last program that trained; the best guess at the next one's
         self._judge: Judge | None = None
         self._evaluations = Evaluations()
         self._library = Library(read_only=self.level == "namespaces")
@@ -147,28 +148,32 @@ class Slot:
     ) -> Ready | Stopped | Failed:
         """Trains it. A set-up that finds too little memory beside a program that is scored is tried again when that is over."""
         beside = self._scoring.locked()
-        ended = self._try(program, seed, budget_seconds, watch, stage)
+        ended = self._try(program, seed, budget_seconds, watch, stage, self._early)
         if beside and isinstance(ended, Failed) and ended.reason is Reason.OUT_OF_MEMORY and ended.phase in _BEFORE_THE_CLOCK:
             stage.close()
             with self._scoring:
                 pass
-            ended = self._try(program, seed, budget_seconds, watch, stage)
+            ended = self._try(program, seed, budget_seconds, watch, stage, False)
         return ended
 
     def _try(
-        self, program: str, seed: int, budget_seconds: float, watch: Watch | None, stage: contextlib.ExitStack
+        self, program: str, seed: int, budget_seconds: float, watch: Watch | None, stage: contextlib.ExitStack, build: bool
     ) -> Ready | Stopped | Failed:
+        """
+        Args:
+            build: let the forwarders build the model meanwhile.
+        """
         if not self._scoring.locked():  # else it is at work
             self._ready_judge()
         turn = stage.enter_context(contextlib.closing(_Turn(self._scoring)))
         berth = stage.enter_context(contextlib.closing(self._berths.take()))  # closed before the turn is over
-        hashes = berth.begin(program, self.config.prepare, seed)
+        hashes = berth.begin(program, self.config.prepare, seed, self._task(self._usual, self._usual.val) if build else None)
         self._berths.prepare()
 
         def before_clock() -> None:
             turn.take()
             self._ready_judge().wait()
-            berth.forwarders.settle()
+            berth.forwarders.lie_still(self.config.limits.setup_seconds)
             self._berths.settle()
 
         ended = self._training_run(berth, budget_seconds, watch, before_clock).run()
@@ -177,6 +182,8 @@ class Slot:
         if changed:
             ended = Failed(Reason.TAMPERED, Phase.TRAIN, f"{changed} was changed while the program ran")
         log = read_log(berth.files.log, self.config.limits.log_bytes)
+        if isinstance(ended, Trained):
+            self._usual = ended.vocabulary
         return Ready(berth, ended, log, now) if isinstance(ended, Trained) else replace(ended, log=log)
 
     def _training_run(self, berth: Berth, budget_seconds: float, watch: Watch | None, before_clock: Callable[[], None]) -> TrainingRun:

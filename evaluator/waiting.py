@@ -30,13 +30,17 @@ class Waiting:
     def settle(self) -> bool:
         """Waits until it lies still; False if it hangs or has died, be it since. For one that has not been told anything. Idempotent."""
         if self._settled is None:
-            try:
-                received = wire.receive(self.channel, deadline=time.monotonic() + _START_SECONDS)
-            except (OSError, wire.WireError):
-                received = None
-            self.channel.settimeout(None)
-            self._settled = received is not None and received[0]["op"] == "waiting"
+            self._settled = self.hear("waiting", _START_SECONDS)
         return self._settled and self.process.alive
+
+    def hear(self, op: str, seconds: float) -> bool:
+        """Whether the next that it says, within that time, is `op`."""
+        try:
+            received = wire.receive(self.channel, deadline=time.monotonic() + seconds)
+        except (OSError, wire.WireError):
+            received = None
+        self.channel.settimeout(None)
+        return received is not None and received[0]["op"] == op
 
     def tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         """Says the word. Returns at once. That it has died is found out by whoever listens to it next."""

@@ -54,26 +54,45 @@ def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
     made.end()
 
 
+def hear(forwarder: Forwarder) -> dict[str, object]:
+    received = wire.receive(forwarder.channel, deadline=time.monotonic() + 60)
+    assert received is not None
+    return received[0]
+
+
 @pytest.mark.parametrize("rehearse", [False, True])
 def test_a_forwarder_imports_the_program_and_reads_its_weights_only_when_it_is_told_to(
     forwarder: Forwarder, tmp_path: Path, small_lab: SmallLab, rehearse: bool
 ) -> None:
-    assert forwarder.settle()
+    assert forwarder.lie_still(0.0)
     assert not (tmp_path / "work" / "imported").exists()
+    forwarder.build(small_task(small_lab), 7, rehearse)
+    assert forwarder.lie_still(60.0)
+    assert (tmp_path / "work" / "imported").read_text() == "7"  # the seed, which comes with the word
     state = {"embedding.weight": torch.zeros(256, 32), "head.weight": torch.zeros(256, 32), "head.bias": torch.zeros(256)}
     torch.save(state, tmp_path / "weights.pt")  # the inode that its sandbox shows
-    forwarder.load(small_task(small_lab), 7, rehearse)
-    reply = wire.receive(forwarder.channel, deadline=time.monotonic() + 60)
-    assert reply is not None
-    assert reply[0] == {"op": "ready", "parameters": 2 * 256 * 32 + 256}
-    assert (tmp_path / "work" / "imported").read_text() == "7"  # the seed, which comes with the word
+    forwarder.load(small_task(small_lab))
+    assert hear(forwarder) == {"op": "ready", "parameters": 2 * 256 * 32 + 256}
+
+
+def test_a_forwarder_that_has_built_is_frozen_until_it_loads(forwarder: Forwarder, small_lab: SmallLab) -> None:
+    assert forwarder.settle()
+    forwarder.build(small_task(small_lab), 7, rehearse=False)
+    assert forwarder.lie_still(60.0)
+    forwarder.tell({"op": "load"}, (shared_memory(1 << 20),))  # which would make it say that it is ready, or fail
+    with pytest.raises(TimeoutError):
+        wire.receive(forwarder.channel, deadline=time.monotonic() + 1.0)
+    forwarder.process.thaw()
+    assert hear(forwarder)["op"] == "error"  # there are no weights
 
 
 def test_a_forwarder_that_has_died_is_no_error_of_its_owner(forwarder: Forwarder, small_lab: SmallLab) -> None:
     assert forwarder.settle()
     forwarder.process.end()
-    assert not forwarder.settle()
-    forwarder.load(small_task(small_lab), 7, rehearse=True)
+    assert not forwarder.lie_still(0.0)
+    forwarder.build(small_task(small_lab), 7, rehearse=True)
+    assert not forwarder.lie_still(5.0)
+    forwarder.load(small_task(small_lab))
     with contextlib.suppress(ConnectionError):
         assert wire.receive(forwarder.channel, deadline=time.monotonic() + 60) is None
 

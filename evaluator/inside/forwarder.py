@@ -1,8 +1,9 @@
 """Loads a genome's saved weights and answers rows of tokens with logits, inside the sandbox. It knows no targets beyond the rows it is
 sent, no text, no metric. The judge, on the other side, checks all that it gets.
 
-It may be started long before there are weights, even before there is a genome, and be there while a training is timed: until it is told to
-load it imports libraries, holds no CUDA context, has seen nothing of the genome, and waits.
+It may be started even before there is a genome: until it is told to build the model it imports libraries, holds no CUDA context, has seen
+nothing of the genome, and waits. It may build long before there are weights: it compiles, on random tokens, what it will run, and waits
+again. The slot keeps it from running at all while a training is timed.
 
 A chunk has a place in the shared host memory: there are its tokens, (rows, T) int64. Its logits, (rows, T, V), go to the same place of the
 GPU memory that the judge shares, or overwrite the tokens where there is none.
@@ -21,18 +22,20 @@ from devicememory import DeviceMemory
 from hostmemory import pinned
 from trainee import on_word, open_lab
 
+_LEAST_VOCABULARY = 256  # tokens that every model knows
 SENT_AS = ("float32", "bfloat16", "float16")  # other types are converted to float32
 
 
-def load(weights: str) -> Any:
-    """The model as the program builds it, with the saved weights, ready to predict."""
+def build() -> Any:
+    """The model as the program builds it, ready to predict."""
+    return importlib.import_module("train").build_model().eval()
+
+
+def load(model: Any, weights: str) -> None:
+    """Puts the saved weights into the model."""
     import torch
 
-    program = importlib.import_module("train")
-    model = program.build_model()
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    model.load_state_dict(state, strict=True)
-    return model.eval()
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
 
 
 def device_of(model: Any) -> Any:
@@ -40,23 +43,33 @@ def device_of(model: Any) -> Any:
     return next(iter(model.parameters())).device
 
 
-def rehearse(model: Any, rows: int, length: int, vocab: int) -> None:
-    """One chunk of random tokens, so that what the model compiles is compiled before the judge asks."""
+def rehearsed(model: Any, rows: int, length: int) -> Any:
+    """What to call with (rows, length) tokens: the model compiled as a whole, and tried; itself where it cannot be, or runs on no GPU."""
     import torch
 
-    tokens = torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(_LEAST_VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0)).to(device_of(model))
+    forms = [model] if tokens.device.type == "cpu" else [torch.compile(model, dynamic=False), model]
     with torch.no_grad(), torch.random.fork_rng():
-        model(tokens.to(device_of(model)))
+        for form in forms:
+            try:
+                form(tokens)
+            except Exception as error:  # what only a compiler cannot do is no failure
+                if form is model:
+                    raise
+                print(f"not compiled: {type(error).__name__}: {error}"[:500], flush=True)
+            else:
+                return form
+    raise AssertionError("the last form returns or raises")
 
 
-def answer(model: Any, memory: mmap.mmap, logits_memory: DeviceMemory | None, request: dict[str, Any]) -> dict[str, Any]:
+def answer(model: Any, device: Any, memory: mmap.mmap, logits_memory: DeviceMemory | None, request: dict[str, Any]) -> dict[str, Any]:
     """Runs the model on the chunk at the request's place and leaves its logits there."""
     import torch
 
     rows, length, offset = request["rows"], request["length"], request["offset"]
     tokens = torch.frombuffer(memory, dtype=torch.int64, count=rows * length, offset=offset).view(rows, length)
     with torch.no_grad():
-        logits = model(tokens.to(device_of(model), copy=True))
+        logits = model(tokens.to(device, copy=True))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 3:
         return {"op": "bad", "message": f"model(tokens) gave {_shape(logits)}, expected logits of shape (rows, T, V)"}
     name = str(logits.dtype).removeprefix("torch.")
@@ -78,26 +91,32 @@ def _shape(value: Any) -> str:
     return f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
-def serve(channel: socket.socket, told: dict[str, Any], descriptors: list[int]) -> None:
-    """Loads the genome, from here on untrusted, and serves chunks until the judge closes the channel. The shared memory comes along."""
-    (descriptor,) = descriptors
+def serve(channel: socket.socket, told: dict[str, Any], _: list[int]) -> None:
+    """Builds the genome's model, from here on untrusted; loads its weights when the shared memory comes; serves chunks until the judge
+    closes the channel."""
+    open_lab(told["seed"])
+    model = build()
+    call = rehearsed(model, told["rows"], told["length"]) if told["rehearse"] else model
+    wire.send(channel, {"op": "built"})
+    received = wire.receive(channel, max_fds=1)
+    if received is None:
+        return
+    (descriptor,) = received[1]
     memory = mmap.mmap(descriptor, 0)
     os.close(descriptor)
-    open_lab(told["seed"])
-    model = load(os.environ["EVO_WEIGHTS"])
-    if told["rehearse"]:
-        rehearse(model, told["rows"], told["length"], told["vocab"])
+    load(model, os.environ["EVO_WEIGHTS"])
     wire.send(channel, {"op": "ready", "parameters": sum(p.numel() for p in model.parameters())})
     share = wire.receive(channel)
     if share is None:
         return
     handle, size = share[0]["handle"], share[0]["bytes"]
     logits_memory = DeviceMemory.open(handle, size) if handle else None
+    device = device_of(model)
     with pinned(memory, "" if logits_memory else os.environ["EVO_DEVICE"]) as is_pinned:
         wire.send(channel, {"op": "shared", "mapped": logits_memory is not None, "pinned": is_pinned})
         while (request := wire.receive(channel)) is not None:
-            wire.send(channel, answer(model, memory, logits_memory, request[0]))
+            wire.send(channel, answer(call, device, memory, logits_memory, request[0]))
 
 
 if __name__ == "__main__":
-    on_word(serve, max_fds=1)
+    on_word(serve)
