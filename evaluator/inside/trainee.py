@@ -15,6 +15,12 @@ from typing import Any
 import wire  # this folder is on the path, and all of the harness that exists in here
 from eager import spare_the_compiler
 
+_CACHEABLE = (
+    "torch.amp.autocast_mode._enter_autocast",
+    "torch.amp.autocast_mode._exit_autocast",
+    "torch.nn.attention._backend_from_string",
+    "torch.nn.attention._sdpa_kernel",
+)
 FRAMES_KEPT = 6
 PART_KEPT = 1500  # characters of a frame, and of the message below them, which must not push them out
 
@@ -51,8 +57,18 @@ def import_libraries(device: str) -> None:
     names = ["numpy", "torch"] + (["torch._dynamo", "torch._inductor.compile_fx"] if device == "cuda" else [])
     for name in names:
         importlib.import_module(name)
-    if device != "cuda":
+    if device == "cuda":
+        remember_more()
+    else:
         spare_the_compiler()
+
+
+def remember_more() -> None:
+    """Lets torch keep what it compiled of programs that use autocast or choose an attention kernel: by itself it traces those anew each time
+    (AOTAutogradCache takes only functions that it knows). Both only set what their arguments say, and the arguments are in the key."""
+    import torch._inductor.config as config
+
+    config.unsafe_marked_cacheable_functions = {**config.unsafe_marked_cacheable_functions, **dict.fromkeys(_CACHEABLE, "1")}
 
 
 def on_word(work: Callable[[socket.socket, dict[str, Any], list[int]], None], max_fds: int = 0) -> None:
