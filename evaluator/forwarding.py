@@ -96,9 +96,9 @@ class Forwarders:
         return self._running["first"]
 
     def second(self, task: Task, seed: int) -> Forwarder:
-        """The second, when the first has been scored."""
+        """The second, when the first has been scored, which is ended: so a GPU holds the chunks of one."""
+        self._running.pop("first").end()
         if not self._early:
-            self.close()
             self._load(_NAMES[1:], task, seed)
         return self._running["second"]
 

@@ -83,7 +83,7 @@ class Forwarder:
             raise Refused(Reason.CRASH, "the process ended while it was scored") from None
 
     def receive(self, rows: int, place: int) -> Any:
-        """(rows, T, V) float32 logits of the chunk in that place, checked for shape and finiteness."""
+        """(rows, T, V) logits of the chunk in that place, checked for shape: a view of the memory, which the program can still change."""
         import torch
 
         task, reply = self.task, self._reply()
@@ -98,10 +98,7 @@ class Forwarder:
             flat = torch.frombuffer(self.memory, dtype=dtype, count=count, offset=offset)
         else:
             flat = self.logits_memory.flat(dtype, count, offset)
-        logits = flat.view(shape).to(task.device, copy=True).float()  # a copy: the program cannot change it any more
-        if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):  # NaN spreads; one reading instead of seven
-            raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
-        return logits
+        return flat.view(shape)
 
     def _reply(self) -> dict[str, Any]:
         try:
@@ -230,12 +227,21 @@ def _refuse_if(finding: str) -> None:
 
 
 def _cross_entropy(logits: Any, targets: Any) -> Any:
-    """(rows, T) nats, float32. Rows one by one keep the memory at one row's width."""
+    """(rows, T) nats, float32. A row is copied first, so that the program cannot change it any more: one by one, for the memory.
+
+    Raises:
+        Refused: not all logits are finite.
+    """
     import torch
 
-    return torch.stack(
-        [torch.nn.functional.cross_entropy(row, target, reduction="none") for row, target in zip(logits, targets, strict=True)]
-    )
+    nats, ends = [], []
+    for row, target in zip(logits, targets, strict=True):
+        own = row.to(target.device, copy=True).float()
+        ends.append(torch.stack(torch.aminmax(own)))  # NaN spreads: one reading finds whatever is not finite
+        nats.append(torch.nn.functional.cross_entropy(own, target, reduction="none"))
+    if not bool(torch.isfinite(torch.stack(ends)).all()):
+        raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
+    return torch.stack(nats)
 
 
 class _Judge:

@@ -64,8 +64,8 @@ def import_libraries(device: str) -> None:
 
 
 def remember_more() -> None:
-    """Lets torch keep what it compiled of programs that use autocast or choose an attention kernel: by itself it traces those anew each time
-    (AOTAutogradCache takes only functions that it knows). Both only set what their arguments say, and the arguments are in the key."""
+    """Lets torch keep what it compiled of programs that use autocast or choose an attention kernel: by itself it traces those anew each
+    time, since AOTAutogradCache takes only functions that it knows. All that these do follows from arguments, which are in the key."""
     import torch._inductor.config as config
 
     config.unsafe_marked_cacheable_functions = {**config.unsafe_marked_cacheable_functions, **dict.fromkeys(_CACHEABLE, "1")}
