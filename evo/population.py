@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from statistics import median
 
@@ -15,19 +15,17 @@ SHARPNESS = 4.0  # log weight of a parent per robust sd of posterior mean
 Z_MOST = 5.0  # beyond, better is not likelier: nobody takes all the draws
 
 
-def ranking(genomes: Mapping[str, Genome], belief: Belief) -> list[str]:
+def ranking(genomes: Mapping[str, Genome], belief: Belief) -> Iterator[str]:
     """Scored genomes, best first by posterior mean; within a tie band the smaller program, then the better, then the older."""
     by_mean = sorted(belief.of, key=lambda id_: belief.of[id_].mean)  # stable: equal means stay in order of introduction
-    ranked: list[str] = []
     start = 0
     while start < len(by_mean):
         end = start + 1
         limit = belief.of[by_mean[start]].mean + TIE_BAND * belief.noise_sd
         while end < len(by_mean) and belief.of[by_mean[end]].mean <= limit:
             end += 1
-        ranked += sorted(by_mean[start:end], key=lambda id_: (genomes[id_].size, belief.of[id_].mean, genomes[id_].index))
+        yield from sorted(by_mean[start:end], key=lambda id_: (genomes[id_].size, belief.of[id_].mean, genomes[id_].index))
         start = end
-    return ranked
 
 
 def survivors(history: History, belief: Belief, size: int, species_share: float) -> tuple[str, ...]:
@@ -41,8 +39,10 @@ def survivors(history: History, belief: Belief, size: int, species_share: float)
     crowded: list[str] = []
     members: dict[str, int] = {}
     for id_ in ranking(history.genomes, belief):
+        if len(kept) == size:
+            break
         species = history.genomes[id_].species
-        if len(kept) < size and members.get(species, 0) < cap:
+        if members.get(species, 0) < cap:
             kept.append(id_)
             members[species] = members.get(species, 0) + 1
         else:
@@ -53,7 +53,7 @@ def survivors(history: History, belief: Belief, size: int, species_share: float)
 
 def best(history: History, belief: Belief) -> str | None:
     """The genome to hand out: best by belief, simpler in ties."""
-    return next(iter(ranking(history.genomes, belief)), None)
+    return next(ranking(history.genomes, belief), None)
 
 
 def parent_weights(candidates: Sequence[str], belief: Belief, tries: Mapping[str, int]) -> list[float]:

@@ -32,7 +32,7 @@ def test_survivors_are_the_best_in_order() -> None:
 
 def test_inside_the_noise_band_the_smaller_program_ranks_first() -> None:
     history, belief = world({"large": 1.0, "small": 1.0004, "worse": 1.0006}, sizes={"large": 20, "small": 10, "worse": 5})
-    assert ranking(history.genomes, belief) == ["small", "large", "worse"]
+    assert list(ranking(history.genomes, belief)) == ["small", "large", "worse"]
     assert best(history, belief) == "small"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from heapq import nsmallest
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +71,6 @@ def _modelled(species: list[Genome], belief: Belief, shelf: Shelf) -> dict[str, 
 def _chosen(species: list[Genome], belief: Belief) -> list[Genome]:
     if len(species) <= MOST:
         return species
-    better = sorted(species, key=lambda genome: (belief.of[genome.id].mean, genome.index))[: MOST // 2]
+    better = nsmallest(MOST // 2, species, key=lambda genome: (belief.of[genome.id].mean, genome.index))
     kept = {genome.id for genome in better} | {genome.id for genome in species[-MOST // 2 :]}
     return [genome for genome in species if genome.id in kept]
