@@ -58,8 +58,8 @@ class Files:
         return ""
 
 
-Confine = Callable[[str, Files, Path], sandbox.Confined]
-"""What the process of a script gets that works in the folder of the last argument."""
+Confine = Callable[[str, Files, Path, bool], sandbox.Confined]
+"""What the process of a script gets that works in that folder; whether it may write to the compile cache."""
 
 
 class Berth:
@@ -74,7 +74,7 @@ class Berth:
         self._confine = confine
         with contextlib.ExitStack() as started:
             self.files = Files.lay_out(started.enter_context(folder))
-            self.trainee = Waiting(confine("trainee.py", self.files, self.files.work), self.files.log)
+            self.trainee = Waiting(confine("trainee.py", self.files, self.files.work, True), self.files.log)
             started.callback(self.trainee.end)
             self.forwarders = started.enter_context(contextlib.closing(Forwarders(self._start_forwarder, early)))
             self._started = started.pop_all()
@@ -95,10 +95,10 @@ class Berth:
         """Ends the processes, then removes the folder. Idempotent."""
         self._started.close()
 
-    def _start_forwarder(self, name: str) -> Forwarder:
+    def _start_forwarder(self, name: str, cached: bool) -> Forwarder:
         folder, weights = self.files.lab.parent, str(self.files.weights)
         (folder / name).mkdir(exist_ok=True)  # it is there if this one replaces another, which has run no program
-        what = self._confine("forwarder.py", self.files, folder / name)
+        what = self._confine("forwarder.py", self.files, folder / name, cached)
         # The card's memory is watched in whoever is set up beside it: it would be ended for what the other has taken.
         told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)), gpu_free_bytes=0)
         return Forwarder(told, folder / f"{name}.txt")

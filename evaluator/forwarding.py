@@ -3,6 +3,9 @@
 On a GPU they are started early, even before there is a program, and build and compile its model while the program itself is set up. While
 it is timed they are frozen: not one of their threads runs. When the training process is dead both load its weights. On a CPU this would
 take cores from a set-up: there they come one after the other, when they are needed. What dies before it has seen weights is replaced.
+
+A folder of compiled kernels that programs share is open to those that build early, and closed before they load: nobody who has seen a
+validation row can leave a note there.
 """
 
 from __future__ import annotations
@@ -68,14 +71,14 @@ class Forwarder(Waiting):
 class Forwarders:
     """The two of one evaluation. The second must not know what the first has seen."""
 
-    def __init__(self, start: Callable[[str], Forwarder], early: bool) -> None:
+    def __init__(self, start: Callable[[str, bool], Forwarder], early: bool) -> None:
         """
         Args:
-            start: starts the forwarder of that name.
+            start: starts the forwarder of that name; whether it may write to the compile cache.
             early: start both now.
         """
         self._start, self._early = start, early
-        self._running = {name: start(name) for name in _NAMES} if early else {}
+        self._running = {name: start(name, True) for name in _NAMES} if early else {}
 
     def build(self, task: Task, seed: int) -> None:
         """Lets both build the program's model, if they are early. Returns at once."""
@@ -110,15 +113,17 @@ class Forwarders:
 
     def _load(self, names: tuple[str, ...], task: Task, seed: int) -> None:
         for name in names:
-            forwarder = self._running.get(name) or self._started(name)
-            if not forwarder.lie_still(0.0):
+            forwarder = self._running.get(name)
+            if forwarder is None:
+                forwarder = self._started(name)
+            elif not (forwarder.lie_still(0.0) and forwarder.process.seal()):
                 forwarder = self._replaced(name)
             if not forwarder.told_to_build:
                 forwarder.build(task, seed, rehearse=False)  # what may have failed in it
             forwarder.load(task)
 
     def _started(self, name: str) -> Forwarder:
-        self._running[name] = self._start(name)
+        self._running[name] = self._start(name, False)
         self._running[name].settle()  # one that dies is left to the judge, who finds out when it asks
         return self._running[name]
 

@@ -109,6 +109,15 @@ def set_read_only(path: str, on: bool, recursive: bool = False) -> None:
     check(result, f"mount_setattr {path}")
 
 
+def enter_mounts(pid: int) -> None:
+    """Joins the mount namespace of a process; paths are its own from here on."""
+    descriptor = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    try:
+        check(_libc.setns(descriptor, NEW_MOUNT), "setns")
+    finally:
+        os.close(descriptor)
+
+
 def move_into_root() -> None:
     """The current folder, a mount, becomes the root; nothing of the old one can be reached."""
     check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")

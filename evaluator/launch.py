@@ -3,7 +3,7 @@
 It stands between a slot and untrusted code. What it promises: when it ends, every process that descends from the program has ended,
 also those that made sessions of their own; it ends when the program does, when the slot closes the lifeline (or dies, however), or when
 the descendants together hold more host memory, processes or disk than allowed. Its last word, on the report descriptor, is one JSON
-object.
+object. Asked for it on the lifeline, it closes all folders to the program but the one that it works in ("sealed").
 
 At level "namespaces" the program lives in mount, pid, network, ipc and uts namespaces of its own, on a root that holds only what it was
 given, read-only but for its work folder, without capabilities. At level "process" it has its own session, a scrubbed environment and
@@ -35,6 +35,7 @@ _PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "kmsg", "sched_debug")
 _MEASURE_SECONDS, _GLANCE_SECONDS = 1.0, 0.2  # a full measurement takes milliseconds, a glance microseconds
 _PLAIN = kernel.NOSUID | kernel.NODEV | kernel.NOEXEC  # mount flags of what holds data alone
+SEALED, NOT_SEALED = b"s", b"-"  # on the report descriptor, before the last word
 _MAXRSS_UNIT = 1024 if sys.platform == "linux" else 1  # bytes
 _DESCRIPTORS = 4096  # per process: buffers of sockets and pipes are the kernel's memory
 
@@ -152,6 +153,23 @@ def _run_as_init(spec: dict[str, Any]) -> None:
             os._exit(code if code >= 0 else 128 - code)
 
 
+def _seal(child: int, spec: dict[str, Any]) -> bool:
+    """Lets the program write to nothing but its working folder; False where that fails: it holds a file open for writing, say."""
+    helper = os.fork()
+    if helper == 0:
+        try:
+            if spec["level"] == "namespaces":
+                kernel.enter_mounts(child)
+                for path in spec["writable"]:
+                    if path != spec["cwd"]:
+                        kernel.set_read_only(path, on=True)
+            os._exit(0 if spec["level"] == "namespaces" else 1)
+        except OSError as error:
+            print(f"launch: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == 0
+
+
 def _watch(child: int, spec: dict[str, Any]) -> dict[str, Any]:
     """Waits for the program's end, the lifeline's, or too much of something."""
     lifeline, killed = spec["lifeline"], None
@@ -167,7 +185,9 @@ def _watch(child: int, spec: dict[str, Any]) -> dict[str, Any]:
             return {"code": code, "killed": killed, "peak_memory_bytes": peak, "waited_share": meter.waited_share}
         if killed is None:
             ready = select.select(wakers, [], [], patience)[0]
-            if lifeline in ready:
+            if lifeline in ready and os.read(lifeline, 1):
+                os.write(spec["report"], SEALED if _seal(child, spec) else NOT_SEALED)
+            elif lifeline in ready:
                 killed = "slot"
                 meter.exceeded()  # a last look, for the report
             elif not ready and (time.monotonic() - measured > _MEASURE_SECONDS or meter.sign()):

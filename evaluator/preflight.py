@@ -154,7 +154,7 @@ class DryRun:
         told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)))
         return Waiting(told, folder / "examiner.txt")
 
-    def _confined(self, script: str, files: Files, work: Path) -> sandbox.Confined:
+    def _confined(self, script: str, files: Files, work: Path, cached: bool = False) -> sandbox.Confined:
         config = self.config
         # Without a GPU in sight; torch.compile hands back what it is given, since compiling takes longer than all the rest.
         more = {"EVO_DEVICE": "cpu", "EVO_LAB": str(files.lab), "CUDA_VISIBLE_DEVICES": "", "TORCHDYNAMO_DISABLE": "1"}

@@ -11,7 +11,8 @@ Out of reach, at the strongest level:
   longer than the seed genome's is flagged. With data of one's own (--from) the former is no use.
 - Luck: a program may ignore its seed, and then keeps the luck of its own one, about one sd of the seeds, under every confirmation.
 - A look ahead, or learning while scored, of less than 0.003 nats a token, or at a position in a hundred of its rows (twins.py).
-- A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or rows, or code for the next.
+- A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or training rows, or code for
+  the next program, and at level "process" validation rows.
 - Kernel exploits, timing and other side channels, GPU memory that an earlier process left, pinned host memory (launch.py).
 At level "process" files, other processes and network are open, too, and only changes to the lab and to the training rows are noticed. The
 level is recorded with every score.
@@ -252,8 +253,8 @@ class Slot:
     def _task(self, vocabulary: Vocabulary, rows: Rows) -> Task:
         return task_for(vocabulary, rows, self._data.length, self.config.device, self.config.limits.score_seconds)
 
-    def _confined(self, script: str, files: Files, work: Path) -> sandbox.Confined:
-        config, cache = self.config, self.config.compile_cache
+    def _confined(self, script: str, files: Files, work: Path, cached: bool) -> sandbox.Confined:
+        config, cache = self.config, self.config.compile_cache if cached else ""
         spare = int(config.limits.gpu_spare_gib * _GIB) if config.device == "cuda" else 0
         more = {"EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), "EVO_GPU_SPARE_BYTES": str(spare), **self._gpu_environment()}
         if cache:

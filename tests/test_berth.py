@@ -4,6 +4,7 @@ is set up while the one before it is scored."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -252,6 +253,32 @@ def test_a_forwarder_reads_its_weights_writes_nothing_to_them_and_sees_no_other_
     assert (found["read"], found["write"]) == ("True", "OSError")  # a read-only mount
     assert int(found["processes"]) <= 2
     assert found["files"] == "1"  # its own memory
+
+
+NOTES = """
+import os
+CACHE, _left = os.environ["TORCHINDUCTOR_CACHE_DIR"], []
+
+def leave(name):
+    os.makedirs(CACHE, exist_ok=True)
+    try:
+        with open(f"{CACHE}/{name}", "a"):
+            _left.append("wrote")
+    except OSError as error:
+        _left.append(str(error.errno))
+    if len(_left) > 1:
+        raise RuntimeError(" ".join(_left))
+"""
+
+
+@needs_namespaces
+def test_who_has_seen_validation_rows_leaves_no_note_in_the_compile_cache(config: SlotConfig, small_lab: SmallLab, tmp_path: Path) -> None:
+    leave = "        if not self.training:\n            leave(f'chunk-{len(_left)}')\n        x = self.embedding"
+    with contextlib.closing(Slot(replace(config, compile_cache=str(tmp_path)))) as caching:
+        outcome = caching(small_lab.genome.replace("        x = self.embedding", leave) + NOTES, 1, 0.5)
+    assert isinstance(outcome, Failed), outcome
+    assert outcome.message == f"RuntimeError: wrote {errno.EROFS}"  # the rehearsal did, on random tokens
+    assert [path.name for path in tmp_path.rglob("chunk-*")] == ["chunk-0"]
 
 
 @needs_namespaces

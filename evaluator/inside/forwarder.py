@@ -22,6 +22,7 @@ from devicememory import DeviceMemory
 from hostmemory import pinned
 from trainee import on_word, open_lab
 
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _LEAST_VOCABULARY = 256  # tokens that every model knows
 SENT_AS = ("float32", "bfloat16", "float16")  # other types are converted to float32
 
@@ -70,6 +71,13 @@ def give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def leave_shared_cache() -> None:
+    """What is compiled from here on stays in the working folder: whoever sees validation rows can write to nothing that others read."""
+    for name in _CACHES:
+        if name in os.environ:
+            os.environ[name] = os.path.abspath(name.lower())
+
+
 def answer(model: Any, device: Any, memory: mmap.mmap, logits_memory: DeviceMemory | None, request: dict[str, Any]) -> dict[str, Any]:
     """Runs the model on the chunk at the request's place and leaves its logits there."""
     import torch
@@ -103,8 +111,11 @@ def serve(channel: socket.socket, told: dict[str, Any], _: list[int]) -> None:
     """Builds the genome's model, from here on untrusted; loads its weights when the shared memory comes; serves chunks until the judge
     closes the channel."""
     open_lab(told["seed"])
+    if not told["rehearse"]:
+        leave_shared_cache()
     model = build()
     call = rehearsed(model, told["rows"], told["length"]) if told["rehearse"] else model
+    leave_shared_cache()
     give_back_memory()
     wire.send(channel, {"op": "built"})
     received = wire.receive(channel, max_fds=1)
