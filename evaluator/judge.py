@@ -245,14 +245,14 @@ def _cross_entropy(logits: Any, targets: Any) -> Any:
 
 
 class _Judge:
-    """What stays between two requests: the first pass's result, for the second, and the GPU memory that forwarders may still have mapped.
+    """What stays between two requests: the first pass's result, for the second, and the GPU memory that a forwarder may still have mapped.
 
-    Each forwarder gets memory of its own: what the first left there could tell the second how rows go on.
+    Each forwarder gets memory of its own, cleared: what the first left there could tell the second how rows go on.
     """
 
     def __init__(self) -> None:
         self._scoring: Scoring | None = None
-        self._lent: list[DeviceMemory] = []
+        self._lent: DeviceMemory | None = None
 
     def answer(self, op: str, task: Task, channel: socket.socket, descriptor: int) -> dict[str, Any]:
         """The reply to one request of the slot; nothing refers to the shared host memory afterwards."""
@@ -279,17 +279,27 @@ class _Judge:
         return {"op": "sound"}
 
     def _lend(self, task: Task) -> DeviceMemory | None:
-        lent = DeviceMemory.allocate(task.memory_bytes) if task.device == "cuda" else None
-        self._lent += [lent] if lent else []
-        return lent
+        import torch
+
+        self._take_back()
+        self._lent = DeviceMemory.allocate(task.memory_bytes) if task.device == "cuda" else None
+        if self._lent is not None:
+            self._lent.flat(torch.uint8, task.memory_bytes, 0).zero_()
+            torch.cuda.synchronize()
+        return self._lent
+
+    def _take_back(self) -> None:
+        """Frees what was lent. The forwarder that had it must be dead: memory that is mapped must not be freed."""
+        if self._lent is not None:
+            self._lent.close()
+            self._lent = None
 
     def rest(self) -> None:
-        """Gives back what the GPU holds for an evaluation. Its forwarders must be dead: memory that is mapped must not be freed."""
+        """Gives back what the GPU holds for an evaluation. Its forwarders must be dead."""
         import torch
 
         self._scoring = None
-        while self._lent:
-            self._lent.pop().close()
+        self._take_back()
         torch.cuda.empty_cache()
 
 
@@ -303,7 +313,8 @@ def _carrier(task: Task, forwarder: Forwarder, is_pinned: bool) -> str:
 
 
 def serve(control: socket.socket) -> None:
-    """Answers the slot until it closes the control channel: `score` with a forwarder, `twins` with another, `rest` when both are dead."""
+    """Answers the slot until it closes the control channel: `score` with a forwarder, `twins` with another when the first is dead, `rest`
+    when both are."""
     import torch  # noqa: F401  paid before the first task, so that scoring starts at once
 
     wire.send(control, {"op": "ready"})
