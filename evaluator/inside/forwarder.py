@@ -51,7 +51,7 @@ def rehearsed(model: Any, rows: int, length: int) -> Any:
     tokens = torch.randint(_LEAST_VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0)).to(device_of(model))
     with torch.no_grad(), torch.random.fork_rng():
         if tokens.device.type != "cpu":
-            compiled = torch.compile(model, dynamic=False)
+            compiled: Any = torch.compile(model, dynamic=False)
             try:
                 compiled(tokens)
             except Exception as error:  # noqa: BLE001  what is wrong with the model itself shows below
