@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class Berth:
 
     def _start_forwarder(self, name: str, cached: bool) -> Forwarder:
         folder, weights = self.files.lab.parent, str(self.files.weights)
-        (folder / name).mkdir(exist_ok=True)  # it is there if this one replaces another, which has run no program
+        (folder / name).mkdir(exist_ok=True)  # it is there if this one replaces another, which has seen no weights
         what = self._confine("forwarder.py", self.files, folder / name, cached)
         # The card's memory is watched in whoever is set up beside it: it would be ended for what the other has taken.
         told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)), gpu_free_bytes=0)
@@ -120,7 +121,7 @@ class Berths:
         """Waits until the one that waits lies still."""
         if self.waiting is not None:
             self.waiting.trainee.settle()
-            self.waiting.forwarders.lie_still(0.0)
+            self.waiting.forwarders.lie_still(time.monotonic())
 
     def take(self) -> Berth:
         """The one that waits, if its training process is well; otherwise a fresh one. Whoever takes it closes it."""

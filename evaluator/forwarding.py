@@ -4,8 +4,8 @@ On a GPU they are started early, even before there is a program, and build and c
 it is timed they are frozen: not one of their threads runs. When the training process is dead both load its weights. On a CPU this would
 take cores from a set-up: there they come one after the other, when they are needed. What dies before it has seen weights is replaced.
 
-A folder of compiled kernels that programs share is open to those that build early, and closed before they load: nobody who has seen a
-validation row can leave a note there.
+A folder of compiled kernels that programs share is open to those that build early, and read-only before they load: who has seen a
+validation row can leave no file there.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Callable
 
 from evaluator.task import Task
 from evaluator.waiting import Waiting
 
 _NAMES = ("first", "second")
+_STILL_SECONDS = 0.03  # on cores, of one that lies still: the kernel counts in hundredths
 
 
 def shared_memory(size: int) -> int:
@@ -40,9 +42,10 @@ class Forwarder(Waiting):
 
     memory: int = -1  # descriptor, once it loads
     told_to_build, _built = False, False
+    _spent: float = 0.0  # seconds on cores, when it was frozen
 
     def build(self, task: Task, seed: int, rehearse: bool) -> None:
-        """Lets it build the model and, if it is to rehearse, compile it for chunks of this task. It must have settled. Returns at once."""
+        """Lets it build the model and, if it is to rehearse, compile it for chunks of this task. Returns at once."""
         self.told_to_build = True
         self.tell({"op": "build", "seed": seed, "rehearse": rehearse, "rows": task.chunk_rows, "length": task.length})
 
@@ -54,11 +57,15 @@ class Forwarder(Waiting):
         self.tell({"op": "load"}, (self.memory,))
 
     def lie_still(self, seconds: float) -> bool:
-        """Waits until it has built, if it was told to, and freezes it. False if it does not come to that. Before it loads. Idempotent."""
-        if not self.told_to_build or self._built:
-            return self.settle()
-        self._built = self.hear("built", seconds) and self.process.freeze()
-        return self._built and self.process.alive
+        """Waits until it has built, if it was told to, and freezes it. False if it does not come to that, or if it has run since. Before it
+        loads. Idempotent."""
+        if not self.settle():
+            return False
+        if self.told_to_build and not self._built:
+            self._built = self.hear("built", seconds) and self.process.freeze()
+            self._spent = self.process.cpu_seconds()
+            return self._built
+        return not self._built or self.process.cpu_seconds() - self._spent < _STILL_SECONDS
 
     def end(self) -> None:
         """Ends it and waits until nothing of it is left. Idempotent."""
@@ -82,45 +89,43 @@ class Forwarders:
 
     def build(self, task: Task, seed: int) -> None:
         """Lets both build the program's model, if they are early. Returns at once."""
-        for name, forwarder in self._running.items():
-            if not forwarder.settle():
-                forwarder = self._replaced(name)
+        for forwarder in self._running.values():
             forwarder.build(task, seed, rehearse=True)
 
-    def lie_still(self, seconds: float) -> None:
-        """Waits until not one of those that run does anything, and replaces those that have died. Idempotent."""
+    def lie_still(self, deadline: float) -> None:
+        """Waits until not one of those that run does anything, and replaces those that have died, or not built in time. Idempotent.
+
+        Args:
+            deadline: on the clock of time.monotonic.
+        """
         for name, forwarder in list(self._running.items()):
-            if not forwarder.lie_still(seconds):
+            if not forwarder.lie_still(max(0.0, deadline - time.monotonic())):
                 self._replaced(name)
 
     def first(self, task: Task, seed: int) -> Forwarder:
         """The first, loading. The training process must be dead."""
-        self._load(_NAMES if self._early else _NAMES[:1], task, seed)
-        return self._running["first"]
+        return self._loading("first", task, seed)
 
     def second(self, task: Task, seed: int) -> Forwarder:
-        """The second, when the first has been scored, which is ended: so a GPU holds the chunks of one."""
+        """The second, loading, when the first has been scored. That one is ended before: the two never run at once."""
         self._running.pop("first").end()
-        if not self._early:
-            self._load(_NAMES[1:], task, seed)
-        return self._running["second"]
+        return self._loading("second", task, seed)
 
     def third(self, task: Task, seed: int) -> Forwarder:
         """One more, for other rows, when the second has been scored. It is never early: few programs need one."""
         self.close()
-        self._load(("third",), task, seed)
-        return self._running["third"]
+        return self._loading("third", task, seed)
 
-    def _load(self, names: tuple[str, ...], task: Task, seed: int) -> None:
-        for name in names:
-            forwarder = self._running.get(name)
-            if forwarder is None:
-                forwarder = self._started(name)
-            elif not (forwarder.lie_still(0.0) and forwarder.process.seal()):
-                forwarder = self._replaced(name)
-            if not forwarder.told_to_build:
-                forwarder.build(task, seed, rehearse=False)  # what may have failed in it
-            forwarder.load(task)
+    def _loading(self, name: str, task: Task, seed: int) -> Forwarder:
+        forwarder = self._running.get(name)
+        if forwarder is None:
+            forwarder = self._started(name)
+        elif not (forwarder.lie_still(0.0) and forwarder.process.seal()):
+            forwarder = self._replaced(name)
+        if not forwarder.told_to_build:
+            forwarder.build(task, seed, rehearse=False)  # what may have failed in it
+        forwarder.load(task)
+        return forwarder
 
     def _started(self, name: str) -> Forwarder:
         self._running[name] = self._start(name, False)

@@ -35,6 +35,7 @@ _PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "kmsg", "sched_debug")
 _MEASURE_SECONDS, _GLANCE_SECONDS = 1.0, 0.2  # a full measurement takes milliseconds, a glance microseconds
 _PLAIN = kernel.NOSUID | kernel.NODEV | kernel.NOEXEC  # mount flags of what holds data alone
+_SEAL_SECONDS = 2.0
 SEALED, NOT_SEALED = b"s", b"-"  # on the report descriptor, before the last word
 _MAXRSS_UNIT = 1024 if sys.platform == "linux" else 1  # bytes
 _DESCRIPTORS = 4096  # per process: buffers of sockets and pipes are the kernel's memory
@@ -167,7 +168,12 @@ def _seal(child: int, spec: dict[str, Any]) -> bool:
         except OSError as error:
             print(f"launch: {error}", file=sys.stderr, flush=True)
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == 0
+    deadline = time.monotonic() + _SEAL_SECONDS
+    while (ended := os.waitpid(helper, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:  # it lives in the program's pid namespace, and may have been stopped
+            os.kill(helper, signal.SIGKILL)
+        time.sleep(0.002)
+    return os.waitstatus_to_exitcode(ended[1]) == 0
 
 
 def _watch(child: int, spec: dict[str, Any]) -> dict[str, Any]:

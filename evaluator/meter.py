@@ -84,11 +84,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def stopped(pid: int) -> bool:
-    """Whether it runs nothing: stopped by a signal, ended, or gone."""
-    try:
-        return _stat(pid)[0] in "TtZX"
-    except OSError:
-        return True
+    """Whether none of its threads runs: stopped by a signal, ended, or gone. Others may outlive the first one."""
+    states = set()
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                states.add(_stat(f"{pid}/task/{thread}")[0])
+    return states <= set("TtZX")
 
 
 def memory_bytes(pids: list[int], own_root: bool, exact: bool = False) -> int:
@@ -100,11 +102,29 @@ def memory_bytes(pids: list[int], own_root: bool, exact: bool = False) -> int:
     source, names = ("smaps_rollup", ("Pss_Anon", "Pss_Shmem")) if exact else ("status", ("RssAnon", "RssShmem"))
     anonymous = mapped = 0
     for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/{source}") as file:
-            fields = dict(line.split(":", 1) for line in file if ":" in line)
-            private, shared = (1024 * int(fields.get(name, "0").split()[0]) for name in names)
-            anonymous, mapped = anonymous + private, mapped + shared
+        private, shared = _held(f"/proc/{pid}/{source}", names) or _held_by_threads(pid)
+        anonymous, mapped = anonymous + private, mapped + shared
     return anonymous + max(mapped, _held_in_files(pids, own_root))
+
+
+def _held(path: str, names: tuple[str, str]) -> tuple[int, int] | None:
+    """Two fields of a file of /proc, in bytes; None where it has none of them."""
+    try:
+        with open(path) as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:  # it may have ended meanwhile
+        return None
+    one, other = (1024 * int(fields.get(name, "0").split()[0]) for name in names)
+    return (one, other) if names[0] in fields else None
+
+
+def _held_by_threads(pid: int) -> tuple[int, int]:
+    """Of a process whose first thread has ended: then /proc tells nothing of it but through the others."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            if (held := _held(f"/proc/{pid}/task/{thread}/status", ("RssAnon", "RssShmem"))) is not None:
+                return held
+    return 0, 0
 
 
 def waited_share(pids: list[int]) -> float:
@@ -173,8 +193,8 @@ def _tasks(pid: int) -> int:
         return 0
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat after the name: state, parent, …"""
+def _stat(pid: int | str) -> list[str]:
+    """Fields of /proc/PID/stat after the name: state, parent, … Of a thread: "PID/task/TID"."""
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator import bare
-from evaluator.launch import SEALED
+from evaluator.launch import NOT_SEALED, SEALED
 from evaluator.meter import cpu_seconds, descendants, stopped
 
 INSIDE = Path(__file__).parent / "inside"
@@ -40,7 +41,7 @@ _SYSTEM_FILES = (
     "/sys",
 )
 _OTHER_PYTHONS = ("usr/lib*/python3*", "usr/local/lib*/python3*", "usr/lib*/python3*/*-packages", "usr/local/lib*/python3*/*-packages")
-_FREEZE_SECONDS = 5.0
+_FREEZE_SECONDS, _SEAL_SECONDS = 5.0, 10.0
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -99,6 +100,7 @@ class Process:
             os.close(lifeline_there)
             os.close(report_there)
         self._lock = threading.Lock()
+        self._begun = b""  # of the report
         self._exit: Exit | None = None
 
     @property
@@ -135,7 +137,12 @@ class Process:
                 return False
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._lifeline, b"s")
-            return os.read(self._report, 1) == SEALED  # nothing, if it has ended
+            if not select.select([self._report], [], [], _SEAL_SECONDS)[0]:
+                return False
+            said = os.read(self._report, 1)
+            if said not in (SEALED, NOT_SEALED):  # it has ended, and this begins its last word
+                self._begun = said
+            return said == SEALED
 
     def stop(self) -> None:
         """Begins to end it, for a caller that has more to end. Idempotent."""
@@ -161,14 +168,14 @@ class Process:
             self._lifeline = None
 
     def _reap(self) -> Exit:
-        report = b""
+        report = self._begun
         while piece := os.read(self._report, 4096):
             report += piece
         os.close(self._report)
         self._launcher.wait()
         if not report:
             return Exit(self._launcher.returncode, None, 0)
-        return Exit(**json.loads(report))
+        return Exit(**json.loads(report.lstrip(SEALED + NOT_SEALED)))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ Out of reach, at the strongest level:
 - Luck: a program may ignore its seed, and then keeps the luck of its own one, about one sd of the seeds, under every confirmation.
 - A look ahead, or learning while scored, of less than 0.003 nats a token, or at a position in a hundred of its rows (twins.py).
 - A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or training rows, or code for
-  the next program, and at level "process" validation rows.
+  the next program; a socket in it could carry a validation row to a program that is set up meanwhile. At level "process" also a file.
+- Notes on files that all can read, such as the interpreter's: a lock (flock), a hint (F_SET_RW_HINT). A few bits, to a program that looks.
+- Training on while weights are loaded, on rows that the weights carry: as long as scoring may take; the time of scoring is recorded.
 - Kernel exploits, timing and other side channels, GPU memory that an earlier process left, pinned host memory (launch.py).
 At level "process" files, other processes and network are open, too, and only changes to the lab and to the training rows are noticed. The
 level is recorded with every score.
@@ -21,6 +23,7 @@ level is recorded with every score.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +44,8 @@ from evaluator.task import Task
 from evaluator.training import Limits, Trained, TrainingRun, failure
 
 _GIB = 2**30
+_TORCH_SAYS = re.compile(r"Tried to allocate (?P<tried>[\d.]+) (?P<unit>\w+)\..* of which (?P<free>[\d.]+) (?P<unit_free>\w+) is free")
+_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BEFORE_THE_CLOCK = (Phase.START, Phase.IMPORT, Phase.SETUP)
 
 
@@ -60,6 +65,21 @@ class SlotConfig:
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
     compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
     early_start: bool = False  # start the next program's processes ahead, and overlap evaluations: for GPUs, see berth.py
+
+
+def crowded_out(failed: Failed, beside: bool) -> bool:
+    """Whether there would have been memory enough without others: on a GPU these are always a program's own forwarders.
+
+    Args:
+        beside: a program of before was being scored.
+    """
+    if failed.reason is not Reason.OUT_OF_MEMORY:
+        return False
+    said = _TORCH_SAYS.search(failed.message)
+    if said is None:
+        return beside or failed.message.startswith("more GPU memory")
+    tried, free = (float(said[number]) * _UNITS.get(said[unit], 1) for number, unit in (("tried", "unit"), ("free", "unit_free")))
+    return free < tried  # else it is the program's own limit that was in the way
 
 
 @dataclass(frozen=True)
@@ -147,10 +167,10 @@ class Slot:
     def _train(
         self, program: str, seed: int, budget_seconds: float, watch: Watch | None, stage: contextlib.ExitStack
     ) -> Ready | Stopped | Failed:
-        """Trains it. A set-up that finds too little memory beside a program that is scored is tried again when that is over."""
+        """Trains it. A set-up that finds too little memory beside others is tried again alone."""
         beside = self._scoring.locked()
         ended = self._try(program, seed, budget_seconds, watch, stage, self._early)
-        if beside and isinstance(ended, Failed) and ended.reason is Reason.OUT_OF_MEMORY and ended.phase in _BEFORE_THE_CLOCK:
+        if isinstance(ended, Failed) and self._early and ended.phase in _BEFORE_THE_CLOCK and crowded_out(ended, beside):
             stage.close()
             with self._scoring:
                 pass
@@ -168,13 +188,14 @@ class Slot:
             self._ready_judge()
         turn = stage.enter_context(contextlib.closing(_Turn(self._scoring)))
         berth = stage.enter_context(contextlib.closing(self._berths.take()))  # closed before the turn is over
+        deadline = time.monotonic() + self.config.limits.setup_seconds
         hashes = berth.begin(program, self.config.prepare, seed, self._task(self._usual, self._usual.val) if build else None)
         self._berths.prepare()
 
         def before_clock() -> None:
             turn.take()
             self._ready_judge().wait()
-            berth.forwarders.lie_still(self.config.limits.setup_seconds)
+            berth.forwarders.lie_still(deadline)
             self._berths.settle()
 
         ended = self._training_run(berth, budget_seconds, watch, before_clock).run()

@@ -21,9 +21,9 @@ from conftest import SmallLab
 from evaluator import sandbox
 from evaluator.berth import Berth
 from evaluator.meter import cpu_seconds
-from evaluator.outcome import CurvePoint, Failed, Interrupted, Outcome, Scored, Stopped
+from evaluator.outcome import CurvePoint, Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge
-from evaluator.slot import Slot, SlotConfig
+from evaluator.slot import Slot, SlotConfig, crowded_out
 from evaluator.training import Limits
 
 needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
@@ -168,7 +168,9 @@ def test_a_waiting_berth_has_seen_nothing_and_runs_the_next_program_under_its_se
 
 
 @needs_namespaces
-@pytest.mark.parametrize(("dies", "when"), [("trainee", "waiting"), ("first", "timed"), ("second", "timed")])
+@pytest.mark.parametrize(
+    ("dies", "when"), [("trainee", "waiting"), ("first", "waiting"), ("second", "waiting"), ("first", "timed"), ("second", "timed")]
+)
 def test_a_process_that_dies_before_it_has_a_program_is_replaced_and_the_score_is_unaffected(
     slot: Slot, repeatable: str, plain_score: float, dies: str, when: str
 ) -> None:
@@ -181,7 +183,7 @@ def test_a_process_that_dies_before_it_has_a_program_is_replaced_and_the_score_i
         timed.append(point)
 
     if when == "waiting":
-        berth.trainee.process.end()
+        (berth.trainee if dies == "trainee" else berth.forwarders._running[dies]).process.end()
     outcome = slot(repeatable, 5, 1.0, watch)
     assert isinstance(outcome, Scored), outcome
     assert outcome.val_bpb == plain_score
@@ -338,6 +340,21 @@ def test_a_set_up_that_finds_too_little_memory_beside_another_is_tried_again_alo
     assert isinstance(second, Scored), second
     assert second.val_bpb == plain_score
     assert done < clock + 0.1
+
+
+@pytest.mark.parametrize(
+    ("said", "beside", "crowded"),
+    [
+        ("Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 512.00 MiB is free.", False, True),
+        ("Tried to allocate 96.00 MiB. GPU 0 has a total capacity of 79.15 GiB of which 7.50 GiB is free.", True, False),
+        ("more GPU memory than the card's less 8 GiB", False, True),
+        ("MemoryError: (64 GiB allowed)", True, True),
+        ("MemoryError: (64 GiB allowed)", False, False),
+    ],
+)
+def test_only_who_would_have_had_memory_without_others_is_tried_again(said: str, beside: bool, crowded: bool) -> None:
+    assert crowded_out(Failed(Reason.OUT_OF_MEMORY, Phase.SETUP, said), beside) is crowded
+    assert not crowded_out(Failed(Reason.CRASH, Phase.SETUP, said), beside)
 
 
 @needs_namespaces

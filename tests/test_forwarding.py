@@ -86,6 +86,19 @@ def test_a_forwarder_that_has_built_is_frozen_until_it_loads(forwarder: Forwarde
     assert hear(forwarder)["op"] == "error"  # there are no weights
 
 
+def test_a_forwarder_that_has_run_since_it_was_frozen_does_not_lie_still(forwarder: Forwarder, tmp_path: Path, small_lab: SmallLab) -> None:
+    program = tmp_path / "lab" / "train.py"
+    program.write_text("import os\nif not os.fork():\n    while True:\n        pass\n" + program.read_text())
+    assert forwarder.settle()
+    forwarder.build(small_task(small_lab), 7, rehearse=False)
+    assert forwarder.lie_still(60.0)
+    assert forwarder.lie_still(0.0)
+    forwarder.process.thaw()  # as a timer that it left behind would do
+    time.sleep(0.3)
+    assert forwarder.process.freeze()
+    assert not forwarder.lie_still(0.0)
+
+
 def test_a_forwarder_that_has_died_is_no_error_of_its_owner(forwarder: Forwarder, small_lab: SmallLab) -> None:
     assert forwarder.settle()
     forwarder.process.end()

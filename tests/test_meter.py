@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
 from evaluator.lending import Library
-from evaluator.meter import Allowance, Meter, cpu_seconds, descendants, folder_bytes, memory_bytes, waited_share
+from evaluator.meter import Allowance, Meter, cpu_seconds, descendants, folder_bytes, memory_bytes, stopped, waited_share
 
 linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
@@ -50,6 +53,20 @@ def test_memory_counts_wherever_it_lies(code: str) -> None:
         for exact in (False, True):
             more = memory_bytes([full], False, exact) - memory_bytes([empty], False, exact)
             assert 60 * MIB < more < 72 * MIB
+
+
+@linux
+def test_memory_counts_after_the_first_thread_has_ended_and_the_others_stop_before_all_is_still() -> None:
+    end_thread = f"__import__('ctypes').CDLL(None).syscall({93 if platform.machine() == 'aarch64' else 60}, 0)"
+    code = f"import threading; held = b'x' * (64 << 20); threading.Thread(target=input).start(); print(1, flush=True); {end_thread}"
+    with running(code) as pid:
+        for exact in (False, True):
+            assert 60 * MIB < memory_bytes([pid], False, exact) < 90 * MIB
+        assert not stopped(pid)
+        os.kill(pid, signal.SIGSTOP)
+        while not stopped(pid):
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGCONT)
 
 
 @linux

@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 import wire
-from forwarder import device_of, load
+from forwarder import build, device_of, load
 from trainee import on_word, open_lab
 
 SPREAD = 0.3  # standard deviation of what is added to each weight, over the root of its last dimension: zeros hide a look ahead
@@ -29,7 +29,8 @@ def examine(told: dict[str, Any]) -> None:
 
     rows, length, vocab = told["rows"], told["length"], told["vocab"]
     tokens = torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(0))
-    model = load(os.environ["EVO_WEIGHTS"])
+    model = build()
+    load(model, os.environ["EVO_WEIGHTS"])
     predict(model, tokens, vocab)
     look_ahead(model, tokens, vocab)
 
