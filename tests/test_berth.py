@@ -132,11 +132,21 @@ def test_no_thread_of_a_forwarder_runs_while_its_program_is_timed(slot: Slot, sm
 
 
 @needs_namespaces
-def test_closing_a_slot_ends_what_waits(slot: Slot, small_lab: SmallLab) -> None:
-    folder = waiting_berth(slot, small_lab.genome).files.lab
+def test_a_slot_that_starts_early_leaves_no_descriptor_behind(slot: Slot, small_lab: SmallLab) -> None:
+    waiting_berth(slot, small_lab.genome)
+    before = len(os.listdir("/proc/self/fd"))
+    assert isinstance(slot("import nothing_of_that_name", 2, 0.3), Failed)
+    assert isinstance(slot(small_lab.genome, 2, 0.3), Scored)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@needs_namespaces
+def test_closing_a_slot_ends_what_waits_and_leaves_no_folder(slot: Slot, small_lab: SmallLab) -> None:
+    folder = waiting_berth(slot, small_lab.genome).files.lab.parent
     slot.close()
     assert running() == {}
     assert not folder.exists()
+    assert not folder.parent.exists()  # of all its evaluations
 
 
 @needs_namespaces

@@ -170,15 +170,16 @@ def test_a_program_that_changes_its_constitution_is_refused_where_files_are_open
     assert failure(exposed(text, 1, 0.5)).reason is Reason.TAMPERED
 
 
-@pytest.mark.parametrize("early_start", [False, True])
-def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
-    config: SlotConfig, early_start: bool, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def open_descriptors() -> int:
-        return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
+
+def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
+    config: SlotConfig, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/test_berth.py says the same of one that starts processes early."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    slot = Slot(replace(config, early_start=early_start))
+    slot = Slot(config)
     slot(small_lab.genome, 1, 0.3)
     before = open_descriptors()
     slot("import nothing_of_that_name", 2, 0.3)
