@@ -44,11 +44,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [*ours, *short[:fill], *theirs, *short[fill:]]
 
 
+def pytest_configure() -> None:
+    """Before torch and its like are imported: the collector would walk them again and again."""
+    gc.set_threshold(50_000, 20, 100)
+
+
 def pytest_collection_finish() -> None:
     """What is imported stays, and needs no more walks of the collector: they take a sixth of the time of tests that parse programs."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 @dataclass(frozen=True)
