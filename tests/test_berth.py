@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SmallLab
+from programs_of import read
 
 from evaluator import sandbox
 from evaluator.berth import Berth
@@ -33,9 +34,11 @@ FIVE_STEPS = ("in prepare.batches(BATCH_SIZE, VOCAB_SIZE):", "in (b for b, _ in 
 
 
 @pytest.fixture(scope="module")
-def config(small_lab: SmallLab) -> SlotConfig:
+def config(small_lab: SmallLab, tmp_path_factory: pytest.TempPathFactory) -> SlotConfig:
     limits = Limits(setup_seconds=30, grace_seconds=1.5, host_memory_gib=1.5, weights_gib=0.1, file_gib=0.01)
-    return SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits, early_start=True)
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    made = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", limits=limits, compile_cache=cache)
+    return replace(made, early_start=True)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +132,24 @@ def test_no_thread_of_a_forwarder_runs_while_its_program_is_timed(slot: Slot, sm
 
 
 @needs_namespaces
+def test_a_slot_that_starts_early_leaves_no_descriptor_behind(slot: Slot, small_lab: SmallLab) -> None:
+    waiting_berth(slot, small_lab.genome)
+    before = len(os.listdir("/proc/self/fd"))
+    assert isinstance(slot("import nothing_of_that_name", 2, 0.3), Failed)
+    assert isinstance(slot(small_lab.genome, 2, 0.3), Scored)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@needs_namespaces
+def test_closing_a_slot_ends_what_waits_and_leaves_no_folder(slot: Slot, small_lab: SmallLab) -> None:
+    folder = waiting_berth(slot, small_lab.genome).files.lab.parent
+    slot.close()
+    assert running() == {}
+    assert not folder.exists()
+    assert not folder.parent.exists()  # of all its evaluations
+
+
+@needs_namespaces
 def test_a_program_that_no_berth_waits_for_gets_one_of_its_own(slot: Slot, small_lab: SmallLab) -> None:
     slot.close()
     seen: list[list[str]] = []
@@ -147,14 +168,6 @@ def test_a_training_that_fails_leaves_no_process_but_who_waits_for_the_next(slot
     assert isinstance(slot(program, 1, 1.0), Failed)
     slot._berths.settle()  # they may be starting still
     assert sorted(running().values()) == (BERTH if slot.level == "namespaces" else [])
-
-
-@needs_namespaces
-def test_closing_a_slot_ends_what_waits(slot: Slot, small_lab: SmallLab) -> None:
-    folder = waiting_berth(slot, small_lab.genome).files.lab
-    slot.close()
-    assert running() == {}
-    assert not folder.exists()
 
 
 @needs_namespaces
@@ -274,13 +287,19 @@ def leave(name):
 
 
 @needs_namespaces
-def test_who_has_seen_validation_rows_leaves_no_note_in_the_compile_cache(config: SlotConfig, small_lab: SmallLab, tmp_path: Path) -> None:
+def test_who_has_seen_validation_rows_leaves_no_note_in_the_compile_cache(slot: Slot, small_lab: SmallLab) -> None:
     leave = "        if not self.training:\n            leave(f'chunk-{len(_left)}')\n        x = self.embedding"
-    with contextlib.closing(Slot(replace(config, compile_cache=str(tmp_path)))) as caching:
-        outcome = caching(small_lab.genome.replace("        x = self.embedding", leave) + NOTES, 1, 0.5)
+    outcome = slot(small_lab.genome.replace("        x = self.embedding", leave) + NOTES, 1, 0.5)
     assert isinstance(outcome, Failed), outcome
     assert outcome.message == f"RuntimeError: wrote {errno.EROFS}"  # the rehearsal did, on random tokens
-    assert [path.name for path in tmp_path.rglob("chunk-*")] == ["chunk-0"]
+    assert [path.name for path in Path(slot.config.compile_cache).rglob("chunk-*")] == ["chunk-0"]
+
+
+def test_forwarders_that_were_started_early_share_nothing(slot: Slot) -> None:
+    """tests/test_cheats.py has the same program where they are started late."""
+    outcome = slot(read("cheats", "i09_replays_answers"), 1, 20.0)
+    assert isinstance(outcome, Failed), outcome
+    assert outcome.reason is Reason.NOT_CAUSAL
 
 
 @needs_namespaces
@@ -299,12 +318,27 @@ def test_a_bug_of_ours_while_a_program_is_scored_leaves_the_slot_in_order(
 # ---- programs that overlap
 
 
-def slowly(genome: str, seconds: float, then: str = "") -> str:
-    """The program, with a model that takes so long for the first chunk that it is asked, and then does that."""
-    wait = f"        if not self.training:\n            wait_once({seconds})\n{then}        x = self.embedding"
-    once = "\n\n_waited = []\n\n\ndef wait_once(seconds):\n    import time\n    _waited or time.sleep(seconds)\n    _waited.append(1)\n"
-    assert genome.count("        x = self.embedding") == 1
-    return genome.replace("        x = self.embedding", wait) + once
+SCORED = """
+
+import os, time
+CROWDED = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "") + "-crowded"  # in a folder that programs share
+_begun = []
+
+
+def first_look():
+    weights = os.environ.get("EVO_WEIGHTS")
+    if _begun or not weights or not os.path.getsize(weights):  # it trains, or rehearses
+        return False
+    _begun.append(True)
+    return True
+"""
+
+
+def when_scored(genome: str, then: str) -> str:
+    """The program, with a model that does that first when it is asked for the first chunk of the text."""
+    line = "        x = self.embedding"
+    assert genome.count(line) == 1
+    return genome.replace(line, f"        if first_look():\n            {then}\n{line}") + SCORED
 
 
 def overlapping(slot: Slot, first: str, second: str) -> tuple[Outcome, Outcome, float, float]:
@@ -323,7 +357,7 @@ def test_a_program_is_set_up_while_another_is_scored_and_its_clock_waits_for_the
     slot: Slot, repeatable: str, plain_score: float
 ) -> None:
     told = repeatable.replace("def main():", "def main():\n    print('begun', __import__('time').time())", 1)
-    first, second, done, clock = overlapping(slot, slowly(repeatable, 2.0), told)
+    first, second, done, clock = overlapping(slot, when_scored(repeatable, "time.sleep(1.0)"), told)
     assert isinstance(first, Scored), first
     assert isinstance(second, Scored), second
     begun = float(re.findall(r"begun ([0-9.]+)", second.log)[0])
@@ -332,10 +366,19 @@ def test_a_program_is_set_up_while_another_is_scored_and_its_clock_waits_for_the
     assert second.setup_seconds + second.training_seconds + second.score_seconds < second.total_seconds - 0.5  # the wait counts for none
 
 
+FAILS_ONCE = """def main():
+    if not os.path.exists(CROWDED):
+        open(CROWDED, "x").close()
+        raise MemoryError("planted")
+"""
+UNTIL_IT_HAS = "while not os.path.exists(CROWDED): time.sleep(0.05)"
+
+
 @needs_namespaces
 def test_a_set_up_that_finds_too_little_memory_beside_another_is_tried_again_alone(slot: Slot, repeatable: str, plain_score: float) -> None:
-    crowded = f"def main():\n    if __import__('time').time() < {time.time() + 8}:\n        raise MemoryError('planted')\n"
-    first, second, done, clock = overlapping(slot, slowly(repeatable, 9.0), repeatable.replace("def main():\n", crowded, 1))
+    """The first is scored for as long as the second has not failed."""
+    failing = repeatable.replace("def main():\n", FAILS_ONCE, 1) + SCORED
+    first, second, done, clock = overlapping(slot, when_scored(repeatable, UNTIL_IT_HAS), failing)
     assert isinstance(first, Scored), first
     assert isinstance(second, Scored), second
     assert second.val_bpb == plain_score
@@ -359,14 +402,14 @@ def test_only_who_would_have_had_memory_without_others_is_tried_again(said: str,
 
 @needs_namespaces
 def test_a_program_that_lacks_memory_for_its_scoring_beside_another_is_interrupted_and_the_slot_overlaps_no_more(
-    config: SlotConfig, repeatable: str
+    slot: Slot, repeatable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    greedy = slowly(repeatable, 2.0, then="            raise MemoryError('planted')\n")
-    with contextlib.closing(Slot(config)) as crowded:
-        first, second, _, _ = overlapping(crowded, greedy, repeatable)
-        assert isinstance(first, Interrupted), first
-        assert isinstance(second, Scored), second
-        ready = threading.Event()
-        alone = crowded(greedy, 5, 0.7, trained=ready.set)
-        assert isinstance(alone, Failed)
-        assert not ready.is_set()
+    monkeypatch.setattr(slot, "_overlaps", True)  # and is as before afterwards
+    greedy = when_scored(repeatable, "time.sleep(1.0); raise MemoryError('planted')")
+    first, second, _, _ = overlapping(slot, greedy, repeatable)
+    assert isinstance(first, Interrupted), first
+    assert isinstance(second, Scored), second
+    ready = threading.Event()
+    alone = slot(greedy, 5, 0.7, trained=ready.set)
+    assert isinstance(alone, Failed)
+    assert not ready.is_set()

@@ -200,12 +200,9 @@ def test_a_program_that_takes_more_than_its_share_is_ended_and_gone(slot: Slot, 
     assert "sleep 86397" not in table
 
 
-def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(config: SlotConfig) -> None:
-    patient = Slot(replace(config, limits=replace(config.limits, grace_seconds=60.0)))
-    try:
-        outcome = patient(read("cheats", IN_THE_GRACE), 1, 0.5)
-    finally:
-        patient.close()
+def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot, "config", replace(slot.config, limits=replace(slot.config.limits, grace_seconds=60.0)))
+    outcome = slot(read("cheats", IN_THE_GRACE), 1, 0.5)
     assert isinstance(outcome, Failed), outcome
     assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SAVE), outcome
     assert "on a core after its budget, allowed are 0.5" in outcome.message

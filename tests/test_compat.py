@@ -368,7 +368,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, script_home: Path) -> tup
     folder = tmp_path_factory.mktemp("run")
     lab = make_checkout(folder / "checkout")
     before = tree(lab)
-    command = [str(folder / "run"), "--lab", str(lab), "--profile", "cpu", "--budget", "1", "--evals", "1", "--slots", "1"]
+    command = [str(folder / "run"), "--lab", str(lab), "--profile", "cpu", "--budget", "0.5", "--evals", "1", "--slots", "1"]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setenv("HOME", str(script_home))
         assert run.main([*command, "--set", "run.executor=inline", "--set", "search.final_draws=2"]) == 0

@@ -36,17 +36,21 @@ def test_the_catalogue_has_literal_and_structural_mutations_with_sources():
     assert all(mutation.summary and mutation.source and mutation.weight > 0 for mutation in genomes.MUTATIONS)
 
 
-def test_200_children_of_the_seed_keep_the_contract_and_differ_from_it():
-    found, identities = [], set()
-    for seed in range(200):
-        child = genomes.mutate(SEED, random.Random(f"{seed}/child"))
-        found.append(child)
+@pytest.fixture(scope="module")
+def brood():
+    """200 children of the seed."""
+    return children(SEED, 200)
+
+
+def test_200_children_of_the_seed_keep_the_contract_and_differ_from_it(brood):
+    identities = set()
+    for child in brood:
         identities.add(genomes.identity(child.text))
         assert genomes.check(child.text) == ()
         assert child.note
         assert "\n" not in child.note
     assert genomes.identity(SEED) not in identities
-    share = sum(child.mutation in LITERAL for child in found) / len(found)
+    share = sum(child.mutation in LITERAL for child in brood) / len(brood)
     assert 0.6 < share < 0.8
     assert len(identities) > 140
 
@@ -110,10 +114,10 @@ def test_a_moved_knob_stays_within_its_bounds_and_changes(name, seed):
             assert min(knob.low, knob.value) <= value <= max(knob.high, knob.value)
 
 
-def test_seeds_devices_number_formats_and_guards_are_never_touched():
+def test_seeds_devices_number_formats_and_guards_are_never_touched(brood):
     guarded = ("manual_seed", "PRECISION", "COMPILE", "ATTENTION =", "set_float32", "prepare.device()", "__name__", "is_causal", "autocast")
     kept = collections.Counter({word: SEED.count(word) for word in guarded})
-    for child in children(SEED, 60):
+    for child in brood:
         assert {word: child.text.count(word) for word in guarded} == kept
         assert [line for line in child.text.splitlines() if "PRECISION =" in line] == [
             line for line in SEED.splitlines() if "PRECISION =" in line

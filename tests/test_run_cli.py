@@ -314,7 +314,7 @@ def test_a_real_run_on_ray_trains_scores_and_announces(small_lab: SmallLab, tmp_
     """Two slots on Ray, real training in the sandbox, real data: the command as a person types it."""
     lab = make_lab(tmp_path / "lab", small_lab.genome, small_lab.prepare)
     profile = tmp_path / "small.toml"
-    head = 'name = "small"\ndevice = "cpu"\nbudget_seconds = 1\nslots = "per_core"\nthreads_per_slot = 1\n'
+    head = 'name = "small"\ndevice = "cpu"\nbudget_seconds = 0.3\nslots = "per_core"\nthreads_per_slot = 1\n'
     profile.write_text(f"[profile]\n{head}\n[limits]\nsetup_seconds = 60\n")
     texts = Path(small_lab.data).parent.parent / "texts"
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--profile", str(profile), "--evals", "1"]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from conftest import SmallLab
-from programs_of import read
 
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
@@ -37,13 +36,6 @@ def slot(config: SlotConfig) -> Iterator[Slot]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def early(config: SlotConfig) -> Iterator[Slot]:
-    made = Slot(replace(config, early_start=True))
-    yield made
-    made.close()
-
-
 def changed(lab: SmallLab, old: str, new: str) -> str:
     assert old in lab.genome
     return lab.genome.replace(old, new)
@@ -52,11 +44,6 @@ def changed(lab: SmallLab, old: str, new: str) -> str:
 def failure(outcome: Outcome) -> Failed:
     assert isinstance(outcome, Failed), outcome
     return outcome
-
-
-def test_forwarders_that_were_started_early_share_nothing_either(early: Slot) -> None:
-    """tests/test_cheats.py has the same program where they are started late."""
-    assert failure(early(read("cheats", "i09_replays_answers"), 1, 20.0)).reason is Reason.NOT_CAUSAL
 
 
 def test_logits_whose_cross_entropy_overflows_are_no_score(slot: Slot, small_lab: SmallLab) -> None:
@@ -105,15 +92,17 @@ def test_a_hostile_answer_to_the_judge_is_the_program_s_failure(slot: Slot, smal
     assert failure(slot(text, 1, 0.5)).reason is Reason.BAD_LOGITS
 
 
-def test_a_model_that_is_too_slow_to_be_scored_is_refused_in_time(config: SlotConfig, small_lab: SmallLab) -> None:
-    slot = Slot(replace(config, limits=replace(config.limits, score_seconds=6)))
-    try:
-        text = changed(
-            small_lab, "x = self.embedding(tokens)", "import time; time.sleep(0 if self.training else 1000); x = self.embedding(tokens)"
-        )
-        assert failure(slot(text, 1, 0.5)).reason is Reason.SCORE_TIMEOUT
-    finally:
-        slot.close()
+def limited(slot: Slot, monkeypatch: pytest.MonkeyPatch, **limits: float) -> Slot:
+    """The same slot with other limits, until the test is over."""
+    monkeypatch.setattr(slot, "config", replace(slot.config, limits=replace(slot.config.limits, **limits)))
+    return slot
+
+
+def test_a_model_that_is_too_slow_to_be_scored_is_refused_in_time(slot: Slot, small_lab: SmallLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = changed(
+        small_lab, "x = self.embedding(tokens)", "import time; time.sleep(0 if self.training else 1000); x = self.embedding(tokens)"
+    )
+    assert failure(limited(slot, monkeypatch, score_seconds=4)(text, 1, 0.5)).reason is Reason.SCORE_TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -152,48 +141,45 @@ def test_a_crash_is_explained_by_class_message_and_last_frames(slot: Slot, small
     assert from_dict(json.loads(json.dumps(to_dict(outcome)))) == outcome
 
 
-def test_set_up_that_takes_too_long_is_ended(config: SlotConfig, small_lab: SmallLab) -> None:
-    slot = Slot(replace(config, limits=replace(config.limits, setup_seconds=4)))
-    try:
-        outcome = failure(slot(changed(small_lab, "model = build_model()", "import time\n    time.sleep(60)"), 1, 0.5))
-    finally:
-        slot.close()
-    assert outcome.reason is Reason.SETUP_TIMEOUT
+def test_set_up_that_takes_too_long_is_ended(slot: Slot, small_lab: SmallLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = changed(small_lab, "model = build_model()", "import time\n    time.sleep(60)")
+    assert failure(limited(slot, monkeypatch, setup_seconds=4)(text, 1, 0.5)).reason is Reason.SETUP_TIMEOUT
+
+
+@pytest.fixture(scope="module")
+def exposed(config: SlotConfig) -> Iterator[Slot]:
+    """One whose programs can reach files."""
+    made = Slot(replace(config, sandbox="process"))
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("level", ["namespaces", "process"])
-def test_each_sandbox_level_scores_the_honest_program_and_is_recorded(config: SlotConfig, small_lab: SmallLab, level: str) -> None:
+def test_each_sandbox_level_scores_the_honest_program_and_is_recorded(slot: Slot, exposed: Slot, small_lab: SmallLab, level: str) -> None:
     if level == "namespaces" and sandbox.level()[0] != "namespaces":
         pytest.skip(f"no namespaces here: {sandbox.level()[1]}")
-    slot = Slot(replace(config, sandbox=level))
-    try:
-        stray = "import subprocess\n    subprocess.Popen(['sleep', '86398'], start_new_session=True)\n    prepare.save(model)"
-        outcome = slot(changed(small_lab, "prepare.save(model)", stray), 1, 0.5)
-    finally:
-        slot.close()
+    stray = "import subprocess\n    subprocess.Popen(['sleep', '86398'], start_new_session=True)\n    prepare.save(model)"
+    outcome = (slot if level == "namespaces" else exposed)(changed(small_lab, "prepare.save(model)", stray), 1, 0.5)
     assert isinstance(outcome, Scored), outcome
     assert outcome.sandbox == level
     assert "sleep 86398" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_program_that_changes_its_constitution_is_refused_where_files_are_open(config: SlotConfig, small_lab: SmallLab) -> None:
+def test_a_program_that_changes_its_constitution_is_refused_where_files_are_open(exposed: Slot, small_lab: SmallLab) -> None:
     text = changed(small_lab, "prepare.save(model)", "open(prepare.__file__, 'a').write('#')\n    prepare.save(model)")
-    slot = Slot(replace(config, sandbox="process"))
-    try:
-        assert failure(slot(text, 1, 0.5)).reason is Reason.TAMPERED
-    finally:
-        slot.close()
+    assert failure(exposed(text, 1, 0.5)).reason is Reason.TAMPERED
 
 
-@pytest.mark.parametrize("early_start", [False, True])
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
 def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
-    config: SlotConfig, early_start: bool, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: SlotConfig, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_descriptors() -> int:
-        return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-
+    """tests/test_berth.py says the same of one that starts processes early."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    slot = Slot(replace(config, early_start=early_start))
+    slot = Slot(config)
     slot(small_lab.genome, 1, 0.3)
     before = open_descriptors()
     slot("import nothing_of_that_name", 2, 0.3)
