@@ -173,9 +173,7 @@ def _terms(rows: Sequence[Observed], leader: str | None) -> list[_Term]:
         values = set(amounts[amounts != 0])
         column = amounts if len(values) > 1 else (amounts != 0).astype(float)
         alike.setdefault(column.tobytes(), ([], column))[0].append(edit)
-    best_first = sorted(rows, key=lambda row: (row.genome != leader, row.val_bpb, row.genome))
-    position = {row.genome: i for i, row in enumerate(rows)}
-    order = [position[row.genome] for row in best_first]
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].genome != leader, rows[i].val_bpb, i))
     return [_term(tuple(edits), amounts, order) for edits, amounts in alike.values()]
 
 
