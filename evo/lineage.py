@@ -1,9 +1,10 @@
-"""`python -m evo.lineage RUN [show ID | path ID | best] [--json]`: how the genomes of a run came to be.
+"""`python -m evo.lineage RUN [show ID | path ID | best | effects] [--json]`: how the genomes of a run came to be.
 
     (nothing)   the tree: id, posterior val_bpb ± sd, draws, operator, note; failures marked, champion starred
     show ID     one genome: its figures, all its evaluations, learning curve, differences to its parents, end of its log
     path ID     from the seed genome to ID, with the gain of each step and the sum so far
     best        the path of the champion, its figures and the announcement
+    effects     what each edit of the seed genome is worth, estimated over all scored genomes
 
 IDs may be cut short as long as they are unique. Reads only, also while the run goes on. Wrong input: one line, exit code 2.
 Differences of two posterior means come with the root of the summed squares of their sds, as if they were independent; relatives share
@@ -31,6 +32,7 @@ from evaluator.printed import printable
 from evo import flags
 from evo.cli import Parser
 from evo.history import Genome
+from evo.lineage_effects import effects, effects_lines
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
 from evo.records import Record
 from evo.results import announcement_figures, best_figures
@@ -76,7 +78,9 @@ def resolve(run: Run, prefix: str) -> str:
     if prefix in matches:
         return prefix
     if not matches:
-        raise LineageError(f"no evaluated genome starts with {prefix!r}: python -m evo.lineage {_quoted(run.snapshot.run_dir)} lists them")
+        raise LineageError(
+            f"no evaluated genome starts with {prefix!r}: python -m evo.lineage {shlex.quote(str(run.snapshot.run_dir))} lists them"
+        )
     if len(matches) > 1:
         raise LineageError(f"{prefix!r} is ambiguous: {', '.join(matches[:4])}{', …' if len(matches) > 4 else ''}")
     return matches[0]
@@ -249,33 +253,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="python -m evo.lineage", description="How the genomes of a run came to be.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("what", nargs="?", default="tree", choices=["tree", "show", "path", "best"], help="default: tree")
+    parser.add_argument("what", nargs="?", default="tree", choices=["tree", "show", "path", "best", "effects"], help="default: tree")
     parser.add_argument("id", nargs="?", metavar="ID", help="genome id or the start of one, for show and path")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
 
 
 def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    if options.what in ("show", "path") and not options.id:
-        raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {_quoted(options.run)} {options.what} ID")
-    if options.what in ("tree", "best") and options.id:
+    named = options.what in ("show", "path")
+    if named and not options.id:
+        raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {shlex.quote(str(options.run))} {options.what} ID")
+    if options.id and not named:
         raise LineageError(f"{options.what} takes no ID, got {options.id!r}")
     if options.what == "show":
-        data = show(run, resolve(run, options.id))
-        return data, show_lines(data)
-    if options.what == "path":
-        data = path(run, resolve(run, options.id))
-        return data, path_lines(data["steps"])
-    if options.what == "best":
-        data = best(run)
-        return data, best_lines(data)
-    data = tree(run)
-    return data, tree_lines(data)
-
-
-def _quoted(path: Path | str) -> str:
-    """As a shell takes it."""
-    return shlex.quote(str(path))
+        data, lines = show(run, resolve(run, options.id)), show_lines
+    elif options.what == "path":
+        data, lines = path(run, resolve(run, options.id)), path_lines
+    elif options.what == "best":
+        data, lines = best(run), best_lines
+    elif options.what == "effects":
+        data, lines = effects(run.standing, partial(read_text, options.run)), effects_lines
+    else:
+        data, lines = tree(run), tree_lines
+    return data, lines(data)
 
 
 def _print(output: str | list[tuple[str, str]]) -> None:

@@ -64,8 +64,12 @@ def _model_lines(said: Mapping[str, Any] | None, writer: str) -> list[Line]:
     return [*lines, *[(f"  {text}", "dim") for text in said["reply"]]]
 
 
-def path_lines(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
+def path_lines(data: Mapping[str, Any]) -> list[Line]:
     """Each step with its gain and the sum so far."""
+    return _step_lines(data["steps"])
+
+
+def _step_lines(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
     short = shortener([s["genome"] for s in steps])
     width = max(len(short(s["genome"])) for s in steps)
     told = f" (val_bpb is {SELF_REPORTED})" if steps[0]["self_reported"] else ""
@@ -81,7 +85,7 @@ def best_lines(data: Mapping[str, Any]) -> list[Line]:
     """The champion and what may be said of it."""
     draws = f"{len(data['scores'])} draws" + (f", {SELF_REPORTED}" if data["self_reported"] else "")
     lines = [(f"{data['genome']}  {data['val_bpb']:.4f} ± {data['sd']:.4f} val_bpb from {draws}; {data['file']}", "bold")]
-    lines += path_lines(data["path"])
+    lines += _step_lines(data["path"])
     said = data["announcement"]
     if said:
         lines.append((said["sentence"], "green" if said["proven"] else "yellow"))

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import make_run
+from small_run import PROGRAM, make_run
 
+from evaluator.instant import Instant, Landscape
+from evaluator.outcome import Scored
 from evo.lineage import main, read
 from evo.lineage_text import sparkline, tree_lines
 from evo.store import Store
+from genomes import set_knobs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +26,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lineage") / "run"
     make_run(folder, evals=40)
     return folder
+
+
+def score(lab: Instant, program: str) -> float:
+    outcome = lab(program, 0, 10.0)
+    assert isinstance(outcome, Scored)
+    return outcome.val_bpb
 
 
 class Command:
@@ -127,6 +136,42 @@ def test_only_final_draws_are_scored_on_the_held_out_text(run: Path, command: Co
     assert said["heldout"]["champion_mean"] == pytest.approx(sum(draws) / len(draws))
 
 
+def test_effects_list_each_edit_once_best_first_and_say_what_they_are(run: Path, command: Command) -> None:
+    code, out, _ = command(run, "effects")
+    assert code == 0
+    data = command.json(run, "effects")
+    worths = [row["worth"] for row in data["effects"]]
+    assert worths == sorted(worths)
+    assert len({row["edit"] for row in data["effects"]}) == len(worths) >= 4
+    assert data["scored"] == sum(g["val_bpb"] is not None for g in command.json(run)["genomes"])
+    assert all(1 <= row["genomes"] < data["scored"] for row in data["effects"])
+    assert any(row["in_champion"] for row in data["effects"])
+    assert f"An additive estimate from {data['scored']} scored genomes, no proof" in out
+    assert all((row["edit"] in out) == (abs(row["worth"]) > row["sd"]) for row in data["effects"])
+
+
+def test_effects_agree_with_the_lab_that_scored_the_run(run: Path, command: Command) -> None:
+    lab = Instant(Landscape(salt=1))  # without noise, as small_run has it with
+    knobs = [row for row in command.json(run, "effects")["effects"] if row["values"] > 1]
+    assert len(knobs) >= 3
+    for row in knobs:
+        name, new = row["edit"].partition(" ")[0], row["edit"].rpartition(" → ")[2]
+        value = float(new) if "." in new else int(new)
+        truth = score(lab, set_knobs(PROGRAM, {name: value})) - score(lab, PROGRAM)
+        assert row["worth"] == pytest.approx(truth, abs=3 * row["sd"]), row["edit"]
+
+
+def test_effects_of_a_young_run_say_that_they_rest_on_little(tmp_path: Path, command: Command) -> None:
+    make_run(tmp_path / "run", steps=9)
+    code, out, _ = command(tmp_path / "run", "effects")
+    assert code == 0
+    assert "too little data" in out
+    Store.open(tmp_path / "new", {}).close()
+    code, out, _ = command(tmp_path / "new", "effects")
+    assert code == 0
+    assert "nothing to compare: 0 scored genomes" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -134,6 +179,7 @@ def test_only_final_draws_are_scored_on_the_held_out_text(run: Path, command: Co
         (["show", "zzz"], "no evaluated genome starts with 'zzz'"),
         (["path", ""], "path needs an ID"),
         (["best", "abc"], "best takes no ID"),
+        (["effects", "abc"], "effects takes no ID"),
         (["shw"], "evo.lineage: argument what: invalid choice: 'shw'"),
     ],
 )

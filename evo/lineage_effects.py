@@ -1,0 +1,99 @@
+"""`python -m evo.lineage RUN effects`: what each edit is worth, by the model of evo/numeric/attribution.py, as data and as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import genomes
+from evaluator.outcome import SELF_REPORTED
+from evo.lineage_text import Line
+from evo.numeric.attribution import Effect, Observed, attribute
+from evo.standing import Standing
+from evo.traits import traits
+
+FEW = 12  # scored genomes below which nobody should believe an estimate
+CLEAR = 2.0  # sds from zero
+SHOWN_INTERACTIONS = 8
+
+
+def effects(standing: Standing, texts: Callable[[str], str]) -> dict[str, Any]:
+    """All edits with their worth, best first, and the interactions, the clearest first. Negative is better: fewer bits per byte."""
+    found = traits(standing.founder or "", standing.history.genomes, texts)
+    result = attribute(found.observed, standing.belief.noise_sd, standing.champion)
+    champion = next((row for row in found.observed if row.genome == standing.champion), None)
+    described = {effect: _described(effect, found.edits) for effect in result.effects}
+    rows = [{"edit": described[e], **_worth(e), "values": e.values, "in_champion": _in(e, champion)} for e in result.effects]
+    pairs = [
+        {"edits": [described[e] for e in i.pair], "worth": i.worth, "sd": i.sd, "genomes": i.together, "clear": _clear(i.worth, i.sd)}
+        for i in result.interactions
+    ]
+    return {
+        "scored": result.scored,
+        "noise_sd": standing.belief.noise_sd,
+        "unexplained_sd": result.unexplained_sd,
+        "self_reported": standing.history.self_reported,
+        "verdict": _verdict(result.scored, sum(row["clear"] for row in rows), len(rows)),
+        "effects": rows,
+        "interactions": pairs,
+    }
+
+
+def effects_lines(data: Mapping[str, Any]) -> list[Line]:
+    """Those that are more than their sd from zero, and what kind of statement this is."""
+    told = f" ({SELF_REPORTED})" if data["self_reported"] else ""
+    lines = [(f"{'worth in val_bpb' + told:>18}  genomes  edit of the seed genome (★ the champion has it)", "bold")]
+    shown = [row for row in data["effects"] if abs(row["worth"]) > row["sd"]]
+    lines += [_effect_line(row) for row in shown]
+    rest = len(data["effects"]) - len(shown)
+    if rest:
+        lines.append((f"{rest} more within one sd of nothing: --json lists them", "dim"))
+    notable = [pair for pair in data["interactions"] if pair["clear"]][:SHOWN_INTERACTIONS]
+    if notable:
+        lines += [("", ""), ("together, beyond the sum of the two:", "bold")]
+        lines += [(f"{_figures(pair)}  {pair['genomes']:>7}  {' WITH '.join(pair['edits'])}", "") for pair in notable]
+    lines += [("", ""), (data["verdict"], "yellow" if data["scored"] < FEW else "")]
+    if data["effects"]:
+        lines.append((f"noise sd of one draw {data['noise_sd']:.4f}, unexplained by edits {data['unexplained_sd']:.4f}", "dim"))
+    return lines
+
+
+def _verdict(scored: int, clear: int, count: int) -> str:
+    if not count:
+        return f"nothing to compare: {scored} scored genomes, and no edit of the seed genome among them"
+    nature = f"An additive estimate from {scored} scored genomes, no proof: `best` says what fresh draws prove."
+    if scored < FEW:
+        return f"too little data: {scored} scored genomes, {FEW} at least are wanted before an estimate means much. {nature}"
+    if not clear:
+        return f"no edit is further than {CLEAR:g} sds from nothing. {nature}"
+    return f"{clear} of {count} edits are further than {CLEAR:g} sds from nothing. {nature}"
+
+
+def _worth(effect: Effect) -> dict[str, Any]:
+    return {"worth": effect.worth, "sd": effect.sd, "genomes": effect.genomes, "clear": _clear(effect.worth, effect.sd)}
+
+
+def _clear(worth: float, sd: float) -> bool:
+    return abs(worth) > CLEAR * sd
+
+
+def _in(effect: Effect, row: Observed | None) -> bool:
+    return row is not None and all(edit in row.edits for edit in effect.edits)
+
+
+def _described(effect: Effect, edits: Mapping[tuple[str, float], genomes.Edit]) -> str:
+    """As the first genome had it; of a knob with several values the one that the worth holds at."""
+    if effect.values > 1:
+        return genomes.describe([edits[name, effect.amount] for name in effect.edits])
+    return genomes.describe(edit for (name, _), edit in edits.items() if name in effect.edits)
+
+
+def _effect_line(row: Mapping[str, Any]) -> Line:
+    mark = "★ " if row["in_champion"] else "  "
+    several = f" (of {row['values']} values)" if row["values"] > 1 else ""
+    style = "" if not row["clear"] else "green" if row["worth"] < 0 else "red"
+    return f"{_figures(row)}  {row['genomes']:>7}  {mark}{row['edit']}{several}", style
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    return f"{row['worth']:+.4f} ± {row['sd']:.4f}".rjust(18)
