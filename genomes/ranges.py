@@ -21,6 +21,7 @@ _SHARES = words("ratio ratios frac fraction share warmup warmdown cooldown warm 
 _WAVELENGTHS = words("base theta freq freqs frequencies")
 _SIZES = words("batch width dim dims embd embed channels size seq length len hidden block chunk tokens heads head vocab")
 _WINDOWS = ("L", "SL", "SSL", "SSSL", "SSSSSL", "SSLL")
+_PROPORTIONS = words("ratio aspect factor depth layer layers")  # proportions and counts: a power of two is a coincidence
 _POWER_FLOOR = 16
 _HUGE = 1e100
 _NEAR_ONE = 0.1
@@ -83,7 +84,8 @@ def _window_patterns(label: str, value: str) -> tuple[Value, ...]:
 def _integer(parts: frozenset[str], value: int, remark: Remark) -> Shape:
     size = abs(value)
     is_power = size > 1 and size & (size - 1) == 0 and value > 0
-    if is_power and (remark.power_of_two or size >= _POWER_FLOOR or parts & _SIZES):
+    by_chance = parts & _PROPORTIONS  # 57 would do as well as 64
+    if is_power and (remark.power_of_two or (not by_chance and (size >= _POWER_FLOOR or parts & _SIZES))):
         return Shape(POWER_OF_TWO, max(1.0, value / 8), value * 8.0, True)
     if value < 0:
         return Shape(INT, value * 4.0, -1.0, False)

@@ -244,3 +244,11 @@ def test_an_unknown_knob_names_the_nearest_ones():
 def test_a_value_of_the_wrong_type_is_refused_with_both_values(name, value):
     with pytest.raises(genomes.KnobError, match=name):
         genomes.set_knobs(PROGRAMS["seed"], {name: value})
+
+
+@pytest.mark.parametrize("name", ["ASPECT_RATIO", "DEPTH", "n_layer", "expansion_factor"])
+def test_a_proportion_or_count_that_happens_to_be_a_power_of_two_moves_by_less(name: str) -> None:
+    (knob,) = genomes.knobs(f"{name} = 64\n")
+    assert (knob.kind, knob.log) == ("int", True)
+    (size,) = genomes.knobs("BATCH_SIZE = 64\n")
+    assert size.kind == "power_of_two"

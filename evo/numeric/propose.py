@@ -24,7 +24,7 @@ from evo.numeric.moves import Moves
 from evo.numeric.space import Array, Sample, Space
 from genomes import Knob, Value
 
-BEST, OTHERS = 5, 8  # points that candidates start from: the best, and the best that lie apart
+BEST, OTHERS = 3, 2  # points that candidates start from: the best, and the best that lie apart
 APART = 0.25  # of some knob's range
 CANDIDATES, DRAWN, REFINED = 700, 300, 150
 TRIES = 30  # of a proposal without the model
