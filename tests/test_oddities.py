@@ -26,8 +26,8 @@ LEAST = 12
 
 @pytest.fixture(scope="module")
 def slot(small_lab: SmallLab) -> Iterator[Keeping]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    made = Keeping(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", device=device))
+    on = {"device": "cuda", "gpu": "0"} if torch.cuda.is_available() else {"device": "cpu"}
+    made = Keeping(SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", **on))
     yield made
     made.close()
 
