@@ -1,8 +1,8 @@
 """The slot's side of the forwarders: two processes for each evaluation, which share nothing, started, told what to do and ended here.
 
 On a GPU they are started early, even before there is a program, and build and compile its model while the program itself is set up. While
-it is timed they are frozen: not one of their threads runs. When the training process is dead both load its weights. On a CPU this would
-take cores from a set-up: there they come one after the other, when they are needed. What dies before it has seen weights is replaced.
+it is timed they are frozen: not one of their threads runs. When the training process is dead they load its weights, the second when the
+first has been scored and is dead. On a CPU they are started only then: earlier they would take cores from a set-up. What dies before it has seen weights is replaced.
 
 A folder of compiled kernels that programs share is open to those that build early, and read-only before they load: who has seen a
 validation row can leave no file there.
