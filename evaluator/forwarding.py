@@ -2,7 +2,8 @@
 
 On a GPU they are started early, even before there is a program, and build and compile its model while the program itself is set up. While
 it is timed they are frozen: not one of their threads runs. When the training process is dead they load its weights, the second when the
-first has been scored and is dead. On a CPU they are started only then: earlier they would take cores from a set-up. What dies before it has seen weights is replaced.
+first has been scored and is dead. On a CPU they are started only then: earlier they would take cores from a set-up. What dies before it
+has seen weights is replaced.
 
 A folder of compiled kernels that programs share is open to those that build early, and read-only before they load: who has seen a
 validation row can leave no file there.
