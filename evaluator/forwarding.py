@@ -48,7 +48,8 @@ class Forwarder(Waiting):
     def build(self, task: Task, seed: int, rehearse: bool) -> None:
         """Lets it build the model and, if it is to rehearse, compile it for chunks of this task. Returns at once."""
         self.told_to_build = True
-        self.tell({"op": "build", "seed": seed, "rehearse": rehearse, "rows": task.chunk_rows, "length": task.length})
+        chunk = {"rows": task.chunk_rows, "length": task.length, "floats": task.place_floats}
+        self.tell({"op": "build", "seed": seed, "rehearse": rehearse, **chunk})
 
     def load(self, task: Task) -> None:
         """Lets it load the weights, which are there. It must have been told to build. Returns at once; the judge hears from it."""

@@ -28,11 +28,12 @@ from evaluator import twins
 from evaluator.checked import CheckedRows, File, Tampered, load
 from evaluator.inside import wire
 from evaluator.inside.devicememory import DeviceMemory
-from evaluator.inside.hostmemory import pinned
+from evaluator.inside.hostmemory import on_its_way, pinned
+from evaluator.nats import cross_entropy
 from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task
 
-VERSION = 5  # part of the measurement key: raise it whenever a score could change, if only by rounding
+VERSION = 6  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
@@ -72,9 +73,9 @@ class Forwarder:
         """Asks for the logits of (rows, T) tokens, in a place of the memory that nothing else uses until they are received."""
         import torch
 
-        offset, size = place * self.task.place_bytes, self.task.place_bytes
+        offset = place * self.task.place_bytes
         torch.frombuffer(self.memory, dtype=torch.int64, count=tokens.numel(), offset=offset).copy_(tokens.reshape(-1))
-        self._tell({"op": "forward", "rows": len(tokens), "length": self.task.length, "offset": offset, "bytes": size})
+        self._tell({"op": "forward", "rows": len(tokens), "length": self.task.length, "offset": offset})
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
@@ -83,21 +84,21 @@ class Forwarder:
             raise Refused(Reason.CRASH, "the process ended while it was scored") from None
 
     def receive(self, rows: int, place: int) -> Any:
-        """(rows, T, V) logits of the chunk in that place, checked for shape: a view of the memory, which the program can still change."""
+        """(rows, T, V) float32 logits of the chunk in that place, checked for shape: a view of memory that the program can change."""
         import torch
 
         task, reply = self.task, self._reply()
-        shape, dtype = reply.get("shape"), {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16")}.get(str(reply.get("dtype")))
-        if reply["op"] != "logits" or dtype is None:
+        if reply["op"] != "logits":
             raise Refused(Reason.BAD_LOGITS, str(reply.get("message", reply["op"]))[:500])
+        shape = reply.get("shape")
         width = shape[2] if isinstance(shape, list) and len(shape) == 3 and isinstance(shape[2], int) else 0
-        if shape != [rows, task.length, width] or width < task.vocab or rows * task.length * width * dtype.itemsize > task.place_bytes:
+        if shape != [rows, task.length, width] or width < task.vocab or rows * task.length * width > task.place_floats:
             raise Refused(Reason.BAD_LOGITS, f"logits have shape {shape}, expected {[rows, task.length, task.vocab]}"[:500])
         count, offset = rows * task.length * width, place * task.place_bytes
         if self.logits_memory is None:
-            flat = torch.frombuffer(self.memory, dtype=dtype, count=count, offset=offset)
+            flat = torch.frombuffer(self.memory, dtype=torch.float32, count=count, offset=offset)
         else:
-            flat = self.logits_memory.flat(dtype, count, offset)
+            flat = self.logits_memory.flat(torch.float32, count, offset)
         return flat.view(shape)
 
     def _reply(self) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class Scoring:
             Refused: they do not stand.
         """
         rows = self._random_rows(max(twins.LEAST, math.ceil(self.task.rows * twins.SHARE)))
-        cuts, compared = twins.choose_cuts(self.nats.cpu()[rows], self.rng), twins.Comparison()
+        cuts, compared = twins.choose_cuts(self.nats[rows.to(self.nats.device)].cpu(), self.rng), twins.Comparison()
         for some, cut, nats in self._chunks(forwarder, rows, cuts):
             _refuse_if(compared.add((nats - self.nats[some.to(nats.device)]).cpu(), cut))
         _refuse_if(compared.conclude())
@@ -196,7 +197,13 @@ class Scoring:
             yield self._received(forwarder, *under_way.popleft())
 
     def _received(self, forwarder: Forwarder, place: int, rows: Any, cuts: Any, targets: Any) -> tuple[Any, Any, Any]:
-        nats = _cross_entropy(forwarder.receive(len(targets), place), targets.to(self.task.device))
+        """
+        Raises:
+            Refused: its logits cannot be scored.
+        """
+        nats, finite = cross_entropy(forwarder.receive(len(targets), place), on_its_way(targets, self.task.device))
+        if not finite:
+            raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
         return rows, cuts, nats[: len(rows)]
 
     def _tokens(self, rows: Any, cuts: Any) -> tuple[Any, Any]:
@@ -224,24 +231,6 @@ class Scoring:
 def _refuse_if(finding: str) -> None:
     if finding:
         raise Refused(Reason.NOT_CAUSAL, finding)
-
-
-def _cross_entropy(logits: Any, targets: Any) -> Any:
-    """(rows, T) nats, float32. A row is copied first, so that the program cannot change it any more: one by one, for the memory.
-
-    Raises:
-        Refused: not all logits are finite.
-    """
-    import torch
-
-    nats, ends = [], []
-    for row, target in zip(logits, targets, strict=True):
-        own = row.to(target.device, copy=True).float()
-        ends.append(torch.stack(torch.aminmax(own)))  # NaN spreads: one reading finds whatever is not finite
-        nats.append(torch.nn.functional.cross_entropy(own, target, reduction="none"))
-    if not bool(torch.isfinite(torch.stack(ends)).all()):
-        raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
-    return torch.stack(nats)
 
 
 class _Judge:

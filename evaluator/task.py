@@ -6,7 +6,7 @@ import mmap
 from dataclasses import dataclass
 
 CHUNK_BYTES = {"cpu": 16 << 20}  # logits of one chunk in float32: what a core's cache digests best
-CHUNK_BYTES_GPU = 512 << 20  # enough to keep a GPU busy: with its copies and both places about 2 GiB of it
+CHUNK_BYTES_GPU = 768 << 20  # enough to keep a GPU busy: both places take less than 2 GiB of it
 PLACES = 2  # chunks in the shared memory: the forwarder works on one while the judge reads the other
 
 
@@ -34,6 +34,11 @@ class Task:
         """Memory for one chunk, in whole pages: float32 logits with an eighth to spare for a padded vocabulary, or tokens in int64."""
         needed = max(self.chunk_rows * self.length * self.vocab * 4 * 9 // 8, self.chunk_rows * self.length * 8)
         return -(-needed // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    @property
+    def place_floats(self) -> int:
+        """The most logits that a chunk can have."""
+        return self.place_bytes // 4
 
     @property
     def memory_bytes(self) -> int:

@@ -33,6 +33,7 @@ from evo import assembly
 from evo.config import load
 
 _GIB = 2**30
+_GIVEN_BACK_SECONDS = 1.0  # that the memory of a process that has trained may stay in use
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def measured(found: list[Called], usage: Usage) -> list[Measured]:
     for name, future, times in found:
         outcome = future.result()
         outside = times.started - before if before and times.started else None
-        gib = usage.most(times.trained, times.done)
+        gib = usage.most(times.trained + _GIVEN_BACK_SECONDS, times.done)
         if isinstance(outcome, Scored):
             speed = outcome.steps / outcome.training_seconds, outcome.tokens / outcome.training_seconds
             rows.append(Measured(name, f"{outcome.val_bpb:.4f}", outside, outcome.setup_seconds, outcome.score_seconds, *speed, gib))

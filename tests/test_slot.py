@@ -79,7 +79,7 @@ def test_a_program_that_ends_while_it_is_spoken_to_is_a_crash(slot: Slot, small_
 
 @pytest.mark.parametrize(
     "reply",
-    ["{'op': 'logits'}", "{'op': 'logits', 'shape': [1, 2, 'x'], 'dtype': 'int8'}", "{'op': 'logits', 'shape': 7, 'dtype': 'float32'}"],
+    ["{'op': 'logits'}", "{'op': 'logits', 'shape': [1, 2, 'x']}", "{'op': 'logits', 'shape': 7}"],
 )
 def test_a_hostile_answer_to_the_judge_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, reply: str) -> None:
     lines = (

@@ -12,19 +12,32 @@ GPU memory that the judge shares, or overwrite the tokens where there is none.
 from __future__ import annotations
 
 import importlib
+import math
 import mmap
 import os
+import select
 import socket
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import wire
 from devicememory import DeviceMemory
-from hostmemory import pinned
+from hostmemory import on_its_way, pinned
 from trainee import on_word, open_lab
 
 _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _LEAST_VOCABULARY = 256  # tokens that every model knows
-SENT_AS = ("float32", "bfloat16", "float16")  # other types are converted to float32
+_POLL_SECONDS = 1e-4  # a chunk takes a GPU some milliseconds
+
+Predict = Callable[[Any, Any, Any], tuple[int, ...]]
+"""Model, (rows, T) tokens, and where their logits go; the logits' shape."""
+
+
+class Answer(NamedTuple):
+    """What is said of a chunk, and the event after which it holds; None: at once."""
+
+    reply: dict[str, Any]
+    done: Any
 
 
 def build() -> Any:
@@ -44,22 +57,45 @@ def device_of(model: Any) -> Any:
     return next(iter(model.parameters())).device
 
 
-def rehearsed(model: Any, rows: int, length: int) -> Any:
-    """What to call with (rows, length) tokens: the model compiled as a whole, and tried; itself where it cannot be, or runs on no GPU."""
+class BadLogits(Exception):  # noqa: N818  what the program predicts, not an error of ours
+    """What the model gave is no logits."""
+
+
+def predict(model: Any, tokens: Any, out: Any) -> tuple[int, ...]:
+    """Leaves the logits of (rows, T) tokens in `out`, flat float32, and gives their shape, (rows, T, V).
+
+    Raises:
+        BadLogits: it is none, or there are more than `out` holds.
+    """
+    import torch
+
+    logits = model(tokens)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 3:
+        raise BadLogits(f"model(tokens) gave {_shape(logits)}, expected logits of shape (rows, T, V)")
+    if logits.numel() > out.numel():
+        raise BadLogits(f"logits of shape {tuple(logits.shape)} are larger than a vocabulary of this size needs")
+    out[: logits.numel()].view(logits.shape).copy_(logits)
+    return tuple(logits.shape)
+
+
+def rehearsed(model: Any, rows: int, length: int, floats: int) -> Predict:
+    """`predict` for (rows, length) tokens, compiled with the model as a whole, and tried; as it is where it cannot be compiled, or runs on
+    no GPU. The compiler lets the last kernel write the logits where they are to go."""
     import torch
 
     tokens = torch.randint(_LEAST_VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0)).to(device_of(model))
+    out = torch.empty(floats, device=tokens.device)
     with torch.no_grad(), torch.random.fork_rng():
         if tokens.device.type != "cpu":
-            compiled: Any = torch.compile(model, dynamic=False)
+            compiled: Any = torch.compile(predict, dynamic=False)
             try:
-                compiled(tokens)
+                compiled(model, tokens, out)
             except Exception as error:  # noqa: BLE001  what is wrong with the model itself shows below
                 print(f"not compiled: {type(error).__name__}: {error}"[:500], flush=True)
             else:
-                return compiled
-        model(tokens)
-    return model
+                return compiled  # type: ignore[no-any-return]
+        predict(model, tokens, out)
+    return predict
 
 
 def give_back_memory() -> None:
@@ -77,29 +113,73 @@ def leave_shared_cache() -> None:
             os.environ[name] = os.path.abspath(name.lower())
 
 
-def answer(model: Any, device: Any, memory: mmap.mmap, logits_memory: DeviceMemory | None, request: dict[str, Any]) -> dict[str, Any]:
-    """Runs the model on the chunk at the request's place and leaves its logits there."""
-    import torch
+class Answers:
+    """Runs the model on chunks, each at its place of the memory, and leaves its logits there."""
 
-    rows, length, offset = request["rows"], request["length"], request["offset"]
-    tokens = torch.frombuffer(memory, dtype=torch.int64, count=rows * length, offset=offset).view(rows, length)
-    with torch.no_grad():
-        logits = model(tokens.to(device, copy=True))
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 3:
-        return {"op": "bad", "message": f"model(tokens) gave {_shape(logits)}, expected logits of shape (rows, T, V)"}
-    name = str(logits.dtype).removeprefix("torch.")
-    if name not in SENT_AS:
-        logits, name = logits.float(), "float32"
-    if logits.numel() * logits.element_size() > request["bytes"]:
-        return {"op": "bad", "message": f"logits of shape {tuple(logits.shape)} are larger than a vocabulary of this size needs"}
-    if logits_memory is None:
-        out = torch.frombuffer(memory, dtype=logits.dtype, count=logits.numel(), offset=offset)
-    else:
-        out = logits_memory.flat(logits.dtype, logits.numel(), offset)
-    out.view(logits.shape).copy_(logits)
-    if logits_memory is not None:
-        torch.cuda.synchronize()  # the judge reads them in a stream of its own
-    return {"op": "logits", "shape": list(logits.shape), "dtype": name}
+    def __init__(self, call: Predict, model: Any, memory: mmap.mmap, logits_memory: DeviceMemory | None, floats: int) -> None:
+        """
+        Args:
+            floats: that a place can hold.
+        """
+        self._call, self._model, self._memory, self._logits_memory, self._floats = call, model, memory, logits_memory, floats
+        self._device = device_of(model)
+
+    def begin(self, request: dict[str, Any]) -> Answer:
+        """Starts the work on one chunk: the reply, which holds when the GPU is done with it."""
+        import torch
+
+        rows, length, offset = request["rows"], request["length"], request["offset"]
+        tokens = torch.frombuffer(self._memory, dtype=torch.int64, count=rows * length, offset=offset).view(rows, length)
+        try:
+            with torch.no_grad():
+                shape = self._predict(on_its_way(tokens, self._device), offset)
+        except BadLogits as bad:
+            return Answer({"op": "bad", "message": str(bad)}, None)
+        done = torch.cuda.current_stream().record_event() if self._logits_memory else None
+        return Answer({"op": "logits", "shape": list(shape)}, done)
+
+    def _predict(self, tokens: Any, offset: int) -> tuple[int, ...]:
+        import torch
+
+        if self._logits_memory is not None:
+            return self._call(self._model, tokens, self._logits_memory.flat(torch.float32, self._floats, offset))
+        out = torch.frombuffer(self._memory, dtype=torch.float32, count=self._floats, offset=offset)
+        if self._device.type == "cpu":
+            return self._call(self._model, tokens, out)
+        own = torch.empty(self._floats, device=self._device)
+        shape = self._call(self._model, tokens, own)
+        count = math.prod(shape)
+        out[:count].copy_(own[:count])
+        return shape
+
+
+def serve_chunks(channel: socket.socket, answers: Answers) -> None:
+    """Answers in the order of the requests, until the judge closes the channel. A GPU gets the next chunk before it is done with the last,
+    so that it has always something to do."""
+    under_way: Answer | None = None
+    while True:
+        if under_way is not None and not select.select([channel], [], [], _POLL_SECONDS)[0]:
+            if under_way.done.query():
+                _tell(channel, under_way)
+                under_way = None
+            continue
+        received = wire.receive(channel)
+        if received is None:
+            return
+        begun = answers.begin(received[0])
+        if under_way is not None:
+            _tell(channel, under_way)
+        under_way = begun
+        if begun.done is None:
+            _tell(channel, begun)
+            under_way = None
+
+
+def _tell(channel: socket.socket, answer: Answer) -> None:
+    """Waits until the work is done, and says so."""
+    if answer.done is not None:
+        answer.done.synchronize()
+    wire.send(channel, answer.reply)
 
 
 def _shape(value: Any) -> str:
@@ -113,7 +193,7 @@ def serve(channel: socket.socket, told: dict[str, Any], _: list[int]) -> None:
     if not told["rehearse"]:
         leave_shared_cache()
     model = build()
-    call = rehearsed(model, told["rows"], told["length"]) if told["rehearse"] else model
+    call = rehearsed(model, told["rows"], told["length"], told["floats"]) if told["rehearse"] else predict
     leave_shared_cache()
     give_back_memory()
     wire.send(channel, {"op": "built"})
@@ -130,11 +210,9 @@ def serve(channel: socket.socket, told: dict[str, Any], _: list[int]) -> None:
         return
     handle, size = share[0]["handle"], share[0]["bytes"]
     logits_memory = DeviceMemory.open(handle, size) if handle else None
-    device = device_of(model)
     with pinned(memory, "" if logits_memory else os.environ["EVO_DEVICE"]) as is_pinned:
         wire.send(channel, {"op": "shared", "mapped": logits_memory is not None, "pinned": is_pinned})
-        while (request := wire.receive(channel)) is not None:
-            wire.send(channel, answer(call, device, memory, logits_memory, request[0]))
+        serve_chunks(channel, Answers(call, model, memory, logits_memory, told["floats"]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Host memory that two processes share, pinned for the copies of a GPU where that works. The judge uses it, and so does what it judges:
-this file is also seen inside the sandbox and imports nothing of the harness."""
+"""Host memory for the copies of a GPU: pinned where that works. The judge uses it, and so does what it judges: this file is also seen
+inside the sandbox and imports nothing of the harness."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ def pinned(memory: mmap.mmap, device: str) -> Iterator[bool]:
     finally:
         if done and int(runtime.cudaHostUnregister(address)) != 0:
             _take_pending_error()
+
+
+def on_its_way(tensor: Any, device: Any) -> Any:
+    """A copy on that device. On a GPU the copy is only queued, from memory of its own: from pageable memory it would wait for all that the
+    GPU has to do before."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return tensor.to(device, copy=True)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _take_pending_error() -> None:

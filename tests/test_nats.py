@@ -1,0 +1,48 @@
+"""The judge's cross-entropy, on every device and by either way the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evaluator.nats import cross_entropy
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
+WIDTHS = [1, 3, 256, 1000, 8192, 36_864]
+
+
+def logits_of(width: int, spread: float = 5.0) -> torch.Tensor:
+    return spread * torch.randn(3, 7, width, generator=torch.Generator().manual_seed(width))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nats_are_those_of_float64_within_rounding(device: str, width: int, dtype: torch.dtype) -> None:
+    logits = logits_of(width).to(dtype)
+    targets = torch.randint(width, (3, 7), generator=torch.Generator().manual_seed(1))
+    nats, finite = cross_entropy(logits.to(device), targets.to(device))
+    exact = -torch.log_softmax(logits.double(), -1).gather(-1, targets[..., None])[..., 0]
+    assert finite
+    assert nats.dtype == torch.float32
+    torch.testing.assert_close(nats.cpu().double(), exact, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", [(0, 0, 0), (1, 3, 500), (2, 6, 999)])
+def test_one_logit_that_is_not_finite_is_seen_wherever_it_is(device: str, wrong: float, where: tuple[int, int, int]) -> None:
+    logits, targets = logits_of(1000), torch.zeros(3, 7, dtype=torch.int64)
+    logits[where] = wrong
+    assert not cross_entropy(logits.to(device), targets.to(device))[1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_logits_almost_as_large_as_a_float_can_be_give_the_nats_they_should(device: str) -> None:
+    logits, targets = torch.zeros(1, 2, 300), torch.tensor([[0, 1]])
+    logits[0, :, 0] = 3e38
+    nats, finite = cross_entropy(logits.to(device), targets.to(device))
+    assert finite
+    assert float(nats[0, 0]) == 0
+    assert float(nats[0, 1]) == pytest.approx(3e38)
