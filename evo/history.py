@@ -11,7 +11,7 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Unwritten
+from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
 from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
 
 EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
@@ -31,6 +31,7 @@ class Genome:
     failures: int  # evaluations that gave no score
     flaw: Failed | None = None  # what the first of them said
     memory_gib: float = 0.0  # highest peak of its scored draws; 0 where none was told
+    seconds: float = 0.0  # that all its evaluations took of a slot
     mean: float = field(init=False)  # of the scores; nan without any
 
     def __post_init__(self) -> None:
@@ -144,6 +145,7 @@ class _Entry:
     failures: int = 0
     flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
     memory_gib: float = 0.0
+    seconds: list[tuple[int, float]] = field(default_factory=list)  # (index, of its evaluation), ascending: a sum has an order
     _value: Genome | None = None
 
     def add(self, index: int, outcome: Outcome) -> None:
@@ -154,6 +156,7 @@ class _Entry:
             self.failures += 1
         if isinstance(outcome, Failed) and (self.flaw is None or index < self.flaw[0]):
             self.flaw = index, outcome
+        insort(self.seconds, (index, _seconds(outcome)))
         self._value = None
 
     def genome(self) -> Genome:
@@ -174,6 +177,7 @@ class _Entry:
                 self.failures,
                 flaw,
                 self.memory_gib,
+                math.fsum(seconds for _, seconds in self.seconds),
             )
         return self._value
 
@@ -200,6 +204,13 @@ def repaired_genomes(proposals: Iterable[Proposal]) -> frozenset[str]:
 
 def _index(record: Record) -> int:
     return record.candidate.proposal.index
+
+
+def _seconds(outcome: Outcome) -> float:
+    """That a slot was taken."""
+    if isinstance(outcome, Stopped):
+        return outcome.training_seconds
+    return outcome.total_seconds if isinstance(outcome, Scored | Failed) else 0.0
 
 
 def _birth(entry: _Entry) -> int:

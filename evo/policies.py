@@ -1,7 +1,8 @@
 """Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
 
 evo        steady state: parents drawn from the survivors by belief and by how little they were tried; structure by mutate and
-           crossover between different ones, numbers by tune, and confirm where a repeat can change who leads. A genome that
+           crossover between different ones, numbers by tune, each as often as it pays (yields.py), and confirm where a repeat can
+           change who leads. A genome that
            failed of what a rule may mend is repaired first, once
 greedy     karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
            one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
@@ -23,6 +24,7 @@ from evo.belief import Belief
 from evo.history import Genome, History
 from evo.population import ancestors, best, draw_parent
 from evo.records import CONFIRM, CROSSOVER, MUTATE, OPTUNA, REPAIR, TUNE
+from evo.yields import factors
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
 REPAIRS_IN_A_ROW = 2  # of repairs of repairs; what fails after them is left alone
@@ -116,13 +118,23 @@ def _evo(view: View, rng: Random) -> Move:
         return Move(CONFIRM, (contender,))
     candidates = view.survivors or (view.founder,)
     parent = draw_parent(candidates, view.belief, view.tries, rng)
-    if rng.random() < view.config.crossover_share:
+    crossover_share, tune_share = _shares(view)
+    if rng.random() < crossover_share:
         genomes = view.history.genomes  # within a structure only numbers differ, and those have a better way to meet
         others = tuple(c for c in candidates if genomes[c].species != genomes[parent].species) if parent in genomes else ()
         partner = _partner(view, parent, lambda: draw_parent(others, view.belief, view.tries, rng)) if others else None
         if partner is not None:
             return Move(CROSSOVER, (parent, partner))
-    return Move(TUNE if rng.random() < view.config.tune_share else MUTATE, (parent,))
+    return Move(TUNE if rng.random() < tune_share else MUTATE, (parent,))
+
+
+def _shares(view: View) -> tuple[float, float]:
+    """Of crossover among explorations, and of tune among the others: the configured ones, moved by what each has brought."""
+    config, leader = view.config, view.survivors[0] if view.survivors else None
+    factor = factors(view.history.genomes, view.belief, leader, (MUTATE, CROSSOVER, TUNE))
+    crossover, tune = config.crossover_share * factor[CROSSOVER], config.tune_share * factor[TUNE]
+    mutate, others = (1 - config.tune_share) * factor[MUTATE], 1 - config.crossover_share
+    return crossover / (crossover + others * (tune + mutate)), tune / (tune + mutate)
 
 
 def _greedy(view: View, rng: Random) -> Move:
