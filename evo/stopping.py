@@ -1,0 +1,123 @@
+"""Early stopping: which running candidate cannot be a survivor any more, by its learning curve and this run's own finished curves.
+
+At some checkpoints the mean loss so far is compared with what a candidate exactly as good as the bar (the value that it must beat to
+survive) would show there. That level, and its spread, come from finished runs whose loss code is the same, under the same budget: a line
+of level on final value, both as logarithms, through the better half of them. Level on value and not value on level: a run that is stopped
+is chosen by its level, so the latter would be bent by the stopping itself, and would take all candidates for average ones. The
+candidate is stopped where its level is too high for a candidate at the bar by more standard deviations than the finished runs' own worst
+checkpoints show, so that of candidates at the bar no more than `false_stops` are lost over all checkpoints together.
+
+A curve is read by share of the budget, not by step: values are under a budget too, and a program that is slow, or a machine that is
+busy, has a higher level and a higher value alike. What the rule cannot see is a machine that was busy in the beginning alone.
+
+Pure: a function of finished runs, bar and settings. A `Rule` is plain data that travels with its candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean, stdev
+
+from evaluator.outcome import CurvePoint
+from evo.rule import Limit, Rule, level_at
+from evo.statistics import t_quantile
+
+CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
+LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
+NEAR = 0.5  # share of them, the better ones, that levels are learned from: the bar lies among them
+LEAST = 16  # finished runs with the same loss code below which nothing is stopped
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a finished run taught."""
+
+    index: int  # of its candidate
+    loss_code: str  # genomes.loss_code
+    val_bpb: float
+    levels: tuple[float | None, ...]  # at each checkpoint: logarithm of the mean loss, nats per token; None where the curve does not tell
+
+
+def trace(index: int, loss_code: str, val_bpb: float, curve: Sequence[CurvePoint], budget_seconds: float) -> Trace:
+    """What is kept of a finished run."""
+    return Trace(index, loss_code, val_bpb, tuple(level_at(curve, share, budget_seconds) for share in CHECKPOINTS))
+
+
+def learn(traces: Iterable[Trace], loss_code: str, bar: float, false_stops: float, budget_seconds: float) -> Rule | None:
+    """The rule for a candidate; None where too few finished runs can be compared with it.
+
+    Args:
+        traces: of finished runs under one budget and measurement key, in any order.
+        bar: value that the candidate must beat, bits per byte.
+        false_stops: share of candidates at the bar that may be stopped.
+    """
+    same = sorted((t for t in traces if loss_code and t.loss_code == loss_code), key=lambda t: t.index)[-LATEST:]
+    near = sorted(same, key=lambda t: (t.val_bpb, t.index))[: max(LEAST, math.ceil(NEAR * len(same)))]
+    columns = [
+        (k, line) for k in range(len(CHECKPOINTS)) if (line := _line([(math.log(t.val_bpb), t.levels[k]) for t in near])) is not None
+    ]
+    worst = [max(found) for i in range(len(near)) if (found := [z for _, line in columns if (z := line.surprises[i]) is not None])]
+    if len(worst) < LEAST:
+        return None
+    # As a new draw of the same normal distribution would be: surprises are the finished runs' own, over all checkpoints.
+    reach = _quantile(1 - false_stops, len(worst) - 1) * math.sqrt(1 + 1 / len(worst))
+    allowed = fmean(worst) + reach * stdev(worst)
+    limits = []
+    for k, line in columns:
+        expected = _line([(t.levels[k], math.log(t.val_bpb)) for t in same if t.levels[k] is not None])
+        if expected is not None:
+            level = line.at(math.log(bar)) + allowed * line.spread(math.log(bar))
+            limits.append(Limit(CHECKPOINTS[k], level, expected.slope, expected.offset))
+    return Rule(bar, budget_seconds, tuple(limits))
+
+
+@lru_cache(maxsize=LATEST)
+def _quantile(probability: float, freedom: int) -> float:
+    return t_quantile(probability, freedom)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Least squares of y on x."""
+
+    slope: float
+    offset: float
+    sd: float  # of y around the line
+    count: int
+    centre: float  # mean of x
+    squares: float  # summed, of the distances of x from it
+    surprises: tuple[float | None, ...]  # of each y: how many standard deviations of a new one it lies above the line through the others
+
+    def at(self, x: float) -> float:
+        return self.offset + self.slope * x
+
+    def spread(self, x: float) -> float:
+        """Standard deviation of a new y around the line, the line's own uncertainty included."""
+        return self.sd * math.sqrt(1 + 1 / self.count + (x - self.centre) ** 2 / self.squares)
+
+
+def _line(pairs: Sequence[tuple[float | None, float | None]]) -> _Line | None:
+    """None where there are too few pairs without a None, or where the line does not rise."""
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    if len(known) < LEAST:
+        return None
+    count, centre, middle = len(known), fmean(x for x, _ in known), fmean(y for _, y in known)
+    squares = math.fsum((x - centre) ** 2 for x, _ in known)
+    slope = math.fsum((x - centre) * (y - middle) for x, y in known) / squares if squares else 0.0
+    if slope <= 0:
+        return None
+    offset = middle - slope * centre
+    left = math.fsum((y - offset - slope * x) ** 2 for x, y in known)
+
+    def surprise(x: float | None, y: float | None) -> float | None:
+        """The externally studentised residual: Cook and Weisberg, Residuals and Influence in Regression (1982), section 2.2.1."""
+        if x is None or y is None:
+            return None
+        residual, kept = y - offset - slope * x, 1 - 1 / count - (x - centre) ** 2 / squares
+        variance = (left - residual**2 / kept) / (count - 3) if kept > 0 else 0.0
+        return residual / math.sqrt(variance * kept) if variance > 0 else None
+
+    return _Line(slope, offset, math.sqrt(left / (count - 2)), count, centre, squares, tuple(surprise(x, y) for x, y in pairs))
