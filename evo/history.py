@@ -11,7 +11,7 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Unwritten
+from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
 from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
 
 EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
@@ -28,9 +28,10 @@ class Genome:
     operator: str  # that made it; "calibrate" for the seed
     parents: tuple[str, ...]
     scores: tuple[float, ...]  # val_bpb of all its draws, in index order
-    failures: int  # evaluations that gave no score
+    failures: int  # evaluations that gave no score, runs stopped early among them
     flaw: Failed | None = None  # what the first of them said
     memory_gib: float = 0.0  # highest peak of its scored draws; 0 where none was told
+    foretold: float | None = None  # val_bpb that its curve foretold when it was stopped early; no score
     mean: float = field(init=False)  # of the scores; nan without any
 
     def __post_init__(self) -> None:
@@ -144,6 +145,7 @@ class _Entry:
     failures: int = 0
     flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
     memory_gib: float = 0.0
+    foretold: tuple[int, float] | None = None  # (index, value) of the first run that was stopped
     _value: Genome | None = None
 
     def add(self, index: int, outcome: Outcome) -> None:
@@ -154,6 +156,8 @@ class _Entry:
             self.failures += 1
         if isinstance(outcome, Failed) and (self.flaw is None or index < self.flaw[0]):
             self.flaw = index, outcome
+        if isinstance(outcome, Stopped) and outcome.foretold is not None and (self.foretold is None or index < self.foretold[0]):
+            self.foretold = index, outcome.foretold
         self._value = None
 
     def genome(self) -> Genome:
@@ -174,6 +178,7 @@ class _Entry:
                 self.failures,
                 flaw,
                 self.memory_gib,
+                self.foretold[1] if self.foretold else None,
             )
         return self._value
 

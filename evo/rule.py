@@ -6,8 +6,9 @@ Plain data, and what the slot's side needs to go by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from evaluator.outcome import CurvePoint
 
@@ -36,16 +37,19 @@ class Rule:
     bar: float  # bits per byte
     budget_seconds: float
     limits: tuple[Limit, ...]  # in order of their shares
+    spared: bool = False  # what it would stop is finished all the same, to count how often that would have been wrong
 
-    def watch(self) -> Watching:
-        """A watch over one run under this rule."""
-        return Watching(self)
+
+def rule_from_dict(data: Mapping[str, Any]) -> Rule:
+    """Inverse of `dataclasses.asdict`."""
+    return Rule(**{**data, "limits": tuple(Limit(**limit) for limit in data["limits"])})
 
 
 class Watching:
     """`evaluator.evaluate.Watch` over one run: judges it once at each checkpoint, by the points before it."""
 
     def __init__(self, rule: Rule) -> None:
+        self.foretold: float | None = None  # final value, bits per byte, of a run that was stopped
         self._rule = rule
         self._points: list[CurvePoint] = []
         self._judged = 0  # checkpoints
@@ -59,8 +63,9 @@ class Watching:
             self._judged += 1
             level = level_at(self._points, limit.share, budget)
             if level is not None and level > limit.level:
+                self.foretold = limit.predicted(level)
                 return (
-                    f"at {limit.share:.0%} of the budget its loss of {math.exp(level):.4f} foretells {limit.predicted(level):.4f}, "
+                    f"at {limit.share:.0%} of the budget its loss of {math.exp(level):.4f} foretells {self.foretold:.4f}, "
                     f"and {self._rule.bar:.4f} must be beaten; a run goes on up to {math.exp(limit.level):.4f}"
                 )
         return None

@@ -16,18 +16,22 @@ Pure: a function of finished runs, bar and settings. A `Rule` is plain data that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from random import Random
 from statistics import fmean, stdev
 
-from evaluator.outcome import CurvePoint
-from evo.rule import Limit, Rule, level_at
+from evaluator.outcome import CurvePoint, Scored, Stopped
+from evo.records import REPEATS, Candidate, Record
+from evo.rule import Limit, Rule, Watching, level_at
 from evo.statistics import t_quantile
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
 LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
 NEAR = 0.5  # share of them, the better ones, that levels are learned from: the bar lies among them
+SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong
 LEAST = 16  # finished runs with the same loss code below which nothing is stopped
 
 
@@ -39,6 +43,83 @@ class Trace:
     loss_code: str  # genomes.loss_code
     val_bpb: float
     levels: tuple[float | None, ...]  # at each checkpoint: logarithm of the mean loss, nats per token; None where the curve does not tell
+
+
+class Curves:
+    """What a run's finished curves have taught so far. No order of `add` shows."""
+
+    def __init__(self, false_stops: float, seed: int, budget_seconds: float) -> None:
+        """
+        Args:
+            false_stops: see `learn`; 0: no rules.
+            seed: of the run, which draws who is spared.
+            budget_seconds: of one evaluation; 0: no rules.
+        """
+        self._false_stops = false_stops if budget_seconds else 0.0
+        self._seed = seed
+        self._budget_seconds = budget_seconds
+        self._traces: dict[str, list[Trace]] = {}  # loss code -> the latest, in index order
+
+    def add(self, record: Record, curve: Sequence[CurvePoint]) -> None:
+        """Takes in a record with its curve; only a scored one whose loss can be compared with others teaches something."""
+        code, outcome, index = record.candidate.loss_code, record.outcome, record.candidate.proposal.index
+        if not (self._false_stops and code and isinstance(outcome, Scored)):
+            return
+        traces = self._traces.setdefault(code, [])
+        insort(traces, trace(index, code, outcome.val_bpb, curve, self._budget_seconds), key=lambda t: t.index)
+        del traces[:-LATEST]
+
+    def rule(self, candidate: Candidate, bar: float | None) -> Rule | None:
+        """For a candidate that has just been written; None for a repeat of a known genome, which gets its whole budget."""
+        proposal = candidate.proposal
+        if bar is None or not self._false_stops or proposal.operator in REPEATS:
+            return None
+        found = learn(self._traces.get(candidate.loss_code, ()), candidate.loss_code, bar, self._false_stops, self._budget_seconds)
+        spared = Random(f"{self._seed}/{proposal.index}/spared").random() < SPARED
+        return replace(found, spared=True) if found is not None and spared else found
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The records that `Curves` goes by, if all are added: their curves need to be read, others' do not."""
+    by_code: dict[str, list[Record]] = {}
+    for record in sorted((r for r in records if isinstance(r.outcome, Scored)), key=lambda r: r.candidate.proposal.index):
+        by_code.setdefault(record.candidate.loss_code, []).append(record)
+    return [record for code, found in by_code.items() if code for record in found[-LATEST:]]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What early stopping has done in a run."""
+
+    stopped: int  # runs
+    saved_seconds: float
+    trained_seconds: float  # of all runs
+    doomed: int  # that a rule would have stopped and that were finished to check it
+    wrong: int  # of those: that beat the bar all the same
+
+    def sentence(self) -> str:
+        """One line for people."""
+        saved = self.saved_seconds / (self.saved_seconds + self.trained_seconds) if self.saved_seconds else 0.0
+        checked = (
+            f"of {self.doomed} more that were finished to check it, {self.wrong} would have survived" if self.doomed else "none checked yet"
+        )
+        return f"stopped early: {self.stopped} runs, {saved:.0%} of the training time saved; {checked}"
+
+
+def audit(records: Iterable[Record], curve_of: Callable[[int], Sequence[CurvePoint]], budget_seconds: float) -> Audit:
+    """Of a run's records; `curve_of` gives the learning curve of a record by its index, and is asked for those that were spared."""
+    stopped = doomed = wrong = 0
+    saved = trained = 0.0
+    for record in records:
+        outcome, rule = record.outcome, record.candidate.rule
+        trained += outcome.training_seconds if isinstance(outcome, Scored | Stopped) else 0.0
+        if isinstance(outcome, Stopped):
+            stopped, saved = stopped + 1, saved + max(0.0, budget_seconds - outcome.training_seconds)
+        elif isinstance(outcome, Scored) and rule is not None and rule.spared:
+            watch = Watching(rule)
+            if any(watch(point) is not None for point in curve_of(record.candidate.proposal.index)):
+                doomed, wrong = doomed + 1, wrong + (outcome.val_bpb < rule.bar)
+    return Audit(stopped, saved, trained, doomed, wrong)
 
 
 def trace(index: int, loss_code: str, val_bpb: float, curve: Sequence[CurvePoint], budget_seconds: float) -> Trace:

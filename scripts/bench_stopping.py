@@ -21,6 +21,7 @@ from statistics import fmean, median, quantiles
 
 import genomes
 from evaluator.outcome import CurvePoint
+from evo.rule import Watching
 from evo.stopping import Trace, learn, trace
 
 DEFAULT = Path(__file__).parent / "data" / "cpu_curves.jsonl.xz"
@@ -69,7 +70,7 @@ def replay(runs: list[Recorded], population: int, false_stops: float) -> Replay:
         note, at = None, 0.0
         if full:
             rule = learn(traces, run.trace.loss_code, best[-1], false_stops, run.budget_seconds)
-            watch = rule.watch() if rule else None
+            watch = Watching(rule) if rule else None
             note, at = next(((said, p.seconds) for p in run.curve if watch and (said := watch(p)) is not None), (None, 0.0))
             survivors += value < best[-1]
         if note is not None:

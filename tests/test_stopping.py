@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from evaluator.outcome import CurvePoint
-from evo.rule import Rule
+from evo.rule import Rule, Watching
 from evo.stopping import LEAST, Trace, learn, trace
 
 BUDGET, POPULATION = 10.0, 16
@@ -45,7 +45,7 @@ def traces(count: int, seed: int = 0) -> list[Trace]:
 
 def ended(rule: Rule | None, run: Drawn) -> CurvePoint | None:
     """The point at which a run is stopped."""
-    watch = rule.watch() if rule else None
+    watch = Watching(rule) if rule else None
     return next((point for point in run.curve if watch and watch(point) is not None), None)
 
 
@@ -122,7 +122,7 @@ def test_a_rule_is_plain_data_and_says_why() -> None:
     rule = learn(traces(60), "usual", 2.6, 0.02, BUDGET)
     assert rule is not None
     assert pickle.loads(pickle.dumps(rule)) == rule
-    watch = rule.watch()
+    watch = Watching(rule)
     note = next(said for point in drawn(Random(2), worth=0.3).curve if (said := watch(point)))
     assert "of the budget" in note
     assert "2.6000 must be beaten" in note
