@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import SmallLab
 from small_run import PROGRAM
 from tiny_lab import BUDGET_SECONDS, NOISY, StopAfter, drive, facts
 
 from evaluator.instant import true_bpb
 from evaluator.outcome import Scored, Stopped
+from evaluator.slot import SlotConfig
+from evo.executor import InlineExecutor, SlotSpec
 from evo.history import EXPLORATIONS
+from evo.operators import describe_seed
 from evo.records import REPEATS, Record, record_from_dict, record_to_dict
+from evo.rule import Limit, Rule
 from evo.stopping import audit
 from evo.store import curve, read_text, snapshot
 
@@ -89,3 +96,24 @@ def test_where_it_is_off_every_run_gets_its_whole_budget(tmp_path: Path) -> None
 
 def test_records_with_rules_survive_storage(records: tuple[Record, ...]) -> None:
     assert [record_from_dict(record_to_dict(r)) for r in records] == list(records)
+
+
+def test_on_a_real_slot_a_slow_learner_loses_the_rest_of_its_budget_and_a_good_one_does_not(small_lab: SmallLab, tmp_path: Path) -> None:
+    budget, rule = 2.0, Rule(3.0, 2.0, (Limit(0.3, math.log(5.0), 1.0, -0.4),))  # nats; a byte of no model has 5.5
+    config = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test")
+    (tmp_path / "outcomes").mkdir()
+    executor = InlineExecutor((SlotSpec("cpu0", config, str(tmp_path), budget, 60.0),))
+    outcomes = []
+    for index, text in enumerate((small_lab.genome, small_lab.genome.replace("LEARNING_RATE = 0.01", "LEARNING_RATE = 1e-9"))):
+        written = describe_seed(text)
+        executor.submit(replace(written, proposal=replace(written.proposal, index=index), rule=rule), text)
+        finished = executor.next_finished(60.0)
+        assert finished is not None
+        outcomes.append(finished.outcome)
+    executor.close()
+    good, slow = outcomes
+    assert isinstance(good, Scored), good
+    assert isinstance(slow, Stopped), slow
+    assert slow.training_seconds < 0.7 * budget
+    assert slow.foretold == pytest.approx(math.exp(math.log(5.5) - 0.4), rel=0.1)
+    assert slow.curve
