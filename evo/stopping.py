@@ -4,8 +4,10 @@ At some checkpoints the mean loss so far is compared with what a candidate exact
 survive) would show there. That level, and its spread, come from finished runs whose loss code is the same, under the same budget: a line
 of level on final value, both as logarithms, through the better half of them. Level on value and not value on level: a run that is stopped
 is chosen by its level, so the latter would be bent by the stopping itself, and would take all candidates for average ones. The
-candidate is stopped where its level is too high for a candidate at the bar by more standard deviations than the finished runs' own worst
-checkpoints show, so that of candidates at the bar no more than `false_stops` are lost over all checkpoints together.
+candidate is stopped where its level is too high for one at the bar, by more standard deviations than would-be survivors show at the worst
+of their checkpoints: so many that no more than a share `false_stops` of them is lost over all checkpoints together. How far would-be
+survivors scatter is what the finished runs show, each against the line through the others; by how much they beat the bar, the present
+survivors.
 
 A curve is read by share of the budget, not by step: values are under a budget too, and a program that is slow, or a machine that is
 busy, has a higher level and a higher value alike. What the rule cannot see is a machine that was busy in the beginning alone.
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
-from statistics import fmean, stdev
+from statistics import fmean, pstdev
 
 from evaluator.outcome import CurvePoint, Scored, Stopped
 from evo.records import REPEATS, Candidate, Record
@@ -133,26 +135,40 @@ def learn(traces: Iterable[Trace], loss_code: str, bar: float, false_stops: floa
     Args:
         traces: of finished runs under one budget and measurement key, in any order.
         bar: value that the candidate must beat, bits per byte.
-        false_stops: share of candidates at the bar that may be stopped.
+        false_stops: share of would-be survivors, those that would beat the bar, that may be stopped.
     """
     same = sorted((t for t in traces if loss_code and t.loss_code == loss_code), key=lambda t: t.index)[-LATEST:]
     near = sorted(same, key=lambda t: (t.val_bpb, t.index))[: max(LEAST, math.ceil(NEAR * len(same)))]
-    columns = [
-        (k, line) for k in range(len(CHECKPOINTS)) if (line := _line([(math.log(t.val_bpb), t.levels[k]) for t in near])) is not None
-    ]
-    worst = [max(found) for i in range(len(near)) if (found := [z for _, line in columns if (z := line.surprises[i]) is not None])]
-    if len(worst) < LEAST:
+    lines = {k: line for k in range(len(CHECKPOINTS)) if (line := _line([(math.log(t.val_bpb), t.levels[k]) for t in near])) is not None}
+    allowed = _allowed(list(lines.values()), math.log(bar), [math.log(t.val_bpb) for t in same if t.val_bpb < bar], false_stops)
+    if allowed is None:
         return None
-    # As a new draw of the same normal distribution would be: surprises are the finished runs' own, over all checkpoints.
-    reach = _quantile(1 - false_stops, len(worst) - 1) * math.sqrt(1 + 1 / len(worst))
-    allowed = fmean(worst) + reach * stdev(worst)
     limits = []
-    for k, line in columns:
+    for k, line in lines.items():
         expected = _line([(t.levels[k], math.log(t.val_bpb)) for t in same if t.levels[k] is not None])
         if expected is not None:
             level = line.at(math.log(bar)) + allowed * line.spread(math.log(bar))
             limits.append(Limit(CHECKPOINTS[k], level, expected.slope, expected.offset))
     return Rule(bar, budget_seconds, tuple(limits))
+
+
+def _allowed(lines: Sequence[_Line], bar: float, survivors: Sequence[float], false_stops: float) -> float | None:
+    """How many standard deviations a level may lie above that of a candidate at the bar; None where too few runs tell.
+
+    A would-be survivor is any of the present ones, with the surprises of any of the finished runs. What counts is its worst checkpoint;
+    over all of them that is taken for a normal distribution, of which as many draws are known as there are finished runs.
+
+    Args:
+        lines: of levels over logarithms of values, through the same runs.
+        bar, survivors: logarithms of values.
+    """
+    known = [row for row in zip(*(line.surprises for line in lines), strict=True) if any(z is not None for z in row)]
+    if len(known) < LEAST:
+        return None
+    better = [[(line.at(bar) - line.at(value)) / line.spread(bar) for line in lines] for value in survivors] or [[0.0] * len(lines)]
+    worst = [max(z - lead for z, lead in zip(row, leads, strict=True) if z is not None) for row in known for leads in better]
+    reach = _quantile(1 - false_stops, len(known) - 1) * math.sqrt(1 + 1 / len(known))
+    return float(fmean(worst) + reach * pstdev(worst))
 
 
 @lru_cache(maxsize=LATEST)

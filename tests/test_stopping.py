@@ -69,7 +69,7 @@ def test_hardly_a_survivor_is_lost_the_best_never_and_slow_learners_cost_little(
             known.append(run.trace(index))
             best = sorted([*best, run.val_bpb])[:POPULATION]
     assert survivors > 100
-    assert lost <= 0.02 * survivors
+    assert lost <= 0.04 * survivors
     assert sum(saved) / len(saved) > 0.25
     assert max(slow) <= 0.3 * BUDGET
 
