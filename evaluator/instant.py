@@ -5,7 +5,7 @@ writers run on it for thousands of evaluations in seconds. It says nothing about
 
 The landscape: each statement, with its numbers blanked, is worth a fixed amount drawn from its hash; each number in it adds a smooth
 basin over the logarithm of its value, whose optimum is drawn from the same hash. So numbers have optima, structure matters, and the
-two interact: a changed statement moves the optima of its own numbers.
+two interact: a changed statement moves the optima of its own numbers. Learning curves fall towards the value, all in the same way.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Instant:
         curve = []
         for k in range(1, _CURVE_POINTS + 1):
             time.sleep(self.landscape.seconds / _CURVE_POINTS)
-            curve.append(CurvePoint(budget_seconds * k / _CURVE_POINTS, 10 * k, 1000 * k, 8.0 / (1 + k)))
+            curve.append(CurvePoint(budget_seconds * k / _CURVE_POINTS, 10 * k, 1000 * k, value * (1 + 1 / k)))
             note = watch(curve[-1]) if watch else None
             if note is not None:
                 return Stopped(note, curve[-1].seconds, tuple(curve))

@@ -30,6 +30,7 @@ from evo.policies import NUMBERS_APART
 from evo.proof import refuse_ignored_seed
 from evo.records import CALIBRATE, Candidate, Record
 from evo.search import Search
+from evo.stopping import Curves, latest
 from evo.store import Store, curve
 from evo.views import Views
 
@@ -68,11 +69,21 @@ class Written:
 class Driver:
     """One session of a run. `run` is called once."""
 
-    def __init__(self, search: Search, store: Store, executor: Executor, lab: Rendered, watcher: Watcher, desk: Desk | None = None) -> None:
+    def __init__(
+        self,
+        search: Search,
+        store: Store,
+        executor: Executor,
+        lab: Rendered,
+        watcher: Watcher,
+        desk: Desk | None = None,
+        budget_seconds: float = 0.0,
+    ) -> None:
         """
         Args:
             lab: the seed genome, and prepare.py as programs see it; "" for the latter where no program is run.
             desk: where a model writes; None: built-in operators alone.
+            budget_seconds: of one evaluation, by which learning curves are read; 0: they are not, and no run is stopped early.
         """
         self.search = search
         self.store = store
@@ -83,6 +94,8 @@ class Driver:
         self.desk = desk
         self.views = Views(store.run_dir)
         self._watcher = watcher
+        self.budget_seconds = budget_seconds
+        self._curves = Curves(search.config.early_stopping, search.config.seed, budget_seconds)
         self._known = dict[str, Candidate]()
         self._founder = operators.describe_seed(lab.seed)
         self._contract = genomes.contract_of(lab.seed)
@@ -143,6 +156,8 @@ class Driver:
     def _resume(self) -> None:
         records, pending = self.store.records(), self.store.pending()
         self.search.resume(records, pending)
+        for record in latest(records):
+            self._curves.add(record, curve(self.store.run_dir, record.candidate.proposal.index))
         self._known.update(self.store.known())
         self._spent_before = covered_seconds((r.started, r.finished) for r in records)
         self._prove_seed()
@@ -190,8 +205,9 @@ class Driver:
             now = time.time()
             self._tell(Record(candidate, written.outcome, "", now, now))
             return
+        candidate = dataclasses.replace(candidate, rule=self._curves.rule(candidate, self.search.bar))
         self.store.begin(candidate, written.text)
-        self._known.setdefault(candidate.genome, candidate)
+        self._known.setdefault(candidate.genome, written.candidate)
         self._ready.append(Written(candidate, written.text))
 
     def _take_answers(self, closing: bool, wait_seconds: float = 0.0) -> None:
@@ -225,13 +241,15 @@ class Driver:
         if count < INTERRUPTIONS:
             self._ready.appendleft(Written(candidate, self.store.text(candidate.genome)))
             return
-        if self._known.get(candidate.genome) == candidate:
+        known = self._known.get(candidate.genome)
+        if known is not None and known.proposal == candidate.proposal:
             del self._known[candidate.genome]
         why = f"given up after {count} interruptions by the harness, the last: {outcome.why}"
         self._tell(Record(candidate, Unwritten(why), event.slot, event.started, event.finished))
 
     def _tell(self, record: Record) -> None:
         self.store.finish(record)
+        self._curves.add(record, getattr(record.outcome, "curve", ()))
         self.search.tell(record)
         self._watcher.told(record, self)
         scored, told = self.search.history.calibrations

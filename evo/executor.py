@@ -15,18 +15,19 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
 
 from evaluator.compat import Compat, CompatConfig
 from evaluator.evaluate import Evaluate, HarnessError, Watch
 from evaluator.instant import Instant, Landscape
-from evaluator.outcome import CurvePoint, Interrupted, Outcome
+from evaluator.outcome import CurvePoint, Interrupted, Outcome, Stopped
 from evaluator.slot import Slot, SlotConfig
 from evo.errors import ClusterError, one_line
 from evo.folder import LOCK, write_outcome
 from evo.records import FINAL, Candidate
+from evo.rule import Watching
 
 SLOTS_LOCK = "slots.lock"
 SlotKind = SlotConfig | CompatConfig | Landscape
@@ -129,19 +130,27 @@ def evaluate_and_file(
     An error of ours that this program brought out is an interruption: the same program would end every session that it is tried in.
 
     Args:
-        watch, trained: see `Evaluate`.
+        watch, trained: see `Evaluate`. The candidate's rule may stop the run as well.
     Raises:
         HarnessError: evaluations cannot be made here, or what came of this one cannot be written down.
     """
     started = time.time()
-    proposal = candidate.proposal
+    proposal, rule = candidate.proposal, candidate.rule
+    watching = Watching(rule) if rule is not None and not rule.spared else None
+
+    def seen(point: CurvePoint) -> str | None:
+        note = watch(point) if watch is not None else None
+        return note or (watching(point) if watching is not None else None)
+
     outcome: Outcome
     try:
-        outcome = evaluate(text, proposal.seed, spec.budget_seconds, watch, proposal.operator == FINAL, trained)
+        outcome = evaluate(text, proposal.seed, spec.budget_seconds, seen, proposal.operator == FINAL, trained)
     except HarnessError:
         raise
     except Exception as error:  # noqa: BLE001  whatever it is, it is given up after three tries
         outcome = Interrupted(one_line(f"{type(error).__name__}: {error}"))
+    if isinstance(outcome, Stopped) and watching is not None:
+        outcome = replace(outcome, foretold=watching.foretold)
     finished = Finished(proposal.index, outcome, spec.name, started, time.time())
     if not isinstance(outcome, Interrupted):
         try:

@@ -28,10 +28,11 @@ class Genome:
     operator: str  # that made it; "calibrate" for the seed
     parents: tuple[str, ...]
     scores: tuple[float, ...]  # val_bpb of all its draws, in index order
-    failures: int  # evaluations that gave no score
+    failures: int  # evaluations that gave no score, runs stopped early among them
     flaw: Failed | None = None  # what the first of them said
     memory_gib: float = 0.0  # highest peak of its scored draws; 0 where none was told
     seconds: float = 0.0  # that all its evaluations took of a slot
+    foretold: float | None = None  # val_bpb that its curve foretold when it was stopped early; no score
     mean: float = field(init=False)  # of the scores; nan without any
 
     def __post_init__(self) -> None:
@@ -146,6 +147,7 @@ class _Entry:
     flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
     memory_gib: float = 0.0
     seconds: list[tuple[int, float]] = field(default_factory=list)  # (index, of its evaluation), ascending: a sum has an order
+    foretold: tuple[int, float] | None = None  # (index, value) of the first run that was stopped
     _value: Genome | None = None
 
     def add(self, index: int, outcome: Outcome) -> None:
@@ -157,6 +159,8 @@ class _Entry:
         if isinstance(outcome, Failed) and (self.flaw is None or index < self.flaw[0]):
             self.flaw = index, outcome
         insort(self.seconds, (index, _seconds(outcome)))
+        if isinstance(outcome, Stopped) and outcome.foretold is not None and (self.foretold is None or index < self.foretold[0]):
+            self.foretold = index, outcome.foretold
         self._value = None
 
     def genome(self) -> Genome:
@@ -178,6 +182,7 @@ class _Entry:
                 flaw,
                 self.memory_gib,
                 math.fsum(seconds for _, seconds in self.seconds),
+                self.foretold[1] if self.foretold else None,
             )
         return self._value
 

@@ -78,7 +78,8 @@ def _repeat(proposal: Proposal, library: Library) -> Written:
     id_ = proposal.parents[0] if proposal.parents else library.founder.genome
     original = library.known.get(id_, library.founder)
     note = REPEAT_NOTES[proposal.operator]
-    return Written(Candidate(proposal, original.genome, original.species, original.size, note), library.texts(id_))
+    text = library.texts(id_)
+    return Written(Candidate(proposal, original.genome, original.species, original.size, note, loss_code=genomes.loss_code(text)), text)
 
 
 def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
@@ -190,7 +191,8 @@ def common_ancestor(library: Library, a: str, b: str) -> str | None:
 
 
 def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:
-    return Candidate(proposal, genomes.identity(text), genomes.species(text), genomes.size(text), note)
+    known = genomes.identity(text), genomes.species(text), genomes.size(text)
+    return Candidate(proposal, *known, note, loss_code=genomes.loss_code(text))
 
 
 def unwritten(proposal: Proposal, why: str) -> Written:

@@ -53,6 +53,7 @@ class SearchConfig:
     confirm_share: float = 0.05  # of evaluations, at most
     confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
     species_share: float = 0.5  # of the survivors that one species may take while others could
+    early_stopping: float = 0.02  # share of would-be survivors that stopping runs early may cost; 0: every run gets its whole budget
     final_draws: int = 4  # fresh draws of champion and seed genome each, behind the announcement
     widen_after: int = 8  # explorations in a row without an evaluation: leave the survivors, mutate anything
     give_up_after: int = 200  # … in a row: nothing new can be written
@@ -67,6 +68,8 @@ class SearchConfig:
         for name in ("crossover_share", "tune_share", "confirm_share", "species_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"search.{name} is {getattr(self, name)}, must be between 0 and 1")
+        if not 0 <= self.early_stopping < 0.5:
+            raise ValueError(f"search.early_stopping is {self.early_stopping}, must be at least 0 (never stop) and below 0.5")
         if self.evals is not None and self.evals < 0:
             raise ValueError(f"search.evals is {self.evals}, must not be negative")
 

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from evaluator.outcome import Outcome, from_dict, to_dict
+from evaluator.outcome import Outcome, Scored, from_dict, to_dict
+from evo.rule import Rule, rule_from_dict
 
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
 REPAIR = "repair"  # of a genome that failed
@@ -42,6 +43,8 @@ class Candidate:
     size: int  # tree nodes: simpler wins ties
     note: str  # one line for people: "MATRIX_LR 0.04 → 0.05"
     writer: str = ""  # name of the model that wrote the text; "": made without one
+    loss_code: str = ""  # genomes.loss_code(text): curves are compared where it is equal; "": never
+    rule: Rule | None = None  # when its run is to be stopped early; None: never
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,11 @@ class Record:
 
 
 def lean(record: Record) -> Record:
-    """The record without learning curve and log, which only people read, and of a trace the program's own places alone, which repairs
-    need: 10,000 records must fit in the driver's memory."""
+    """The record without learning curve and log, which only people read, without the rule that its run went by, unless it was spared, and
+    of a trace the program's own places alone, which repairs need: 10,000 records must fit in the driver's memory."""
+    rule = record.candidate.rule
+    if rule is not None and not (rule.spared and isinstance(record.outcome, Scored)):
+        record = dataclasses.replace(record, candidate=dataclasses.replace(record.candidate, rule=None))
     bulk = {f.name for f in dataclasses.fields(record.outcome)} & {"curve", "trace", "log"}
     slim: dict[str, Any] = {name: () if name == "curve" else "" for name in bulk if getattr(record.outcome, name)}
     if "trace" in slim:
@@ -79,7 +85,8 @@ def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
 def candidate_from_dict(data: dict[str, Any]) -> Candidate:
     proposal = dict(data["proposal"])
     proposal["parents"] = tuple(proposal["parents"])
-    return Candidate(**{**data, "proposal": Proposal(**proposal)})
+    rule = data.get("rule")  # absent in records from before there were any
+    return Candidate(**{**data, "proposal": Proposal(**proposal), "rule": rule_from_dict(rule) if rule else None})
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:

@@ -44,7 +44,8 @@ from evo.results import heldout_figures
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.species import Shelf
-from evo.store import Store
+from evo.stopping import audit
+from evo.store import Store, curve
 from evo.table import LiveTable, PlainLines, clock
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     with _watcher() as watcher, _signals():
-        driver = Driver(search, store, executor, Rendered(assembled.prepare, assembled.seed_text), watcher, desk)
+        rendered = Rendered(assembled.prepare, assembled.seed_text)
+        driver = Driver(search, store, executor, rendered, watcher, desk, assembled.budget_seconds)
         try:
             driver.run(settings.config.run.hours)
             stopped = False
@@ -191,6 +193,8 @@ def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
         estimate = standing.belief.of[best]
         told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
         lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f}{told} so far, not yet confirmed by fresh draws")
+    audited = audit(standing.records, lambda index: curve(run_dir, index), driver.budget_seconds)
+    lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     if best is not None:
         lines += [f"its program: {run_dir / 'best' / 'train.py'}", "look further:", f"  python -m evo.lineage {folder}"]
         lines += [f"  python -m evo.lineage {folder} show {best}", f"  python -m evo.lineage {folder} best"]

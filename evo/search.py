@@ -8,7 +8,7 @@ ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, pr
     final       once nothing else is pending: fresh draws of champion and seed genome in pairs, k-th against k-th under one
                 evaluation seed. Exploring further after them voids the announcement; the next closing draws afresh
 
-Not covered: stopping on curves, bandits over operators (issue 7): they enter through `policies`.
+Not covered: bandits over operators (issue 7): they enter through `policies`.
 """
 
 from __future__ import annotations
@@ -151,6 +151,12 @@ class Search:
     @property
     def belief(self) -> Belief:
         return self._facts.belief
+
+    @property
+    def bar(self) -> float | None:
+        """What a new genome must beat to survive: the value of the last survivor, bits per byte; None while there is room for more."""
+        survivors = self._facts.survivors
+        return self.belief.of[survivors[-1]].mean if len(survivors) >= self.config.population else None
 
     @property
     def finished(self) -> bool:

@@ -19,6 +19,7 @@ from evo.records import REPEATS, Candidate
 
 SHELVED = 4096  # genomes whose values are remembered, some 5 kB each
 LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent …
+FORETOLD_DRAWS = 0.25  # that the value foretold of a stopped run is worth
 BLOCK = 50  # … and a block more, so that what counts changes seldom and what was learned of it can be remembered
 
 
@@ -97,6 +98,8 @@ def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: Hist
 def _sample(found: Mapping[str, genomes.Value], genome: Genome | None, shift: float) -> Sample:
     if genome is None:
         return Sample(found, pending=True)
+    if not genome.scores and genome.foretold is not None:
+        return Sample(found, genome.foretold + shift, draws=FORETOLD_DRAWS)
     if not genome.scores:
         lacked = genome.flaw is not None and genome.flaw.reason == Reason.OUT_OF_MEMORY and genome.flaw.phase != Phase.SCORE
         return Sample(found, out_of_memory=lacked)

@@ -141,8 +141,9 @@ def _trial(sample: Sample, axes: Sequence[Axis], space: dict[str, BaseDistributi
     if any(place is None for place in places.values()):
         return None
     # A pruned trial without a value ranks behind every scored one, which is what infeasible means to TPE.
-    state = TrialState.RUNNING if sample.pending else TrialState.PRUNED if sample.val_bpb is None else TrialState.COMPLETE
-    return optuna.trial.create_trial(state=state, value=sample.val_bpb, params=places, distributions=space)
+    value = sample.val_bpb if sample.draws >= 1 else None
+    state = TrialState.RUNNING if sample.pending else TrialState.PRUNED if value is None else TrialState.COMPLETE
+    return optuna.trial.create_trial(state=state, value=value, params=places, distributions=space)
 
 
 def _coordinate(value: float, scale: str) -> float:

@@ -1,6 +1,7 @@
 """Programs as data: what a training program is, what differs between two, and how a new one is made of old ones.
 
     identity, species, size    equal programs hash equally; equal but for knobs; how large
+    loss_code                  equal for programs whose reported losses mean the same
     knobs, set_knobs           every literal by name
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs
@@ -24,6 +25,7 @@ from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
 from genomes.literals import Value
+from genomes.losscode import loss_code
 from genomes.match import match
 from genomes.merge import Merge, merge, prefer, seeded
 from genomes.merging.ledger import Clash, Conflict, Settle
@@ -69,6 +71,7 @@ __all__ = [
     "distance",
     "identity",
     "knobs",
+    "loss_code",
     "match",
     "mend",
     "merge",

@@ -47,6 +47,13 @@ def size(text: str) -> int:
     return _measure(text)[2]
 
 
+def canonical_form(node: ast.AST) -> str:
+    """A part of a program as it is hashed: equal for parts that differ only in layout, docstrings and spelling of literals."""
+    out = list[str]()
+    _write(node, out, frozenset())
+    return _SEPARATOR.join(out)
+
+
 @lru_cache(maxsize=_CACHED_HASHES)
 def _measure(text: str) -> tuple[str, str, int]:
     """Identity, species and size together, since whoever asks for one soon asks for the others."""

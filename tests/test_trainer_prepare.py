@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -453,6 +454,24 @@ def test_misuse_is_named(prepare: ModuleType) -> None:
     prepare.batches(4, 700)
     with pytest.raises(RuntimeError, match="once"):
         prepare.batches(4, 700)
+
+
+def test_the_loss_that_is_sent_is_the_mean_of_all_steps_since_the_last(prepare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    run = prepare._Run(reporting=True, started=now, announced_at=now, budget=1000.0)
+    monkeypatch.setattr(prepare, "_run", run)
+    loss = torch.tensor(4.0)
+    assert prepare.report(loss) is None
+    loss.fill_(3.0)  # a program may add up in place
+    assert [prepare.report(loss), prepare.report(torch.tensor(2.0))] == [None, None], "not more than so many a second"
+    run.announced_at = 0.0
+    assert prepare.report(torch.tensor(7.0)) == 3.0
+    assert run.announced == 3
+    assert prepare.report(torch.tensor(8.0)) == 3.0, "the newest that was sent"
+    run.announced_at = 0.0
+    assert prepare.report(torch.tensor(math.nan)) == 7.5
+    prepare._announce(run.newest, last=True)
+    assert math.isnan(run.loss)
 
 
 def test_warmup_batches_leave_the_random_state_alone(prepare: ModuleType) -> None:

@@ -18,6 +18,7 @@ from evo.records import Record
 from evo.search import Founder, Search
 from evo.store import Store, snapshot
 
+BUDGET_SECONDS = 1.0  # in the lab's own time
 NOISY = Landscape(salt=1, noise_sd=0.0005, failure_share=0.1)
 
 
@@ -55,7 +56,7 @@ class StopAfter(Silent):
 
 
 def spec(run_dir: Path, landscape: Landscape = NOISY, patience_seconds: float = 60.0) -> SlotSpec:
-    return SlotSpec("instant0", landscape, str(run_dir), 1.0, patience_seconds)
+    return SlotSpec("instant0", landscape, str(run_dir), BUDGET_SECONDS, patience_seconds)
 
 
 def drive(
@@ -72,7 +73,8 @@ def drive(
     seed = operators.describe_seed(program)
     with Store.open(run_dir, {"lab": "test"}) as store:
         found = Search(SearchConfig(evals=evals, **search), Founder(seed.genome, seed.species, seed.size))
-        driver = Driver(found, store, executor or InlineExecutor((spec(run_dir),)), Rendered("", program), watcher or Silent(), desk)
+        slots = executor or InlineExecutor((spec(run_dir),))
+        driver = Driver(found, store, slots, Rendered("", program), watcher or Silent(), desk, budget_seconds=BUDGET_SECONDS)
         driver.run(hours)
         return driver
 

@@ -80,8 +80,10 @@ class _Run:
 class _Point:
     step: int
     tokens: int
-    loss: torch.Tensor | float | None
-    ready: Any = None  # CUDA event after which the copy of the loss on the host is whole
+    total: torch.Tensor | float | None  # of the losses of `steps` steps
+    steps: int = 1
+    copy: torch.Tensor | float | None = None  # of the total, on the host
+    ready: Any = None  # CUDA event after which the copy is whole
 
 
 _run = _Run()
@@ -127,15 +129,16 @@ def batches(batch_size: int, vocab_size: int) -> Iterator[tuple[torch.Tensor, to
 def report(loss: torch.Tensor | float | None = None) -> float | None:
     """Marks the end of an optimiser step. Optional; without it each batch counts as a step.
 
-    Returns the newest loss that has been read, some steps old, or None: reading the current one would stall the device.
+    What is sent is the mean loss of all steps since the last that was sent: with one batch in four alone, a curve is twice as noisy.
+    Returns the newest mean that has been read, some steps old, or None: reading the current one would stall the device.
     """
     if not _run.reporting:
         _run.reporting, _run.newest, _run.announced = True, None, 0
     if _run.started is None:  # rehearsing
         return None
+    _announce(_run.newest)
     _run.reports += 1
-    previous, _run.newest = _run.newest, _point(_run.reports, loss)
-    _announce(previous)
+    _run.newest = _point(_run.reports, loss)
     return _run.loss
 
 
@@ -185,8 +188,8 @@ def _real_batches(batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]
             if len(in_flight) == 2:  # so at most two steps are in flight, and the clock below is not far ahead of the device
                 in_flight.popleft().synchronize()
         if not _run.reporting and _run.batches:
-            previous, _run.newest = _run.newest, _point(_run.batches, None)
-            _announce(previous)
+            _announce(_run.newest)
+            _run.newest = _point(_run.batches, None)
         if time.monotonic() - _run.started >= _run.budget:
             break
         _run.batches += 1
@@ -235,14 +238,20 @@ def _pair(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _point(step: int, loss: torch.Tensor | float | None) -> _Point:
-    """Keeps a loss without waiting for it."""
+    """Adds a loss to those that have not been announced, and keeps their sum without waiting for it."""
     import torch
 
-    if not isinstance(loss, torch.Tensor) or loss.device.type != "cuda":
-        return _Point(step, _run.tokens, loss.detach().clone() if isinstance(loss, torch.Tensor) else loss)
-    host, copied = loss.detach().to("cpu", non_blocking=True), torch.cuda.Event()
+    before = _run.newest
+    value = loss.detach() if isinstance(loss, torch.Tensor) else loss
+    if before is None or before.step <= _run.announced or before.total is None or value is None:
+        total, steps = value.clone() if isinstance(value, torch.Tensor) else value, 1
+    else:
+        total, steps = before.total + value, before.steps + 1
+    if not isinstance(total, torch.Tensor) or total.device.type != "cuda":
+        return _Point(step, _run.tokens, total, steps, total)
+    host, copied = total.to("cpu", non_blocking=True), torch.cuda.Event()
     copied.record()
-    return _Point(step, _run.tokens, host, copied)
+    return _Point(step, _run.tokens, total, steps, host, copied)
 
 
 def _announce(point: _Point | None, last: bool = False) -> None:
@@ -255,7 +264,7 @@ def _announce(point: _Point | None, last: bool = False) -> None:
             return
         point.ready.synchronize()
     _run.announced, _run.announced_at = point.step, now
-    _run.loss = None if point.loss is None else float(point.loss)
+    _run.loss = None if point.copy is None else float(point.copy) / point.steps
     if _run.channel:
         finite = _run.loss if _run.loss is not None and math.isfinite(_run.loss) else None  # JSON has no NaN
         _run.channel.send({"op": "step", "step": point.step, "tokens": point.tokens, "loss": finite})

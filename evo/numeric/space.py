@@ -28,7 +28,7 @@ class Sample:
     values: Mapping[str, Value]  # knob -> value
     val_bpb: float | None = None
     pending: bool = False
-    draws: int = 1  # behind the score
+    draws: float = 1  # behind the score; less than one: it was only foretold
     memory_gib: float = 0.0  # peak; 0 where it was not told
     out_of_memory: bool = False
 

@@ -1,0 +1,86 @@
+"""The rule that travels with a candidate: at which level of its learning curve it is stopped. Learned in evo/stopping.py.
+
+Plain data, and what the slot's side needs to go by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evaluator.outcome import CurvePoint
+
+WINDOW = 0.5  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later
+LEAST_COVERED = 0.5  # of a checkpoint's window that the points must cover
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What is known about one checkpoint."""
+
+    share: float  # of the budget
+    level: float  # highest at which a run goes on
+    slope: float  # of the logarithm of the value over the level: what to expect of a run; shown, not decided by
+    offset: float
+
+    def predicted(self, level: float) -> float:
+        """The final value, bits per byte, to be expected of a run with such a level."""
+        return math.exp(self.offset + self.slope * level)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When one candidate is to be stopped."""
+
+    bar: float  # bits per byte
+    budget_seconds: float
+    limits: tuple[Limit, ...]  # in order of their shares
+    spared: bool = False  # what it would stop is finished all the same, to count how often that would have been wrong
+
+
+def rule_from_dict(data: Mapping[str, Any]) -> Rule:
+    """Inverse of `dataclasses.asdict`."""
+    return Rule(**{**data, "limits": tuple(Limit(**limit) for limit in data["limits"])})
+
+
+class Watching:
+    """`evaluator.evaluate.Watch` over one run: judges it once at each checkpoint, by the points before it."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.foretold: float | None = None  # final value, bits per byte, of a run that was stopped
+        self._rule = rule
+        self._points: list[CurvePoint] = []
+        self._judged = 0  # checkpoints
+
+    def __call__(self, point: CurvePoint) -> str | None:
+        """One line that says why the run is stopped; None to go on."""
+        self._points.append(point)
+        limits, budget = self._rule.limits, self._rule.budget_seconds
+        while self._judged < len(limits) and point.seconds >= limits[self._judged].share * budget:
+            limit = limits[self._judged]
+            self._judged += 1
+            level = level_at(self._points, limit.share, budget)
+            if level is not None and level > limit.level:
+                self.foretold = limit.predicted(level)
+                return (
+                    f"at {limit.share:.0%} of the budget its loss of {math.exp(level):.4f} foretells {self.foretold:.4f}, "
+                    f"and {self._rule.bar:.4f} must be beaten; a run goes on up to {math.exp(limit.level):.4f}"
+                )
+        return None
+
+
+def level_at(curve: Iterable[CurvePoint], share: float, budget_seconds: float) -> float | None:
+    """Logarithm of the mean loss in the window that ends at a share of the budget; None where the points do not cover enough of it.
+
+    A point's loss is the mean since the point before: it weighs as much as the time between them.
+    """
+    end = share * budget_seconds
+    start, before, total, covered = max(0.0, end - WINDOW * budget_seconds), 0.0, 0.0, 0.0
+    for point in curve:
+        if start < point.seconds <= end and point.loss is not None:
+            seconds = point.seconds - max(start, before)
+            total, covered = total + seconds * point.loss, covered + seconds
+        before = point.seconds
+    return math.log(total / covered) if total > 0 and covered >= LEAST_COVERED * (end - start) else None

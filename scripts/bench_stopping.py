@@ -1,0 +1,132 @@
+"""What early stopping would have saved, and lost, of recorded full runs, by the very rule that a run uses (evo/stopping.py).
+
+    python scripts/bench_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz] [--population 16] [--orders 200] [--false-stops 0.02]
+                                     [--waited 0.1]
+
+The recorded runs (scripts/record_curves.py) come in random orders, one after the other. As long as fewer have finished than the population
+holds, all do. Then the bar is the worst of the best so far, the rule is learned from what has finished, and a curve is watched point by
+point; what is stopped teaches nothing. Reported over orders: the share of all training seconds saved; the share of would-be survivors
+(candidates that at full budget would have beaten the bar of their time) lost; the share lost of those that are the best of all in the
+end; how often a stopped run was the best so far. `--waited` leaves out runs that waited longer for a core: what a machine of one's own
+would show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from statistics import fmean, median, quantiles
+
+import genomes
+from evaluator.outcome import CurvePoint
+from evo.rule import Watching
+from evo.stopping import Trace, learn, trace
+
+DEFAULT = Path(__file__).parent / "data" / "cpu_curves.jsonl.xz"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One full run."""
+
+    trace: Trace
+    curve: tuple[CurvePoint, ...]
+    training_seconds: float
+    budget_seconds: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One order."""
+
+    saved: float  # share of all training seconds
+    stopped: int
+    survivors: int  # that would have beaten the bar of their time
+    lost: int  # of them
+    best_lost: int  # of those, better than all before them
+    last_lost: int  # of the population that full budgets would have left in the end
+
+
+def read(path: Path, most_waited: float) -> tuple[list[Recorded], int]:
+    """The runs with a score, and how many have none.
+
+    Args:
+        most_waited: share of its time that a run may have waited for a core.
+    """
+    text = lzma.decompress(path.read_bytes()).decode() if path.suffix == ".xz" else path.read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    found = []
+    for row in (row for row in rows if row["val_bpb"] is not None and row["waited_share"] <= most_waited):
+        curve = tuple(CurvePoint(*point) for point in row["curve"])
+        told = trace(row["number"], genomes.loss_code(row["program"]), row["val_bpb"], curve, row["budget_seconds"])
+        found.append(Recorded(told, curve, row["training_seconds"], row["budget_seconds"]))
+    return found, sum(row["val_bpb"] is None for row in rows)
+
+
+def replay(runs: list[Recorded], population: int, false_stops: float) -> Replay:
+    """Plays the runs in their order."""
+    traces, best = list[Trace](), list[float]()
+    last = sorted(run.trace.val_bpb for run in runs)[:population][-1]
+    saved, stopped, survivors, lost, best_lost, last_lost = 0.0, 0, 0, 0, 0, 0
+    for number, run in enumerate(runs):
+        value = run.trace.val_bpb
+        full = len(best) >= population
+        note, at = None, 0.0
+        if full:
+            rule = learn(traces, run.trace.loss_code, best[-1], false_stops, run.budget_seconds)
+            watch = Watching(rule) if rule else None
+            note, at = next(((said, p.seconds) for p in run.curve if watch and (said := watch(p)) is not None), (None, 0.0))
+            survivors += value < best[-1]
+        if note is not None:
+            saved, stopped = saved + run.training_seconds - at, stopped + 1
+            lost, best_lost, last_lost = lost + (value < best[-1]), best_lost + (value < best[0]), last_lost + (value <= last)
+            continue
+        traces.append(Trace(number, run.trace.loss_code, value, run.trace.levels))
+        best = sorted([*best, value])[:population]
+    return Replay(saved / sum(run.training_seconds for run in runs), stopped, survivors, lost, best_lost, last_lost)
+
+
+def report(found: list[Replay], runs: list[Recorded], failures: int, population: int) -> dict[str, float]:
+    saved, shares = [r.saved for r in found], [r.lost / r.survivors for r in found if r.survivors]
+    tenths = quantiles(shares, n=10)
+    return {
+        "runs": len(runs),
+        "failures": failures,
+        "loss_codes": len({run.trace.loss_code for run in runs}),
+        "orders": len(found),
+        "saved_median": round(median(saved), 4),
+        "saved_worst": round(min(saved), 4),
+        "stopped_median": median(r.stopped for r in found),
+        "survivors_median": median(r.survivors for r in found),
+        "lost_mean": round(sum(r.lost for r in found) / sum(r.survivors for r in found), 4),
+        "lost_median": round(median(shares), 4),
+        "lost_ninth_tenth": round(tenths[-1], 4),
+        "lost_worst": round(max(shares), 4),
+        "last_population_lost_mean": round(fmean(r.last_lost for r in found) / population, 4),
+        "best_lost_per_order": round(fmean(r.best_lost for r in found), 4),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0], allow_abbrev=False)
+    parser.add_argument("--curves", type=Path, default=DEFAULT, metavar="FILE")
+    parser.add_argument("--population", type=int, default=16)
+    parser.add_argument("--orders", type=int, default=200)
+    parser.add_argument("--false-stops", type=float, default=0.02, metavar="SHARE")
+    parser.add_argument("--waited", type=float, default=1.0, metavar="SHARE")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    runs, failures = read(options.curves, options.waited)
+    orders = [Random(f"{order}").sample(runs, len(runs)) for order in range(options.orders)]
+    figures = report([replay(order, options.population, options.false_stops) for order in orders], runs, failures, options.population)
+    print(json.dumps(figures) if options.json else "\n".join(f"{name:26} {value}" for name, value in figures.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Early stopping: what the rule promises, on drawn curves; what it saves of recorded ones."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+
+from evaluator.outcome import CurvePoint
+from evo.rule import Rule, Watching
+from evo.stopping import LEAST, Trace, learn, trace
+
+BUDGET, POPULATION = 10.0, 16
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A full run as it might have been."""
+
+    val_bpb: float
+    curve: tuple[CurvePoint, ...]
+
+    def trace(self, index: int, loss_code: str = "usual") -> Trace:
+        return trace(index, loss_code, self.val_bpb, self.curve, BUDGET)
+
+
+def drawn(rng: Random, worth: float | None = None) -> Drawn:
+    """Half of all do about as the seed, the others worse. Nats per token fall towards the final value; each run has a way of its own."""
+    off = worth if worth is not None else abs(rng.gauss(0.0, 0.1)) if rng.random() < 0.5 else rng.gauss(0.0, 0.01)
+    final, own, noise = 2.6 * math.exp(off), rng.gauss(0.0, 0.01), rng.gauss(0.0, 0.005)
+    points = []
+    for k in range(1, 51):
+        loss = 1.6 * final * (1 + math.exp(-5 * k / 50)) * math.exp(own) + rng.gauss(0.0, 0.1)
+        points.append(CurvePoint(BUDGET * k / 50, 3 * k, 3000 * k, loss))
+    return Drawn(final * math.exp(noise), tuple(points))
+
+
+def traces(count: int, seed: int = 0) -> list[Trace]:
+    rng = Random(f"traces/{seed}")
+    return [drawn(rng).trace(index) for index in range(count)]
+
+
+def ended(rule: Rule | None, run: Drawn) -> CurvePoint | None:
+    """The point at which a run is stopped."""
+    watch = Watching(rule) if rule else None
+    return next((point for point in run.curve if watch and watch(point) is not None), None)
+
+
+def test_hardly_a_survivor_is_lost_the_best_never_and_slow_learners_cost_little() -> None:
+    survivors = lost = 0
+    saved, slow = list[float](), list[float]()
+    for seed in range(4):
+        rng, known, best = Random(f"order/{seed}"), list[Trace](), list[float]()
+        for index in range(120):
+            run = drawn(rng)
+            rule = learn(known, "usual", best[-1], 0.02, BUDGET) if len(best) == POPULATION else None
+            end = ended(rule, run)
+            if rule:
+                survivors, lost = survivors + (run.val_bpb < best[-1]), lost + (end is not None and run.val_bpb < best[-1])
+                at = ended(rule, drawn(rng, worth=0.3))
+                slow.append(at.seconds if at else BUDGET)
+            saved.append(1 - end.seconds / BUDGET if end else 0.0)
+            if end is not None:
+                assert run.val_bpb > best[0]
+                continue
+            known.append(run.trace(index))
+            best = sorted([*best, run.val_bpb])[:POPULATION]
+    assert survivors > 100
+    assert lost <= 0.04 * survivors
+    assert sum(saved) / len(saved) > 0.25
+    assert max(slow) <= 0.3 * BUDGET
+
+
+def test_too_few_runs_teach_nothing() -> None:
+    assert learn(traces(LEAST - 1), "usual", 2.6, 0.02, BUDGET) is None
+    assert learn(traces(LEAST + 8), "usual", 2.6, 0.02, BUDGET) is not None
+
+
+def test_runs_with_other_loss_code_are_never_compared() -> None:
+    others = [Trace(t.index, "smoothed", t.val_bpb, tuple(1.3 * level for level in t.levels if level)) for t in traces(60, seed=1)]
+    usual = [Trace(t.index + 60, *(t.loss_code, t.val_bpb, t.levels)) for t in traces(60)]
+    assert learn([*others, *usual], "usual", 2.6, 0.02, BUDGET) == learn(usual, "usual", 2.6, 0.02, BUDGET)
+    assert learn([*others, *usual], "of its own", 2.6, 0.02, BUDGET) is None
+    silent = [Trace(t.index, "", t.val_bpb, t.levels) for t in usual]
+    assert learn(silent, "", 2.6, 0.02, BUDGET) is None, "programs that report no loss have none in common"
+
+
+def test_the_rule_is_the_same_in_whichever_order_runs_finished() -> None:
+    known = traces(80)
+    assert learn(Random(1).sample(known, len(known)), "usual", 2.6, 0.02, BUDGET) == learn(known, "usual", 2.6, 0.02, BUDGET)
+
+
+def test_a_higher_bar_and_a_smaller_risk_stop_later() -> None:
+    known, slow = traces(80), [drawn(Random(f"slow/{k}"), worth=0.05) for k in range(20)]
+    times = {
+        (bar, risk): sum(end.seconds if (end := ended(learn(known, "usual", bar, risk, BUDGET), run)) else BUDGET for run in slow)
+        for bar, risk in ((2.6, 0.02), (2.8, 0.02), (2.6, 1e-6))
+    }
+    assert times[2.6, 0.02] < min(times[2.8, 0.02], times[2.6, 1e-6])
+
+
+@pytest.mark.parametrize("loss", [None, 1e9])
+def test_a_curve_without_losses_is_never_stopped_and_an_exploding_one_is_at_once(loss: float | None) -> None:
+    rule = learn(traces(60), "usual", 2.6, 0.02, BUDGET)
+    points = tuple(CurvePoint(point.seconds, point.step, point.tokens, loss) for point in drawn(Random(1)).curve)
+    end = ended(rule, Drawn(0.0, points))
+    assert end is None if loss is None else end and end.seconds <= 0.2 * BUDGET
+
+
+def test_losses_that_say_nothing_of_the_value_stop_nobody() -> None:
+    """Not because of any test for it: their spread is as wide as they are."""
+    rng, known = Random(3), traces(100)
+    shuffled = [Trace(t.index, t.loss_code, other.val_bpb, t.levels) for t, other in zip(known, rng.sample(known, 100), strict=True)]
+    rule = learn(shuffled, "usual", 2.6, 0.02, BUDGET)
+    assert sum(ended(rule, drawn(rng)) is not None for _ in range(100)) <= 25
+
+
+def test_a_rule_is_plain_data_and_says_why() -> None:
+    rule = learn(traces(60), "usual", 2.6, 0.02, BUDGET)
+    assert rule is not None
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    watch = Watching(rule)
+    note = next(said for point in drawn(Random(2), worth=0.3).curve if (said := watch(point)))
+    assert "of the budget" in note
+    assert "2.6000 must be beaten" in note
