@@ -96,7 +96,7 @@ class Compat:
         for name, text in (*self.config.modules, ("prepare.py", self.config.prepare), ("train.py", program)):
             (folder / "lab" / name).write_text(text, encoding="utf-8")
         with sandbox.channel() as (ours, theirs), open(log, "wb") as sink, open(log, "rb") as output:
-            process = sandbox.Process(self._confined(folder, theirs.fileno()), (theirs.fileno(),), sink.fileno())
+            process = sandbox.Process(self._confined(folder), sink.fileno(), theirs.fileno())
             theirs.close()
             run = _Run(process, ours, output, self.config.limits, budget_seconds, watch)
             ended = run.to_the_end()
@@ -126,7 +126,7 @@ class Compat:
             curve=tuple(replace(point, tokens=round(tokens * (point.step + 1) / steps)) if steps else point for point in run.curve),
         )
 
-    def _confined(self, folder: Path, channel: int) -> sandbox.Confined:
+    def _confined(self, folder: Path) -> sandbox.Confined:
         config, lab = self.config, str(folder / "lab")
         cache = config.compile_cache or str(folder / "compiled")
         env = sandbox.environment(
@@ -136,7 +136,6 @@ class Compat:
             TORCHINDUCTOR_CACHE_DIR=f"{cache}/inductor",
             TRITON_CACHE_DIR=f"{cache}/triton",
             CUDA_VISIBLE_DEVICES=config.gpu,
-            EVO_CHANNEL=str(channel),
             EVO_LAB=lab,
         )
         return sandbox.Confined(

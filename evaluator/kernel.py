@@ -15,8 +15,16 @@ BIND, REC, PRIVATE, DETACH = 0x1000, 0x4000, 0x40000, 2
 NOSUID, NODEV, NOEXEC = 0x2, 0x4, 0x8
 _READ_ONLY, _AT_RECURSIVE, _SYS_MOUNT_SETATTR = 1, 0x8000, 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 22, 24, 36, 38, 47
-_CAPABILITIES = 64
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = (
+    1,
+    15,
+    22,
+    24,
+    36,
+    38,
+    47,
+)
+_CAPABILITIES, _CAPABILITY_VERSION = 64, 0x20080522  # the latter: _LINUX_CAPABILITY_VERSION_3
 
 # Calls that no training program needs, and what each would be good for. They fail with EPERM, whatever the capabilities. Priorities are not
 # among them: without capabilities the kernel lets nobody raise one, and threads of drivers and libraries set their own.
@@ -126,6 +134,11 @@ def move_into_root() -> None:
     check(_libc.umount2(b".", DETACH), "umount the old root")
 
 
+def set_name(name: str) -> None:
+    """The name of this process in process tables, cut to 15 bytes."""
+    _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
 def adopt_orphans() -> None:
     """Descendants whose parents end become children of this process."""
     check(_libc.prctl(_PR_SET_SUBREAPER, 1, 0, 0, 0), "subreaper")
@@ -136,11 +149,19 @@ def die_with_parent(signum: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
 
 
+class _CapabilityHeader(ctypes.Structure):
+    """struct __user_cap_header_struct of capset(2)."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
 def give_up_privileges() -> None:
-    """No capabilities after the next exec, and no way to regain any."""
+    """No capabilities, and no way to regain any."""
     for capability in range(_CAPABILITIES):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for numbers the kernel does not know
     _libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
+    none = (ctypes.c_uint32 * 6)()  # two words each of effective, permitted, inheritable
+    check(_libc.capset(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION, 0)), ctypes.byref(none)), "capset")
     check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 

@@ -25,6 +25,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from evaluator import kernel
@@ -122,8 +123,20 @@ def _limit_resources(spec: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (spec["data_bytes"], spec["data_bytes"]))
 
 
-def _become(spec: dict[str, Any]) -> None:
-    """Turns this process into the program. Never returns."""
+Begin = Callable[[dict[str, Any]], None]
+"""Turns this process, which is confined, into the program. Never returns."""
+
+
+def _execute(spec: dict[str, Any]) -> None:
+    try:
+        os.execve(spec["argv"][0], spec["argv"], spec["env"])
+    except OSError as error:
+        print(f"launch: {error}", file=sys.stderr, flush=True)
+        os._exit(126)
+
+
+def _become(spec: dict[str, Any], begin: Begin) -> None:
+    """Confines this process further, and begins. Never returns."""
     try:
         _limit_resources(spec)
         if sys.platform == "linux":
@@ -131,13 +144,13 @@ def _become(spec: dict[str, Any]) -> None:
             with contextlib.suppress(OSError) if spec["level"] == "process" else contextlib.nullcontext():
                 kernel.refuse_calls()
         os.chdir(spec["cwd"])
-        os.execve(spec["argv"][0], spec["argv"], spec["env"])
     except OSError as error:
         print(f"launch: {error}", file=sys.stderr, flush=True)
         os._exit(126)
+    begin(spec)
 
 
-def _run_as_init(spec: dict[str, Any]) -> None:
+def _run_as_init(spec: dict[str, Any], begin: Begin) -> None:
     """Process 1 of the namespaces: builds the root, starts the program, ends with it, and so ends all others. Never returns."""
     try:
         build_root(spec)
@@ -146,7 +159,7 @@ def _run_as_init(spec: dict[str, Any]) -> None:
         os._exit(125)
     program = os.fork()
     if program == 0:
-        _become(spec)
+        _become(spec, begin)
     while True:
         pid, status = os.wait()
         if pid == program:
@@ -181,7 +194,8 @@ def _watch(child: int, spec: dict[str, Any]) -> dict[str, Any]:
     lifeline, killed = spec["lifeline"], None
     wakers = [lifeline] + ([os.pidfd_open(child)] if sys.platform == "linux" else [])
     patience = _GLANCE_SECONDS if sys.platform == "linux" else 0.05
-    meter, measured = Meter(os.getpid(), Allowance(**spec["allowance"]), spec["level"] == "namespaces"), time.monotonic()
+    init = child if spec["level"] == "namespaces" else None
+    meter, measured = Meter(os.getpid(), Allowance(**spec["allowance"]), init), time.monotonic()
     while True:
         ended, status, usage = os.wait4(child, os.WNOHANG)
         if ended:
@@ -219,7 +233,11 @@ def _end_all(group: int) -> None:
 
 def main() -> None:
     """Runs the spec in argv[1]; the exit status is 0 whatever became of the program, which the report tells."""
-    spec = json.loads(sys.argv[1])
+    run(json.loads(sys.argv[1]), _execute)
+
+
+def run(spec: dict[str, Any], begin: Begin) -> None:
+    """Starts the program and watches it to its end; its own process never returns from here."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the slot decides when it is over, by the lifeline
         signal.signal(signum, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -239,8 +257,8 @@ def main() -> None:
         if sys.platform == "linux":
             kernel.die_with_parent(signal.SIGKILL)
         if confined:
-            _run_as_init(spec)
-        _become(spec)
+            _run_as_init(spec, begin)
+        _become(spec, begin)
     report = _watch(child, spec)
     _end_all(child)
     os.write(spec["report"], json.dumps(report).encode())

@@ -32,12 +32,13 @@ class Allowance:
 class Meter:
     """Compares what the descendants of a process hold with what they may."""
 
-    def __init__(self, parent: int, allowance: Allowance, own_root: bool) -> None:
+    def __init__(self, parent: int, allowance: Allowance, init: int | None) -> None:
         """
         Args:
-            own_root: whether they have a root of their own, with tmpfs that are theirs alone.
+            init: the descendant that is process 1 to the others, and the harness's own: it is left out, and they have a root of their own,
+                with tmpfs that are theirs alone. None: there is none.
         """
-        self._parent, self._allowance, self._own_root = parent, allowance, own_root
+        self._parent, self._allowance, self._init, self._own_root = parent, allowance, init, init is not None
         self._seen = _glance()
         self._card: Card | None = None
         if allowance.gpu_free_bytes:
@@ -54,7 +55,7 @@ class Meter:
     def exceeded(self) -> str | None:
         """What they hold too much of: "memory", "tasks", "disk", "GPU memory" or None."""
         self._seen = _glance()
-        allowed, pids = self._allowance, descendants(self._parent)
+        allowed, pids = self._allowance, [pid for pid in descendants(self._parent) if pid != self._init]
         self.waited_share = waited_share(pids)
         if sum(map(_tasks, pids)) > allowed.tasks:
             return "tasks"

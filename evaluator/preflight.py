@@ -88,6 +88,8 @@ class DryRun:
     def __init__(self, config: DryRunConfig) -> None:
         self.config = config
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
+        self._held = contextlib.ExitStack()
+        self._template = self._held.enter_context(sandbox.template(self.level, "cpu", config.threads))
         self._evaluations = Evaluations()
         self._berths = Berths(self._evaluations, self._confined, early=False)
         self._turn = threading.Lock()
@@ -108,6 +110,7 @@ class DryRun:
         """Ends what waits. Idempotent."""
         self._berths.close()
         self._evaluations.close()
+        self._held.close()
 
     def _run(self, berth: Berth, trial: Trial) -> Verdict:
         if not berth.trainee.settle():
@@ -172,6 +175,7 @@ class DryRun:
             file_bytes=int(config.memory_gib * _GIB),
             level=self.level,
             root=str(files.root),
+            template=self._template,
         )
 
 

@@ -26,6 +26,7 @@ from typing import Any
 from evaluator import bare
 from evaluator.launch import NOT_SEALED, SEALED
 from evaluator.meter import cpu_seconds, descendants, stopped
+from evaluator.template import Copy, Template, shared
 
 INSIDE = Path(__file__).parent / "inside"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -74,28 +75,26 @@ class Confined:
     root: str  # an empty folder, where the process's own root is built
     gpu: str = ""  # value of CUDA_VISIBLE_DEVICES
     gpu_free_bytes: int = 0  # memory of that card below which free memory may not fall; 0: no limit
+    template: Template | None = None  # that a copy of is to become it; None: it starts from nothing
 
 
 class Process:
     """A running confined process; `end()` leaves nothing of it behind."""
 
-    def __init__(self, what: Confined, pass_fds: tuple[int, ...], log: int) -> None:
-        """Starts it, with the descriptors `pass_fds` open in it and its output going to the descriptor `log`."""
+    def __init__(self, what: Confined, log: int, channel: int | None = None) -> None:
+        """Starts it, its output going to the descriptor `log`.
+
+        Args:
+            channel: descriptor that it gets too, and finds the number of in EVO_CHANNEL.
+        Raises:
+            HarnessError: it was to come of a template, which does not start.
+        """
         lifeline_there, lifeline = os.pipe()
         self._lifeline: int | None = lifeline
         self._report, report_there = os.pipe()
         spec = _spec(what) | {"lifeline": lifeline_there, "report": report_there}
         try:
-            self._launcher = subprocess.Popen(
-                bare.command("launch", json.dumps(spec)),
-                env=dict(what.env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(*pass_fds, lifeline_there, report_there),
-                start_new_session=True,
-                cwd="/",
-            )
+            self._launcher = _start(what, spec, log, channel)
         finally:
             os.close(lifeline_there)
             os.close(report_there)
@@ -178,6 +177,25 @@ class Process:
         return Exit(**json.loads(report.lstrip(SEALED + NOT_SEALED)))
 
 
+def _start(what: Confined, spec: dict[str, Any], log: int, channel: int | None) -> subprocess.Popen[bytes] | Copy:
+    """The launcher."""
+    lifeline, report = spec["lifeline"], spec["report"]
+    if what.template is not None:
+        return what.template.fork(spec, lifeline, report, log, channel)
+    if channel is not None:
+        spec["env"]["EVO_CHANNEL"] = str(channel)
+    return subprocess.Popen(
+        bare.command("launch", json.dumps(spec)),
+        env=spec["env"],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=(lifeline, report) + (() if channel is None else (channel,)),
+        start_new_session=True,
+        cwd="/",
+    )
+
+
 @contextlib.contextmanager
 def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
     """The harness's end and the program's, closed on the way out."""
@@ -196,7 +214,7 @@ def level() -> tuple[str, str]:
         os.mkdir(work)
         os.mkdir(root)
         what = Confined("probe.py", work, (), (work,), (), environment(1), (), 1 << 30, 0, 64, 1 << 20, "namespaces", root)
-        process = Process(what, (), log.fileno())
+        process = Process(what, log.fileno())
         outcome = process.wait()
         if outcome.code == 0:
             return "namespaces", ""
@@ -220,6 +238,16 @@ def environment(threads: int, **more: str) -> tuple[tuple[str, str], ...]:
         "OMP_WAIT_POLICY": "passive",  # a spinning thread pool takes the sibling slot's core (FIELD_NOTES 7)
     }
     return tuple({**fixed, **more}.items())
+
+
+@contextlib.contextmanager
+def template(level: str, device: str, threads: int) -> Iterator[Template | None]:
+    """What processes of `environment(threads)` come of, where one can be used (template.py)."""
+    if level != "namespaces" or device != "cpu":
+        yield None
+        return
+    with shared(environment(threads, EVO_DEVICE=device)) as made:
+        yield made
 
 
 def _package_folders() -> list[str]:

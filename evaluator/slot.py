@@ -116,6 +116,8 @@ class Slot:
         self.config = config
         self.measurement_key = config.measurement_key
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
+        self._held = contextlib.ExitStack()
+        self._template = self._held.enter_context(sandbox.template(self.level, config.device, config.threads))
         self._data: Data = datafolder.load(config.data)
         self._usual = self._data.vocabularies[0]  # the vocabulary of the last program that trained; the best guess at the next one's
         self._judge: Judge | None = None
@@ -161,6 +163,7 @@ class Slot:
         self._berths.close()
         self._library.close()
         self._evaluations.close()
+        self._held.close()
 
     # ---- training
 
@@ -296,6 +299,7 @@ class Slot:
             root=str(files.root),
             gpu=config.gpu,
             gpu_free_bytes=spare // 2,  # of the spare memory some is the harness's: contexts, and the judge's rows
+            template=self._template,
         )
 
     def _outcome(self, ready: Ready, verdict: Verdict, seconds: float, score_seconds: float) -> Scored | Failed:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ class Waiting:
         self.channel, theirs = socket.socketpair()
         self._settled: bool | None = None
         with theirs, open(log, "wb") as output:
-            told = replace(what, env=(*what.env, ("EVO_CHANNEL", str(theirs.fileno()))))
-            self.process = sandbox.Process(told, (theirs.fileno(),), output.fileno())
+            self.process = sandbox.Process(what, output.fileno(), theirs.fileno())
 
     def settle(self) -> bool:
         """Waits until it lies still; False if it hangs or has died, be it since. For one that has not been told anything. Idempotent."""

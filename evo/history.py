@@ -31,6 +31,7 @@ class Genome:
     failures: int  # evaluations that gave no score, runs stopped early among them
     flaw: Failed | None = None  # what the first of them said
     memory_gib: float = 0.0  # highest peak of its scored draws; 0 where none was told
+    seconds: float = 0.0  # that all its evaluations took of a slot
     foretold: float | None = None  # val_bpb that its curve foretold when it was stopped early; no score
     mean: float = field(init=False)  # of the scores; nan without any
 
@@ -145,6 +146,7 @@ class _Entry:
     failures: int = 0
     flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
     memory_gib: float = 0.0
+    seconds: list[tuple[int, float]] = field(default_factory=list)  # (index, of its evaluation), ascending: a sum has an order
     foretold: tuple[int, float] | None = None  # (index, value) of the first run that was stopped
     _value: Genome | None = None
 
@@ -156,6 +158,7 @@ class _Entry:
             self.failures += 1
         if isinstance(outcome, Failed) and (self.flaw is None or index < self.flaw[0]):
             self.flaw = index, outcome
+        insort(self.seconds, (index, _seconds(outcome)))
         if isinstance(outcome, Stopped) and outcome.foretold is not None and (self.foretold is None or index < self.foretold[0]):
             self.foretold = index, outcome.foretold
         self._value = None
@@ -178,6 +181,7 @@ class _Entry:
                 self.failures,
                 flaw,
                 self.memory_gib,
+                math.fsum(seconds for _, seconds in self.seconds),
                 self.foretold[1] if self.foretold else None,
             )
         return self._value
@@ -205,6 +209,13 @@ def repaired_genomes(proposals: Iterable[Proposal]) -> frozenset[str]:
 
 def _index(record: Record) -> int:
     return record.candidate.proposal.index
+
+
+def _seconds(outcome: Outcome) -> float:
+    """That a slot was taken."""
+    if isinstance(outcome, Stopped):
+        return outcome.training_seconds
+    return outcome.total_seconds if isinstance(outcome, Scored | Failed) else 0.0
 
 
 def _birth(entry: _Entry) -> int:

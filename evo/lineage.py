@@ -1,10 +1,11 @@
-"""`python -m evo.lineage RUN [show ID | path ID | best | effects] [--json]`: how the genomes of a run came to be.
+"""`python -m evo.lineage RUN [show ID | path ID | best | effects | operators] [--json]`: how the genomes of a run came to be.
 
     (nothing)   the tree: id, posterior val_bpb ± sd, draws, operator, note; failures marked, champion starred
     show ID     one genome: its figures, all its evaluations, learning curve, differences to its parents, end of its log
     path ID     from the seed genome to ID, with the gain of each step and the sum so far
     best        the path of the champion, its figures and the announcement
     effects     what each edit of the seed genome is worth, estimated over all scored genomes
+    operators   what each operator has brought for the time that it took
 
 IDs may be cut short as long as they are unique. Reads only, also while the run goes on. Wrong input: one line, exit code 2.
 Differences of two posterior means come with the root of the summed squares of their sds, as if they were independent; relatives share
@@ -19,7 +20,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
 from functools import partial
@@ -33,6 +34,7 @@ from evo import flags
 from evo.cli import Parser
 from evo.history import Genome
 from evo.lineage_effects import effects, effects_lines
+from evo.lineage_operators import operators, operators_lines
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
 from evo.records import Record
 from evo.results import announcement_figures, best_figures
@@ -40,6 +42,7 @@ from evo.species import Shelf
 from evo.standing import Standing, assess
 from evo.store import Snapshot, StoreError, curve, exchange, log, read_text, snapshot
 
+WHAT = ("tree", "show", "path", "best", "effects", "operators")
 LOG_LINES = 20  # of the end of a log
 REPLY_LINES = 40  # of the end of what a model said
 
@@ -253,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="python -m evo.lineage", description="How the genomes of a run came to be.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("what", nargs="?", default="tree", choices=["tree", "show", "path", "best", "effects"], help="default: tree")
+    parser.add_argument("what", nargs="?", default="tree", choices=WHAT, help="default: tree")
     parser.add_argument("id", nargs="?", metavar="ID", help="genome id or the start of one, for show and path")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
@@ -265,16 +268,16 @@ def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list
         raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {shlex.quote(str(options.run))} {options.what} ID")
     if options.id and not named:
         raise LineageError(f"{options.what} takes no ID, got {options.id!r}")
-    if options.what == "show":
-        data, lines = show(run, resolve(run, options.id)), show_lines
-    elif options.what == "path":
-        data, lines = path(run, resolve(run, options.id)), path_lines
-    elif options.what == "best":
-        data, lines = best(run), best_lines
-    elif options.what == "effects":
-        data, lines = effects(run.standing, partial(read_text, options.run)), effects_lines
-    else:
-        data, lines = tree(run), tree_lines
+    answers: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], list[tuple[str, str]]]]] = {
+        "tree": (lambda: tree(run), tree_lines),
+        "show": (lambda: show(run, resolve(run, options.id)), show_lines),
+        "path": (lambda: path(run, resolve(run, options.id)), path_lines),
+        "best": (lambda: best(run), best_lines),
+        "effects": (lambda: effects(run.standing, partial(read_text, options.run)), effects_lines),
+        "operators": (lambda: operators(run.standing), operators_lines),
+    }
+    answer, lines = answers[options.what]
+    data = answer()
     return data, lines(data)
 
 

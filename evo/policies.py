@@ -1,8 +1,9 @@
 """Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
 
 evo        steady state: parents drawn from the survivors by belief and by how little they were tried; structure by mutate and
-           crossover between different ones, numbers by tune, and confirm where a repeat can change who leads. A genome that
-           failed of what a rule may mend is repaired first, once
+           crossover between different ones, numbers by tune, each as often as it pays (yields.py), a new structure's first, so
+           that it is not judged by the numbers of another; and confirm where a repeat can change who leads. A genome that failed
+           of what a rule may mend is repaired first, once
 greedy     karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
            one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
 tune-only  the baseline that changes numbers alone: Optuna tunes the knobs of the best genome so far, nothing else is tried
@@ -23,8 +24,10 @@ from evo.belief import Belief
 from evo.history import Genome, History
 from evo.population import ancestors, best, draw_parent
 from evo.records import CONFIRM, CROSSOVER, MUTATE, OPTUNA, REPAIR, TUNE
+from evo.yields import factors
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
+YOUNG_TRIES = 4  # explorations from a structure until it counts as tuned
 REPAIRS_IN_A_ROW = 2  # of repairs of repairs; what fails after them is left alone
 # What genomes.repair has rules for, by reason or by what is said. Whether a rule finds its place in the program is seen when it is written.
 MENDABLE = (Reason.OUT_OF_MEMORY, Reason.NOT_FINITE, Reason.NO_MODEL)
@@ -119,13 +122,38 @@ def _evo(view: View, rng: Random) -> Move:
         return Move(CONFIRM, (contender,))
     candidates = view.survivors or (view.founder,)
     parent = draw_parent(candidates, view.belief, view.tries, rng)
-    if rng.random() < view.config.crossover_share:
+    crossover_share, tune_share = _shares(view)
+    if rng.random() < crossover_share:
         genomes = view.history.genomes  # within a structure only numbers differ, and those have a better way to meet
         others = tuple(c for c in candidates if genomes[c].species != genomes[parent].species) if parent in genomes else ()
         partner = _partner(view, parent, lambda: draw_parent(others, view.belief, view.tries, rng)) if others else None
         if partner is not None:
             return Move(CROSSOVER, (parent, partner))
-    return Move(TUNE if rng.random() < view.config.tune_share else MUTATE, (parent,))
+    return Move(TUNE, (untuned(view) or parent,)) if rng.random() < tune_share else Move(MUTATE, (parent,))
+
+
+def untuned(view: View) -> str | None:
+    """The best survivor of a structure that was not tuned yet, and is not clearly behind the leader: it has the numbers of another
+    structure, so that it deserves a few tries before it is judged. None when there is none."""
+    genomes, of = view.history.genomes, view.belief.of
+    tried: dict[str, int] = {}  # species -> tries of its members as parents
+    for id_, count in view.tries.items():
+        if id_ in genomes:
+            tried[genomes[id_].species] = tried.get(genomes[id_].species, 0) + count
+    for id_ in view.survivors:
+        lead = of[id_].mean - of[view.survivors[0]].mean
+        if tried.get(genomes[id_].species, 0) < YOUNG_TRIES and lead < DECISIVE * math.hypot(of[id_].sd, of[view.survivors[0]].sd):
+            return id_
+    return None
+
+
+def _shares(view: View) -> tuple[float, float]:
+    """Of crossover among explorations, and of tune among the others: the configured ones, moved by what each has brought."""
+    config, leader = view.config, view.survivors[0] if view.survivors else None
+    factor = factors(view.history.genomes, view.belief, leader, (MUTATE, CROSSOVER, TUNE))
+    crossover, tune = config.crossover_share * factor[CROSSOVER], config.tune_share * factor[TUNE]
+    mutate, others = (1 - config.tune_share) * factor[MUTATE], 1 - config.crossover_share
+    return crossover / (crossover + others * (tune + mutate)), tune / (tune + mutate)
 
 
 def _greedy(view: View, rng: Random) -> Move:

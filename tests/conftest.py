@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, whose
 import pytest
 from script_lab import make_home
 
+from evaluator import sandbox
 from evo.lab import set_constants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +55,13 @@ def pytest_collection_finish() -> None:
     """What is imported stays, and needs no more walks of the collector: they take a sixth of the time of tests that parse programs."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _template() -> Iterator[None]:
+    """The template that most slots of the tests fork from lives as long as the tests do."""
+    with sandbox.template(sandbox.level()[0], "cpu", 1):
+        yield
 
 
 @dataclass(frozen=True)

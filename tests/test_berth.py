@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from programs_of import read
 
 from evaluator import sandbox
 from evaluator.berth import Berth
-from evaluator.meter import cpu_seconds
+from evaluator.meter import cpu_seconds, descendants
 from evaluator.outcome import CurvePoint, Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.scoring import Judge
 from evaluator.slot import Slot, SlotConfig, crowded_out
@@ -65,13 +64,14 @@ def plain_score(config: SlotConfig, repeatable: str) -> float:
 
 def running() -> dict[int, str]:
     """Process id -> script of the confined processes that descend from this one."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
-    processes = [(int(pid), int(parent), args) for pid, parent, args in (line.split(maxsplit=2) for line in listed)]
-    family = {os.getpid()}
-    while more := {pid for pid, parent, _ in processes if parent in family} - family:
-        family |= more
-    scripts = (f"{sandbox.INSIDE}/forwarder.py", f"{sandbox.INSIDE}/trainee.py")
-    return {pid: Path(args.split()[-1]).name for pid, _, args in processes if pid in family and args.endswith(scripts)}
+    found = {}
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):  # it has ended
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            script = Path(Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").rpartition("\0")[2])
+            started = script.name if script.parent == sandbox.INSIDE else ""  # a template's copy has its script's name instead
+            found |= dict.fromkeys([pid] if {name, started} & {*BERTH} else [], started or name)
+    return found
 
 
 def waiting_berth(slot: Slot, program: str) -> Berth:
@@ -142,16 +142,18 @@ def test_a_slot_that_starts_early_leaves_no_descriptor_behind(slot: Slot, small_
 
 @needs_namespaces
 def test_closing_a_slot_ends_what_waits_and_leaves_no_folder(slot: Slot, small_lab: SmallLab) -> None:
-    folder = waiting_berth(slot, small_lab.genome).files.lab.parent
-    slot.close()
-    assert running() == {}
+    others, own = running(), Slot(slot.config)
+    folder = waiting_berth(own, small_lab.genome).files.lab.parent
+    assert running() != others
+    own.close()
+    assert running() == others
     assert not folder.exists()
     assert not folder.parent.exists()  # of all its evaluations
 
 
 @needs_namespaces
 def test_a_program_that_no_berth_waits_for_gets_one_of_its_own(slot: Slot, small_lab: SmallLab) -> None:
-    slot.close()
+    slot._berths.close()
     seen: list[list[str]] = []
 
     def watch(_: CurvePoint) -> str:

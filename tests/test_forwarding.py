@@ -131,7 +131,7 @@ def test_the_clock_starts_after_what_would_disturb_it(tmp_path: Path, small_lab:
         wire.send(theirs, {"op": "start", "batch_size": 1, "vocab_size": 256})
         wire.send(theirs, {"op": "step", "step": 1, "tokens": 1, "loss": None})
         theirs.shutdown(socket.SHUT_WR)
-        process, data = sandbox.Process(what, (), log.fileno()), datafolder.load(small_lab.data)
+        process, data = sandbox.Process(what, log.fileno()), datafolder.load(small_lab.data)
         outcome = TrainingRun(process, ours, data, Limits(), 1.0, tmp_path / "weights.pt", before_clock=before_clock).run()
         told = wire.receive(theirs, max_fds=1)
     assert waits == [True]

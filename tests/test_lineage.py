@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,17 @@ def test_effects_agree_with_the_lab_that_scored_the_run(run: Path, command: Comm
         value = float(new) if "." in new else int(new)
         truth = score(lab, set_knobs(PROGRAM, {name: value})) - score(lab, PROGRAM)
         assert row["worth"] == pytest.approx(truth, abs=3 * row["sd"]), row["edit"]
+
+
+def test_operators_are_listed_with_what_they_brought_and_took(run: Path, command: Command) -> None:
+    code, out, _ = command(run, "operators")
+    assert code == 0
+    rows = command.json(run, "operators")["operators"]
+    made = [row for row in command.json(run)["genomes"] if row["operator"] != "calibrate"]
+    assert {row["operator"]: row["children"] for row in rows} == Counter(row["operator"] for row in made)
+    assert all(row["hours"] > 0 and 0 <= row["better"] <= row["children"] - row["failed"] for row in rows)
+    assert sum(row["reward"] for row in rows) > 0
+    assert all(row["operator"] in out for row in rows)
 
 
 def test_effects_of_a_young_run_say_that_they_rest_on_little(tmp_path: Path, command: Command) -> None:

@@ -91,8 +91,9 @@ def test_pages_that_processes_share_by_a_fork_count_once_where_it_must_be_exact(
 )
 def test_what_a_program_holds_too_much_of_is_named(code: str, found: str | None, tmp_path: Path) -> None:
     allowance = Allowance(memory_bytes=48 * MIB, tasks=20, disk_bytes=2 * MIB, folder=str(tmp_path))
-    meter = Meter(os.getpid(), allowance, own_root=False)
-    with running(f"import os; os.chdir({str(tmp_path)!r}); {code}{WAIT}"):
+    program = f"import os; os.chdir({str(tmp_path)!r}); {code}{WAIT}"
+    with running(f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {program!r}])") as parent:
+        meter = Meter(parent, allowance, init=None)
         assert meter.exceeded() == found
     if found in ("memory", "tasks"):
         assert meter.exceeded() is None

@@ -86,7 +86,8 @@ def on_word(work: Callable[[socket.socket, dict[str, Any], list[int]], None], ma
     """
     channel = socket.socket(fileno=os.dup(int(os.environ["EVO_CHANNEL"])))
     try:
-        import_libraries(os.environ["EVO_DEVICE"])
+        if "torch" not in sys.modules:  # else a template has imported them
+            import_libraries(os.environ["EVO_DEVICE"])
         wire.send(channel, {"op": "waiting"})
         received = wire.receive(channel, max_fds)
         if received is not None:

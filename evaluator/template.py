@@ -1,0 +1,221 @@
+"""A process that has imported what most programs need, and turns a copy of itself into each confined process: to import torch takes two
+seconds of a core, to fork a few milliseconds (as Android's zygote does, and forkserver of multiprocessing).
+
+It holds nothing but libraries and the launcher, sees no program, and keeps nothing of what it starts. A copy does what launch.py does
+otherwise, only that its last step is no exec: capabilities are dropped by hand. What programs of one template share is the layout of their
+memory. Not at level "process", where a program could reach into the template of the next; not on a GPU, where processes start early, and
+whose driver may be initialised by an import and does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from evaluator import kernel, launch
+from evaluator.evaluate import HarnessError
+from evaluator.inside import wire
+
+_PROJECT = str(Path(__file__).resolve().parent.parent)
+_START_SECONDS, _FORK_SECONDS = 120.0, 20.0
+_FDS_MOST = 4  # lifeline, report, log, channel
+_FAILED = 125  # exit code of a launcher that left no report
+
+
+class Copy:
+    """The launcher that a template has forked, as far as it is like a subprocess.Popen."""
+
+    returncode = _FAILED
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        """
+        Args:
+            descriptor: that tells of its end (pidfd_open(2)); ours to close.
+        """
+        self.pid, self._descriptor, self._ended = pid, descriptor, threading.Event()
+        self._lock = threading.Lock()
+
+    def poll(self, milliseconds: float | None = 0.0) -> int | None:
+        """None while it runs."""
+        with self._lock:
+            if not self._ended.is_set():
+                ends = select.poll()
+                ends.register(self._descriptor, select.POLLIN)
+                if ends.poll(milliseconds):
+                    os.close(self._descriptor)
+                    self._ended.set()
+        return self.returncode if self._ended.is_set() else None
+
+    def wait(self) -> int:
+        """Waits for its end."""
+        while self.poll(1000.0) is None:
+            pass
+        return self.returncode
+
+
+class Template:
+    """The harness's end of it. It is started at the first use, or before by `warm`, and again if it should have died."""
+
+    def __init__(self, env: tuple[tuple[str, str], ...]) -> None:
+        """
+        Args:
+            env: its environment, and so what libraries see of one while they are imported. Copies get their own later.
+        """
+        self._env, self._lock = dict(env), threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._closed = False
+
+    def warm(self) -> None:
+        """Starts it. Returns at once."""
+        with self._lock:
+            self._started()
+
+    def fork(self, spec: dict[str, Any], lifeline: int, report: int, log: int, channel: int | None) -> Copy:
+        """A copy that runs launch.py's `run(spec)`; it gets copies of the descriptors.
+
+        Raises:
+            HarnessError: there is no getting one.
+        """
+        fds = (lifeline, report, log) + (() if channel is None else (channel,))
+        with self._lock:
+            for _ in range(2):  # it may have died since the last time
+                with contextlib.suppress(OSError, wire.WireError):
+                    self._started()
+                    assert self._channel is not None
+                    wire.send(self._channel, {"op": "fork", "spec": spec}, fds)
+                    received = wire.receive(self._channel, 1, time.monotonic() + _START_SECONDS)
+                    while received is not None and received[0]["op"] == "ready":
+                        received = wire.receive(self._channel, 1, time.monotonic() + _FORK_SECONDS)
+                    if received is not None:
+                        return Copy(received[0]["pid"], received[1][0])
+                self._end()
+        raise HarnessError("no process can be forked; why is on standard error")
+
+    def _started(self) -> None:
+        if self._closed:
+            raise HarnessError("this template has been closed: nobody holds it any more")
+        if self._process is not None:
+            return
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            code = f"import sys; sys.path.insert(0, {_PROJECT!r}); from evaluator import template; template.main()"
+            command = [os.path.realpath(sys.executable), "-S", "-P", "-c", code, str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                command, env=self._env, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True, cwd="/"
+            )
+
+    def _end(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._channel = self._process = None
+
+    def close(self) -> None:
+        """Ends it for good; its copies go on. Idempotent."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+
+class _Shared:
+    """One template for all who ask for the same, as long as one of them has it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lent: dict[tuple[tuple[str, str], ...], tuple[Template, int]] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, env: tuple[tuple[str, str], ...]) -> Any:
+        with self._lock:
+            template, users = self._lent.get(env, (None, 0))
+            template = template or Template(env)
+            self._lent[env] = template, users + 1
+        template.warm()
+        try:
+            yield template
+        finally:
+            with self._lock:
+                users = self._lent[env][1] - 1
+                self._lent[env] = template, users
+                if users == 0:
+                    del self._lent[env]
+                    template.close()
+
+
+shared = _Shared()
+
+
+def main() -> None:
+    """The process itself: imports, then forks whenever it is asked to, until the harness closes the channel or dies."""
+    sys.path.remove(_PROJECT)
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    import trainee
+
+    kernel.set_name("template")
+    trainee.import_libraries(os.environ["EVO_DEVICE"])
+    wire.send(channel, {"op": "ready"})
+    copies: dict[int, int] = {}  # descriptor that tells of its end -> pid
+    while True:
+        watched: list[Any] = [channel, *copies]
+        ready = select.select(watched, [], [])[0]
+        for descriptor in [each for each in ready if each in copies]:
+            os.waitpid(copies.pop(descriptor), 0)
+            os.close(descriptor)
+        if channel in ready:
+            received = wire.receive(channel, _FDS_MOST)
+            if received is None:
+                os._exit(0)
+            pid = os.fork()
+            if pid == 0:
+                channel.detach()
+                _launch(received[0]["spec"], received[1])
+            for descriptor in received[1]:
+                os.close(descriptor)
+            end = os.pidfd_open(pid)
+            wire.send(channel, {"op": "forked", "pid": pid}, (end,))
+            copies[end] = pid
+
+
+def _launch(spec: dict[str, Any], fds: list[int]) -> None:
+    """The life of a copy. Returns nowhere: what becomes of the program's own process is the interpreter's end."""
+    os.setsid()
+    kernel.set_name("launch")
+    null = os.open("/dev/null", os.O_RDONLY)
+    for source, target in ((null, 0), (fds[2], 1), (fds[2], 2)):
+        os.dup2(source, target)
+    kept = {fds[0], fds[1], *fds[3:]}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    spec |= {"lifeline": fds[0], "report": fds[1]}
+    if fds[3:]:
+        spec["env"]["EVO_CHANNEL"] = str(fds[3])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    launch.run(spec, _run_script)
+    os._exit(0)
+
+
+def _run_script(spec: dict[str, Any]) -> None:
+    """The program's own process, confined by now: the script runs as if it were the interpreter's."""
+    os.environ.clear()
+    os.environ.update(spec["env"])
+    sys.argv[:] = [spec["argv"][-1]]
+    kernel.set_name(os.path.basename(sys.argv[0]))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "evaluator"]:
+        del sys.modules[name]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.exit()

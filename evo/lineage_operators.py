@@ -1,0 +1,51 @@
+"""What each operator has brought, as plain data and as lines: `python -m evo.lineage RUN operators`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluator.outcome import SELF_REPORTED
+from evo.history import EXPLORATIONS
+from evo.lineage_text import Line
+from evo.population import best
+from evo.standing import Standing
+from evo.yields import WINDOW, factors, yields
+
+
+def operators(standing: Standing) -> dict[str, Any]:
+    """Yields over the whole run, and what the policy `evo` multiplies the configured shares by now."""
+    genomes, belief = standing.history.genomes, standing.belief
+    found = yields(genomes.values(), belief)
+    factor = factors(genomes, belief, best(standing.history, belief), EXPLORATIONS)
+    rows = [
+        {
+            "operator": name,
+            "children": each.children,
+            "failed": each.failed,
+            "better": each.better,
+            "reward": each.reward,
+            "hours": each.seconds / 3600,
+            "rate": each.rate,
+            "factor": factor[name],
+        }
+        for name, each in found.items()
+    ]
+    return {"operators": rows, "window": WINDOW, "self_reported": standing.history.self_reported}
+
+
+def operators_lines(data: Mapping[str, Any]) -> list[Line]:
+    """A table, and what its columns mean."""
+    if not data["operators"]:
+        return [("no genome has been made and evaluated yet", "")]
+    told = f" ({SELF_REPORTED})" if data["self_reported"] else ""
+    lines = [
+        (f"{'operator':12}{'children':>9}{'failed':>8}{'better':>8}{'gain':>9}{'slot hours':>12}{'gain/hour':>11}{'share ×':>9}", "bold")
+    ]
+    for row in data["operators"]:
+        counts = f"{row['operator']:12}{row['children']:>9}{row['failed']:>8}{row['better']:>8}"
+        lines.append((f"{counts}{row['reward']:>9.4f}{row['hours']:>12.2f}{row['rate']:>11.4f}{row['factor']:>9.2f}", ""))
+    lines.append(("", ""))
+    lines.append((f"gain: val_bpb{told} by which children are believed better than their best parent, summed; no proof", "dim"))
+    lines.append((f"share ×: what the policy evo multiplies the configured share by, from the latest {data['window']} genomes", "dim"))
+    return lines

@@ -1,0 +1,50 @@
+"""What a policy asks for next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from evo.belief import Belief, Estimate
+from evo.history import Genome, History
+from evo.policies import POLICIES, YOUNG_TRIES, SearchConfig, View, untuned
+from evo.records import TUNE
+
+
+def view(members: dict[str, tuple[str, float]], tries: dict[str, int] | None = None, **config: float) -> View:
+    """`members`: genome -> its structure and posterior mean, best first; each sd is 0.001."""
+    genomes = {
+        id_: Genome(id_, index, species, 10, "mutate", (), (mean,), 0) for index, (id_, (species, mean)) in enumerate(members.items())
+    }
+    history = History(genomes, tries or {}, frozenset(), (), len(members), 0, (4, 4), 0, len(members))
+    belief = Belief({id_: Estimate(mean, 0.001, 1) for id_, (_, mean) in members.items()}, 0.001, 0.0, 0.001, 0.01)
+    settings = SearchConfig(**config)  # type: ignore[arg-type]
+    none: frozenset[str] = frozenset()
+    return View(settings, next(iter(members)), history, belief, tuple(members), tries or {}, frozenset(), none, {}, len(members), 0)
+
+
+TWO = {"old": ("s", 1.0), "older": ("s", 1.001), "new": ("t", 1.001)}
+
+
+def test_a_new_structure_is_tuned_first_until_it_has_had_its_tries() -> None:
+    tried = {"old": 3, "older": YOUNG_TRIES}
+    assert [untuned(view(TWO, {**tried, "new": n})) for n in range(YOUNG_TRIES + 1)] == ["new"] * YOUNG_TRIES + [None]
+
+
+def test_one_that_is_clearly_behind_is_not() -> None:
+    behind = {**TWO, "new": ("t", 1.01)}
+    assert untuned(view(behind, {"old": YOUNG_TRIES})) is None
+
+
+def test_the_tries_of_a_structure_are_those_of_all_its_members() -> None:
+    assert untuned(view({"a": ("s", 1.0), "b": ("s", 1.0)}, {"a": YOUNG_TRIES - 1, "b": 1})) is None
+
+
+def test_only_what_goes_to_tuning_anyway_goes_to_a_new_structure() -> None:
+    asked = view(TWO, {"old": YOUNG_TRIES}, confirm_share=0.0, crossover_share=0.0, tune_share=0.5)
+    moves = Counter(POLICIES["evo"].explore(asked, Random(seed)) for seed in range(400))
+    tuned = {move.parents: count for move, count in moves.items() if move.operator == TUNE}
+    assert set(tuned) == {("new",)}
+    assert sum(tuned.values()) == pytest.approx(200, abs=50)
