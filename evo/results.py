@@ -101,7 +101,8 @@ def heldout_figures(standing: Standing) -> dict[str, Any] | None:
     if not (arms[True] and arms[False]):
         return None
     champion, seed = fmean(arms[True]), fmean(arms[False])
-    sentence = f"on the held-out text, which chose nothing: {champion:.4f} against {seed:.4f} of the seed, a gain of {seed - champion:.4f}"
+    said = f"a gain of {seed - champion:.4f}" if champion <= seed else f"{champion - seed:.4f} worse"
+    sentence = f"on the held-out text, which chose nothing: {champion:.4f} against {seed:.4f} of the seed, {said}"
     return {"champion_mean": champion, "seed_mean": seed, "gain": seed - champion, "sentence": sentence}
 
 
