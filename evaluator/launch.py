@@ -237,7 +237,7 @@ def main() -> None:
 
 
 def run(spec: dict[str, Any], begin: Begin) -> None:
-    """Starts the program and watches it to its end; its own process never returns from here."""
+    """Starts the program and watches it to its end. In the program's own process it never returns."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the slot decides when it is over, by the lifeline
         signal.signal(signum, signal.SIG_IGN)
     if sys.platform == "linux":

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from evaluator.evaluate import HarnessError
 from evaluator.inside import wire
 
 _PROJECT = str(Path(__file__).resolve().parent.parent)
-_START_SECONDS, _FORK_SECONDS = 120.0, 20.0
+_START_SECONDS = 120.0
 _FDS_MOST = 4  # lifeline, report, log, channel
 _FAILED = 125  # exit code of a launcher that left no report
 
@@ -42,19 +43,19 @@ class Copy:
         Args:
             descriptor: that tells of its end (pidfd_open(2)); ours to close.
         """
-        self.pid, self._descriptor, self._ended = pid, descriptor, threading.Event()
-        self._lock = threading.Lock()
+        self.pid, self._descriptor, self._lock = pid, descriptor, threading.Lock()
 
-    def poll(self, milliseconds: float | None = 0.0) -> int | None:
+    def poll(self, milliseconds: float = 0.0) -> int | None:
         """None while it runs."""
         with self._lock:
-            if not self._ended.is_set():
+            if self._descriptor >= 0:
                 ends = select.poll()
                 ends.register(self._descriptor, select.POLLIN)
-                if ends.poll(milliseconds):
-                    os.close(self._descriptor)
-                    self._ended.set()
-        return self.returncode if self._ended.is_set() else None
+                if not ends.poll(milliseconds):
+                    return None
+                os.close(self._descriptor)
+                self._descriptor = -1
+        return self.returncode
 
     def wait(self) -> int:
         """Waits for its end."""
@@ -94,9 +95,10 @@ class Template:
                     self._started()
                     assert self._channel is not None
                     wire.send(self._channel, {"op": "fork", "spec": spec}, fds)
-                    received = wire.receive(self._channel, 1, time.monotonic() + _START_SECONDS)
+                    deadline = time.monotonic() + _START_SECONDS
+                    received = wire.receive(self._channel, 1, deadline)
                     while received is not None and received[0]["op"] == "ready":
-                        received = wire.receive(self._channel, 1, time.monotonic() + _FORK_SECONDS)
+                        received = wire.receive(self._channel, 1, deadline)
                     if received is not None:
                         return Copy(received[0]["pid"], received[1][0])
                 self._end()
@@ -138,13 +140,13 @@ class _Shared:
         self._lent: dict[tuple[tuple[str, str], ...], tuple[Template, int]] = {}
 
     @contextlib.contextmanager
-    def __call__(self, env: tuple[tuple[str, str], ...]) -> Any:
+    def __call__(self, env: tuple[tuple[str, str], ...]) -> Iterator[Template]:
         with self._lock:
             template, users = self._lent.get(env, (None, 0))
             template = template or Template(env)
             self._lent[env] = template, users + 1
-        template.warm()
         try:
+            template.warm()
             yield template
         finally:
             with self._lock:
