@@ -7,8 +7,6 @@ ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, pr
     explore     what the policy moves (mutate, crossover, tune, repair, confirm), until the limit of evaluations or `closing`
     final       once nothing else is pending: fresh draws of champion and seed genome in pairs, k-th against k-th under one
                 evaluation seed. Exploring further after them voids the announcement; the next closing draws afresh
-
-Not covered: bandits over operators (issue 7): they enter through `policies`.
 """
 
 from __future__ import annotations
