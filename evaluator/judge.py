@@ -20,7 +20,6 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,7 @@ from evaluator.nats import cross_entropy
 from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task
 
-VERSION = 6  # part of the measurement key: raise it whenever a score could change, if only by rounding
+VERSION = 7  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
@@ -141,7 +140,8 @@ class Scoring:
             self.data: CheckedRows = load(File(task.rows_file, task.rows_sha256), File(task.bytes_file, task.bytes_sha256), task.length)
         except Tampered as tampered:
             raise Refused(Reason.TAMPERED, str(tampered)) from None
-        self.nats = torch.zeros(task.rows, task.length, device=task.device)
+        self._order = torch.tensor(self.rng.sample(range(task.rows), task.rows))
+        self._nats = torch.empty(0)  # (rows, T) of the first pass, in its order
 
     def score(self, forwarder: Forwarder) -> dict[str, Any]:
         """The first pass.
@@ -153,13 +153,9 @@ class Scoring:
         """
         import torch
 
-        order = torch.tensor(self.rng.sample(range(self.task.rows), self.task.rows))
-        whole = torch.full_like(order, self.task.length)
-        for rows, _, nats in self._chunks(forwarder, order, whole):
-            self.nats[rows.to(self.nats.device)] = nats
-        total = float((self.nats.double() * self.data.counted.to(self.nats.device)).sum())
-        if not math.isfinite(total):
-            raise Refused(Reason.NOT_FINITE, "the cross-entropy of the logits overflows")
+        self._nats = self._nats_of(forwarder, self._order, torch.full_like(self._order, self.task.length))
+        counted = self.data.counted[self._order].to(self._nats.device)
+        total = float(self._nats.where(counted, 0.0).sum(dtype=torch.float64))
         return {"op": "verdict", "val_bpb": total / math.log(2) / self.data.bytes}
 
     def check(self, forwarder: Forwarder) -> None:
@@ -170,41 +166,44 @@ class Scoring:
             Refused: they do not stand.
         """
         rows = self._random_rows(max(twins.LEAST, math.ceil(self.task.rows * twins.SHARE)))
-        cuts, compared = twins.choose_cuts(self.nats[rows.to(self.nats.device)].cpu(), self.rng), twins.Comparison()
-        for some, cut, nats in self._chunks(forwarder, rows, cuts):
-            _refuse_if(compared.add((nats - self.nats[some.to(nats.device)]).cpu(), cut))
+        before = self._nats[self._order.argsort()[rows].to(self._nats.device)]
+        cuts, compared = twins.choose_cuts(before.cpu(), self.rng), twins.Comparison()
+        _refuse_if(compared.add((self._nats_of(forwarder, rows, cuts) - before).cpu(), cuts))
         _refuse_if(compared.conclude())
 
-    def _chunks(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Iterator[tuple[Any, Any, Any]]:
-        """The jobs in chunks of one shape: (n,) rows, (n,) cuts and their (n, T) nats. One chunk is sent ahead of the one waited for.
+    def _nats_of(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Any:
+        """(n, T) nats of these jobs. They are sent in chunks of one shape, each before the answer to the last is read.
 
         Args:
-            cuts: for each row, from where on its inputs are foreign; T: nowhere.
+            rows: (n,), which.
+            cuts: (n,), from where on their inputs are foreign; T: nowhere.
+        Raises:
+            Refused: their logits cannot be scored.
         """
         import torch
 
-        size, under_way = self.task.chunk_rows, deque[tuple[int, Any, Any, Any]]()
+        size, under_way = self.task.chunk_rows, deque[tuple[int, int, Any]]()
+        nats = torch.empty(len(rows), self.task.length, device=self.task.device)
+
+        def read() -> None:
+            place, begin, targets = under_way.popleft()
+            part = nats[begin : begin + size]
+            part.copy_(cross_entropy(forwarder.receive(size, place), targets)[: len(part)])
+            _finish(self.task.device)  # only now may the place be used again
+
         for number, begin in enumerate(range(0, len(rows), size)):
             if len(under_way) == PLACES:
-                yield self._received(forwarder, *under_way.popleft())
+                read()
             job, cut = rows[begin : begin + size], cuts[begin : begin + size]
             missing = size - len(job)
-            sent = torch.cat([job, self._random_rows(missing)])
-            inputs, targets = self._tokens(sent, torch.cat([cut, torch.full((missing,), self.task.length)]))
+            whole = torch.full((missing,), self.task.length)
+            inputs, targets = self._tokens(torch.cat([job, self._random_rows(missing)]), torch.cat([cut, whole]))
             forwarder.send(inputs, number % PLACES)
-            under_way.append((number % PLACES, job, cut, targets))
+            under_way.append((number % PLACES, begin, on_its_way(targets, self.task.device)))
         while under_way:
-            yield self._received(forwarder, *under_way.popleft())
-
-    def _received(self, forwarder: Forwarder, place: int, rows: Any, cuts: Any, targets: Any) -> tuple[Any, Any, Any]:
-        """
-        Raises:
-            Refused: its logits cannot be scored.
-        """
-        nats, finite = cross_entropy(forwarder.receive(len(targets), place), on_its_way(targets, self.task.device))
-        if not finite:
-            raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
-        return rows, cuts, nats[: len(rows)]
+            read()
+        _refuse_what_is_not_finite(nats)
+        return nats
 
     def _tokens(self, rows: Any, cuts: Any) -> tuple[Any, Any]:
         """Inputs and targets, (n, T) each. From its cut on a row's inputs are those of another row, and the first of them is changed."""
@@ -226,6 +225,21 @@ class Scoring:
         import torch
 
         return torch.tensor([self.rng.randrange(self.task.rows) for _ in range(count)], dtype=torch.int64)
+
+
+def _finish(device: str) -> None:
+    """Waits for what is queued on a GPU: once for each chunk, since each time the GPU turns from the forwarder to the judge."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.current_stream().synchronize()
+
+
+def _refuse_what_is_not_finite(nats: Any) -> None:
+    if bool(nats.isnan().any()):
+        raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
+    if bool(nats.isinf().any()):
+        raise Refused(Reason.NOT_FINITE, "the cross-entropy of the logits overflows")
 
 
 def _refuse_if(finding: str) -> None:

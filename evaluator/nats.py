@@ -13,41 +13,42 @@ _PER_WARP = 1024  # logits of a row, so that they stay in registers
 _MOST_WARPS = 32
 
 
-def cross_entropy(logits: Any, targets: Any) -> tuple[Any, bool]:
-    """
+def cross_entropy(logits: Any, targets: Any) -> Any:
+    """On a GPU the work is only queued: the logits are read when the stream is done with it.
+
     Args:
         logits: (rows, T, V) of any float type, finite or not.
         targets: (rows, T) int64, on the device of the result.
 
     Returns:
-        (rows, T) nats, -log softmax(logits)[target] in float32; whether all logits are finite.
+        (rows, T) nats, -log softmax(logits)[target] in float32; NaN, and only there, where one of the V logits is not finite.
     """
     kernel = _kernel() if logits.device.type == "cuda" else None
     return _by_rows(logits, targets) if kernel is None else _at_once(kernel, logits, targets)
 
 
-def _by_rows(logits: Any, targets: Any) -> tuple[Any, bool]:
+def _by_rows(logits: Any, targets: Any) -> Any:
     """One row after the other, for the memory that a copy takes."""
     import torch
 
-    nats, ends = [], []
+    nats = []
     for row, target in zip(logits, targets, strict=True):
         own = row.to(target.device, copy=True).float()
-        ends.append(torch.stack(torch.aminmax(own)))  # NaN spreads: one reading finds whatever is not finite
-        nats.append(torch.nn.functional.cross_entropy(own, target, reduction="none"))
-    return torch.stack(nats), bool(torch.isfinite(torch.stack(ends)).all())
+        least, most = torch.aminmax(own, dim=-1)  # NaN spreads: one reading finds whatever is not finite
+        finite = least.isfinite() & most.isfinite()
+        nats.append(torch.nn.functional.cross_entropy(own, target, reduction="none").where(finite, torch.nan))
+    return torch.stack(nats)
 
 
-def _at_once(kernel: Any, logits: Any, targets: Any) -> tuple[Any, bool]:
+def _at_once(kernel: Any, logits: Any, targets: Any) -> Any:
     import torch
 
     width = logits.shape[-1]
     block = 1 << (width - 1).bit_length()
     nats = torch.empty(targets.shape, device=targets.device)
-    broken = torch.zeros(1, dtype=torch.int32, device=targets.device)
     warps = max(1, min(_MOST_WARPS, block // _PER_WARP))
-    kernel[(targets.numel(),)](logits.contiguous(), targets.contiguous(), nats, broken, width, BLOCK=block, num_warps=warps)
-    return nats, not broken.item()
+    kernel[(targets.numel(),)](logits.contiguous(), targets.contiguous(), nats, width, BLOCK=block, num_warps=warps)
+    return nats
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import mmap
 from dataclasses import dataclass
 
 CHUNK_BYTES = {"cpu": 16 << 20}  # logits of one chunk in float32: what a core's cache digests best
-CHUNK_BYTES_GPU = 768 << 20  # enough to keep a GPU busy: both places take less than 2 GiB of it
+CHUNK_BYTES_GPU = 896 << 20  # enough to keep a GPU busy: both places, with their spare, take less than 2 GiB of it
 PLACES = 2  # chunks in the shared memory: the forwarder works on one while the judge reads the other
 
 
