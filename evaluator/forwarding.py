@@ -11,6 +11,7 @@ validation row can leave no file there.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -87,7 +88,12 @@ class Forwarders:
             early: start both now.
         """
         self._start, self._early = start, early
-        self._running = {name: start(name, True) for name in _NAMES} if early else {}
+        self._running = dict[str, Forwarder]()
+        with contextlib.ExitStack() as unless_all_start:
+            unless_all_start.callback(self.close)
+            for name in _NAMES if early else ():
+                self._running[name] = start(name, True)
+            unless_all_start.pop_all()
 
     def build(self, task: Task, seed: int) -> None:
         """Lets both build the program's model, if they are early. Returns at once."""

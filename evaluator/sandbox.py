@@ -95,6 +95,10 @@ class Process:
         spec = _spec(what) | {"lifeline": lifeline_there, "report": report_there}
         try:
             self._launcher = _start(what, spec, log, channel)
+        except BaseException:
+            os.close(lifeline)
+            os.close(self._report)
+            raise
         finally:
             os.close(lifeline_there)
             os.close(report_there)

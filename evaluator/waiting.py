@@ -22,8 +22,11 @@ class Waiting:
         """Starts it; what it prints goes to `log`."""
         self.channel, theirs = socket.socketpair()
         self._settled: bool | None = None
-        with theirs, open(log, "wb") as output:
-            self.process = sandbox.Process(what, output.fileno(), theirs.fileno())
+        with contextlib.ExitStack() as unless_started:
+            unless_started.callback(self.channel.close)
+            with theirs, open(log, "wb") as output:
+                self.process = sandbox.Process(what, output.fileno(), theirs.fileno())
+            unless_started.pop_all()
 
     def settle(self) -> bool:
         """Waits until it lies still; False if it hangs or has died, be it since. For one that has not been told anything. Idempotent."""

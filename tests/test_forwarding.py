@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,15 @@ from conftest import SmallLab
 
 from evaluator import data as datafolder
 from evaluator import sandbox
-from evaluator.forwarding import Forwarder, shared_memory
+from evaluator.evaluate import HarnessError
+from evaluator.forwarding import Forwarder, Forwarders, shared_memory
 from evaluator.inside import wire
 from evaluator.inside.devicememory import DeviceMemory
 from evaluator.inside.hostmemory import pinned
 from evaluator.outcome import Failed
 from evaluator.scoring import task_for
 from evaluator.task import Task
+from evaluator.template import Template
 from evaluator.training import Limits, TrainingRun
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -36,9 +39,8 @@ def small_task(lab: SmallLab) -> Task:
     return task_for(vocabulary, vocabulary.val, data.length, "cpu", 60.0)
 
 
-@pytest.fixture
-def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
-    """One without weights yet, whose program leaves a file when it is imported."""
+def confined(tmp_path: Path, small_lab: SmallLab) -> sandbox.Confined:
+    """What a forwarder gets that has no weights yet, and whose program leaves a file when it is imported."""
     for name in ("lab", "work", "root"):
         (tmp_path / name).mkdir()
     leave = "import os\nwith open('imported', 'w') as file:\n    file.write(os.environ['EVO_SEED'])\n"
@@ -48,8 +50,12 @@ def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
     lab, work, weights = (str(tmp_path / name) for name in ("lab", "work", "weights.pt"))
     env = sandbox.environment(1, EVO_DEVICE="cpu", EVO_LAB=lab, EVO_WEIGHTS=weights)
     root, level = str(tmp_path / "root"), sandbox.level()[0]
-    what = sandbox.Confined("forwarder.py", work, (lab, weights), (work,), (), env, (), 2 << 30, 2 << 30, 256, 1 << 20, level, root)
-    made = Forwarder(what, tmp_path / "log.txt")
+    return sandbox.Confined("forwarder.py", work, (lab, weights), (work,), (), env, (), 2 << 30, 2 << 30, 256, 1 << 20, level, root)
+
+
+@pytest.fixture
+def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
+    made = Forwarder(confined(tmp_path, small_lab), tmp_path / "log.txt")
     yield made
     made.end()
 
@@ -108,6 +114,22 @@ def test_a_forwarder_that_has_died_is_no_error_of_its_owner(forwarder: Forwarder
     forwarder.load(small_task(small_lab))
     with contextlib.suppress(ConnectionError):
         assert wire.receive(forwarder.channel, deadline=time.monotonic() + 60) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_a_start_that_fails_leaves_no_process_and_no_descriptor(tmp_path: Path, small_lab: SmallLab) -> None:
+    what, before, made = confined(tmp_path, small_lab), os.listdir("/proc/self/fd"), list[Forwarder]()
+
+    def start(name: str, cached: bool) -> Forwarder:
+        closed = Template(sandbox.environment(1))
+        closed.close()
+        made.append(Forwarder(what if name == "first" else replace(what, template=closed), tmp_path / "log.txt"))
+        return made[-1]
+
+    with pytest.raises(HarnessError, match="closed"):
+        Forwarders(start, early=True)
+    assert not made[0].process.alive
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_the_clock_starts_after_what_would_disturb_it(tmp_path: Path, small_lab: SmallLab) -> None:
