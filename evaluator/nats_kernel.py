@@ -15,5 +15,6 @@ def nats_of_rows(logits, targets, nats, width, BLOCK: tl.constexpr):  # type: ig
     broken = tl.max((inside & ~(tl.abs(own) < float("inf"))).to(tl.int32), 0)  # NaN too
     most = tl.max(own, 0)
     at_target = tl.sum(tl.where(column == tl.load(targets + row), own, 0.0), 0)
-    found = tl.log(tl.sum(tl.exp(own - most), 0)) + most - at_target
+    # in this order: added to a large `most` first, the logarithm would be rounded away, and the logits' offset be worth a score of 0
+    found = tl.log(tl.sum(tl.exp(own - most), 0)) + (most - at_target)
     tl.store(nats + row, tl.where(broken > 0, float("nan"), found))

@@ -25,6 +25,7 @@ from evaluator.outcome import Failed, Phase, Reason, Scored
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 pytestmark = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
 
 ITEMS = 22  # of FIELD_NOTES 4
@@ -42,6 +43,7 @@ WITHOUT_EFFECT = (
     "i18_secrets_and_sockets",
 )
 AS_THE_TWIN = ("i11_rewritten_rows", "i13_byte_inflation", "i19_patched_operations", "i20_objects_walked")
+OFFSET = "i06_offset_logits"
 SEED_SEARCH, LEARNER = "i12_seed_search", "i21_learns_in_set_up"  # other weights at the first real token than the twin's
 WHILE_TRAINED = {
     "i01_work_between_timers": (Reason.OVERRAN, Phase.TRAIN, "1.5 s of grace"),
@@ -127,7 +129,7 @@ def all_in_one(chosen: tuple[str, ...], known: dict[str, object]) -> str:
 
 
 def test_every_item_of_the_list_has_a_program_and_every_program_a_test() -> None:
-    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, SEED_SEARCH, LEARNER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, IN_THE_GRACE}
+    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, OFFSET, SEED_SEARCH, LEARNER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, IN_THE_GRACE}
     assert listed == set(names("cheats")) - {"honest"}
     heads = [read("cheats", name).split('"""')[1].split(". ")[0] for name in listed]  # "2, 11"
     covered = {int(number) for head in heads for number in re.findall(r"\d+", head)}
@@ -158,6 +160,16 @@ def test_a_cheat_without_effect_scores_as_its_twin(slot: Slot, twin: float, name
     rows = [v.train for v in datafolder.load(small_lab.data).vocabularies]
     assert score(slot, read("cheats", name)) == pytest.approx(twin, abs=SAME_BPB)
     assert all(hashlib.sha256(Path(r.file).read_bytes()).hexdigest() == r.sha256 for r in rows)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_who_adds_to_all_its_logits_has_rounded_them_away_and_scores_as_one_who_knows_nothing(config: SlotConfig, device: str) -> None:
+    limits = replace(config.limits, host_memory_gib=16.0, gpu_spare_gib=8.0) if device == "cuda" else config.limits
+    made = Slot(replace(config, device=device, gpu="0" if device == "cuda" else "", limits=limits))
+    try:
+        assert score(made, read("cheats", OFFSET)) == pytest.approx(8.0, abs=SAME_BPB)  # bits of one byte in 256
+    finally:
+        made.close()
 
 
 def test_a_search_over_seeds_gets_what_its_twin_gets_under_the_seed_that_it_took(slot: Slot) -> None:
@@ -208,7 +220,7 @@ def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(slot: Slot, monk
     assert "on a core after its budget, allowed are 0.5" in outcome.message
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@needs_cuda
 @pytest.mark.parametrize("name", ON_A_GPU)
 def test_a_program_that_takes_more_of_the_gpu_than_its_share_is_ended(config: SlotConfig, name: str) -> None:
     on_gpu = Slot(replace(config, device="cuda", gpu="0", limits=replace(config.limits, host_memory_gib=16.0, gpu_spare_gib=8.0)))

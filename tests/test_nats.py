@@ -53,3 +53,11 @@ def test_finite_logits_can_overflow_but_are_not_called_broken(device: str) -> No
     logits = torch.zeros(1, 1, 300)
     logits[0, 0, :2] = torch.tensor([3e38, -3e38])
     assert cross_entropy(logits.to(device), torch.tensor([[1]]).to(device)).item() == float("inf")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("offset", [-3e38, -1e9, 1e6, 1e9, 3e38])
+def test_what_is_added_to_all_logits_changes_nothing(device: str, offset: float) -> None:
+    """A program could otherwise round its own loss away."""
+    logits, targets = torch.full((2, 3, 1000), offset), torch.randint(1000, (2, 3), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(cross_entropy(logits.to(device), targets.to(device)).cpu(), torch.full((2, 3), 1000.0).log())
