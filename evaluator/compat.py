@@ -103,7 +103,7 @@ class Compat:
         printed = read_log(log, _SUMMARY_BYTES)
         seconds, kept = time.monotonic() - began, printed[-self.config.limits.log_bytes :]
         if isinstance(ended, Stopped):
-            return replace(ended, log=kept)
+            return replace(ended, log=kept, total_seconds=seconds)
         return replace(ended or self._scored(run, read_summary(printed), seconds), log=kept, total_seconds=seconds)
 
     def _scored(self, run: _Run, summary: dict[str, float], seconds: float) -> Scored | Failed:

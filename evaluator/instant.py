@@ -72,7 +72,7 @@ class Instant:
             curve.append(CurvePoint(budget_seconds * k / _CURVE_POINTS, 10 * k, 1000 * k, value * (1 + 1 / k)))
             note = watch(curve[-1]) if watch else None
             if note is not None:
-                return Stopped(note, curve[-1].seconds, tuple(curve))
+                return Stopped(note, curve[-1].seconds, tuple(curve), total_seconds=curve[-1].seconds)
         if _uniform(f"{self.landscape.salt}/fails/{value!r}") < self.landscape.failure_share:
             return Failed(Reason.CRASH, Phase.TRAIN, "RuntimeError: this tree crashes in the instant lab", curve=tuple(curve))
         chance = random.Random(f"{self.landscape.salt}/{value!r}/{seed}")

@@ -84,6 +84,7 @@ class Stopped:
     training_seconds: float
     curve: tuple[CurvePoint, ...] = ()
     log: str = ""
+    total_seconds: float = 0.0  # with its set-up
     foretold: float | None = None  # val_bpb that its curve foretold, where whoever stopped it went by that: no score
 
 

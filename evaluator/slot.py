@@ -142,10 +142,8 @@ class Slot:
             with self._training:
                 began = time.monotonic()
                 ready = self._train(program, seed, budget_seconds, watch, stage)
-            if isinstance(ready, Failed):
+            if isinstance(ready, Failed | Stopped):
                 return replace(ready, total_seconds=time.monotonic() - began)
-            if isinstance(ready, Stopped):
-                return ready
             if trained is not None and self._overlaps:
                 trained()
             try:

@@ -206,7 +206,6 @@ def _launch(spec: dict[str, Any], fds: list[int]) -> None:
     spec |= {"lifeline": fds[0], "report": fds[1]}
     if fds[3:]:
         spec["env"]["EVO_CHANNEL"] = str(fds[3])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     launch.run(spec, _run_script)
     os._exit(0)
 
@@ -217,6 +216,7 @@ def _run_script(spec: dict[str, Any]) -> None:
     os.environ.update(spec["env"])
     sys.argv[:] = [spec["argv"][-1]]
     kernel.set_name(os.path.basename(sys.argv[0]))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as an interpreter has it that starts
     for name in [name for name in sys.modules if name.partition(".")[0] == "evaluator"]:
         del sys.modules[name]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -268,10 +268,18 @@ class TrainingRun:
 
 
 def add_point(curve: list[CurvePoint], point: CurvePoint) -> None:
-    """Keeps the whole run in view with a bounded number of points."""
+    """Keeps the whole run in view with a bounded number of points, about evenly, of which each has the mean loss since the one before."""
     if len(curve) >= _CURVE_POINTS_MAX:
-        del curve[_CURVE_BEGINNING::2]
+        k = min(range(_CURVE_BEGINNING, len(curve) - 1), key=lambda k: curve[k + 1].seconds - curve[k - 1].seconds)
+        curve[k : k + 2] = [replace(curve[k + 1], loss=_mean_loss(*curve[k - 1 : k + 2]))]
     curve.append(point)
+
+
+def _mean_loss(before: CurvePoint, a: CurvePoint, b: CurvePoint) -> float | None:
+    """Over the time from `before` to `b`."""
+    told = [(p.loss, p.seconds - q.seconds) for p, q in ((a, before), (b, a)) if p.loss is not None]
+    seconds = sum(s for _, s in told)
+    return sum(loss * s for loss, s in told) / seconds if seconds > 0 else b.loss
 
 
 def what_was_raised(message: dict[str, Any], limits: Limits | None = None) -> tuple[Reason, str]:

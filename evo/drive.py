@@ -95,7 +95,7 @@ class Driver:
         self.views = Views(store.run_dir)
         self._watcher = watcher
         self.budget_seconds = budget_seconds
-        self._curves = Curves(search.config.early_stopping, search.config.seed, budget_seconds)
+        self._curves = Curves(search.false_stops, search.config.seed, budget_seconds)
         self._known = dict[str, Candidate]()
         self._founder = operators.describe_seed(lab.seed)
         self._contract = genomes.contract_of(lab.seed)
@@ -205,7 +205,7 @@ class Driver:
             now = time.time()
             self._tell(Record(candidate, written.outcome, "", now, now))
             return
-        candidate = dataclasses.replace(candidate, rule=self._curves.rule(candidate, self.search.bar))
+        candidate = dataclasses.replace(candidate, rule=self._curves.rule(candidate, self.search.bar(candidate.species)))
         self.store.begin(candidate, written.text)
         self._known.setdefault(candidate.genome, written.candidate)
         self._ready.append(Written(candidate, written.text))

@@ -213,9 +213,7 @@ def _index(record: Record) -> int:
 
 def _seconds(outcome: Outcome) -> float:
     """That a slot was taken."""
-    if isinstance(outcome, Stopped):
-        return outcome.training_seconds
-    return outcome.total_seconds if isinstance(outcome, Scored | Failed) else 0.0
+    return outcome.total_seconds if isinstance(outcome, Scored | Stopped | Failed) else 0.0
 
 
 def _birth(entry: _Entry) -> int:

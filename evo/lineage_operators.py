@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluator.outcome import SELF_REPORTED
-from evo.history import EXPLORATIONS
 from evo.lineage_text import Line
-from evo.population import best
+from evo.policies import SHARED
 from evo.standing import Standing
 from evo.yields import WINDOW, factors, yields
 
@@ -17,7 +16,8 @@ def operators(standing: Standing) -> dict[str, Any]:
     """Yields over the whole run, and what the policy `evo` multiplies the configured shares by now."""
     genomes, belief = standing.history.genomes, standing.belief
     found = yields(genomes.values(), belief)
-    factor = factors(genomes, belief, best(standing.history, belief), EXPLORATIONS)
+    leader = min(belief.of, key=lambda id_: belief.of[id_].mean, default=None)
+    factor = factors(genomes, belief, leader, SHARED)
     rows = [
         {
             "operator": name,
@@ -27,7 +27,7 @@ def operators(standing: Standing) -> dict[str, Any]:
             "reward": each.reward,
             "hours": each.seconds / 3600,
             "rate": each.rate,
-            "factor": factor[name],
+            "factor": factor.get(name),
         }
         for name, each in found.items()
     ]
@@ -44,7 +44,8 @@ def operators_lines(data: Mapping[str, Any]) -> list[Line]:
     ]
     for row in data["operators"]:
         counts = f"{row['operator']:12}{row['children']:>9}{row['failed']:>8}{row['better']:>8}"
-        lines.append((f"{counts}{row['reward']:>9.4f}{row['hours']:>12.2f}{row['rate']:>11.4f}{row['factor']:>9.2f}", ""))
+        factor = "" if row["factor"] is None else f"{row['factor']:.2f}"  # repairs are made when they are due
+        lines.append((f"{counts}{row['reward']:>9.4f}{row['hours']:>12.2f}{row['rate']:>11.4f}{factor:>9}", ""))
     lines.append(("", ""))
     lines.append((f"gain: val_bpb{told} by which children are believed better than their best parent, summed; no proof", "dim"))
     lines.append((f"share ×: what the policy evo multiplies the configured share by, from the latest {data['window']} genomes", "dim"))

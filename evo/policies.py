@@ -35,6 +35,7 @@ MENDABLE_WORDS = re.compile(
     r"is not defined|object has no attribute|unexpected keyword argument|no tokeniser of size|fused|view size is not compatible|same dtype"
     r"|on the same device|indices should be either on|shapes cannot be multiplied|leaf Variable|only for scalar outputs"
 )
+SHARED = (MUTATE, CROSSOVER, TUNE)  # operators that share explorations by what they bring (yields.py)
 NUMBERS_APART = frozenset({"evo"})  # policies under which numbers are tuned, and mutations change structure alone
 PARTNER_DRAWS = 8  # tries to find a partner that is no relative in direct line and was not crossed with before
 
@@ -105,6 +106,7 @@ class Policy:
 
     explore: Callable[[View, Random], Move]
     champion: Callable[[History, Belief], str | None]
+    stops: bool = False  # ends runs early that cannot survive: `search.early_stopping`
     models: bool = False  # looks at what the knobs' values say of the scores (evo/numeric/refine.py)
 
 
@@ -150,7 +152,7 @@ def untuned(view: View) -> str | None:
 def _shares(view: View) -> tuple[float, float]:
     """Of crossover among explorations, and of tune among the others: the configured ones, moved by what each has brought."""
     config, leader = view.config, view.survivors[0] if view.survivors else None
-    factor = factors(view.history.genomes, view.belief, leader, (MUTATE, CROSSOVER, TUNE))
+    factor = factors(view.history.genomes, view.belief, leader, SHARED)
     crossover, tune = config.crossover_share * factor[CROSSOVER], config.tune_share * factor[TUNE]
     mutate, others = (1 - config.tune_share) * factor[MUTATE], 1 - config.crossover_share
     return crossover / (crossover + others * (tune + mutate)), tune / (tune + mutate)
@@ -243,7 +245,7 @@ def _lowest_observed(history: History, belief: Belief) -> str | None:
 
 
 POLICIES: Mapping[str, Policy] = {
-    "evo": Policy(_evo, best, models=True),
+    "evo": Policy(_evo, best, stops=True, models=True),
     "greedy": Policy(_greedy, _lowest_observed),
     "random": Policy(_random, best),
     "tune-only": Policy(_tune_only, best),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from statistics import median
 
@@ -28,12 +29,35 @@ def ranking(genomes: Mapping[str, Genome], belief: Belief) -> Iterator[str]:
         start = end
 
 
-def survivors(history: History, belief: Belief, size: int, species_share: float) -> tuple[str, ...]:
-    """At most `size` genomes, best first: kept for value, and for difference.
+@dataclass(frozen=True)
+class Population:
+    """Who survives: kept for value, and for difference.
 
-    No species takes more than `species_share` of the places while another one could fill them; places that nobody else
-    wants go to the best of the rest.
+    No species takes more than `cap` of the places while another one could fill them; places that nobody else wants go to the best of the
+    rest.
     """
+
+    kept: tuple[str, ...]
+    rest: tuple[str, ...]
+    cap: int
+
+    def survivors(self, history: History, belief: Belief) -> tuple[str, ...]:
+        """All of them, best first."""
+        return tuple(sorted({*self.kept, *self.rest}, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
+
+    def bar(self, species: str, size: int, history: History, belief: Belief) -> float | None:
+        """The value that a new genome of a species must beat to survive, bits per byte; None while there is room for it whatever its
+        value, as for the first members of a species beside others that have more than their share."""
+        members = [id_ for id_ in self.kept if history.genomes[id_].species == species]
+        full = len(members) >= self.cap
+        rivals = (*self.rest, *members) if full else self.kept
+        if len(self.kept) + (len(self.rest) if full else 0) < size:
+            return None
+        return max(belief.of[id_].mean for id_ in rivals)
+
+
+def population(history: History, belief: Belief, size: int, species_share: float) -> Population:
+    """At most `size` survivors."""
     cap = max(1, math.ceil(size * species_share))
     kept: list[str] = []
     crowded: list[str] = []
@@ -47,8 +71,7 @@ def survivors(history: History, belief: Belief, size: int, species_share: float)
             members[species] = members.get(species, 0) + 1
         else:
             crowded.append(id_)
-    chosen = set(kept) | set(crowded[: size - len(kept)])
-    return tuple(sorted(chosen, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
+    return Population(tuple(kept), tuple(crowded[: size - len(kept)]), cap)
 
 
 def best(history: History, belief: Belief) -> str | None:

@@ -21,7 +21,7 @@ from evo.belief import Belief
 from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
 from evo.numeric.refine import Shelf
 from evo.policies import POLICIES, SearchConfig, View, widen
-from evo.population import survivors
+from evo.population import Population, population
 from evo.records import CALIBRATE, CONFIRM, FINAL, Candidate, Proposal, Record, lean
 from evo.standing import Standing, refined, standing_finals, verdict
 from evo.statistics import Announcement
@@ -57,8 +57,12 @@ class _Facts:
         return refined(self.history, self._config.policy, self._shelf)
 
     @cached_property
+    def population(self) -> Population:
+        return population(self.history, self.belief, self._config.population, self._config.species_share)
+
+    @cached_property
     def survivors(self) -> tuple[str, ...]:
-        return survivors(self.history, self.belief, self._config.population, self._config.species_share)
+        return self.population.survivors(self.history, self.belief)
 
 
 class Search:
@@ -150,11 +154,14 @@ class Search:
     def belief(self) -> Belief:
         return self._facts.belief
 
+    def bar(self, species: str) -> float | None:
+        """What a new genome of a species must beat to survive, in bits per byte; None while there is room for it."""
+        return self._facts.population.bar(species, self.config.population, self.history, self.belief)
+
     @property
-    def bar(self) -> float | None:
-        """What a new genome must beat to survive: the value of the last survivor, bits per byte; None while there is room for more."""
-        survivors = self._facts.survivors
-        return self.belief.of[survivors[-1]].mean if len(survivors) >= self.config.population else None
+    def false_stops(self) -> float:
+        """Share of would-be survivors that stopping runs early may cost; 0: nothing is stopped. Baselines train everything to the end."""
+        return self.config.early_stopping if POLICIES[self.config.policy].stops else 0.0
 
     @property
     def finished(self) -> bool:

@@ -65,7 +65,7 @@ class Curves:
     def add(self, record: Record, curve: Sequence[CurvePoint]) -> None:
         """Takes in a record with its curve; only a scored one whose loss can be compared with others teaches something."""
         code, outcome, index = record.candidate.loss_code, record.outcome, record.candidate.proposal.index
-        if not (self._false_stops and code and isinstance(outcome, Scored)):
+        if not (self._false_stops and code and isinstance(outcome, Scored) and outcome.val_bpb > 0):  # it has no logarithm
             return
         traces = self._traces.setdefault(code, [])
         insort(traces, trace(index, code, outcome.val_bpb, curve, self._budget_seconds), key=lambda t: t.index)
@@ -74,7 +74,7 @@ class Curves:
     def rule(self, candidate: Candidate, bar: float | None) -> Rule | None:
         """For a candidate that has just been written; None for a repeat of a known genome, which gets its whole budget."""
         proposal = candidate.proposal
-        if bar is None or not self._false_stops or proposal.operator in REPEATS:
+        if bar is None or bar <= 0 or not self._false_stops or proposal.operator in REPEATS:
             return None
         found = learn(self._traces.get(candidate.loss_code, ()), candidate.loss_code, bar, self._false_stops, self._budget_seconds)
         spared = Random(f"{self._seed}/{proposal.index}/spared").random() < SPARED

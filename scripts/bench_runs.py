@@ -4,17 +4,19 @@
 
 Runs are made one after the other, policies in turn, so that a machine that gets slower does so for all; then the seed program and every
 champion are trained and scored under the same fresh seeds, one evaluation at a time on each slot, as in a run. What is done is kept in
-FOLDER: the same command goes on where it was interrupted. Reported for each run: evaluations, what it claims, the mean of the fresh scores
-with its standard error; for each policy against the first: the mean paired difference of the champions of the same seed.
+FOLDER: the same command goes on where it was interrupted. Reported for each run: the mean of the fresh scores with its standard error, what
+the run claims, and how many programs it wrote; for each policy against the first: the mean difference of the champions of the same seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import math
 import queue
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from evaluator.evaluate import Evaluate
-from evaluator.outcome import Scored
+from evaluator.outcome import Interrupted, Outcome, Scored
 from evo import assembly
 from evo.config import load
 
@@ -32,26 +34,33 @@ SEED_PROGRAM = "seed program"
 
 
 def run(folder: Path, policy: str, seed: int, options: argparse.Namespace) -> None:
-    """Makes a run to its end; one that has ended ends again at once."""
-    if (folder / "done").exists():
+    """Makes a run to its end, or goes on with it; one that has ended under the same command is left alone.
+
+    Raises:
+        SystemExit: it ended under another command, so that it is no answer to this one.
+    """
+    settings = [f"search.policy={policy}", *options.set]
+    command = [sys.executable, "-m", "evo.run", str(folder), "--slots", str(options.slots), "--seed", str(seed)]
+    command += ["--profile", options.profile, "--hours", str(options.minutes / 60)]
+    command += [part for setting in settings for part in ("--set", setting)]
+    said, done = shlex.join(command[1:]), folder / "done"
+    if done.exists():
+        if done.read_text() != said:
+            raise SystemExit(f"{folder} was made by `{done.read_text()}`, asked for is `{said}`: choose another folder")
         return
-    command = [sys.executable, "-m", "evo.run", str(folder)]
-    if not folder.exists():
-        settings = [f"search.policy={policy}", *options.set]
-        command += ["--slots", str(options.slots), "--seed", str(seed), "--profile", options.profile]
-        command += [part for setting in settings for part in ("--set", setting)]
     print(f"{policy}, seed {seed}", file=sys.stderr, flush=True)
-    subprocess.run([*command, "--hours", str(options.minutes / 60)], check=True, stdout=subprocess.DEVNULL)
-    (folder / "done").touch()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done.write_text(said)
 
 
 def rescored(programs: dict[str, str], options: argparse.Namespace) -> dict[str, list[float | None]]:
     """val_bpb of each program under each fresh seed; None where it got none."""
     file = options.folder / "rescored.jsonl"
     done = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
-    found: dict[tuple[str, int], float | None] = {(row["name"], row["seed"]): row["val_bpb"] for row in done}
+    found: dict[tuple[str, int], float | None] = {(row["program"], row["seed"]): row["val_bpb"] for row in done}
+    known = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in programs.items()}
     seeds = range(FIRST_SEED, FIRST_SEED + options.draws)
-    todo = [(name, seed) for seed in seeds for name in programs if (name, seed) not in found]
+    todo = [(name, seed) for seed in seeds for name in programs if (known[name], seed) not in found]
     settings = {"run.profile": options.profile, "run.slots": options.slots}
     assembled = assembly.build(assembly.plan(load(None, list(options.set), settings)), lambda text: print(text, file=sys.stderr))
     free = queue.SimpleQueue[Evaluate]()
@@ -59,19 +68,20 @@ def rescored(programs: dict[str, str], options: argparse.Namespace) -> dict[str,
         for spec in assembled.specs(options.folder):
             free.put(stack.enter_context(contextlib.closing(spec.make())))
 
-        def evaluated(job: tuple[str, int]) -> tuple[tuple[str, int], float | None]:
+        def evaluated(job: tuple[str, int]) -> tuple[tuple[str, int], Outcome]:
             evaluate = free.get()
             try:
-                outcome = evaluate(programs[job[0]], job[1], assembled.budget_seconds)
+                return job, evaluate(programs[job[0]], job[1], assembled.budget_seconds)
             finally:
                 free.put(evaluate)
-            return job, outcome.val_bpb if isinstance(outcome, Scored) else None
 
-        for (name, seed), score in threads.map(evaluated, todo):
-            found[name, seed] = score
-            out.write(json.dumps({"name": name, "seed": seed, "val_bpb": score}) + "\n")
+        for (name, seed), outcome in threads.map(evaluated, todo):
+            if isinstance(outcome, Interrupted):  # nobody's fault: the same command tries it again
+                continue
+            found[known[name], seed] = score = outcome.val_bpb if isinstance(outcome, Scored) else None
+            out.write(json.dumps({"name": name, "program": known[name], "seed": seed, "val_bpb": score}) + "\n")
             out.flush()
-    return {name: [found[name, seed] for seed in seeds] for name in programs}
+    return {name: [found.get((known[name], seed)) for seed in seeds] for name in programs}
 
 
 def said(name: str, best: dict[str, Any], genomes: int, scores: list[float | None]) -> str:
@@ -81,7 +91,7 @@ def said(name: str, best: dict[str, Any], genomes: int, scores: list[float | Non
         return f"{name:16} {len(scores) - len(known)} of {len(scores)} fresh scores are missing"
     error = stdev(known) / len(known) ** 0.5 if len(known) > 1 else math.nan
     proven = (best.get("announcement") or {}).get("proven")
-    claim = f"  claimed {best['val_bpb']:.5f}, {'announced' if proven else 'not announced'}, {genomes} genomes" if best else ""
+    claim = f"  claimed {best['val_bpb']:.5f}, {'announced' if proven else 'not announced'}, {genomes} programs" if best else ""
     return f"{name:16} {mean(known):.5f} ± {error:.5f}{claim}"
 
 

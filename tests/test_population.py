@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evo.belief import Belief, Estimate
 from evo.history import Genome, History
-from evo.population import ancestors, best, draw_parent, lowest_common_ancestor, parent_weights, ranking, survivors
+from evo.population import ancestors, best, draw_parent, lowest_common_ancestor, parent_weights, population, ranking
 
 
 def world(
@@ -23,6 +24,10 @@ def world(
     }
     history = History(genomes, {}, frozenset(), (), len(genomes), 0, (0, 0), 0, len(genomes) - 1)
     return history, Belief({id_: Estimate(v, 0.001, 1) for id_, v in values.items()}, 0.001, 0.0, 0.001, 0.01)
+
+
+def survivors(history: History, belief: Belief, size: int, species_share: float) -> tuple[str, ...]:
+    return population(history, belief, size, species_share).survivors(history, belief)
 
 
 def test_survivors_are_the_best_in_order() -> None:
@@ -51,6 +56,26 @@ def test_nobody_survives_an_empty_run() -> None:
     history, belief = world({})
     assert survivors(history, belief, 4, 0.5) == ()
     assert best(history, belief) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_who_beats_the_bar_of_its_species_survives_and_who_does_not_does_not(seed: int) -> None:
+    rng = Random(seed)
+    values = {f"{rng.choice('aaab')}{i}": 1.0 + 0.01 * place for i, place in enumerate(rng.sample(range(200), rng.randint(0, 30)))}
+    size, share = rng.randint(1, 16), rng.choice([0.1, 0.5, 1.0])
+    for species in "abc":
+
+        def lives(value: float, species: str = species) -> bool:
+            added = values | {f"{species}-new": value}
+            return f"{species}-new" in survivors(*world(added, {id_: id_[0] for id_ in added}), size, share)
+
+        history, belief = world(values, {id_: id_[0] for id_ in values})
+        bar = population(history, belief, size, share).bar(species, size, history, belief)
+        if bar is None:
+            assert lives(100.0)
+        else:
+            assert lives(bar - 0.002)
+            assert not lives(bar + 0.002)
 
 
 def test_better_and_less_tried_parents_are_likelier() -> None:

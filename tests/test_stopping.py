@@ -10,8 +10,9 @@ from random import Random
 import pytest
 
 from evaluator.outcome import CurvePoint
-from evo.rule import Rule, Watching
-from evo.stopping import LEAST, Trace, learn, trace
+from evaluator.training import add_point
+from evo.rule import Rule, Watching, level_at
+from evo.stopping import CHECKPOINTS, LEAST, Trace, learn, trace
 
 BUDGET, POPULATION = 10.0, 16
 
@@ -116,6 +117,19 @@ def test_losses_that_say_nothing_of_the_value_stop_nobody() -> None:
     shuffled = [Trace(t.index, t.loss_code, other.val_bpb, t.levels) for t, other in zip(known, rng.sample(known, 100), strict=True)]
     rule = learn(shuffled, "usual", 2.6, 0.02, BUDGET)
     assert sum(ended(rule, drawn(rng)) is not None for _ in range(100)) <= 25
+
+
+@pytest.mark.parametrize("every", [0.2, 0.35, 1.0])
+def test_a_curve_that_was_thinned_out_tells_the_same_as_the_whole(every: float) -> None:
+    """Runs are judged while they run, by all points, and learned from by those that were kept."""
+    whole = [CurvePoint(every * k, k, k, 3 + 4 * (every * k) ** -0.3) for k in range(1, int(300 / every) + 1)]
+    kept = list[CurvePoint]()
+    for point in whole:
+        add_point(kept, point)
+    assert len(kept) <= 400
+    for share in CHECKPOINTS:
+        told, exact = level_at(kept, share, 300.0), level_at(whole, share, 300.0)
+        assert told == pytest.approx(exact, abs=2e-3)
 
 
 def test_a_rule_is_plain_data_and_says_why() -> None:
