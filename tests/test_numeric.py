@@ -194,6 +194,16 @@ def test_the_gradient_of_the_likelihood_is_that_of_differences() -> None:
     assert np.allclose(process._gradient(theta, squares, smooth, y, noise), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_likelier_of_smooth_and_rough_comes_first() -> None:
+    x = np.random.default_rng(5).random((60, 2))
+    noise, groups = np.full(60, 1e-4), np.arange(2)
+    smooth = process.fit(x, (x - 0.3).sum(1) ** 2, noise, groups)
+    rough = process.fit(x, np.sin(40 * x[:, 0]) * np.sin(40 * x[:, 1]), noise, groups)
+    assert len(smooth) == len(rough) == len(process.LENGTHS)
+    assert smooth[0].lengths.min() > smooth[1].lengths.max()
+    assert rough[0].lengths.max() < rough[1].lengths.min()
+
+
 def test_the_posterior_goes_through_exact_values_and_is_certain_there() -> None:
     samples = seen(20, 4)
     x = SPACE.features(SPACE.points([s.values for s in samples]))

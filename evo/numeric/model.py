@@ -52,7 +52,7 @@ def _erfc(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, value, 2 - value))
 
 
-_KERNELS: dict[bytes, process.Kernel] = {}
+_KERNELS: dict[bytes, tuple[process.Kernel, ...]] = {}
 
 
 def scheduled(count: int) -> int:
@@ -63,8 +63,9 @@ def scheduled(count: int) -> int:
     return min(reached, count)
 
 
-def kernel(features: Array, raw: Array, draws: Array, noise_sd: float, groups: Array) -> process.Kernel:
-    """Hyperparameters by the first `scheduled` scores, the better ones and the latest where these are many; remembered.
+def kernels(features: Array, raw: Array, draws: Array, noise_sd: float, groups: Array) -> tuple[process.Kernel, ...]:
+    """Hyperparameters under each prior, the likeliest first; remembered. By the first `scheduled` scores, the better ones and the latest
+    where these are many.
 
     Args:
         features: (n, f).

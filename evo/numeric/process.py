@@ -4,7 +4,8 @@
 
 The quadratics carry what few points can tell about many knobs; the Matérn part (Rasmussen & Williams 2006, chapter 4) what they leave.
 Length scales have a log-normal prior that grows with the root of the number of knobs (Hvarfner et al. 2024, arXiv 2402.02229) and are set
-by maximum a posteriori, by Adam on exact gradients; on a subset, since that is where the cost is.
+by maximum a posteriori, by Adam on exact gradients; on a subset, since that is where the cost is. There are two such priors, and a process
+for each: a smooth one, which trusts what it has seen over the whole range, and one that trusts it nearby alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from evo.numeric.space import Array
 STEPS = 40  # of Adam
 STEP = 0.12
 SUBSET = 160  # points that the hyperparameters are set by, at most
-LENGTH, LENGTH_SD = 0.35, 0.7  # prior of a length scale: median over the root of the number of knobs, sd of its logarithm
+LENGTHS, LENGTH_SD = (0.1, 0.35), 0.7  # priors of a length scale: median over the root of the number of knobs, sd of its logarithm
 JITTER = 1e-6
 ROOT5 = math.sqrt(5.0)
 
@@ -114,43 +115,63 @@ def _solve(kernel: Kernel, x: Array, z: Array, noise: Array, level: float, scale
     return Posterior(kernel, x, factor, weights, level, scale)
 
 
-def fit(features: Array, y: Array, noise: Array, groups: Array) -> Kernel:
-    """Hyperparameters by maximum a posteriori.
+def fit(features: Array, y: Array, noise: Array, groups: Array) -> tuple[Kernel, ...]:
+    """Hyperparameters by maximum a posteriori under each prior, those first that make the values the likeliest.
 
     Args:
         groups: (f,) feature -> knob; the features of one knob share a length.
     """
     x, z = features - 0.5, (y - np.median(y)) / max(float(np.std(y)), 1e-9)
     v = noise / max(float(np.var(y)), 1e-18)
-    knobs = int(groups.max()) + 1
-    squares = _squares(x, groups, knobs)
+    squares = _squares(x, groups, int(groups.max()) + 1)
     smooth = (x @ x.T + 4.0 * (x * x) @ (x * x).T) / x.shape[1]
-    prior = math.log(LENGTH * math.sqrt(knobs))
-    theta = np.concatenate([np.full(knobs, prior), [math.log(1.0), math.log(0.5), math.log(0.01)]])
+    found = [_ascended(length, squares, smooth, z, v) for length in LENGTHS]
+    found.sort(key=lambda theta: _surprise(theta, squares, smooth, z, v))
+    return tuple(Kernel(np.exp(theta[:-3])[groups], *(float(np.exp(t)) for t in theta[-3:])) for theta in found)
+
+
+def _ascended(length: float, squares: Array, smooth: Array, z: Array, noise: Array) -> Array:
+    """(knobs + 3,) logarithms of the hyperparameters after some steps of Adam, `length` being the median of the prior."""
+    knobs = len(squares)
+    theta = np.concatenate([np.full(knobs, math.log(length * math.sqrt(knobs))), [math.log(1.0), math.log(0.5), math.log(0.01)]])
     centre, sd = theta.copy(), np.concatenate([np.full(knobs, LENGTH_SD), [1.0, 1.0, 1.0]])
     first, second = np.zeros_like(theta), np.zeros_like(theta)
     for step in range(1, STEPS + 1):
-        gradient = _gradient(theta, squares, smooth, z, v) + (theta - centre) / sd**2
+        gradient = _gradient(theta, squares, smooth, z, noise) + (theta - centre) / sd**2
         first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
         theta = theta - STEP * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.95**step)) + 1e-8)
-    quadratic, matern, nugget = (float(np.exp(t)) for t in theta[-3:])
-    return Kernel(np.exp(theta[:-3])[groups], quadratic, matern, nugget)
+    return theta
+
+
+def _surprise(theta: Array, squares: Array, smooth: Array, z: Array, noise: Array) -> float:
+    """The negative log marginal likelihood, less its constant (Rasmussen & Williams 2006, equation 5.8)."""
+    covariance, _, _ = _covariance(theta, squares, smooth, noise)
+    factor = np.linalg.cholesky(covariance)
+    half = np.linalg.solve(factor, z)
+    return float(0.5 * half @ half + np.log(np.diag(factor)).sum())
+
+
+def _covariance(theta: Array, squares: Array, smooth: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """Of the values; the Matérn part's distances and their decay beside it."""
+    quadratic, matern, nugget = np.exp(theta[-3:])
+    distance = np.sqrt(np.maximum(np.tensordot(np.exp(-2 * theta[:-3]), squares, axes=1), 0.0))
+    decay = np.exp(-ROOT5 * distance)
+    covariance = 1.0 + quadratic * smooth + matern * (1.0 + ROOT5 * distance + 5.0 / 3.0 * distance**2) * decay
+    covariance[np.diag_indices_from(covariance)] += noise + nugget + JITTER
+    return covariance, distance, decay
 
 
 def _gradient(theta: Array, squares: Array, smooth: Array, z: Array, noise: Array) -> Array:
     """Of the negative log marginal likelihood (Rasmussen & Williams 2006, equation 5.9)."""
     inverse_squares = np.exp(-2 * theta[:-3])
     quadratic, matern, nugget = np.exp(theta[-3:])
-    distance = np.sqrt(np.maximum(np.tensordot(inverse_squares, squares, axes=1), 0.0))
-    decay = np.exp(-ROOT5 * distance)
-    interacting = (1.0 + ROOT5 * distance + 5.0 / 3.0 * distance**2) * decay
-    covariance = 1.0 + quadratic * smooth + matern * interacting
-    covariance[np.diag_indices_from(covariance)] += noise + nugget + JITTER
+    covariance, distance, decay = _covariance(theta, squares, smooth, noise)
     inverse = np.linalg.inv(covariance)
     weights = inverse @ z
     outer = 0.5 * (inverse - np.outer(weights, weights))
     slope = outer * (matern * 5.0 / 3.0 * (1.0 + ROOT5 * distance) * decay)  # d k / d log ℓ = slope × squares / ℓ²
     lengths = np.tensordot(squares, slope, axes=((1, 2), (0, 1))) * inverse_squares
+    interacting = (1.0 + ROOT5 * distance + 5.0 / 3.0 * distance**2) * decay
     rest = [quadratic * (outer * smooth).sum(), matern * (outer * interacting).sum(), nugget * np.trace(outer)]
     return np.concatenate([lengths, rest])
 

@@ -6,6 +6,10 @@
     expected    the candidate with the greatest expected improvement over the best posterior mean
     drawn       the candidate that is best in one function drawn from the posterior (Thompson)
 
+The last two ask one of two processes, by lot: one believes in smooth functions, the other only near what it has seen (process.py). Which of
+them explains the scores better says little about which finds better programs: on a smooth landscape the former does, on a rough one the
+latter, and together they did as well as the better of the two on each.
+
 What the memory model expects not to fit is never proposed. Pure: the same samples and generator give the same proposal.
 """
 
@@ -19,7 +23,7 @@ import numpy as np
 from numpy.random import Generator
 
 from evo.numeric import memory, process
-from evo.numeric.model import MODELLED_FROM, kernel, log_expected_improvement, scaled
+from evo.numeric.model import MODELLED_FROM, kernels, log_expected_improvement, scaled
 from evo.numeric.moves import Moves
 from evo.numeric.space import Array, Sample, Space
 from genomes import Knob, Value
@@ -63,6 +67,14 @@ def propose(knobs: Sequence[Knob], samples: Sequence[Sample], noise_sd: float, r
     return Step(values, how) if values else None
 
 
+@dataclass(frozen=True)
+class _Model:
+    """What is believed of all points, and the lowest mean among those with a score."""
+
+    posterior: process.Posterior
+    best: float
+
+
 class _Seen:
     """The samples as arrays, and the models of them."""
 
@@ -77,21 +89,22 @@ class _Seen:
         self.memory = memory.learn(space, samples)
         self.taken = {self.key(point) for point in space.points([s.values for s in samples])}
         self.moves = Moves(space, _weights(space))
-        self.posterior: process.Posterior | None = None
+        self.models: list[_Model] = []
         ranks = self.raw
         if len(scored) >= MODELLED_FROM:
             ranks = self._model()
         self.leaders = _leaders(self.points[np.argsort(ranks, kind="stable")]) if len(scored) else space.here[None, :]
 
     def _model(self) -> Array:
-        """Fits the process; the posterior means of the scored points."""
+        """Fits the processes; the posterior means of the scored points by the likeliest."""
         features = self.space.features(self.points)
-        found = kernel(features, self.raw, self.draws, self.noise_sd, self.space.groups)
         pending = self.space.features(self.pending) if len(self.pending) else None
-        self.posterior = process.condition(found, features, *scaled(self.raw, self.draws, self.noise_sd), pending)
-        means = self.posterior.mean(features)
-        self.best = float(means.min())
-        return means
+        means = []
+        for kernel in kernels(features, self.raw, self.draws, self.noise_sd, self.space.groups):
+            posterior = process.condition(kernel, features, *scaled(self.raw, self.draws, self.noise_sd), pending)
+            means.append(posterior.mean(features))
+            self.models.append(_Model(posterior, float(means[-1].min())))
+        return means[0]
 
     def key(self, point: Array) -> bytes:
         return (np.round(point, 6) + 0.0).tobytes()
@@ -105,16 +118,16 @@ class _Seen:
 def _point(seen: _Seen, rng: Generator) -> tuple[Array | None, str]:
     """The next point, and the way that it was found."""
     scored = len(seen.raw)
-    shares = FIRST if seen.posterior is None else EARLY if scored < LATE_FROM else LATE
+    shares = FIRST if not seen.models else EARLY if scored < LATE_FROM else LATE
     how = str(rng.choice(list(shares), p=list(shares.values())))
     if how == COUPLED:
         found = _coupled(seen, rng)
         if found is not None:
             return found, how
         how = EVOLVED
-    if how == EVOLVED or seen.posterior is None:
+    if how == EVOLVED or not seen.models:
         return _first_usable(seen, seen.moves.candidates(seen.leaders, TRIES, rng)), EVOLVED
-    return _modelled(seen, seen.posterior, how, rng), how
+    return _modelled(seen, seen.models[rng.integers(len(seen.models))], how, rng), how
 
 
 def _coupled(seen: _Seen, rng: Generator) -> Array | None:
@@ -126,7 +139,7 @@ def _first_usable(seen: _Seen, points: Array) -> Array | None:
     return usable[0] if len(usable) else None
 
 
-def _modelled(seen: _Seen, posterior: process.Posterior, how: str, rng: Generator) -> Array | None:
+def _modelled(seen: _Seen, model: _Model, how: str, rng: Generator) -> Array | None:
     """The best candidate by the model, refined once around itself."""
     found = None
     for count, leaders in ((DRAWN if how == DRAWN_WAY else CANDIDATES, seen.leaders), (REFINED, None)):
@@ -138,10 +151,10 @@ def _modelled(seen: _Seen, posterior: process.Posterior, how: str, rng: Generato
             return found
         features = seen.space.features(points)
         if how == DRAWN_WAY:
-            merit = -posterior.draw(features, rng.standard_normal(len(points)))
+            merit = -model.posterior.draw(features, rng.standard_normal(len(points)))
             return np.asarray(points[int(np.argmax(merit))])
-        mean, sd = posterior.predict(features)
-        found = points[int(np.argmax(log_expected_improvement(seen.best, mean, sd)))]
+        mean, sd = model.posterior.predict(features)
+        found = points[int(np.argmax(log_expected_improvement(model.best, mean, sd)))]
     return found
 
 

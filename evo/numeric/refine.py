@@ -17,7 +17,7 @@ import numpy as np
 from evo.belief import Belief, Estimate
 from evo.history import Genome
 from evo.numeric import process
-from evo.numeric.model import MODELLED_FROM, compressed, expanded, kernel, scaled, scheduled
+from evo.numeric.model import MODELLED_FROM, compressed, expanded, kernels, scaled, scheduled
 from evo.numeric.space import Array, Space
 from genomes import Knob, Value
 
@@ -63,7 +63,7 @@ def _modelled(species: list[Genome], belief: Belief, shelf: Shelf) -> dict[str, 
     chosen = _chosen(species, belief)
     features, raw, draws = arrays(chosen)
     settled = arrays(_chosen(species[: scheduled(len(species))], belief)) if len(species) > MOST else (features, raw, draws)
-    mean, sd = process.at_samples(kernel(*settled, belief.noise_sd, space.groups), features, *scaled(raw, draws, belief.noise_sd))
+    mean, sd = process.at_samples(kernels(*settled, belief.noise_sd, space.groups)[0], features, *scaled(raw, draws, belief.noise_sd))
     level, slope = expanded(mean, raw), compressed(raw)[1]
     return {genome.id: Estimate(float(level[i]), float(sd[i] / slope[i]), len(genome.scores)) for i, genome in enumerate(chosen)}
 
