@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no 
 
 LOOK = """
 def main():
-    import json, os, sys
+    import json, os, signal, sys
     status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
     names = [name for name in sys.modules if name.partition(".")[0] == "evaluator"]
     facts = {
@@ -34,6 +34,7 @@ def main():
         "environment": dict(os.environ), "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),
         "argv": sys.argv, "modules": names, "path": sys.path, "main": sys.modules["__main__"].__file__, "folder": os.getcwd(),
         "limits": open("/proc/self/limits").read(),
+        "signals": {str(int(n)): getattr(signal.getsignal(n), "__name__", str(signal.getsignal(n))) for n in signal.valid_signals()},
     }
     print("FACTS", json.dumps(facts))
     train_plainly()
@@ -78,6 +79,16 @@ def test_it_has_no_privileges_and_cannot_get_any(facts: dict) -> None:
     status = facts["status"]
     assert {int(status[name], 16) for name in status if name.startswith("Cap")} == {0}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def test_signals_reach_it_as_they_reach_a_fresh_interpreter(facts: dict) -> None:
+    assert facts["signals"][str(int(signal.SIGINT))] == "default_int_handler"
+    code = "import signal\nprint([int(n) for n in signal.valid_signals() if signal.getsignal(n) not in (0, signal.default_int_handler)])"
+    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    handled = {
+        int(number) for number, handler in facts["signals"].items() if handler not in ("0", "Handlers.SIG_DFL", "default_int_handler")
+    }
+    assert handled == set(json.loads(fresh))
 
 
 def test_it_sees_the_environment_that_it_was_given_alone(facts: dict, config: SlotConfig) -> None:
