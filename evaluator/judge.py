@@ -201,7 +201,7 @@ class Scoring:
             whole = torch.full((missing,), self.task.length)
             inputs, targets = self._tokens(torch.cat([job, self._random_rows(missing)]), torch.cat([cut, whole]))
             forwarder.send(inputs, number % PLACES)
-            under_way.append((number % PLACES, begin, on_its_way(targets, self.task.device)))
+            under_way.append((number % PLACES, begin, on_its_way(targets.contiguous(), self.task.device)))
         while under_way:
             read()
         _refuse_what_is_not_finite(nats)

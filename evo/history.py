@@ -213,7 +213,9 @@ def _index(record: Record) -> int:
 
 def _seconds(outcome: Outcome) -> float:
     """That a slot was taken."""
-    return outcome.total_seconds if isinstance(outcome, Scored | Stopped | Failed) else 0.0
+    if isinstance(outcome, Stopped):
+        return outcome.total_seconds or outcome.training_seconds  # records of before have the latter alone
+    return outcome.total_seconds if isinstance(outcome, Scored | Failed) else 0.0
 
 
 def _birth(entry: _Entry) -> int:

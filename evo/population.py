@@ -46,8 +46,9 @@ class Population:
         return tuple(sorted({*self.kept, *self.rest}, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
 
     def bar(self, species: str, size: int, history: History, belief: Belief) -> float | None:
-        """The value that a new genome of a species must beat to survive, bits per byte; None while there is room for it whatever its
-        value, as for the first members of a species beside others that have more than their share."""
+        """The value that a new genome of a species must beat to survive, bits per byte; None while there is room for it whatever its value,
+        as for the first members of a species beside others that have more than their share. Ties are not looked at: within a tie band a
+        smaller program survives a better one."""
         members = [id_ for id_ in self.kept if history.genomes[id_].species == species]
         full = len(members) >= self.cap
         rivals = (*self.rest, *members) if full else self.kept

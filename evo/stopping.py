@@ -84,7 +84,8 @@ class Curves:
 def latest(records: Iterable[Record]) -> list[Record]:
     """The records that `Curves` goes by, if all are added: their curves need to be read, others' do not."""
     by_code: dict[str, list[Record]] = {}
-    for record in sorted((r for r in records if isinstance(r.outcome, Scored)), key=lambda r: r.candidate.proposal.index):
+    telling = (r for r in records if isinstance(r.outcome, Scored) and r.outcome.val_bpb > 0)
+    for record in sorted(telling, key=lambda r: r.candidate.proposal.index):
         by_code.setdefault(record.candidate.loss_code, []).append(record)
     return [record for code, found in by_code.items() if code for record in found[-LATEST:]]
 

@@ -57,12 +57,13 @@ def rescored(programs: dict[str, str], options: argparse.Namespace) -> dict[str,
     """val_bpb of each program under each fresh seed; None where it got none."""
     file = options.folder / "rescored.jsonl"
     done = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
-    found: dict[tuple[str, int], float | None] = {(row["program"], row["seed"]): row["val_bpb"] for row in done}
+    settings = {"run.profile": options.profile, "run.slots": options.slots}
+    assembled = assembly.build(assembly.plan(load(None, list(options.set), settings)), lambda text: print(text, file=sys.stderr))
+    comparable = [row for row in done if row["key"] == assembled.measurement_key]
+    found: dict[tuple[str, int], float | None] = {(row["program"], row["seed"]): row["val_bpb"] for row in comparable}
     known = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in programs.items()}
     seeds = range(FIRST_SEED, FIRST_SEED + options.draws)
     todo = [(name, seed) for seed in seeds for name in programs if (known[name], seed) not in found]
-    settings = {"run.profile": options.profile, "run.slots": options.slots}
-    assembled = assembly.build(assembly.plan(load(None, list(options.set), settings)), lambda text: print(text, file=sys.stderr))
     free = queue.SimpleQueue[Evaluate]()
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(options.slots) as threads, file.open("a") as out:
         for spec in assembled.specs(options.folder):
@@ -79,7 +80,9 @@ def rescored(programs: dict[str, str], options: argparse.Namespace) -> dict[str,
             if isinstance(outcome, Interrupted):  # nobody's fault: the same command tries it again
                 continue
             found[known[name], seed] = score = outcome.val_bpb if isinstance(outcome, Scored) else None
-            out.write(json.dumps({"name": name, "program": known[name], "seed": seed, "val_bpb": score}) + "\n")
+            out.write(
+                json.dumps({"name": name, "program": known[name], "key": assembled.measurement_key, "seed": seed, "val_bpb": score}) + "\n"
+            )
             out.flush()
     return {name: [found.get((known[name], seed)) for seed in seeds] for name in programs}
 
@@ -88,7 +91,7 @@ def said(name: str, best: dict[str, Any], genomes: int, scores: list[float | Non
     """One program."""
     known = [score for score in scores if score is not None]
     if len(known) < len(scores):
-        return f"{name:16} {len(scores) - len(known)} of {len(scores)} fresh scores are missing"
+        return f"{name:16} got a score under {len(known)} of {len(scores)} fresh seeds"
     error = stdev(known) / len(known) ** 0.5 if len(known) > 1 else math.nan
     proven = (best.get("announcement") or {}).get("proven")
     claim = f"  claimed {best['val_bpb']:.5f}, {'announced' if proven else 'not announced'}, {genomes} programs" if best else ""
@@ -97,9 +100,15 @@ def said(name: str, best: dict[str, Any], genomes: int, scores: list[float | Non
 
 def difference(one: list[list[float | None]], other: list[list[float | None]]) -> str:
     """How much lower `one`'s champions are than the other's, seed by seed."""
-    gaps = [b - a for a, b in zip(map(average, one), map(average, other), strict=True) if a is not None and b is not None]
+    pairs = list(zip(map(average, one), map(average, other), strict=True))
+    gaps = [b - a for a, b in pairs if a is not None and b is not None]
+    fragile = f"; in {len(pairs) - len(gaps)} more pairs a champion does not always get a score" if len(gaps) < len(pairs) else ""
     error = stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else math.nan
-    return f"{mean(gaps):+.5f} ± {error:.5f} lower, in {sum(gap > 0 for gap in gaps)} of {len(gaps)}" if gaps else "nothing to compare"
+    return (
+        f"{mean(gaps):+.5f} ± {error:.5f} lower, in {sum(gap > 0 for gap in gaps)} of {len(gaps)}{fragile}"
+        if gaps
+        else f"nothing to compare{fragile}"
+    )
 
 
 def average(scores: list[float | None]) -> float | None:

@@ -4,11 +4,11 @@
                                      [--waited 0.1]
 
 The recorded runs (scripts/record_curves.py) come in random orders, one after the other. As long as fewer have finished than the population
-holds, all do. Then the bar is the worst of the best so far, the rule is learned from what has finished, and a curve is watched point by
-point; what is stopped teaches nothing. Reported over orders: the share of all training seconds saved; the share of would-be survivors
-(candidates that at full budget would have beaten the bar of their time) lost; the share lost of those that are the best of all in the
-end; how often a stopped run was the best so far. `--waited` leaves out runs that waited longer for a core: what a machine of one's own
-would show.
+holds, all do. Then the bar is the worst of the best so far, whatever their species, the rule is learned from what has finished, and a curve
+is watched point by point; what is stopped teaches nothing. Reported over orders: the share of all training seconds saved; the share of
+would-be survivors (candidates that at full budget would have beaten the bar of their time) lost; the share lost of those that are the best
+of all in the end; how often a stopped run was the best so far. `--waited` leaves out runs that waited longer for a core: what a machine of
+one's own would show.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from evo.store import curve, read_text, snapshot
 REPORTING = PROGRAM.replace("import torch.nn as nn\n", "import prepare\nimport torch.nn as nn\n").replace(
     "    return model, scale, bias\n", "    loss = model.loss()\n    prepare.report(loss)\n    return model, scale, bias\n"
 )
-EVALS, SETTINGS = 80, {"population": 5, "early_stopping": 0.05, "seed": 1}
+EVALS, SETTINGS = 120, {"population": 5, "early_stopping": 0.05, "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_some_are_finished_on_purpose_and_tell_how_often_rules_are_wrong(whole: 
     assert f"of {told.doomed} more that were finished to check it, 0 would have survived" in told.sentence()
 
 
-@pytest.mark.parametrize("after", [40, 70])
+@pytest.mark.parametrize("after", [40, 100])
 def test_a_run_that_goes_on_stops_the_same_ones(whole: Path, tmp_path: Path, after: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         drive(tmp_path / "run", EVALS, watcher=StopAfter(after), program=REPORTING, **SETTINGS)
@@ -92,6 +92,13 @@ def test_a_run_that_goes_on_stops_the_same_ones(whole: Path, tmp_path: Path, aft
 def test_where_it_is_off_every_run_gets_its_whole_budget(tmp_path: Path) -> None:
     drive(tmp_path / "run", 45, program=REPORTING, **{**SETTINGS, "early_stopping": 0.0})
     assert not stopped(snapshot(tmp_path / "run").records)
+
+
+def test_baselines_stop_nothing(tmp_path: Path) -> None:
+    drive(tmp_path / "run", 60, program=REPORTING, **{**SETTINGS, "policy": "random"})
+    found = snapshot(tmp_path / "run").records
+    assert not stopped(found)
+    assert all(r.candidate.rule is None for r in found)
 
 
 def test_records_with_rules_survive_storage(records: tuple[Record, ...]) -> None:
