@@ -37,22 +37,23 @@ class Population:
     rest.
     """
 
+    size: int  # the most that survive
+    cap: int
     kept: tuple[str, ...]
     rest: tuple[str, ...]
-    cap: int
 
     def survivors(self, history: History, belief: Belief) -> tuple[str, ...]:
         """All of them, best first."""
         return tuple(sorted({*self.kept, *self.rest}, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
 
-    def bar(self, species: str, size: int, history: History, belief: Belief) -> float | None:
+    def bar(self, species: str, history: History, belief: Belief) -> float | None:
         """The value that a new genome of a species must beat to survive, bits per byte; None while there is room for it whatever its value,
         as for the first members of a species beside others that have more than their share. Ties are not looked at: within a tie band a
         smaller program survives a better one."""
         members = [id_ for id_ in self.kept if history.genomes[id_].species == species]
         full = len(members) >= self.cap
         rivals = (*self.rest, *members) if full else self.kept
-        if len(self.kept) + (len(self.rest) if full else 0) < size:
+        if len(self.kept) + (len(self.rest) if full else 0) < self.size:
             return None
         return max(belief.of[id_].mean for id_ in rivals)
 
@@ -72,7 +73,7 @@ def population(history: History, belief: Belief, size: int, species_share: float
             members[species] = members.get(species, 0) + 1
         else:
             crowded.append(id_)
-    return Population(tuple(kept), tuple(crowded[: size - len(kept)]), cap)
+    return Population(size, cap, tuple(kept), tuple(crowded[: size - len(kept)]))
 
 
 def best(history: History, belief: Belief) -> str | None:

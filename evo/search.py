@@ -156,7 +156,7 @@ class Search:
 
     def bar(self, species: str) -> float | None:
         """What a new genome of a species must beat to survive, in bits per byte; None while there is room for it."""
-        return self._facts.population.bar(species, self.config.population, self.history, self.belief)
+        return self._facts.population.bar(species, self.history, self.belief)
 
     @property
     def false_stops(self) -> float:

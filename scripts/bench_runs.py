@@ -53,12 +53,10 @@ def run(folder: Path, policy: str, seed: int, options: argparse.Namespace) -> No
     done.write_text(said)
 
 
-def rescored(programs: dict[str, str], options: argparse.Namespace) -> dict[str, list[float | None]]:
+def rescored(programs: dict[str, str], assembled: assembly.Assembly, options: argparse.Namespace) -> dict[str, list[float | None]]:
     """val_bpb of each program under each fresh seed; None where it got none."""
     file = options.folder / "rescored.jsonl"
     done = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
-    settings = {"run.profile": options.profile, "run.slots": options.slots}
-    assembled = assembly.build(assembly.plan(load(None, list(options.set), settings)), lambda text: print(text, file=sys.stderr))
     comparable = [row for row in done if row["key"] == assembled.measurement_key]
     found: dict[tuple[str, int], float | None] = {(row["program"], row["seed"]): row["val_bpb"] for row in comparable}
     known = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in programs.items()}
@@ -80,9 +78,8 @@ def rescored(programs: dict[str, str], options: argparse.Namespace) -> dict[str,
             if isinstance(outcome, Interrupted):  # nobody's fault: the same command tries it again
                 continue
             found[known[name], seed] = score = outcome.val_bpb if isinstance(outcome, Scored) else None
-            out.write(
-                json.dumps({"name": name, "program": known[name], "key": assembled.measurement_key, "seed": seed, "val_bpb": score}) + "\n"
-            )
+            row = {"name": name, "program": known[name], "key": assembled.measurement_key, "seed": seed, "val_bpb": score}
+            out.write(json.dumps(row) + "\n")
             out.flush()
     return {name: [found.get((known[name], seed)) for seed in seeds] for name in programs}
 
@@ -104,11 +101,8 @@ def difference(one: list[list[float | None]], other: list[list[float | None]]) -
     gaps = [b - a for a, b in pairs if a is not None and b is not None]
     fragile = f"; in {len(pairs) - len(gaps)} more pairs a champion does not always get a score" if len(gaps) < len(pairs) else ""
     error = stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else math.nan
-    return (
-        f"{mean(gaps):+.5f} ± {error:.5f} lower, in {sum(gap > 0 for gap in gaps)} of {len(gaps)}{fragile}"
-        if gaps
-        else f"nothing to compare{fragile}"
-    )
+    lower = f"{mean(gaps):+.5f} ± {error:.5f} lower, in {sum(gap > 0 for gap in gaps)} of {len(gaps)}" if gaps else "nothing to compare"
+    return lower + fragile
 
 
 def average(scores: list[float | None]) -> float | None:
@@ -133,9 +127,10 @@ def main() -> int:
     for (policy, seed), folder in runs.items():
         run(folder, policy, seed, options)
     planned = assembly.plan(load(None, list(options.set), {"run.profile": options.profile, "run.slots": options.slots}))
-    programs = {SEED_PROGRAM: assembly.build(planned, lambda _: None).seed_text}
+    assembled = assembly.build(planned, lambda text: print(text, file=sys.stderr))
+    programs = {SEED_PROGRAM: assembled.seed_text}
     programs |= {folder.name: (folder / "best" / "train.py").read_text() for folder in runs.values()}
-    scores = rescored(programs, options)
+    scores = rescored(programs, assembled, options)
     print(said(SEED_PROGRAM, {}, 0, scores[SEED_PROGRAM]))
     for folder in runs.values():
         best = json.loads((folder / "best" / "best.json").read_text())

@@ -70,7 +70,7 @@ def test_who_beats_the_bar_of_its_species_survives_and_who_does_not_does_not(see
             return f"{species}-new" in survivors(*world(added, {id_: id_[0] for id_ in added}), size, share)
 
         history, belief = world(values, {id_: id_[0] for id_ in values})
-        bar = population(history, belief, size, share).bar(species, size, history, belief)
+        bar = population(history, belief, size, share).bar(species, history, belief)
         if bar is None:
             assert lives(100.0)
         else:
