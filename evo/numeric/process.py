@@ -152,26 +152,26 @@ def _surprise(theta: Array, squares: Array, smooth: Array, z: Array, noise: Arra
 
 
 def _covariance(theta: Array, squares: Array, smooth: Array, noise: Array) -> tuple[Array, Array, Array]:
-    """Of the values; the Matérn part's distances and their decay beside it."""
+    """Of the values; beside it the Matérn part for unit variance, and how steeply that falls: what a length's gradient is made of."""
     quadratic, matern, nugget = np.exp(theta[-3:])
     distance = np.sqrt(np.maximum(np.tensordot(np.exp(-2 * theta[:-3]), squares, axes=1), 0.0))
     decay = np.exp(-ROOT5 * distance)
-    covariance = 1.0 + quadratic * smooth + matern * (1.0 + ROOT5 * distance + 5.0 / 3.0 * distance**2) * decay
+    interacting = (1.0 + ROOT5 * distance + 5.0 / 3.0 * distance**2) * decay
+    covariance = 1.0 + quadratic * smooth + matern * interacting
     covariance[np.diag_indices_from(covariance)] += noise + nugget + JITTER
-    return covariance, distance, decay
+    return covariance, interacting, 5.0 / 3.0 * (1.0 + ROOT5 * distance) * decay
 
 
 def _gradient(theta: Array, squares: Array, smooth: Array, z: Array, noise: Array) -> Array:
     """Of the negative log marginal likelihood (Rasmussen & Williams 2006, equation 5.9)."""
     inverse_squares = np.exp(-2 * theta[:-3])
     quadratic, matern, nugget = np.exp(theta[-3:])
-    covariance, distance, decay = _covariance(theta, squares, smooth, noise)
+    covariance, interacting, steepness = _covariance(theta, squares, smooth, noise)
     inverse = np.linalg.inv(covariance)
     weights = inverse @ z
     outer = 0.5 * (inverse - np.outer(weights, weights))
-    slope = outer * (matern * 5.0 / 3.0 * (1.0 + ROOT5 * distance) * decay)  # d k / d log ℓ = slope × squares / ℓ²
+    slope = outer * (matern * steepness)  # d k / d log ℓ = slope × squares / ℓ²
     lengths = np.tensordot(squares, slope, axes=((1, 2), (0, 1))) * inverse_squares
-    interacting = (1.0 + ROOT5 * distance + 5.0 / 3.0 * distance**2) * decay
     rest = [quadratic * (outer * smooth).sum(), matern * (outer * interacting).sum(), nugget * np.trace(outer)]
     return np.concatenate([lengths, rest])
 

@@ -8,7 +8,7 @@
 
 The last two ask one of two processes, by lot: one believes in smooth functions, the other only near what it has seen (process.py). Which of
 them explains the scores better says little about which finds better programs: on a smooth landscape the former does, on a rough one the
-latter, and together they did as well as the better of the two on each.
+latter, and together they did about as well as the better of the two on each (docs/log.md).
 
 What the memory model expects not to fit is never proposed. Pure: the same samples and generator give the same proposal.
 """
@@ -69,10 +69,10 @@ def propose(knobs: Sequence[Knob], samples: Sequence[Sample], noise_sd: float, r
 
 @dataclass(frozen=True)
 class _Model:
-    """What is believed of all points, and the lowest mean among those with a score."""
+    """What is believed of all points, and the means at those with a score."""
 
     posterior: process.Posterior
-    best: float
+    means: Array  # (n,)
 
 
 class _Seen:
@@ -89,22 +89,22 @@ class _Seen:
         self.memory = memory.learn(space, samples)
         self.taken = {self.key(point) for point in space.points([s.values for s in samples])}
         self.moves = Moves(space, _weights(space))
-        self.models: list[_Model] = []
+        self.kernels: tuple[process.Kernel, ...] = ()  # until the model is asked
+        self._models: dict[int, _Model] = {}
         ranks = self.raw
         if len(scored) >= MODELLED_FROM:
-            ranks = self._model()
+            self.kernels = kernels(space.features(self.points), self.raw, self.draws, self.noise_sd, space.groups)
+            ranks = self.model(0).means
         self.leaders = _leaders(self.points[np.argsort(ranks, kind="stable")]) if len(scored) else space.here[None, :]
 
-    def _model(self) -> Array:
-        """Fits the processes; the posterior means of the scored points by the likeliest."""
-        features = self.space.features(self.points)
-        pending = self.space.features(self.pending) if len(self.pending) else None
-        means = []
-        for kernel in kernels(features, self.raw, self.draws, self.noise_sd, self.space.groups):
-            posterior = process.condition(kernel, features, *scaled(self.raw, self.draws, self.noise_sd), pending)
-            means.append(posterior.mean(features))
-            self.models.append(_Model(posterior, float(means[-1].min())))
-        return means[0]
+    def model(self, which: int) -> _Model:
+        """By one of the kernels, the likeliest being the first; made when it is first asked for."""
+        if which not in self._models:
+            features = self.space.features(self.points)
+            pending = self.space.features(self.pending) if len(self.pending) else None
+            posterior = process.condition(self.kernels[which], features, *scaled(self.raw, self.draws, self.noise_sd), pending)
+            self._models[which] = _Model(posterior, posterior.mean(features))
+        return self._models[which]
 
     def key(self, point: Array) -> bytes:
         return (np.round(point, 6) + 0.0).tobytes()
@@ -118,16 +118,16 @@ class _Seen:
 def _point(seen: _Seen, rng: Generator) -> tuple[Array | None, str]:
     """The next point, and the way that it was found."""
     scored = len(seen.raw)
-    shares = FIRST if not seen.models else EARLY if scored < LATE_FROM else LATE
+    shares = FIRST if not seen.kernels else EARLY if scored < LATE_FROM else LATE
     how = str(rng.choice(list(shares), p=list(shares.values())))
     if how == COUPLED:
         found = _coupled(seen, rng)
         if found is not None:
             return found, how
         how = EVOLVED
-    if how == EVOLVED or not seen.models:
+    if how == EVOLVED or not seen.kernels:
         return _first_usable(seen, seen.moves.candidates(seen.leaders, TRIES, rng)), EVOLVED
-    return _modelled(seen, seen.models[rng.integers(len(seen.models))], how, rng), how
+    return _modelled(seen, seen.model(int(rng.integers(len(seen.kernels)))), how, rng), how
 
 
 def _coupled(seen: _Seen, rng: Generator) -> Array | None:
@@ -154,7 +154,7 @@ def _modelled(seen: _Seen, model: _Model, how: str, rng: Generator) -> Array | N
             merit = -model.posterior.draw(features, rng.standard_normal(len(points)))
             return np.asarray(points[int(np.argmax(merit))])
         mean, sd = model.posterior.predict(features)
-        found = points[int(np.argmax(log_expected_improvement(model.best, mean, sd)))]
+        found = points[int(np.argmax(log_expected_improvement(float(model.means.min()), mean, sd)))]
     return found
 
 
