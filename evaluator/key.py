@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from importlib import metadata
 
 from evaluator import judge
@@ -22,7 +24,7 @@ def measurement_key(profile: str, device_model: str, budget_seconds: float, prep
             f"tokenisers {data.tokeniser_sha256[:12]}",
             f"prepare {_short_hash(prepare)}",
             f"judge {judge.VERSION}",
-            f"torch {metadata.version('torch')}",
+            *_packages(),
         )
     )
 
@@ -34,8 +36,15 @@ def compat_key(profile: str, device_model: str, budget_seconds: float, prepare: 
     Args:
         prepare: all that the program imports from its lab.
     """
-    torch = f"torch {metadata.version('torch')}"
-    return " | ".join((profile, device_model, f"{budget_seconds:g} s", f"prepare {_short_hash(prepare)}", SELF_REPORTED, torch))
+    named = (profile, device_model, f"{budget_seconds:g} s", f"prepare {_short_hash(prepare)}", SELF_REPORTED)
+    return " | ".join((*named, *_packages()))
+
+
+def _packages() -> Iterator[str]:
+    """Those that decide how fast a program is: torch, and cuDNN's front end where it is installed."""
+    yield f"torch {metadata.version('torch')}"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        yield f"cudnn-frontend {metadata.version('nvidia-cudnn-frontend')}"
 
 
 def _short_hash(text: str) -> str:

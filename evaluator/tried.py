@@ -65,6 +65,18 @@ def flex(place: str) -> dict[str, Any]:
     return _attention(place, lambda q, k, v: attend(q, k, v, block_mask=blocks))
 
 
+def cudnn(place: str) -> dict[str, Any]:
+    """The same by cuDNN, which takes a window only through NVIDIA's package."""
+    from importlib import metadata
+
+    import cudnn.sdpa.fwd.torch_op  # noqa: F401  registers the operator
+    import torch
+
+    operator = torch.ops.cudnn.sdpa_fwd
+    _attention(place, lambda q, k, v: operator(q, k, v, _WIDTH**-0.5, True, False, _WINDOW + 1)[0])
+    return {"package": metadata.version("nvidia-cudnn-frontend")}
+
+
 def compiled(place: str) -> dict[str, Any]:
     """A small function, compiled, forwards and backwards."""
     import torch
@@ -128,7 +140,7 @@ def _must_be_close(found: Any, expected: Any, dtype: str) -> None:
         raise ArithmeticError(f"the result is wrong: off by {error:.2g} where the largest value is {largest:.2g}")
 
 
-TRIALS = {"device": device, "float32": float32, "bfloat16": bfloat16, "sdpa": sdpa, "flex": flex, "compile": compiled}
+TRIALS = {"device": device, "float32": float32, "bfloat16": bfloat16, "sdpa": sdpa, "flex": flex, "cudnn": cudnn, "compile": compiled}
 
 
 if __name__ == "__main__":

@@ -36,12 +36,14 @@ _ONE_LOOKUP = (
     "            found = iter(F.embedding(tokens, torch.cat(tables, dim=1)).split(self.width, dim=-1))\n"
     "            x = x0 = norm(next(found))\n"
 )
+_LEAN = "    return logits.exp().sum(dim=-1).log().mean() + F.nll_loss(logits, y.flatten())\n"
 _TANH = "LOGIT_SOFTCAP * torch.tanh(logits.float() / LOGIT_SOFTCAP)"
 
 VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "seed": (),
-    "flex-everywhere": (('    if size >= T and HEAD_DIM <= 128 and PRECISION == "bfloat16":\n        return cudnn_attention\n', ""),),
-    "flex-plain": ((", kernel_options=options)", ")"),),
+    "flex-windows": ((" if size >= T else cudnn_window(size)\n", " if size >= T else None\n"),),
+    "flex-everywhere": (("HEAD_DIM <= 128 and", "HEAD_DIM <= 0 and"),),
+    "cross-entropy": ((_LEAN, "    return F.cross_entropy(logits, y.flatten())\n"),),
     "joined-projections": ((_PROJECTIONS, _JOINED),),
     "one-lookup": ((_LOOKUP, _ONE_LOOKUP), ("self.value_embeddings[str(i)](tokens) if has", "next(found) if has")),
     "sigmoid-softcap": ((_TANH, "LOGIT_SOFTCAP * (2 * torch.sigmoid(2 * logits.float() / LOGIT_SOFTCAP) - 1)"),),
@@ -69,6 +71,7 @@ class Trial:
 
         self.torch, self.losses = torch, list[float]()
         self.program = types.ModuleType("train")
+        sys.modules["train"] = self.program  # where the compiler looks up what its guards name
         exec(compile(text_of(name, rows), f"<{name}>", "exec"), self.program.__dict__)
         torch.manual_seed(1)
         torch.set_float32_matmul_precision("high")

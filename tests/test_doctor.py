@@ -83,6 +83,8 @@ def test_what_the_seed_needs_and_does_not_work_is_a_stop_with_the_knob_to_set(mo
     assert found["flex"].state == STOP
     assert 'ATTENTION = "sdpa"' in found["flex"].remedy
     assert found["sdpa"].state == NOTE, "the H100 seed does not use it"
+    assert found["cudnn"].state == NOTE, "faster, never required"
+    assert "pip install" in found["cudnn"].remedy
     assert {check.name: check.state for check in doctor.trials(CPU, everything=False)}["compile"] == SKIPPED
 
 

@@ -50,6 +50,18 @@ def test_it_is_packed_once_and_the_score_is_one_like_any_other(config: SlotConfi
     assert len(keys) == 1, "which vocabularies are packed changes nothing that is measured"
 
 
+def test_a_package_that_makes_programs_faster_is_part_of_the_key(
+    config: SlotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = datafolder.load(config.data)
+    without = measurement_key("cpu", "a CPU", 1.0, config.prepare, data)
+    installed = tmp_path / "nvidia_cudnn_frontend-1.32.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: nvidia-cudnn-frontend\nVersion: 1.32.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert measurement_key("cpu", "a CPU", 1.0, config.prepare, data) == f"{without} | cudnn-frontend 1.32.0"
+
+
 def test_what_cannot_be_packed_is_a_failure_that_says_why(config: SlotConfig, small_lab: SmallLab, tmp_path: Path) -> None:
     config = replace(config, data=str(shutil.copytree(config.data, tmp_path / "data")), modules=())
     slot = Slot(config)
