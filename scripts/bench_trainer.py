@@ -39,6 +39,13 @@ _ONE_LOOKUP = (
 _LEAN = "    return logits.exp().sum(dim=-1).log().mean() + F.nll_loss(logits, y.flatten())\n"
 _TANH = "LOGIT_SOFTCAP * torch.tanh(logits.float() / LOGIT_SOFTCAP)"
 
+_TURNED = "    a, b = x.chunk(2, dim=-1)\n    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)\n"
+_ROLLED = (
+    "    cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([sin, -sin], dim=-1)\n"
+    "    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin\n"
+)
+_NORMED = "norm(rotate(q, *rotary)), norm(rotate(k, *rotary))"
+
 VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "seed": (),
     "flex-windows": ((" if size >= T else cudnn_window(size)\n", " if size >= T else None\n"),),
@@ -46,6 +53,8 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "cross-entropy": ((_LEAN, "    return F.cross_entropy(logits, y.flatten())\n"),),
     "joined-projections": ((_PROJECTIONS, _JOINED),),
     "one-lookup": ((_LOOKUP, _ONE_LOOKUP), ("self.value_embeddings[str(i)](tokens) if has", "next(found) if has")),
+    "rolled": ((_TURNED, _ROLLED),),
+    "norm-first": ((_NORMED, "rotate(norm(q), *rotary), rotate(norm(k), *rotary)"),),  # a rotation changes no length
     "sigmoid-softcap": ((_TANH, "LOGIT_SOFTCAP * (2 * torch.sigmoid(2 * logits.float() / LOGIT_SOFTCAP) - 1)"),),
 }
 
