@@ -36,7 +36,6 @@ _ONE_LOOKUP = (
     "            found = iter(F.embedding(tokens, torch.cat(tables, dim=1)).split(self.width, dim=-1))\n"
     "            x = x0 = norm(next(found))\n"
 )
-_LEAN = "    return logits.exp().sum(dim=-1).log().mean() + F.nll_loss(logits, y.flatten())\n"
 _TANH = "LOGIT_SOFTCAP * torch.tanh(logits.float() / LOGIT_SOFTCAP)"
 
 _TURNED = "    a, b = x.chunk(2, dim=-1)\n    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)\n"
@@ -50,7 +49,7 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "seed": (),
     "flex-windows": ((" if size >= T else cudnn_window(size)\n", " if size >= T else None\n"),),
     "flex-everywhere": (("HEAD_DIM <= 128 and", "HEAD_DIM <= 0 and"),),
-    "cross-entropy": ((_LEAN, "    return F.cross_entropy(logits, y.flatten())\n"),),
+    "cross-entropy": (("return cross_entropy(model", "return F.cross_entropy(model"),),
     "joined-projections": ((_PROJECTIONS, _JOINED),),
     "one-lookup": ((_LOOKUP, _ONE_LOOKUP), ("self.value_embeddings[str(i)](tokens) if has", "next(found) if has")),
     "rolled": ((_TURNED, _ROLLED),),

@@ -41,7 +41,7 @@ CALL_BLOCK = "                x = block(x, extra, rotary, self.attend[T][i])"
 LOGITS = "            logits = self.head(norm(x))  # (B, T, V)"
 X0 = "        self.x0_factors = nn.Parameter(torch.ones(DEPTH))"
 RESIDUAL_GROUP = '        {"params": [model.residual_factors], "lr": SCALAR_LR * RESIDUAL_LR_FACTOR},'
-LOSS = "    return F.cross_entropy(model(x).flatten(0, 1), y.flatten())"
+LOSS = "    return cross_entropy(model(x).flatten(0, 1), y.flatten())"
 WARMDOWN = "    return left + (1 - left) * FINAL_LR_FRAC"
 DECAY = '        group["weight_decay"] = group["full_weight_decay"] * (1 - progress)'
 SCHEDULE = "        schedule(optimisers, prepare.progress(), step)"
@@ -86,7 +86,7 @@ POOL = (
         (
             LOSS,
             "    logits = model(x).flatten(0, 1)\n"
-            "    return F.cross_entropy(logits, y.flatten()) + 1e-4 * logits.logsumexp(-1).square().mean()",
+            "    return cross_entropy(logits, y.flatten()) + 1e-4 * logits.logsumexp(-1).square().mean()",
         ),
     ),
     _edit("smooth ends of the warm-down", _before(WARMDOWN, "    left = left * left * (3 - 2 * left)")),

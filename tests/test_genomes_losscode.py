@@ -9,7 +9,7 @@ import pytest
 from genomes import loss_code, mutate, set_knobs
 from tests.corpus import SEED
 
-LOSS = "return F.cross_entropy(model(x).flatten(0, 1), y.flatten())"
+LOSS = "return cross_entropy(model(x).flatten(0, 1), y.flatten())"
 
 
 def changed(old: str, new: str) -> str:
@@ -40,7 +40,7 @@ def test_a_number_that_the_loss_takes_from_elsewhere_counts_wherever_it_stands()
 
 def test_a_function_behind_the_loss_counts_with_what_it_calls() -> None:
     helped = changed("def mean_loss", "def entropy(a, b):\n    return F.cross_entropy(a, b)\n\n\ndef mean_loss").replace(
-        "return F.cross_entropy(model(x)", "return entropy(model(x)"
+        "return cross_entropy(model(x)", "return entropy(model(x)"
     )
     assert loss_code(helped.replace("F.cross_entropy(a, b)", "2 * F.cross_entropy(a, b)")) != loss_code(helped)
 
@@ -53,5 +53,5 @@ def test_a_model_that_returns_its_own_loss_is_part_of_it_and_one_that_returns_lo
 
 
 def test_comments_and_layout_count_for_nothing_and_a_program_that_reports_no_loss_has_none() -> None:
-    assert loss_code(changed(LOSS, f"# in nats\n    {LOSS}").replace("    return F.cross", "\n    return F.cross")) == loss_code(SEED)
+    assert loss_code(changed(LOSS, f"# in nats\n    {LOSS}").replace("    return cross", "\n    return cross")) == loss_code(SEED)
     assert loss_code(SEED.replace("prepare.report(total)", "None")) == ""

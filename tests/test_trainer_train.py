@@ -303,12 +303,13 @@ def test_attention_paths_agree_on_a_gpu_in_its_number_format(
         torch.testing.assert_close(got, right, atol=4e-2, rtol=2e-2)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_logits(modules: Any) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_pytorchs_cross_entropy(modules: Any, smoothing: float) -> None:
     _, train = modules()
-    logits = (30 * torch.rand(4, T, VOCAB, generator=torch.Generator().manual_seed(0)) - 15).requires_grad_()
-    targets = torch.randint(VOCAB, (4, T), generator=torch.Generator().manual_seed(1))
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    loss = train.mean_loss(lambda _: logits, targets, targets)
+    logits = (30 * torch.rand(4 * T, VOCAB, generator=torch.Generator().manual_seed(0)) - 15).requires_grad_()
+    targets = torch.randint(VOCAB, (4 * T,), generator=torch.Generator().manual_seed(1))
+    expected = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+    loss = train.cross_entropy(logits, targets, label_smoothing=smoothing)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))
 

@@ -368,9 +368,16 @@ def schedule(optimisers: list[torch.optim.Optimizer], progress: float, step: int
 
 
 def mean_loss(model: GPT, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Nats per token. Soft-capped logits cannot overflow, so that their sum needs no maximum first, nor the time that one takes."""
-    logits = model(x).flatten(0, 1)
-    return logits.exp().sum(dim=-1).log().mean() + F.nll_loss(logits, y.flatten())
+    """Nats per token."""
+    return cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """That of PyTorch, for logits (N, V) under a soft cap: their exponentials cannot overflow, so that no maximum is looked for first."""
+    likelihood, normaliser = -F.nll_loss(logits, targets), logits.exp().sum(dim=-1).log().mean()
+    if label_smoothing:
+        likelihood = (1 - label_smoothing) * likelihood + label_smoothing * logits.mean()
+    return normaliser - likelihood
 
 
 def accumulation() -> int:
