@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 
 import prepare
 import torch
@@ -233,8 +234,8 @@ def cudnn_window(size: int):
         import cudnn.sdpa.fwd.torch_op  # noqa: F401  registers the operator
     except ImportError:
         return None
-    causal, bottom_right, length = True, False, size + 1  # a window's length counts the query's own place
-    return lambda q, k, v: torch.ops.cudnn.sdpa_fwd(q, k, v, HEAD_DIM**-0.5, causal, bottom_right, length)[0]
+    length = size + 1  # with the query's own place
+    return lambda q, k, v: torch.ops.cudnn.sdpa_fwd(q, k, v, math.sqrt(1 / HEAD_DIM), is_causal=True, window_left=length)[0]
 
 
 def cudnn_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
