@@ -117,6 +117,23 @@ def test_nothing_is_proposed_twice_and_nothing_that_is_under_way() -> None:
         samples.append(Sample(values, pending=True))
 
 
+def test_while_nothing_has_been_found_steps_go_anywhere() -> None:
+    """A gain that lies far off along one knob is out of reach of steps that grow from what was best by chance."""
+    rng = np.random.default_rng(0)
+    places = SPACE.snapped(SPACE.here + 0.05 * rng.standard_normal((12, len(SPACE))))
+    values = [{knob.name: knob.value for knob in FEW} | SPACE.values(place) for place in places]
+    flat = [Sample(v, 1.0 + NOISE_SD * rng.standard_normal()) for v in values]
+    found = [Sample(values[0], 1.0 - 20 * NOISE_SD), *flat[1:]]
+
+    def far(samples: list[Sample]) -> int:
+        """Of 60 proposals, those that move a number by more than a third of its range."""
+        steps = [propose(FEW, samples, NOISE_SD, Random(number)) for number in range(60)]
+        moved = [np.abs(SPACE.point(step.values) - SPACE.here)[:2] for step in steps if step is not None]
+        return sum(bool((distance > 1 / 3).any()) for distance in moved)
+
+    assert far(flat) > 1.5 * far(found)
+
+
 def test_nothing_to_tune_gives_nothing() -> None:
     assert propose([knob for knob in KNOBS if not knob.tunable], [Sample(BASE, 1.0)], NOISE_SD, Random(0)) is None
 

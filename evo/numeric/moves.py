@@ -26,10 +26,15 @@ SHARES = (0.5, 0.25, 0.15, 0.1)  # of candidates
 
 @dataclass(frozen=True)
 class Moves:
-    """How points of a space move. `weights`: (d,) how often each knob is moved, summing to 1."""
+    """How points of a space move.
+
+    weights: (d,) how often each knob is moved, summing to 1.
+    anywhere: chance that a step along a knob ends anywhere in its range.
+    """
 
     space: Space
     weights: Array
+    anywhere: float = 0.0
 
     def candidates(self, leaders: Array, count: int, rng: Generator) -> Array:
         """(count, d) points around `leaders`, (k, d), best first."""
@@ -65,6 +70,8 @@ class Moves:
         reach = np.maximum(np.exp(rng.uniform(low, high, (m, d))), self._grain(points))
         moved = points + reach * rng.standard_normal((m, d))
         moved = np.where(moved < 0, np.where(moved < -BEYOND, 0.0, -moved / 2), np.minimum(moved, 1.0))
+        if self.anywhere:
+            moved = np.where(rng.random((m, d)) < self.anywhere, rng.random((m, d)), moved)
         others = np.floor(rng.random((m, d)) * (self._choices - 1))
         moved = np.where(self._choices > 1, others + (others >= points), moved)
         return np.where(chosen, moved, points)

@@ -30,6 +30,8 @@ from genomes import Knob, Value
 
 BEST, OTHERS = 3, 2  # points that candidates start from: the best, and the best that lie apart
 APART = 0.25  # of some knob's range
+FLAT, FLAT_FROM = 2.0, 6  # sds of the noise between the usual score and the best one, below which nothing has been found; of so many scores
+ANYWHERE = 0.25  # chance that a step ends anywhere in a knob's range, while nothing has been found
 CANDIDATES, DRAWN, REFINED = 700, 300, 150
 TRIES = 30  # of a proposal without the model
 COUPLED, EVOLVED, EXPECTED, DRAWN_WAY = "coupled", "evolved", "expected", "drawn"
@@ -88,14 +90,20 @@ class _Seen:
         self.noise_sd = noise_sd
         self.memory = memory.learn(space, samples)
         self.taken = {self.key(point) for point in space.points([s.values for s in samples])}
-        self.moves = Moves(space, _weights(space))
         self.kernels: tuple[process.Kernel, ...] = ()  # until the model is asked
         self._models: dict[int, _Model] = {}
         ranks = self.raw
         if len(scored) >= MODELLED_FROM:
             self.kernels = kernels(space.features(self.points), self.raw, self.draws, self.noise_sd, space.groups)
             ranks = self.model(0).means
+        self.moves = Moves(space, _weights(space), ANYWHERE if self._flat(ranks) else 0.0)
         self.leaders = _leaders(self.points[np.argsort(ranks, kind="stable")]) if len(scored) else space.here[None, :]
+
+    def _flat(self, believed: Array) -> bool:
+        """Whether all that was tried is as good as the best of it: steps around it have led nowhere, near or far."""
+        if len(believed) < FLAT_FROM:
+            return False
+        return float(np.median(self.raw) - believed.min()) < FLAT * self.noise_sd
 
     def model(self, which: int) -> _Model:
         """By one of the kernels, the likeliest being the first; made when it is first asked for."""
