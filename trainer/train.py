@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import math
 
 import prepare
 import torch
@@ -235,7 +234,7 @@ def cudnn_window(size: int):
     except ImportError:
         return None
     length = size + 1  # with the query's own place
-    return lambda q, k, v: torch.ops.cudnn.sdpa_fwd(q, k, v, math.sqrt(1 / HEAD_DIM), is_causal=True, window_left=length)[0]
+    return lambda q, k, v: torch.ops.cudnn.sdpa_fwd(q, k, v, HEAD_DIM ** (-1 / 2), is_causal=True, window_left=length)[0]
 
 
 def cudnn_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
