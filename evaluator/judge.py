@@ -11,6 +11,7 @@ cannot know which rows will come again, and the second never sees the true conti
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -337,4 +338,5 @@ def serve(control: socket.socket) -> None:
 
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
-    serve(socket.socket(fileno=arguments["control"]))
+    with contextlib.suppress(ConnectionError):  # a slot that is gone before it has read that this is ready resets the connection
+        serve(socket.socket(fileno=arguments["control"]))

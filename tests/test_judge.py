@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import select
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from evaluator import twins
 from evaluator.checked import File, Tampered, load
 from evaluator.judge import Refused, Scoring
 from evaluator.outcome import Reason
+from evaluator.scoring import Judge
 from evaluator.task import PLACES, Task
 
 ROWS, LENGTH, VOCAB = 40, 6, 3
@@ -131,3 +133,12 @@ def test_what_a_twin_loses_is_weighed_over_all_twins(everywhere: float, at_the_l
     found = compared.add(change, cuts) or compared.conclude()
     assert finding in found
     assert bool(found) == bool(finding)
+
+
+def test_a_judge_that_nobody_asked_anything_ends_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    """As when a program fails before it is scored: what the judge said first is still unread."""
+    judge = Judge(1, (), {})
+    assert select.select([judge._control], [], [], 60.0)[0], "it never said that it is ready"
+    judge.close()
+    assert capfd.readouterr().err == ""
+    assert judge._process.returncode == 0

@@ -233,8 +233,9 @@ def cudnn_window(size: int):
         import cudnn.sdpa.fwd.torch_op  # noqa: F401  registers the operator
     except ImportError:
         return None
+    scale = HEAD_DIM**-0.5  # not tuned
     length = size + 1  # with the query's own place
-    return lambda q, k, v: torch.ops.cudnn.sdpa_fwd(q, k, v, HEAD_DIM ** (-1 / 2), is_causal=True, window_left=length)[0]
+    return lambda q, k, v: torch.ops.cudnn.sdpa_fwd(q, k, v, scale, is_causal=True, window_left=length)[0]
 
 
 def cudnn_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
