@@ -12,7 +12,7 @@ from evaluator.data import Data
 from evaluator.outcome import SELF_REPORTED
 
 
-def measurement_key(profile: str, device_model: str, budget_seconds: float, prepare: str, data: Data) -> str:
+def measurement_key(profile: str, device: str, device_model: str, budget_seconds: float, prepare: str, data: Data) -> str:
     """One line that people can read and compare, such as
     `cpu | AMD EPYC | 10 s | data 3f2a… | tokenisers 91bc… | prepare 77de… | judge 1 | torch 2.13.0+cpu`."""
     return " | ".join(
@@ -24,12 +24,12 @@ def measurement_key(profile: str, device_model: str, budget_seconds: float, prep
             f"tokenisers {data.tokeniser_sha256[:12]}",
             f"prepare {_short_hash(prepare)}",
             f"judge {judge.VERSION}",
-            *_packages(),
+            *_packages(device),
         )
     )
 
 
-def compat_key(profile: str, device_model: str, budget_seconds: float, prepare: str) -> str:
+def compat_key(profile: str, device: str, device_model: str, budget_seconds: float, prepare: str) -> str:
     """The same in compat mode, where neither data nor judge are ours:
     `cpu | AMD EPYC | 10 s | prepare 77de… | self-reported | torch 2.13.0+cpu`.
 
@@ -37,12 +37,14 @@ def compat_key(profile: str, device_model: str, budget_seconds: float, prepare: 
         prepare: all that the program imports from its lab.
     """
     named = (profile, device_model, f"{budget_seconds:g} s", f"prepare {_short_hash(prepare)}", SELF_REPORTED)
-    return " | ".join((*named, *_packages()))
+    return " | ".join((*named, *_packages(device)))
 
 
-def _packages() -> Iterator[str]:
-    """Those that decide how fast a program is: torch, and cuDNN's front end where it is installed."""
+def _packages(device: str) -> Iterator[str]:
+    """Those that decide how fast a program is: torch, and on an NVIDIA GPU cuDNN's front end where it is installed."""
     yield f"torch {metadata.version('torch')}"
+    if device != "cuda":
+        return
     with contextlib.suppress(metadata.PackageNotFoundError):
         yield f"cudnn-frontend {metadata.version('nvidia-cudnn-frontend')}"
 

@@ -142,7 +142,7 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         data = datafolder.load(folder)
     except (HarnessError, KeyError, ValueError) as error:
         raise UserError(f"unreadable data: {error}; delete {folder} and start again") from error
-    key = measurement_key(head.name, planned.machine.model(head.device), budget, rendered.prepare, data)
+    key = measurement_key(head.name, head.device, planned.machine.model(head.device), budget, rendered.prepare, data)
     evaluators = tuple(
         SlotConfig(
             prepare=rendered.prepare,
@@ -172,7 +172,7 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     if rendered.skipped:
         say(f"compat mode: prepare.py has no {', '.join(rendered.skipped)}, which profile {head.name} would set; skipped")
     imported = "\0".join([rendered.prepare, *(text for _, text in lab.modules)])
-    key = compat_key(head.name, planned.machine.model(head.device), budget, imported)
+    key = compat_key(head.name, head.device, planned.machine.model(head.device), budget, imported)
     evaluators = tuple(
         CompatConfig(
             prepare=rendered.prepare,

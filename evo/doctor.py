@@ -36,6 +36,7 @@ DISK_GIB, DISK_GPU_GIB = 1.0, 20.0  # a run needs the first; shards, rows and co
 OK, NOTE, STOP, SKIPPED = "ok", "note", "stop", "skipped"  # as it should be; runs, but worse; no run can start; not looked at
 INSTALL = "run `make run`, or install with `pip install -e .` in the project's folder"
 FASTER_WINDOWS = "`pip install 'nvidia-cudnn-frontend>=1.30'` makes the seed program's steps 4 % faster; FlexAttention is used without it"
+BROKEN_WINDOWS = "`pip uninstall nvidia-cudnn-frontend`: the seed program uses it where it is installed, FlexAttention elsewhere"
 OWN_PROFILE = "copy configs/{}.toml, set {} = {} under [knobs] there and name the copy with --profile"
 
 
@@ -124,8 +125,9 @@ def trials(profile: profiles.Profile, everything: bool) -> Iterator[Check]:
     instead = {"bfloat16": ("PRECISION", '"float32"'), "flex": ("ATTENTION", '"sdpa"'), "compile": ("COMPILE", "false")}
     skipped = [name for name in ("flex", "cudnn", "compile") if not uses[name] and not everything]
     for found in tried([name for name in uses if name not in skipped], profile.head.device):
-        if found.state == STOP and found.name == "cudnn":
-            found = dataclasses.replace(found, state=NOTE, remedy=FASTER_WINDOWS)
+        if found.state == STOP and found.name == "cudnn" and uses["cudnn"]:
+            state, remedy = (NOTE, FASTER_WINDOWS) if "ModuleNotFoundError" in found.found else (STOP, BROKEN_WINDOWS)
+            found = dataclasses.replace(found, state=state, remedy=remedy)
         elif found.state == STOP and not uses[found.name]:
             found = dataclasses.replace(found, state=NOTE, remedy="programs that use it will fail; the seed program does not")
         elif found.state == STOP and found.name in instead:

@@ -83,9 +83,17 @@ def test_what_the_seed_needs_and_does_not_work_is_a_stop_with_the_knob_to_set(mo
     assert found["flex"].state == STOP
     assert 'ATTENTION = "sdpa"' in found["flex"].remedy
     assert found["sdpa"].state == NOTE, "the H100 seed does not use it"
-    assert found["cudnn"].state == NOTE, "faster, never required"
-    assert "pip install" in found["cudnn"].remedy
+    assert found["cudnn"].state == STOP, "a package that is there and does not work stands in the seed's way"
+    assert "pip uninstall" in found["cudnn"].remedy
     assert {check.name: check.state for check in doctor.trials(CPU, everything=False)}["compile"] == SKIPPED
+
+
+def test_a_package_that_would_only_be_faster_is_no_stop_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = Check("cudnn", STOP, "tried: ModuleNotFoundError: No module named 'cudnn'")
+    monkeypatch.setattr(doctor, "tried", lambda names, device: [missing])
+    (found,) = (check for check in doctor.trials(H100, everything=False) if check.name == "cudnn")
+    assert found.state == NOTE
+    assert "pip install" in found.remedy
 
 
 def test_a_driver_without_a_gpu_for_torch_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

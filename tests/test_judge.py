@@ -139,6 +139,6 @@ def test_a_judge_that_nobody_asked_anything_ends_in_silence(capfd: pytest.Captur
     """As when a program fails before it is scored: what the judge said first is still unread."""
     judge = Judge(1, (), {})
     assert select.select([judge._control], [], [], 60.0)[0], "it never said that it is ready"
-    judge.close()
+    judge._control.close()
+    assert judge._process.wait(timeout=60.0) == 0
     assert capfd.readouterr().err == ""
-    assert judge._process.returncode == 0

@@ -17,7 +17,7 @@ from evo.history import Genome
 from evo.numeric import lore, memory, process
 from evo.numeric.model import compressed, expanded, log_expected_improvement
 from evo.numeric.moves import Moves
-from evo.numeric.propose import propose
+from evo.numeric.propose import Step, propose
 from evo.numeric.refine import refine
 from evo.numeric.space import Sample, Space
 
@@ -117,21 +117,30 @@ def test_nothing_is_proposed_twice_and_nothing_that_is_under_way() -> None:
         samples.append(Sample(values, pending=True))
 
 
-def test_while_nothing_has_been_found_steps_go_anywhere() -> None:
+@pytest.mark.parametrize(("lead", "flat"), [(1, True), (20, False)])
+def test_steps_go_anywhere_while_all_scores_are_alike(monkeypatch: pytest.MonkeyPatch, lead: float, flat: bool) -> None:
     """A gain that lies far off along one knob is out of reach of steps that grow from what was best by chance."""
     rng = np.random.default_rng(0)
     places = SPACE.snapped(SPACE.here + 0.05 * rng.standard_normal((12, len(SPACE))))
     values = [{knob.name: knob.value for knob in FEW} | SPACE.values(place) for place in places]
-    flat = [Sample(v, 1.0 + NOISE_SD * rng.standard_normal()) for v in values]
-    found = [Sample(values[0], 1.0 - 20 * NOISE_SD), *flat[1:]]
+    samples = [Sample(v, 1.0 + NOISE_SD * (0.5 * rng.standard_normal() - lead * (i == 0))) for i, v in enumerate(values)]
 
-    def far(samples: list[Sample]) -> int:
-        """Of 60 proposals, those that move a number by more than a third of its range."""
-        steps = [propose(FEW, samples, NOISE_SD, Random(number)) for number in range(60)]
-        moved = [np.abs(SPACE.point(step.values) - SPACE.here)[:2] for step in steps if step is not None]
-        return sum(bool((distance > 1 / 3).any()) for distance in moved)
+    def proposed() -> list[Step | None]:
+        return [propose(FEW, samples, NOISE_SD, Random(number)) for number in range(20)]
 
-    assert far(flat) > 1.5 * far(found)
+    far_and_near = proposed()
+    monkeypatch.setattr("evo.numeric.propose.ANYWHERE", 0.0)
+    assert (far_and_near != proposed()) == flat
+
+
+def test_a_step_that_goes_anywhere_reaches_the_whole_range() -> None:
+    here = np.tile(SPACE.here, (400, 1))
+    even = np.full(len(SPACE), 1 / len(SPACE))
+    near, far = (Moves(SPACE, even, anywhere).stepped(here, np.random.default_rng(0)) for anywhere in (0.0, 1.0))
+    for axis in range(2):  # numbers on a logarithmic and on a linear scale
+        moved = far[far[:, axis] != SPACE.here[axis], axis]
+        assert np.allclose(np.quantile(moved, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.12)
+        assert np.abs(near[:, axis] - SPACE.here[axis]).mean() < np.abs(far[:, axis] - SPACE.here[axis]).mean()
 
 
 def test_nothing_to_tune_gives_nothing() -> None:

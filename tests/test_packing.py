@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -46,20 +47,22 @@ def test_it_is_packed_once_and_the_score_is_one_like_any_other(config: SlotConfi
     assert isinstance(outcome, Scored), outcome
     assert outcome.training_seconds < 2, "packing is not on the clock"
     assert [v.size for v in after.vocabularies] == [256, 400]
-    keys = {measurement_key("cpu", "a CPU", 1.0, config.prepare, data) for data in (before, after)}
+    keys = {measurement_key("cpu", "cpu", "a CPU", 1.0, config.prepare, data) for data in (before, after)}
     assert len(keys) == 1, "which vocabularies are packed changes nothing that is measured"
 
 
+@pytest.mark.parametrize(("device", "installed", "said"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)])
 def test_a_package_that_makes_programs_faster_is_part_of_the_key(
-    config: SlotConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: SlotConfig, monkeypatch: pytest.MonkeyPatch, device: str, installed: bool, said: bool
 ) -> None:
-    data = datafolder.load(config.data)
-    without = measurement_key("cpu", "a CPU", 1.0, config.prepare, data)
-    installed = tmp_path / "nvidia_cudnn_frontend-1.32.0.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: nvidia-cudnn-frontend\nVersion: 1.32.0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert measurement_key("cpu", "a CPU", 1.0, config.prepare, data) == f"{without} | cudnn-frontend 1.32.0"
+    def version(package: str) -> str:
+        if package != "torch" and not installed:
+            raise metadata.PackageNotFoundError(package)
+        return "1.2.3"
+
+    monkeypatch.setattr(metadata, "version", version)
+    key = measurement_key("a profile", device, "a device", 1.0, config.prepare, datafolder.load(config.data))
+    assert key.endswith("torch 1.2.3 | cudnn-frontend 1.2.3" if said else "torch 1.2.3")
 
 
 def test_what_cannot_be_packed_is_a_failure_that_says_why(config: SlotConfig, small_lab: SmallLab, tmp_path: Path) -> None:

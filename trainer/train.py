@@ -31,7 +31,7 @@ WINDOW_PATTERN = "SSSL"  # repeated over the blocks: S sees a short window, L ev
 SHORT_WINDOW_DIVISOR = 2  # the short window is the row length over this
 ROTARY_BASE = 10000.0  # longest wavelength of the rotary embedding, in tokens over 2π
 GATE_CHANNELS = 32  # channels of the block's input that open the gates of the value embeddings
-LOGIT_SOFTCAP = 15.0  # logits are squeezed smoothly into ± this
+LOGIT_SOFTCAP = 15.0  # logits are squeezed smoothly into ± this; range 3..60 log
 VOCAB_SIZE = 8192  # tokens; one of 256, 512, 1024, 2048, 4096, 8192, 16384, 32768
 
 # Initial values
@@ -373,8 +373,9 @@ def mean_loss(model: GPT, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return cross_entropy(model(x).flatten(0, 1), y.flatten())
 
 
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """That of PyTorch, for logits (N, V) under a soft cap: their exponentials cannot overflow, so that no maximum is looked for first."""
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:  # not tuned
+    """F.cross_entropy for logits (N, V) under a soft cap: their exponentials cannot overflow, so that no maximum is looked for first.
+    Logits without a cap need F.cross_entropy."""
     likelihood, normaliser = -F.nll_loss(logits, targets), logits.exp().sum(dim=-1).log().mean()
     if label_smoothing:
         likelihood = (1 - label_smoothing) * likelihood + label_smoothing * logits.mean()

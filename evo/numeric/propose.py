@@ -30,8 +30,8 @@ from genomes import Knob, Value
 
 BEST, OTHERS = 3, 2  # points that candidates start from: the best, and the best that lie apart
 APART = 0.25  # of some knob's range
-FLAT, FLAT_FROM = 2.0, 6  # sds of the noise between the usual score and the best one, below which nothing has been found; of so many scores
-ANYWHERE = 0.25  # chance that a step ends anywhere in a knob's range, while nothing has been found
+FLAT, FLAT_FROM = 2.0, 6  # sds of the noise between the usual score and the best one, below which all are alike; of so many scores
+ANYWHERE = 0.25  # chance that a step ends anywhere in a knob's range, while all scores are alike
 CANDIDATES, DRAWN, REFINED = 700, 300, 150
 TRIES = 30  # of a proposal without the model
 COUPLED, EVOLVED, EXPECTED, DRAWN_WAY = "coupled", "evolved", "expected", "drawn"
@@ -100,7 +100,7 @@ class _Seen:
         self.leaders = _leaders(self.points[np.argsort(ranks, kind="stable")]) if len(scored) else space.here[None, :]
 
     def _flat(self, believed: Array) -> bool:
-        """Whether all that was tried is as good as the best of it: steps around it have led nowhere, near or far."""
+        """Whether most of what was tried is as good as the best of it: then short steps tell nothing."""
         if len(believed) < FLAT_FROM:
             return False
         return float(np.median(self.raw) - believed.min()) < FLAT * self.noise_sd

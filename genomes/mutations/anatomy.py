@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from genomes.literals import last_name
-from genomes.mutations.draft import MisfitError
+from genomes.mutations.draft import MisfitError, alias
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import is_one
 from genomes.source import Source
@@ -189,6 +189,12 @@ def training_loss(parent: Program) -> Loss:
     if len(found) != 1:
         raise MisfitError(f"{len(found)} calls of cross_entropy")
     return found[0]
+
+
+def torch_entropy(parent: Program, loss: Loss) -> str:
+    """PyTorch's cross_entropy as this program names it: a function of its own may count on capped logits."""
+    own = isinstance(loss.call.func, ast.Name) and any(f.name == loss.call.func.id for f in functions(parent))
+    return f"{alias(parent, 'torch.nn.functional')}.cross_entropy" if own else ast.unparse(loss.call.func)
 
 
 def _expressions(statement: ast.stmt) -> Iterator[ast.AST]:

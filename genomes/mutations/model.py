@@ -10,7 +10,7 @@ import random
 import re
 
 from genomes.literals import last_name, read_value
-from genomes.mutations.anatomy import is_call
+from genomes.mutations.anatomy import is_call, losses, torch_entropy
 from genomes.mutations.attention import ATTENTION_MUTATIONS
 from genomes.mutations.constants import block_count, layers_where
 from genomes.mutations.edges import EDGE_MUTATIONS
@@ -145,11 +145,19 @@ def _soft_cap(parent: Program, rng: random.Random) -> Rewrite | None:
         if ast.dump(node.left) != ast.dump(ratio.right):
             continue
         options += [
-            replaced(parent, place, x, "no soft-cap"),
+            _uncapped(parent, place, x),
             replaced(parent, place, f"{cap} * {x} / ({cap} + {x}.abs())", "soft-cap"),
             replaced(parent, place, f"{cap} * (2 * torch.sigmoid(2 * {x} / {cap}) - 1)", "soft-cap") if rng.random() < 0.3 else None,
         ]
     return one_of(parent, options, rng)
+
+
+def _uncapped(parent: Program, place: Place, x: str) -> Rewrite:
+    """Without the cap, and with a loss that needs none."""
+    plain = replaced(parent, place, x, "no soft-cap")
+    spans = [(parent.source.span(loss.call.func), torch_entropy(parent, loss)) for loss in losses(parent)]
+    splices = [Splice(*parent.source.span(place.node), x), *(Splice(*span, name) for span, name in spans)]
+    return rewrite(parent, splices, plain.note)
 
 
 def _gate(parent: Program, rng: random.Random) -> Rewrite | None:

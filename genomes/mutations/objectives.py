@@ -10,7 +10,7 @@ import random
 import re
 
 from genomes.literals import last_name
-from genomes.mutations.anatomy import Loss, names_of, statements, training_loss
+from genomes.mutations.anatomy import Loss, names_of, statements, torch_entropy, training_loss
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_table
 from genomes.mutations.mutation import STRUCTURAL, Mutation
@@ -101,7 +101,7 @@ def _return_both(draft: Draft, last: ast.Return, value: ast.expr) -> None:
 
 def _learn_ahead(draft: Draft, loss: Loss, rng: random.Random) -> str:
     """The loss of the second head, whose targets are one token further."""
-    share, entropy = rng.choice((0.1, 0.3, 0.5)), draft.code(loss.call.func)
+    share, entropy = rng.choice((0.1, 0.3, 0.5)), torch_entropy(draft.parent, loss)
     made = loss.logits
     if isinstance(made, ast.Name):
         assigned = [s for _, s in statements(loss.function) if isinstance(s, ast.Assign) and last_name(s.targets[0]) == made.id]
