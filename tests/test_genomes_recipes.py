@@ -260,3 +260,14 @@ def test_rates_follow_a_doubled_batch_by_its_root_or_in_proportion() -> None:
         if after["TOTAL_BATCH_SIZE"] == 2 * values(SEED)["TOTAL_BATCH_SIZE"]:
             factors.add(after["SCALAR_LR"] / values(SEED)["SCALAR_LR"])
     assert sorted(factors) == pytest.approx([2**0.5, 2.0], rel=0.02)
+
+
+def test_logits_without_a_cap_get_pytorchs_loss() -> None:
+    """The seed's own is for capped ones."""
+    children = [genomes.mutate(SEED, random.Random(number), ["soft-cap"]) for number in range(12)]
+    for child in children:
+        assert ("return F.cross_entropy(model(x)" in child.text) == ("no soft-cap" in child.note)
+    assert {"no soft-cap" in child.note for child in children} == {True, False}
+    ahead = genomes.mutate(SEED, random.Random(0), ["token-after-next"]).text
+    assert "F.cross_entropy(later[" in ahead
+    assert "return cross_entropy(logits" in ahead
