@@ -84,7 +84,13 @@ def test_it_has_no_privileges_and_cannot_get_any(facts: dict) -> None:
 def test_signals_reach_it_as_they_reach_a_fresh_interpreter(facts: dict) -> None:
     assert facts["signals"][str(int(signal.SIGINT))] == "default_int_handler"
     code = "import signal\nprint([int(n) for n in signal.valid_signals() if signal.getsignal(n) not in (0, signal.default_int_handler)])"
-    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    def as_launched() -> None:
+        """Whatever this suite was started under, such as nohup."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=as_launched).stdout
     handled = {
         int(number) for number, handler in facts["signals"].items() if handler not in ("0", "Handlers.SIG_DFL", "default_int_handler")
     }
