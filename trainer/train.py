@@ -376,10 +376,10 @@ def mean_loss(model: GPT, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:  # not tuned
     """F.cross_entropy for logits (N, V) under a soft cap: their exponentials cannot overflow, so that no maximum is looked for first.
     Logits without a cap need F.cross_entropy."""
-    likelihood, normaliser = -F.nll_loss(logits, targets), logits.exp().sum(dim=-1).log().mean()
+    target_logit, normaliser = -F.nll_loss(logits, targets), logits.exp().sum(dim=-1).log().mean()
     if label_smoothing:
-        likelihood = (1 - label_smoothing) * likelihood + label_smoothing * logits.mean()
-    return normaliser - likelihood
+        target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean()
+    return normaliser - target_logit
 
 
 def accumulation() -> int:
