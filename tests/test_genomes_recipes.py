@@ -268,6 +268,8 @@ def test_logits_without_a_cap_get_pytorchs_loss() -> None:
     for child in children:
         assert ("return F.cross_entropy(model(x)" in child.text) == ("no soft-cap" in child.note)
     assert {"no soft-cap" in child.note for child in children} == {True, False}
+    nameless = SEED.replace("import torch\n", "from torch import nn\n").replace("import torch.nn.functional as F\n", "")
+    assert all("no soft-cap" not in genomes.mutate(nameless, random.Random(number), ["soft-cap"]).note for number in range(12))
     ahead = genomes.mutate(SEED, random.Random(0), ["token-after-next"]).text
     assert "F.cross_entropy(later[" in ahead
     assert "return cross_entropy(logits" in ahead

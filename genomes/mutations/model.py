@@ -13,6 +13,7 @@ from genomes.literals import last_name, read_value
 from genomes.mutations.anatomy import is_call, losses, torch_entropy
 from genomes.mutations.attention import ATTENTION_MUTATIONS
 from genomes.mutations.constants import block_count, layers_where
+from genomes.mutations.draft import MisfitError
 from genomes.mutations.edges import EDGE_MUTATIONS
 from genomes.mutations.mlp import MLP_MUTATIONS
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
@@ -152,12 +153,13 @@ def _soft_cap(parent: Program, rng: random.Random) -> Rewrite | None:
     return one_of(parent, options, rng)
 
 
-def _uncapped(parent: Program, place: Place, x: str) -> Rewrite:
-    """Without the cap, and with a loss that needs none."""
-    plain = replaced(parent, place, x, "no soft-cap")
-    spans = [(parent.source.span(loss.call.func), torch_entropy(parent, loss)) for loss in losses(parent)]
-    splices = [Splice(*parent.source.span(place.node), x), *(Splice(*span, name) for span, name in spans)]
-    return rewrite(parent, splices, plain.note)
+def _uncapped(parent: Program, place: Place, x: str) -> Rewrite | None:
+    """Without the cap, and with a loss that needs none; None where the program has no name for that."""
+    try:
+        losses_too = [Splice(*parent.source.span(loss.call.func), torch_entropy(parent, loss)) for loss in losses(parent)]
+    except MisfitError:
+        return None
+    return replaced(parent, place, x, "no soft-cap", *losses_too)
 
 
 def _gate(parent: Program, rng: random.Random) -> Rewrite | None:

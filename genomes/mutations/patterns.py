@@ -111,11 +111,11 @@ def atom(source: Source, node: ast.expr) -> str:
     )
 
 
-def replaced(parent: Program, place: Place, text: str, what: str) -> Rewrite:
-    """The program with one expression replaced, and the note that says so."""
+def replaced(parent: Program, place: Place, text: str, what: str, *along: Splice) -> Rewrite:
+    """The program with one expression replaced, and what must change along with it, and the note that says so."""
     start, end = parent.source.span(place.node)
     note = f"{place.name}: {what}: {shown(parent.source.code(place.node))} → {shown(text)}"
-    return rewrite(parent, [Splice(start, end, text)], note)
+    return rewrite(parent, [Splice(start, end, text), *along], note)
 
 
 def without(parent: Program, place: Place, what: str) -> Rewrite:
