@@ -38,12 +38,12 @@ _ONE_LOOKUP = (
 )
 _TANH = "LOGIT_SOFTCAP * torch.tanh(logits.float() / LOGIT_SOFTCAP)"
 
-_TURNED = "    a, b = x.chunk(2, dim=-1)\n    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)\n"
-_ROLLED = (
-    "    cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([sin, -sin], dim=-1)\n"
-    "    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin\n"
+_ROLLED = "    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin\n"
+_HALVES = (
+    "    (a, b), cos, sin = x.chunk(2, dim=-1), cos[..., : x.size(-1) // 2], sin[..., : x.size(-1) // 2]\n"
+    "    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)\n"
 )
-_NORMED = "norm(rotate(q, *rotary)), norm(rotate(k, *rotary))"
+_NORMED = "rotate(norm(q), *rotary), rotate(norm(k), *rotary)"
 
 VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "seed": (),
@@ -52,8 +52,8 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "cross-entropy": (("return cross_entropy(model", "return F.cross_entropy(model"),),
     "joined-projections": ((_PROJECTIONS, _JOINED),),
     "one-lookup": ((_LOOKUP, _ONE_LOOKUP), ("self.value_embeddings[str(i)](tokens) if has", "next(found) if has")),
-    "rolled": ((_TURNED, _ROLLED),),
-    "norm-first": ((_NORMED, "rotate(norm(q), *rotary), rotate(norm(k), *rotary)"),),  # a rotation changes no length
+    "halves": ((_ROLLED, _HALVES),),
+    "norm-last": ((_NORMED, "norm(rotate(q, *rotary)), norm(rotate(k, *rotary))"),),  # a rotation changes no length
     "sigmoid-softcap": ((_TANH, "LOGIT_SOFTCAP * (2 * torch.sigmoid(2 * logits.float() / LOGIT_SOFTCAP) - 1)"),),
 }
 

@@ -121,8 +121,8 @@ def test_what_may_work_is_left_alone(body):
     ("pairs", "words"),
     [
         ([("import torch.nn.functional as F\n", "")], ["name 'F' is not defined"]),
-        ([("return left + (1 - left)", "return math.cos(left) + (1 - left)")], ["line 356", "name 'math' is not defined"]),
-        ([("        T = tokens.size(1)\n", "")], ["line 182", "name 'T' is not defined"]),
+        ([("return left + (1 - left)", "return math.cos(left) + (1 - left)")], ["line 355", "name 'math' is not defined"]),
+        ([("        T = tokens.size(1)\n", "")], ["line 181", "name 'T' is not defined"]),
         ([("optimisers = build_optimisers(model)", "optimisers = build_optimizers(model)")], ["nearest: build_optimisers"]),
         ([("DEPTH = 8", "DEPTH = WIDTH // 64"), ("HEAD_DIM = 128", "WIDTH = 512\nHEAD_DIM = 128")], ["'WIDTH' is read before"]),
         ([("        y = attend(", "        return y\n        y = attend(")], ["'y' is read before"]),

@@ -78,9 +78,8 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding (arXiv 2104.09864): turns channel pairs of x (B, T, H, D) by angles (T, 1, D / 2)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+    """Rotary embedding (arXiv 2104.09864): turns pairs of channels, i and i + D / 2, of x (B, T, H, D); cos and sin (T, 1, D)."""
+    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 
 def has_value_embedding(layer: int) -> bool:
@@ -112,7 +111,7 @@ class Attention(nn.Module):
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., :GATE_CHANNELS]))  # (B, T, H); 1 at first
             v = v + gate.unsqueeze(-1) * extra.view(B, T, self.heads, HEAD_DIM)
-        q, k = norm(rotate(q, *rotary)), norm(rotate(k, *rotary))  # normalised queries and keys keep the scores bounded
+        q, k = rotate(norm(q), *rotary), rotate(norm(k), *rotary)  # normalised queries and keys keep the scores bounded
         y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (B, H, T, D)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
@@ -154,8 +153,8 @@ class GPT(nn.Module):
         frequencies = ROTARY_BASE ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
         angles = torch.outer(torch.arange(prepare.MAX_SEQ_LEN), frequencies).unsqueeze(1)  # (T, 1, D / 2)
         dtype = getattr(torch, PRECISION)
-        self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
-        self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+        self.register_buffer("cos", torch.cat([angles, angles], dim=-1).cos().to(dtype), persistent=False)
+        self.register_buffer("sin", torch.cat([angles, -angles], dim=-1).sin().to(dtype), persistent=False)
         self.attend = {}  # T -> one function per block; not part of the state
         for embedding in (self.embedding, *self.value_embeddings.values()):
             embedding.to(dtype)  # half the memory and traffic; AdamW copes

@@ -130,8 +130,10 @@ def _sharpen(parent: Program, rng: random.Random) -> Rewrite | None:
         if not is_norm(place.node) or not isinstance(statement, ast.Assign) or isinstance(place.parent, ast.BinOp):
             continue
         target = statement.targets[0]
-        if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple) and place.node in statement.value.elts:
-            target = target.elts[statement.value.elts.index(place.node)]
+        if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
+            # An element may also be rotate(norm(q), …): what turns the queries keeps their factor.
+            kept = [place.node in (value, *(value.args[:1] if isinstance(value, ast.Call) else ())) for value in statement.value.elts]
+            target = target.elts[kept.index(True)] if any(kept) else target
         if isinstance(target, ast.Name) and target.id in ("q", "query", "queries"):
             found.append(place)
     place_found = pick(found, rng)
