@@ -1,4 +1,4 @@
-"""`python -m evo.lineage RUN [show ID | path ID | best | effects | operators] [--json]`: how the genomes of a run came to be.
+"""`python -m evo.lineage RUN [show ID | path ID | best | effects | operators | slots] [--json]`: how the genomes of a run came to be.
 
     (nothing)   the tree: id, posterior val_bpb ± sd, draws, operator, note; failures marked, champion starred
     show ID     one genome: its figures, all its evaluations, learning curve, differences to its parents, end of its log
@@ -6,6 +6,7 @@
     best        the path of the champion, its figures and the announcement
     effects     what each edit of the seed genome is worth, estimated over all scored genomes
     operators   what each operator has brought for the time that it took
+    slots       what each slot has evaluated, and whether it scores unlike the others
 
 IDs may be cut short as long as they are unique. Reads only, also while the run goes on. Wrong input: one line, exit code 2.
 Differences of two posterior means come with the root of the summed squares of their sds, as if they were independent; relatives share
@@ -35,6 +36,7 @@ from evo.cli import Parser
 from evo.history import Genome
 from evo.lineage_effects import effects, effects_lines
 from evo.lineage_operators import operators, operators_lines
+from evo.lineage_slots import slots, slots_lines
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
 from evo.records import Record
 from evo.results import announcement_figures, best_figures
@@ -42,7 +44,7 @@ from evo.species import Shelf
 from evo.standing import Standing, assess
 from evo.store import Snapshot, StoreError, curve, exchange, log, read_text, snapshot
 
-WHAT = ("tree", "show", "path", "best", "effects", "operators")
+WHAT = ("tree", "show", "path", "best", "effects", "operators", "slots")
 LOG_LINES = 20  # of the end of a log
 REPLY_LINES = 40  # of the end of what a model said
 
@@ -275,6 +277,7 @@ def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list
         "best": (lambda: best(run), best_lines),
         "effects": (lambda: effects(run.standing, partial(read_text, options.run)), effects_lines),
         "operators": (lambda: operators(run.standing), operators_lines),
+        "slots": (lambda: slots(run.standing), slots_lines),
     }
     answer, lines = answers[options.what]
     data = answer()

@@ -54,22 +54,34 @@ class Course:
 
 
 def run(
-    proposer: Proposer, problem: Problem, slots: int, marks: Sequence[int], seed: int, stop: Callable[[Course], bool] | None = None
+    proposer: Proposer,
+    problem: Problem,
+    slots: int,
+    marks: Sequence[int],
+    seed: int,
+    stop: Callable[[Course], bool] | None = None,
+    uneven_sd: float = 0.0,
 ) -> Course:
-    """Runs until the last of `marks` evaluations have ended."""
+    """Runs until the last of `marks` evaluations have ended.
+
+    Args:
+        uneven_sd: of what a slot adds to every score that it gives.
+    """
     course, rng = Course(), Random(f"course/{seed}")
-    running: list[tuple[float, int, Job, Truth]] = []
+    running: list[tuple[float, int, Job, Truth, int]] = []
+    free, offsets = list(range(slots)), [Random(f"slot/{seed}/{i}").gauss(0.0, uneven_sd) for i in range(slots)]
     now, begun = 0.0, 0
     while len(course.feasible) < max(marks):
         while len(running) < slots and (job := proposer.ask()) is not None:
             truth = problem.truth(job.text)
             length = rng.uniform(1 - JITTER, 1 + JITTER) * (1.0 if truth.feasible else FAILURE_SECONDS)
-            heapq.heappush(running, (now + length, begun, job, truth))
+            heapq.heappush(running, (now + length, begun, job, truth, free.pop()))
             begun += 1
         if not running:
             break
-        now, _, job, truth = heapq.heappop(running)
-        proposer.tell(job, truth, truth.val_bpb + Random(job.noise_seed).gauss(0.0, problem.noise_sd))
+        now, _, job, truth, slot = heapq.heappop(running)
+        free.append(slot)
+        proposer.tell(job, truth, truth.val_bpb + offsets[slot] + Random(job.noise_seed).gauss(0.0, problem.noise_sd))
         course.feasible.append(truth.feasible)
         if truth.feasible:
             course.lowest = min(course.lowest, truth.val_bpb)
