@@ -6,13 +6,14 @@ Plain data, and what the slot's side needs to go by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evaluator.outcome import CurvePoint
 
 WINDOW = 0.5  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later
+NEARER = 0.1  # standard deviations by which a level must have come down to be nearer
 LEAST_COVERED = 0.5  # of a checkpoint's window that the points must cover
 
 
@@ -22,8 +23,13 @@ class Limit:
 
     share: float  # of the budget
     level: float  # highest at which a run goes on
+    spread: float  # standard deviation of the level of a candidate at the bar
     slope: float  # of the logarithm of the value over the level: what to expect of a run; shown, not decided by
     offset: float
+
+    def height(self, level: float | None) -> float | None:
+        """How far a level lies above the highest at which a run goes on, in standard deviations."""
+        return None if level is None else (level - self.level) / self.spread
 
     def predicted(self, level: float) -> float:
         """The final value, bits per byte, to be expected of a run with such a level."""
@@ -41,8 +47,21 @@ class Rule:
 
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
-    """Inverse of `dataclasses.asdict`."""
-    return Rule(**{**data, "limits": tuple(Limit(**limit) for limit in data["limits"])})
+    """Inverse of `dataclasses.asdict`. Limits of before there were spreads are left out: they stop nothing any more."""
+    return Rule(**{**data, "limits": tuple(Limit(**limit) for limit in data["limits"] if "spread" in limit)})
+
+
+def not_nearing(heights: Sequence[float | None]) -> list[float | None]:
+    """Of heights above something, those that are not lower by `NEARER` than the one before; None for the others, the first and unknown ones.
+
+    Only they count against a run: one that comes nearer may be a slow starter, whose rates rise first or are high, or whose structure
+    takes longer to learn. Of 256 recorded runs the best was such a one (docs/log.md).
+    """
+    found, before = list[float | None](), None
+    for height in heights:
+        found.append(height if height is not None and before is not None and height > before - NEARER else None)
+        before = before if height is None else height
+    return found
 
 
 class Watching:
@@ -52,21 +71,22 @@ class Watching:
         self.foretold: float | None = None  # final value, bits per byte, of a run that was stopped
         self._rule = rule
         self._points: list[CurvePoint] = []
-        self._judged = 0  # checkpoints
+        self._heights: list[float | None] = []  # at the checkpoints that were judged
 
     def __call__(self, point: CurvePoint) -> str | None:
         """One line that says why the run is stopped; None to go on."""
         self._points.append(point)
         limits, budget = self._rule.limits, self._rule.budget_seconds
-        while self._judged < len(limits) and point.seconds >= limits[self._judged].share * budget:
-            limit = limits[self._judged]
-            self._judged += 1
+        while len(self._heights) < len(limits) and point.seconds >= limits[len(self._heights)].share * budget:
+            limit = limits[len(self._heights)]
             level = level_at(self._points, limit.share, budget)
-            if level is not None and level > limit.level:
+            self._heights.append(limit.height(level))
+            against = not_nearing(self._heights)[-1]
+            if level is not None and against is not None and against > 0:
                 self.foretold = limit.predicted(level)
                 return (
                     f"at {limit.share:.0%} of the budget its loss of {math.exp(level):.4f} foretells {self.foretold:.4f}, "
-                    f"and {self._rule.bar:.4f} must be beaten; a run goes on up to {math.exp(limit.level):.4f}"
+                    f"and {self._rule.bar:.4f} must be beaten; a run goes on up to {math.exp(limit.level):.4f}, or while it comes nearer"
                 )
         return None
 
