@@ -52,7 +52,7 @@ def rule_from_dict(data: Mapping[str, Any]) -> Rule:
 
 
 def not_nearing(heights: Sequence[float | None]) -> list[float | None]:
-    """Of heights above something, those that are not lower by `NEARER` than the one before; None for the others, the first and unknown ones.
+    """Of heights above something, those that are not lower by `NEARER` than the one before. None for all others.
 
     Only they count against a run: one that comes nearer may be a slow starter, whose rates rise first or are high, or whose structure
     takes longer to learn. Of 256 recorded runs the best was such a one (docs/log.md).
