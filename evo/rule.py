@@ -55,7 +55,7 @@ def not_nearing(heights: Sequence[float | None]) -> list[float | None]:
     """Of heights above something, those that are not lower by `NEARER` than the one before. None for all others.
 
     Only they count against a run: one that comes nearer may be a slow starter, whose rates rise first or are high, or whose structure
-    takes longer to learn. Of 256 recorded runs the best was such a one (docs/log.md).
+    takes longer to learn. Of 256 recorded runs one of the best was such a one (docs/log.md).
     """
     found, before = list[float | None](), None
     for height in heights:
