@@ -95,6 +95,15 @@ def test_edits_unite_without_a_conflict(case):
             assert new in result.text
 
 
+@pytest.mark.parametrize("remark", ["# last", "# first"])
+def test_comments_behind_either_brace_are_both_kept_also_where_they_say_the_same(remark):
+    base = "H = {\n    'a': 1,\n    'b': 2,  # two\n}\n"
+    first, last = base.replace("{\n", "{\n    # first\n"), base.replace("\n}", f"\n    {remark}\n}}")
+    result = merged(base, first, last)
+    assert result.conflicts == ()
+    assert result.text == first.replace("\n}", f"\n    {remark}\n}}")
+
+
 def test_two_arguments_of_one_call_come_out_as_written():
     base = "x = f(a, b=1, c=[1, 2])\n"
     assert merged(base, "x = f(z, b=1, c=[1, 2])\n", "x = f(a, b=1, c=[1, 2, 3])\n").text == "x = f(z, b=1, c=[1, 2, 3])\n"

@@ -246,7 +246,8 @@ def _with_comma(item: cst.CSTNode, comma: cst.Comma | None) -> cst.CSTNode:
 
 
 def _keeps_comments(united: str, base: str, a: str, b: str) -> bool:
-    """Does every comment stand in the united text that stands in both sides or is new in one, and none more often than in any?"""
+    """Does every comment stand in the united text that stands in both sides or is new in one, and none more often than in any? Each side
+    may have put the same words somewhere else."""
     found, old, left, right = (Counter(_COMMENT.findall(text)) for text in (united, base, a, b))
     needed = (left & right) | (left - old) | (right - old)
-    return needed <= found <= left | right
+    return needed <= found <= (left | right) + ((left - old) & (right - old))

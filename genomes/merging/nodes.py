@@ -8,7 +8,7 @@ from dataclasses import fields
 import libcst as cst
 
 LAYOUT = frozenset(  # fields
-    ("lpar", "rpar", "lbracket", "rbracket", "lbrace", "rbrace", "whitespace_before_args", "whitespace_after_func")
+    ("lpar", "rpar", "whitespace_before_args", "whitespace_after_func")
 )
 _EMPTY = cst.Module([])
 _OPERATORS = (
