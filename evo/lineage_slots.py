@@ -14,7 +14,7 @@ from evo.standing import Standing
 
 
 def slots(standing: Standing) -> dict[str, Any]:
-    """Evaluations by slot, and by how much its scores lie above the others' (evo/slots.py)."""
+    """Evaluations by slot, and by how much its scores lie above the usual slot's (evo/slots.py)."""
     rows: dict[str, dict[str, Any]] = {}
     for record in standing.records:
         outcome = record.outcome
@@ -47,13 +47,13 @@ def slots_lines(data: Mapping[str, Any]) -> list[Line]:
     width = max(len("slot"), *(len(row["slot"]) for row in data["slots"])) + 2
     lines: list[Line] = [(f"{'slot':{width}}{'evaluations':>12}{'failed':>8}{'stopped':>9}{'hours':>8}   val_bpb", "bold")]
     for row in data["slots"]:
-        offset = f"{row['offset']['mean']:+.4f} ± {row['offset']['sd']:.4f}" if row["offset"] else "as usual"
+        offset = f"{row['offset']['mean']:+.4f} ± {row['offset']['sd']:.4f}" if row["offset"] else "-"
         counts = f"{row['evaluations']:>12}{row['failed']:>8}{row['stopped']:>9}{row['hours']:>8.2f}"
         lines.append((f"{row['slot']:{width}}{counts}   {offset}", ""))
     lines.append(("", ""))
     said = (
-        "val_bpb: by how much a slot's scores lie above the others' with the same programs; such a slot may be hot, or busy with other work"
+        "val_bpb: by how much a slot's scores lie above the usual slot's, each against its parents'; it may be hot, or busy with other work"
         if data["differ"]
-        else "val_bpb: no slot scores unlike the others by more than noise explains"
+        else "val_bpb: the slots cannot be told apart by their scores: too few, or noise explains how they differ"
     )
     return [*lines, (said, "dim")]

@@ -1,4 +1,4 @@
-"""Slots that score higher or lower than the others with the same programs: a hotter GPU, a busier host.
+"""Slots that score higher or lower than the others: a hotter GPU, a busier host.
 
 Every evaluation is a canary. A draw is compared with the mean of its genome's parents, or with the other draws of its genome; over a run
 each slot gets programs as good as any other slot's, so that a slot whose differences lie higher than the others' is to blame for it. What
@@ -33,7 +33,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """By how much the scores of a slot lie above those of the others, bits per byte."""
+    """By how much the scores of a slot lie above the usual slot's, bits per byte."""
 
     mean: float
     sd: float
@@ -108,7 +108,8 @@ def _between(means: Sequence[float], variances: Sequence[float]) -> float:
     weights = [1 / v for v in variances]
     usual = _weighted(means, weights)
     excess = math.fsum(w * (m - usual) ** 2 for m, w in zip(means, weights, strict=True)) - (len(means) - 1)
-    return max(0.0, excess / (sum(weights) - math.fsum(w * w for w in weights) / sum(weights)))
+    room = sum(weights) - math.fsum(w * w for w in weights) / sum(weights)
+    return max(0.0, excess / room) if room > 0 else 0.0
 
 
 def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:

@@ -5,9 +5,9 @@ survive) would show there. That level, and its spread, come from finished runs w
 of level on final value, both as logarithms, through the better half of them. Level on value and not value on level: a run that is stopped
 is chosen by its level, so the latter would be bent by the stopping itself, and would take all candidates for average ones. The
 candidate is stopped where its level is too high for one at the bar, and is not coming nearer: by more standard deviations than would-be
-survivors show at the worst of their checkpoints, so many that no more than a share `false_stops` of them is lost over all checkpoints
-together. How far would-be survivors scatter is what the finished runs show, each against the line through the others; by how much they
-beat the bar, the present survivors. Who is unlike all others, such as a slow starter, is rarely among the finished: hence the long tails.
+survivors show at the worst of their checkpoints, so many that about a share `false_stops` of them is lost over all checkpoints together.
+How far would-be survivors scatter is what the finished runs show, each against the line through the others; by how much they beat the bar,
+the present survivors. Who is unlike all others, such as a slow starter, is rarely among the finished, so that there is a margin.
 
 A curve is read by share of the budget, not by step: values are under a budget too, and a program that is slow, or a machine that is
 busy, has a higher level and a higher value alike. What the rule cannot see is a machine that was busy in the beginning alone.
@@ -34,7 +34,7 @@ CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shar
 LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
 NEAR = 0.5  # share of them, the better ones, that levels are learned from: the bar lies among them
 SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong
-TAILS = 5  # at most so many degrees of freedom has the t distribution that surprises are taken to have
+CAUTION = 1.3  # times as many standard deviations as normal surprises ask for; by recorded curves, docs/log.md
 LEAST = 16  # finished runs with the same loss code below which nothing is stopped
 
 
@@ -158,7 +158,8 @@ def _allowed(lines: Sequence[_Line], bar: float, survivors: Sequence[float], fal
     """How many standard deviations a level may lie above that of a candidate at the bar; None where too few runs tell.
 
     A would-be survivor is any of the present ones, with the surprises of any of the finished runs. What counts is its worst checkpoint
-    of those at which it is not coming nearer; over all of them that is taken for a t distribution with long tails.
+    of those at which it is not coming nearer; over all of them that is taken for a normal distribution, of which as many draws are known
+    as there are finished runs, with a margin.
 
     Args:
         lines: of levels over logarithms of values, through the same runs.
@@ -170,9 +171,9 @@ def _allowed(lines: Sequence[_Line], bar: float, survivors: Sequence[float], fal
     better = [[(line.at(bar) - line.at(value)) / line.spread(bar) for line in lines] for value in survivors] or [[0.0] * len(lines)]
     above = ([None if z is None else z - lead for z, lead in zip(row, leads, strict=True)] for row in known for leads in better)
     worst = [max(counted) for heights in above if (counted := [z for z in not_nearing(heights) if z is not None])]
-    if not worst:
+    if len(worst) < LEAST:
         return None
-    reach = _quantile(1 - false_stops, min(TAILS, len(known) - 1)) * math.sqrt(1 + 1 / len(known))
+    reach = CAUTION * _quantile(1 - false_stops, len(known) - 1) * math.sqrt(1 + 1 / len(known))
     return float(fmean(worst) + reach * pstdev(worst))
 
 

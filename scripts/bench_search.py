@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.table is None) == (not options.landscape):
         parser.error("give either --table PATH or --landscape NAME …")
+    if options.uneven and (options.cost or options.announced):
+        parser.error("--uneven is for runs that are compared, not for --cost or --announced")
     if options.cost:
         problem = next(problems(options))
         for count in options.cost:

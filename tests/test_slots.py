@@ -45,9 +45,10 @@ def children(rng: Random, count: int, uneven: dict[str, float], ruined: float = 
     return found
 
 
-def test_slots_that_are_alike_are_told_apart_in_about_one_look_of_a_hundred() -> None:
+def test_slots_that_are_alike_are_hardly_ever_told_apart() -> None:
+    """In one look of a thousand."""
     looks = [bool(offsets(children(Random(f"alike/{i}"), 60, {}))) for i in range(500)]
-    assert sum(looks) <= 15
+    assert sum(looks) <= 3
 
 
 @pytest.mark.parametrize("ruined", [0.0, 0.3])
@@ -71,6 +72,8 @@ def test_few_draws_say_nothing() -> None:
 def test_identical_scores_and_a_single_slot_say_nothing() -> None:
     assert offsets([Draw("seed", (), f"gpu{i % 2}", 1.0) for i in range(40)]) == {}
     assert offsets([dataclasses.replace(d, slot="gpu0") for d in children(Random(2), 100, HOT)]) == {}
+    exact = [Draw(f"a{i}", ("seed",), "gpu0", 0.5) for i in range(30)]  # such a slot has all the weight there is
+    assert offsets([Draw("seed", (), "gpu1", 1.0), *exact, *(Draw(f"b{i}", ("seed",), "gpu1", 1.0 + i) for i in range(30))]) == {}
 
 
 def test_lineage_shows_what_each_slot_did_and_its_offset() -> None:
@@ -82,14 +85,14 @@ def test_lineage_shows_what_each_slot_did_and_its_offset() -> None:
     text = "\n".join(line for line, _ in slots_lines(data))
     hot = next(row for row in data["slots"] if row["slot"] == "gpu2")
     assert f"{hot['offset']['mean']:+.4f} ± {hot['offset']['sd']:.4f}" in text
-    assert "such a slot may be hot" in text
+    assert "it may be hot" in text
     shuffled = list(records)
     Random(7).shuffle(shuffled)
     assert slots(assess(shuffled)) == data
 
     even = slots(assess(drive(search(evals=60, seed=7), Machine({}, effect=neutral))))
     assert not even["differ"]
-    assert "no slot scores unlike the others" in "\n".join(line for line, _ in slots_lines(even))
+    assert "cannot be told apart" in "\n".join(line for line, _ in slots_lines(even))
 
 
 def test_lineage_of_a_run_that_has_not_begun_says_so() -> None:

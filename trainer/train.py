@@ -78,7 +78,7 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding (arXiv 2104.09864): turns pairs of channels, i and i + D / 2, of x (B, T, H, D); cos and sin (T, 1, D)."""
+    """Rotary embedding (arXiv 2104.09864): turns channels i and i + D / 2 of x (B, T, H, D); cos, and sin and -sin, are (T, 1, D)."""
     return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 

@@ -9,7 +9,7 @@ import re
 from genomes.literals import last_name
 from genomes.mutations.constants import layers_where
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
-from genomes.mutations.patterns import above, imported, in_recipe, is_norm, is_one, names_in, replaced, shown, without
+from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, names_in, replaced, shown, without
 from genomes.source import Splice
 
 _INIT = re.compile(r"init", re.IGNORECASE)
@@ -124,22 +124,22 @@ def _no_nesterov(parent: Program, rng: random.Random) -> Rewrite | None:
 
 def _sharpen(parent: Program, rng: random.Random) -> Rewrite | None:
     """Normalised queries times a factor: sharper attention."""
-    found = []
-    for place in in_recipe(parent):
-        statement = place.statement
-        if not is_norm(place.node) or not isinstance(statement, ast.Assign) or isinstance(place.parent, ast.BinOp):
-            continue
-        target = statement.targets[0]
-        if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
-            # An element may also be rotate(norm(q), …): what turns the queries keeps their factor.
-            kept = [place.node in (value, *(value.args[:1] if isinstance(value, ast.Call) else ())) for value in statement.value.elts]
-            target = target.elts[kept.index(True)] if any(kept) else target
-        if isinstance(target, ast.Name) and target.id in ("q", "query", "queries"):
-            found.append(place)
-    place_found = pick(found, rng)
-    if place_found is None:
+    place = pick([place for place in in_recipe(parent) if _normalises_queries(place.node, place.statement)], rng)
+    if place is None or not isinstance(place.node, ast.expr):
         return None
-    return replaced(parent, place_found, f"{rng.choice(_SHARPER)} * {parent.source.code(place_found.node)}", "sharper attention")
+    return replaced(parent, place, f"{rng.choice(_SHARPER)} * {atom(parent.source, place.node)}", "sharper attention")
+
+
+def _normalises_queries(value: ast.AST, statement: ast.stmt) -> bool:
+    """Are the queries assigned this, and it is their norm without a factor: `norm(q)`, or `rotate(norm(q), …)`, which keeps factors?"""
+    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1 or isinstance(value, ast.BinOp):
+        return False
+    target, whole = statement.targets[0], statement.value
+    if isinstance(target, ast.Tuple) and isinstance(whole, ast.Tuple) and value in whole.elts and len(target.elts) == len(whole.elts):
+        target, whole = target.elts[whole.elts.index(value)], value
+    if value is not whole or not isinstance(target, ast.Name) or target.id not in ("q", "query", "queries"):
+        return False
+    return any(is_norm(node) and target.id in names_in(node) for node in ast.walk(value))
 
 
 def _drop_condition(parent: Program, rng: random.Random) -> Rewrite | None:
