@@ -158,7 +158,7 @@ class _Entry:
             self.failures += 1
         if isinstance(outcome, Failed) and (self.flaw is None or index < self.flaw[0]):
             self.flaw = index, outcome
-        insort(self.seconds, (index, _seconds(outcome)))
+        insort(self.seconds, (index, slot_seconds(outcome)))
         if isinstance(outcome, Stopped) and outcome.foretold is not None and (self.foretold is None or index < self.foretold[0]):
             self.foretold = index, outcome.foretold
         self._value = None
@@ -211,7 +211,7 @@ def _index(record: Record) -> int:
     return record.candidate.proposal.index
 
 
-def _seconds(outcome: Outcome) -> float:
+def slot_seconds(outcome: Outcome) -> float:
     """That a slot was taken."""
     if isinstance(outcome, Stopped):
         return outcome.total_seconds or outcome.training_seconds  # records of before have the latter alone

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluator.outcome import Failed, Scored, Stopped
+from evo.history import slot_seconds
 from evo.lineage_text import Line
 from evo.records import REPEATS, Record
 from evo.slots import Draw, offsets
@@ -24,7 +25,7 @@ def slots(standing: Standing) -> dict[str, Any]:
         row["evaluations"] += 1
         row["failed"] += isinstance(outcome, Failed)
         row["stopped"] += isinstance(outcome, Stopped)
-        row["hours"] += outcome.total_seconds / 3600
+        row["hours"] += slot_seconds(outcome) / 3600
     found = offsets([draw for record in standing.records if (draw := _draw(record)) is not None])
     for name, row in rows.items():
         row["offset"] = dataclasses.asdict(found[name]) if name in found else None

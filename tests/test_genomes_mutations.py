@@ -3,6 +3,7 @@
 import ast
 import collections
 import random
+import re
 import statistics
 import time
 from pathlib import Path
@@ -78,6 +79,21 @@ def test_each_structural_mutation_works_on_the_seed(name):
     found = children(SEED, 6, [name])
     assert all(child.mutation == name for child in found)
     assert all(genomes.species(child.text) != genomes.species(SEED) for child in found)
+
+
+def test_attention_is_sharpened_where_the_queries_own_norm_is_and_nowhere_else():
+    """Also where some blocks do not turn them; a factor on what the projections read would be taken away by the norm behind them."""
+    turned = children(SEED, 1, ["some-rotary"])[0].text
+    views = "(layer(x).view(B, T, self.heads, HEAD_DIM) for layer in (self.query, self.key, self.value))"
+    read = SEED.replace(f"q, k, v = {views}", "q, k, v = self.query(norm(x)), self.key(norm(x)), self.value(norm(x))")
+    assert read != SEED
+    for text in (SEED, turned, read):
+        for child in children(text, 6, ["sharpen-attention"]):
+            new = set(child.text.splitlines()) - set(text.splitlines())
+            assert len(new) == 1
+            assert re.search(r"q, k = \(?1\.\d+ \* \(?rotate\(norm\(q\), \*rotary\)", new.pop())
+            with pytest.raises(MutationError):  # once is enough
+                genomes.mutate(child.text, random.Random(0), names=["sharpen-attention"])
 
 
 @pytest.mark.parametrize("name", [name for name in LITERAL if name not in NOT_ON_THE_SEED])

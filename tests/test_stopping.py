@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from random import Random
 
 import pytest
 
 from evaluator.outcome import CurvePoint
 from evaluator.training import add_point
-from evo.rule import Rule, Watching, level_at
+from evo.rule import Rule, Watching, level_at, rule_from_dict
 from evo.stopping import CHECKPOINTS, LEAST, Trace, learn, trace
 
 BUDGET, POPULATION = 10.0, 16
@@ -145,6 +145,18 @@ def test_a_curve_that_was_thinned_out_tells_the_same_as_the_whole(every: float) 
     for share in CHECKPOINTS:
         told, exact = level_at(kept, share, 300.0), level_at(whole, share, 300.0)
         assert told == pytest.approx(exact, abs=2e-3)
+
+
+def test_limits_of_before_there_were_spreads_stop_nobody() -> None:
+    rule = learn(traces(60), "usual", 2.6, 0.02, BUDGET)
+    assert rule is not None
+    stored = asdict(rule)
+    assert rule_from_dict(stored) == rule
+    for limit in stored["limits"]:
+        del limit["spread"]
+    older, hopeless = rule_from_dict(stored), drawn(Random(2), worth=0.3)
+    assert ended(rule, hopeless) is not None
+    assert ended(older, hopeless) is None
 
 
 def test_a_rule_is_plain_data_and_says_why() -> None:
