@@ -21,11 +21,8 @@ from itertools import islice
 from statistics import median
 
 from evo.history import Genome
+from evo.statistics import MAD_TO_SD, Z90, two_normals
 
-MAD_TO_SD = 1.4826  # of a normal
-Z90 = 1.645  # 90 % of a normal's |z| lie below
-WIDE_SHARE = 0.1  # prior weight of "this edit did much"
-WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
 NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
 NOISE_UNKNOWN = 5e-3  # of the level of the scores, until two draws of one genome exist
 LATEST = 400  # children whose differences count: edits do less as a run goes on, and the cost stays bounded
@@ -59,15 +56,15 @@ def believe(genomes: dict[str, Genome]) -> Belief:
     narrow_variance, wide_variance, variance = narrow * narrow, wide * wide, noise * noise
     estimates: dict[str, Estimate] = {}
     for id_, genome in genomes.items():
-        n = len(genome.scores)
+        n, draws = len(genome.scores), genome.draws
         if not n:
             continue
         prior = _prior(genome.parents, estimates)
         if prior is None:
-            estimates[id_] = Estimate(genome.mean, noise / math.sqrt(n), n)
+            estimates[id_] = Estimate(genome.mean, noise / math.sqrt(draws), n)
         else:
             centre, extra = prior[0] + shift, prior[1]
-            moved, sd = _posterior(genome.mean - centre, variance / n, narrow_variance + extra, wide_variance + extra)
+            moved, sd = two_normals(genome.mean - centre, variance / draws, narrow_variance + extra, wide_variance + extra)
             estimates[id_] = Estimate(centre + moved, sd, n)
     return Belief(estimates, noise, shift, narrow, wide)
 
@@ -80,7 +77,7 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     """
     squares, freedom, level, count = 0.0, 0, 0.0, 0
     for genome in genomes:
-        draws = genome.scores
+        draws = genome.levels
         if draws:
             level += draws[0]
             count += 1
@@ -114,7 +111,7 @@ def _spread(genomes: dict[str, Genome], noise: float) -> tuple[float, float, flo
         parents = [p for p in map(genomes.get, genome.parents) if p is not None and p.scores]
         if genome.scores and parents:
             differences.append(genome.mean - sum([p.mean for p in parents]) / len(parents))
-            error.append(1 / len(genome.scores) + sum([1 / len(p.scores) for p in parents]) / len(parents) ** 2)
+            error.append(1 / genome.draws + sum([1 / p.draws for p in parents]) / len(parents) ** 2)
     if len(differences) < FEW:
         return 0.0, 2 * noise, 10 * noise
     shift = median(differences)
@@ -123,22 +120,3 @@ def _spread(genomes: dict[str, Genome], noise: float) -> tuple[float, float, flo
     narrow = math.sqrt(max(excess, (noise / 2) ** 2))
     wide = max(distances[int(0.9 * (len(distances) - 1))] / Z90, 3 * narrow, 5 * noise)
     return max(shift, 0.0), narrow, wide  # never a promise that children improve: parents were chosen for lucky draws
-
-
-def _posterior(gap: float, noise: float, narrow: float, wide: float) -> tuple[float, float]:
-    """Posterior mean and sd of the truth, as seen from the prior mean: each component's conjugate update, weighted by how well
-    it foretold the own mean.
-
-    Args:
-        gap: own mean minus prior mean.
-        noise: variance of the own mean.
-        narrow: prior variance of the narrow component.
-        wide: prior variance of the wide one.
-    """
-    keep_near, keep_far = narrow / (narrow + noise), wide / (wide + noise)
-    ratio = (narrow + noise) / (wide + noise)
-    log_odds = 0.5 * (gap * gap * (1 - ratio) / (narrow + noise) + math.log(ratio)) + WIDE_LOG_ODDS
-    trust = 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0  # in the wide component
-    keep = (1 - trust) * keep_near + trust * keep_far
-    between = trust * (1 - trust) * (gap * (keep_far - keep_near)) ** 2
-    return gap * keep, math.sqrt(keep * noise + between)

@@ -5,6 +5,7 @@ A genome's value is a function of (salt, the proposal that made it), so that a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -17,8 +18,13 @@ Effect = Callable[[Random], float]  # what one mutation does to val_bpb
 FOUNDER = Founder("seed", "species-0", 100)
 
 
-def scored(val_bpb: float) -> Scored:
-    return Scored(val_bpb, 10.0, 12.0, 100, 1000, 50, 1.5, "key", "process")
+PACE_SLOPE = -0.25  # val_bpb per unit of log tokens, when a machine is busy
+
+
+def scored(val_bpb: float, pace: float = 0.0) -> Scored:
+    """A score; `pace` is the logarithm of how fast the machine was."""
+    steps = round(10_000 * math.exp(pace))
+    return Scored(val_bpb + PACE_SLOPE * pace, 10.0, 12.0, steps, 10 * steps, 50, 1.5, "key", "process")
 
 
 @dataclass
@@ -27,6 +33,7 @@ class World:
 
     effect: Effect
     noise_sd: float = 0.001
+    busy_sd: float = 0.0  # of the logarithm of the machine's pace, run by run
     failures: float = 0.0  # share of new genomes that crash
     memory: float = 0.0  # share of new genomes that run out of it
     blanks: float = 0.0  # share of proposals that are unwritten, and as many duplicates
@@ -37,7 +44,7 @@ class World:
         rng = Random(f"world/{self.salt}/{proposal.index}")
         if proposal.operator in REPEATS:
             genome = proposal.parents[0] if proposal.parents else FOUNDER.id
-            return self._record(proposal, genome, scored(self.truth[genome] + rng.gauss(0, self.noise_sd)))
+            return self._record(proposal, genome, self._score(genome, rng))
         draw = rng.random()
         if draw < self.blanks:
             return Record(Candidate(proposal, "", "", 0, ""), Unwritten("nothing applies"))
@@ -50,7 +57,11 @@ class World:
             return self._record(proposal, genome, Failed(Reason.CRASH, Phase.TRAIN, "boom"))
         if rng.random() < self.memory:
             return self._record(proposal, genome, Failed(Reason.OUT_OF_MEMORY, Phase.TRAIN, "MemoryError: "))
-        return self._record(proposal, genome, scored(self.truth[genome] + rng.gauss(0, self.noise_sd)))
+        return self._record(proposal, genome, self._score(genome, rng))
+
+    def _score(self, genome: str, rng: Random) -> Scored:
+        noise = rng.gauss(0, self.noise_sd)
+        return scored(self.truth[genome] + noise, rng.gauss(0, self.busy_sd) if self.busy_sd else 0.0)
 
     def _record(self, proposal: Proposal, genome: str, outcome: Outcome) -> Record:
         species = FOUNDER.species if genome == FOUNDER.id else f"species-{int(genome[1:]) % 3}"

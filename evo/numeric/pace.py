@@ -1,0 +1,182 @@
+"""How fast the machine was in each run, and by how much that is believed to have moved the score.
+
+Under a budget of seconds a score is as good as the tokens that the program got through, and on a machine that others use too that varies
+with them: most of the noise of repeats is throughput. What can be told of it is taken off the scores before programs are compared:
+
+    log tokens of a draw = centre of its cost class + what the program's own cost differs + pace of the machine
+    score of a draw      = truth + slope * pace + noise
+
+A cost class has the genomes with as many parameters and tokens per step as one another: most edits of numbers do not change what a step
+costs. A genome that differs from its class by more than paces do is taken to cost that (two normals, as in evo/belief.py), so that a
+program is not praised for being slow; alone in its class it keeps its scores. The slope is the seasonal Kendall one (Hirsch, Slack and
+Smith, Water Resources Research 18, 1982): the median over pairs of siblings, and of repeats of one genome, which no ruinous edit and no
+trend of the run bends. Nothing is taken off before it is certain: a rank test at 1 in 1,000, and repeats that show the machine's pace.
+
+Tokens are the program's word. What a lie of it can move is the search's opinion, within a few standard deviations of the pace and until it
+is drawn again; announcements compare fresh scores as they are. Pure: a function of all genomes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from evo.history import Genome, History
+from evo.numeric.model import scheduled
+from evo.statistics import MAD_TO_SD, Z90, trust_in_wide
+
+LATEST = 200  # genomes that the slope is learned from: the cost stays bounded
+KNOWN = 2000  # genomes that the rest is learned from, the latest: likewise
+Z = 2.33  # of a normal, exceeded at one end by chance in 1 of 100
+LEAST_FREEDOM = 3  # of repeats that tell the machine's pace
+LEAST_MEMBERS = 4  # of a class that tells how costs differ in it
+GRID = 0.1  # in logarithms, of what is learned: it is to stay where it is while little is learned
+CENTRE_STEPS = 8  # of a class's centre in an sd of the pace
+LEAST_COST_SHARE = 0.25  # programs of a class differ in cost by at least this share of a pace, as an sd
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a run knows of its machines. Logarithms are natural, of tokens in one budget."""
+
+    slope: float  # val_bpb per unit of log tokens that the machine gives or takes; below 0
+    sd: float  # of log tokens among draws of one program
+    cost_sd: float  # of what most programs of a class cost, in log tokens
+    odd_sd: float  # of what the odd ones cost
+    noise_sd: float  # of a draw, its pace known
+    classes: Mapping[tuple[int, int], tuple[float, int]]  # cost -> (median of its programs' log tokens, how many)
+
+
+def fit(genomes: Mapping[str, Genome]) -> Pace | None:
+    """None where the run's own data do not show that pace moves scores. Learned when there are a fifth more genomes, and coarsely: what was
+    taken off a score is to stay."""
+    scored = [genome for genome in genomes.values() if genome.amounts]
+    known = scored[: scheduled(len(scored))][-KNOWN:]
+    slope = _slope(known)
+    if slope is None:
+        return None
+    classes = {cost: (median(map(_mean, members)), len(members)) for cost, members in _classes(known).items()}
+    gaps = sorted(abs(_mean(g) - classes[g.cost][0]) for g in known if classes[g.cost][1] >= LEAST_MEMBERS)
+    squares, freedom = _within(genome.amounts for genome in known)
+    if freedom < LEAST_FREEDOM or not squares or not gaps:
+        return None
+    sd = math.sqrt(squares / freedom)
+    narrow = math.sqrt(max((MAD_TO_SD * gaps[len(gaps) // 2]) ** 2 - sd**2, (LEAST_COST_SHARE * sd) ** 2))
+    wide = max(gaps[int(0.9 * (len(gaps) - 1))] / Z90, 3 * narrow, 3 * sd)
+    left, freedom = _within([s - slope * a for a, s in _draws(g)[bool(g.parents) :]] for g in known)
+    noise = math.sqrt(left / freedom) if freedom else 0.0
+    grid = sd / CENTRE_STEPS
+    rounded = {cost: (grid * round(centre / grid), count) for cost, (centre, count) in classes.items()}
+    return Pace(-_coarse(-slope), _coarse(sd), _coarse(narrow), _coarse(wide), _coarse(noise), rounded)
+
+
+def _coarse(value: float) -> float:
+    """On a grid of steps of a tenth."""
+    return math.exp(round(math.log(value) / GRID) * GRID) if value > 0 else 0.0
+
+
+class Leveller:
+    """Takes what is believed to be the machine's doing off the scores of one growing history; remembers whom it levelled how."""
+
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+        self._done: dict[str, tuple[Genome, Genome]] = {}  # id -> as told, levelled
+
+    def __call__(self, history: History) -> History:
+        """The history with the `excess` of each score, and what the draws are then worth; as it is where nothing is known."""
+        pace = fit(history.genomes)
+        if pace is None:
+            return history
+        if pace != self._pace:
+            self._pace, self._done = pace, {}
+        for id_, genome in history.genomes.items():
+            if self._done.get(id_, (None,))[0] is not genome:
+                self._done[id_] = genome, _level(genome, pace)
+        return dataclasses.replace(history, genomes={id_: self._done[id_][1] for id_ in history.genomes})
+
+
+def _level(genome: Genome, pace: Pace) -> Genome:
+    if not genome.amounts:
+        return genome
+    n, mean = len(genome.amounts), _mean(genome)
+    centre, members = pace.classes.get(genome.cost, (mean, 1))
+    machine, variance = _machine(mean - centre, n, pace) if members > 1 else (0.0, math.inf)
+    unsure = min(variance + (pace.sd**2 + pace.cost_sd**2) * math.pi / 2 / members, pace.sd**2 / n)  # the class's centre is a median
+    worth = 1 / (1 / n + pace.slope**2 * unsure / pace.noise_sd**2) if pace.noise_sd else float(n)
+    excess = tuple(pace.slope * (machine + amount - mean) for amount in genome.amounts)
+    return dataclasses.replace(genome, excess=excess, draws=worth)
+
+
+def _machine(gap: float, draws: int, pace: Pace) -> tuple[float, float]:
+    """Posterior mean and variance of the mean pace of a genome's draws: what it differs from its class by is the machine's doing, less the
+    usual difference of costs; an odd program's is all its own."""
+    noise, usual = pace.sd**2 / draws, pace.cost_sd**2
+    odd = trust_in_wide(gap, noise, usual, pace.odd_sd**2)
+    own = usual / (usual + noise)
+    mean = (1 - odd) * (1 - own) * gap
+    square = (1 - odd) * (own * noise + ((1 - own) * gap) ** 2) + odd * noise
+    return mean, square - mean**2
+
+
+def _classes(genomes: Iterable[Genome]) -> dict[tuple[int, int], list[Genome]]:
+    """Those that cost alike, as far as can be seen."""
+    found: dict[tuple[int, int], list[Genome]] = {}
+    for genome in genomes:
+        found.setdefault(genome.cost, []).append(genome)
+    return found
+
+
+def _draws(genome: Genome) -> list[tuple[float, float]]:
+    """(log tokens, score) of each."""
+    return list(zip(genome.amounts, genome.scores, strict=True))
+
+
+def _mean(genome: Genome) -> float:
+    """Of its log tokens."""
+    return math.fsum(genome.amounts) / len(genome.amounts)
+
+
+def _within(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """(summed squares around the group means, degrees of freedom)."""
+    squares, freedom = 0.0, 0
+    for group in groups:
+        if len(group) >= 2:
+            mean = math.fsum(group) / len(group)
+            squares += math.fsum((x - mean) ** 2 for x in group)
+            freedom += len(group) - 1
+    return squares, freedom
+
+
+def _slope(genomes: Sequence[Genome]) -> float | None:
+    """val_bpb per unit of log tokens, None unless likely below 0: of repeats or of siblings, whichever are surer."""
+    repeats: list[list[tuple[float, float]]] = []
+    siblings: dict[object, list[tuple[float, float]]] = {}
+    for genome in genomes[-LATEST:]:
+        draws = _draws(genome)
+        if genome.parents:  # who is drawn again was lucky in its first draw
+            siblings.setdefault((genome.parents[0], genome.cost), []).append(draws[0])
+            draws = draws[1:]
+        repeats.append(draws)
+    z, slope = min(_kendall(repeats), _kendall(siblings.values()))
+    return slope if z <= -Z and slope < 0 else None
+
+
+def _kendall(families: Iterable[Sequence[tuple[float, float]]]) -> tuple[float, float]:
+    """(z of the concordance of x and y within families, median of the slopes of y on x)."""
+    slopes, concordance, variance = [], 0, 0.0
+    for family in families:
+        n = len(family)
+        if n >= 2:
+            x, y = np.array(family).T
+            first, second = np.triu_indices(n, 1)
+            dx, dy = x[first] - x[second], y[first] - y[second]
+            concordance += int(np.sum(np.sign(dx) * np.sign(dy)))
+            variance += n * (n - 1) * (2 * n + 5) / 18
+            slopes.append(dy[dx != 0] / dx[dx != 0])
+    found = np.concatenate(slopes) if slopes else np.array([])
+    return (concordance / math.sqrt(variance), float(np.median(found))) if len(found) else (0.0, 0.0)
