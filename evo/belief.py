@@ -2,7 +2,7 @@
 
 Empirical Bayes, one pass over the genomes in the order of their introduction (parents first). With s² the noise of one draw,
 
-    own scores   mean of n draws ~ N(truth, s²/n)
+    own scores   mean of n draws ~ N(truth, s²/n); what the machine's pace did to them is off (evo/numeric/pace.py)
     prior        truth ~ parents' posterior mean + shift, with the parents' variance and a mixture of two normal spreads:
                  narrow (most edits do little; MAD of the run's own child-parent differences) and, with weight WIDE_SHARE,
                  wide (a few edits do much; the 90th percentile of the differences)
@@ -21,8 +21,11 @@ from itertools import islice
 from statistics import median
 
 from evo.history import Genome
-from evo.statistics import MAD_TO_SD, Z90, two_normals
 
+MAD_TO_SD = 1.4826  # of a normal
+Z90 = 1.645  # 90 % of a normal's |z| lie below
+WIDE_SHARE = 0.1  # prior weight of "this edit did much"
+WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
 NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
 NOISE_UNKNOWN = 5e-3  # of the level of the scores, until two draws of one genome exist
 LATEST = 400  # children whose differences count: edits do less as a run goes on, and the cost stays bounded
@@ -64,7 +67,7 @@ def believe(genomes: dict[str, Genome]) -> Belief:
             estimates[id_] = Estimate(genome.mean, noise / math.sqrt(draws), n)
         else:
             centre, extra = prior[0] + shift, prior[1]
-            moved, sd = two_normals(genome.mean - centre, variance / draws, narrow_variance + extra, wide_variance + extra)
+            moved, sd = _posterior(genome.mean - centre, variance / draws, narrow_variance + extra, wide_variance + extra)
             estimates[id_] = Estimate(centre + moved, sd, n)
     return Belief(estimates, noise, shift, narrow, wide)
 
@@ -120,3 +123,27 @@ def _spread(genomes: dict[str, Genome], noise: float) -> tuple[float, float, flo
     narrow = math.sqrt(max(excess, (noise / 2) ** 2))
     wide = max(distances[int(0.9 * (len(distances) - 1))] / Z90, 3 * narrow, 5 * noise)
     return max(shift, 0.0), narrow, wide  # never a promise that children improve: parents were chosen for lucky draws
+
+
+def _posterior(gap: float, noise: float, narrow: float, wide: float) -> tuple[float, float]:
+    """Posterior mean and sd of the truth, as seen from the prior mean: each component's conjugate update, weighted by how well
+    it foretold the own mean.
+
+    Args:
+        gap: own mean minus prior mean.
+        noise: variance of the own mean.
+        narrow: prior variance of the narrow component.
+        wide: prior variance of the wide one.
+    """
+    keep_near, keep_far = narrow / (narrow + noise), wide / (wide + noise)
+    trust = trust_in_wide(gap, noise, narrow, wide)
+    keep = (1 - trust) * keep_near + trust * keep_far
+    between = trust * (1 - trust) * (gap * (keep_far - keep_near)) ** 2
+    return gap * keep, math.sqrt(keep * noise + between)
+
+
+def trust_in_wide(gap: float, noise: float, narrow: float, wide: float) -> float:
+    """Posterior probability of the wide component; arguments as `_posterior` has them."""
+    ratio = (narrow + noise) / (wide + noise)
+    log_odds = 0.5 * (gap * gap * (1 - ratio) / (narrow + noise) + math.log(ratio)) + WIDE_LOG_ODDS
+    return 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0

@@ -1,4 +1,5 @@
-"""What each slot has done, and whether it scores unlike the others, as plain data and as lines: `python -m evo.lineage RUN slots`."""
+"""What each slot has done, whether it scores unlike the others, and what the machines' pace does to scores, as plain data and as lines:
+`python -m evo.lineage RUN slots`."""
 
 from __future__ import annotations
 
@@ -9,13 +10,14 @@ from typing import Any
 from evaluator.outcome import Failed, Scored, Stopped
 from evo.history import slot_seconds
 from evo.lineage_text import Line
+from evo.numeric.pace import fit
 from evo.records import REPEATS, Record
 from evo.slots import Draw, offsets
 from evo.standing import Standing
 
 
 def slots(standing: Standing) -> dict[str, Any]:
-    """Evaluations by slot, and by how much its scores lie above the usual slot's (evo/slots.py)."""
+    """Evaluations by slot, by how much its scores lie above the usual slot's (evo/slots.py), and the pace (evo/numeric/pace.py)."""
     rows: dict[str, dict[str, Any]] = {}
     for record in standing.records:
         outcome = record.outcome
@@ -29,7 +31,13 @@ def slots(standing: Standing) -> dict[str, Any]:
     found = offsets([draw for record in standing.records if (draw := _draw(record)) is not None])
     for name, row in rows.items():
         row["offset"] = dataclasses.asdict(found[name]) if name in found else None
-    return {"slots": [rows[name] for name in sorted(rows)], "differ": bool(found)}
+    return {"slots": [rows[name] for name in sorted(rows)], "differ": bool(found), "pace": _pace(standing)}
+
+
+def _pace(standing: Standing) -> dict[str, float] | None:
+    """None where the scores do not show that pace moves them."""
+    found = fit(standing.history.genomes)
+    return {"slope": found.slope, "sd": found.sd, "noise_sd": found.noise_sd} if found else None
 
 
 def _draw(record: Record) -> Draw | None:
@@ -57,4 +65,12 @@ def slots_lines(data: Mapping[str, Any]) -> list[Line]:
         if data["differ"]
         else "val_bpb: the slots cannot be told apart by their scores: too few, or noise explains how they differ"
     )
-    return [*lines, (said, "dim")]
+    return [*lines, (said, "dim"), (_pace_line(data["pace"]), "dim")]
+
+
+def _pace_line(pace: Mapping[str, float] | None) -> str:
+    if pace is None:
+        return "pace: that more or fewer tokens in one budget move the scores of a program has not shown; nothing is taken off"
+    effect = f"repeats of a program vary by {pace['sd']:.1%} in tokens, and 1 % more give {pace['slope'] / 100:+.5f} val_bpb"
+    rest = f"which leaves noise of sd {pace['noise_sd']:.4f}; an announcement compares raw scores"
+    return f"pace: {effect}; that is taken off before programs are compared, {rest}"

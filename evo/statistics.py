@@ -18,10 +18,6 @@ from evo.records import Record
 
 CONFIDENCE = 0.95
 FALSE_SHARE = 0.05  # of runs without any gain that ever announce one, at most
-MAD_TO_SD = 1.4826  # of a normal
-Z90 = 1.645  # 90 % of a normal's |z| lie below
-WIDE_SHARE = 0.1  # prior weight of "this edit did much"
-WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
 
 
 @dataclass(frozen=True)
@@ -92,30 +88,6 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
     freedom = 1 / ((va / (va + vb)) ** 2 / (len(a) - 1) + (vb / (va + vb)) ** 2 / (len(b) - 1))
     reach = t_quantile((1 + confidence) / 2, freedom) * error
     return difference - reach, difference + reach, 2 * (1 - t_cdf(abs(difference) / error, freedom))
-
-
-def two_normals(gap: float, noise: float, narrow: float, wide: float) -> tuple[float, float]:
-    """Posterior mean and sd of a truth whose prior is a mixture of two normals, as seen from the prior mean: each component's conjugate
-    update, weighted by how well it foretold the own mean.
-
-    Args:
-        gap: own mean minus prior mean.
-        noise: variance of the own mean.
-        narrow: prior variance of the narrow component.
-        wide: prior variance of the wide one.
-    """
-    keep_near, keep_far = narrow / (narrow + noise), wide / (wide + noise)
-    trust = trust_in_wide(gap, noise, narrow, wide)
-    keep = (1 - trust) * keep_near + trust * keep_far
-    between = trust * (1 - trust) * (gap * (keep_far - keep_near)) ** 2
-    return gap * keep, math.sqrt(keep * noise + between)
-
-
-def trust_in_wide(gap: float, noise: float, narrow: float, wide: float) -> float:
-    """Posterior probability of the wide one of two normals; arguments as `two_normals` has them."""
-    ratio = (narrow + noise) / (wide + noise)
-    log_odds = 0.5 * (gap * gap * (1 - ratio) / (narrow + noise) + math.log(ratio)) + WIDE_LOG_ODDS
-    return 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0
 
 
 def t_cdf(t: float, freedom: float) -> float:

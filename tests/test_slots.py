@@ -6,7 +6,7 @@ import dataclasses
 from random import Random
 
 import pytest
-from simulated import World, drive, improving, neutral, search
+from simulated import PACE_SLOPE, World, drive, improving, neutral, search
 
 from evaluator.outcome import Scored
 from evo.lineage_slots import slots, slots_lines
@@ -93,6 +93,16 @@ def test_lineage_shows_what_each_slot_did_and_its_offset() -> None:
     even = slots(assess(drive(search(evals=60, seed=7), Machine({}, effect=neutral))))
     assert not even["differ"]
     assert "cannot be told apart" in "\n".join(line for line, _ in slots_lines(even))
+
+
+def test_lineage_says_what_pace_does_to_scores_and_that_it_is_taken_off() -> None:
+    busy = slots(assess(drive(search(evals=80, seed=7), Machine({}, busy_sd=0.1), stop_after=80)))
+    text = "\n".join(line for line, _ in slots_lines(busy))
+    assert busy["pace"]["slope"] == pytest.approx(PACE_SLOPE, rel=0.3)
+    assert f"1 % more give {busy['pace']['slope'] / 100:+.5f} val_bpb; that is taken off" in text
+    quiet = slots(assess(drive(search(evals=80, seed=7), Machine({}), stop_after=80)))
+    assert quiet["pace"] is None
+    assert "nothing is taken off" in "\n".join(line for line, _ in slots_lines(quiet))
 
 
 def test_lineage_of_a_run_that_has_not_begun_says_so() -> None:

@@ -8,9 +8,10 @@ with them: most of the noise of repeats is throughput. What can be told of it is
 
 A cost class has the genomes with as many parameters and tokens per step as one another: most edits of numbers do not change what a step
 costs. A genome that differs from its class by more than paces do is taken to cost that (two normals, as in evo/belief.py), so that a
-program is not praised for being slow; alone in its class it keeps its scores. The slope is the seasonal Kendall one (Hirsch, Slack and
-Smith, Water Resources Research 18, 1982): the median over pairs of siblings, and of repeats of one genome, which no ruinous edit and no
-trend of the run bends. Nothing is taken off before it is certain: a rank test at 1 in 1,000, and repeats that show the machine's pace.
+program is not praised for being slow; alone in its class it keeps its scores. The slope is that of least squares over repeats of one
+genome or, where that is surer, the seasonal Kendall one (Hirsch, Slack and Smith, Water Resources Research 18, 1982) over siblings, whose
+median no ruinous edit and no trend of the run bends. Nothing is taken off before one of the two has shown it, and before repeats have shown
+how the machine's pace varies.
 
 Tokens are the program's word. What a lie of it can move is the search's opinion, within a few standard deviations of the pace and until it
 is drawn again; announcements compare fresh scores as they are. Pure: a function of all genomes.
@@ -26,9 +27,9 @@ from statistics import median
 
 import numpy as np
 
+from evo.belief import MAD_TO_SD, Z90, trust_in_wide
 from evo.history import Genome, History
 from evo.numeric.model import scheduled
-from evo.statistics import MAD_TO_SD, Z90, trust_in_wide
 
 LATEST = 200  # genomes that the slope is learned from: the cost stays bounded
 KNOWN = 2000  # genomes that the rest is learned from, the latest: likewise
@@ -162,8 +163,26 @@ def _slope(genomes: Sequence[Genome]) -> float | None:
             siblings.setdefault((genome.parents[0], genome.cost), []).append(draws[0])
             draws = draws[1:]
         repeats.append(draws)
-    z, slope = min(_kendall(repeats), _kendall(siblings.values()))
+    z, slope = min(_least_squares(repeats), _kendall(siblings.values()))
     return slope if z <= -Z and slope < 0 else None
+
+
+def _least_squares(families: Iterable[Sequence[tuple[float, float]]]) -> tuple[float, float]:
+    """(z, slope) of y on x within families. Of a t with f degrees of freedom, z by Wallace, Annals of Mathematical Statistics 30 (1959)."""
+    left, freedom = [], -1
+    for family in families:
+        if len(family) >= 2:
+            left.append(np.array(family) - np.mean(family, axis=0))
+            freedom += len(family) - 1
+    if freedom < 1:
+        return 0.0, 0.0
+    x, y = np.concatenate(left).T
+    xx, xy, yy = float(x @ x), float(x @ y), float(y @ y)
+    if not xx or not yy:
+        return 0.0, 0.0
+    unexplained = max(yy - xy * xy / xx, 1e-12 * yy)
+    z = math.sqrt(freedom * math.log1p(xy * xy / xx / unexplained)) * (8 * freedom + 1) / (8 * freedom + 3)
+    return math.copysign(z, xy), xy / xx
 
 
 def _kendall(families: Iterable[Sequence[tuple[float, float]]]) -> tuple[float, float]:

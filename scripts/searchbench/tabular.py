@@ -103,8 +103,8 @@ def load(table: Path, surrogate: Path, cache: Path | None = None) -> Tabular:
 
 
 def _size(found: Mapping[str, Value]) -> tuple[int, int, int]:
-    """(tokens in 300 s, parameters, tokens per step), roughly as the trainer has them: what a step costs goes by its parameters, and a little
-    by windows and rows per pass, which programs with the same parameters differ in."""
+    """(tokens in 300 s, parameters, tokens per step), roughly as the trainer has them: a step's cost goes by parameters, and a little by
+    windows and rows per pass, in which programs with the same parameters differ."""
     depth, aspect, head, rows = (int(found[name]) for name in ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "DEVICE_BATCH_SIZE"))
     width = -(-depth * aspect // head) * head
     parameters = 12 * depth * width**2 + 8192 * width * (3 + depth // 2)
