@@ -15,7 +15,7 @@ a failure is never a number. A pure function, recomputed from all genomes: 2 ms 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -76,24 +76,35 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     """Pooled within-genome sd of one draw: root of the summed squares over the summed degrees of freedom.
 
     Only the seed's first draw counts: any other genome is repeated because its first draw was good, so that the gap to its
-    repeats is partly selection, not noise.
+    repeats is partly selection, not noise. Where something is taken off the scores, it is doubted by one draw as it was.
     """
-    squares, freedom, level, count = 0.0, 0, 0.0, 0
+    level, count, raw, left = 0.0, 0, [], []
     for genome in genomes:
-        draws = genome.levels
-        if draws:
-            level += draws[0]
+        if genome.scores:
+            level += genome.scores[0]
             count += 1
-        if genome.parents:
-            draws = draws[1:]
-        if len(draws) >= 2:
-            mean = math.fsum(draws) / len(draws)
-            squares += math.fsum((x - mean) ** 2 for x in draws)
-            freedom += len(draws) - 1
+        if len(genome.scores) > 1:
+            counted = slice(bool(genome.parents), None)
+            raw.append(genome.scores[counted])
+            left.append(genome.levels[counted])
     scale = abs(level) / count if count else 1.0
+    squares, freedom = within(left)
     if not freedom:
         return NOISE_UNKNOWN * scale
+    if left != raw:
+        squares += within(raw)[0] / freedom
     return max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)
+
+
+def within(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """(summed squares of values around their group's mean, degrees of freedom)."""
+    squares, freedom = 0.0, 0
+    for group in groups:
+        if len(group) >= 2:
+            mean = math.fsum(group) / len(group)
+            squares += math.fsum((x - mean) ** 2 for x in group)
+            freedom += len(group) - 1
+    return squares, freedom
 
 
 def _prior(parents: tuple[str, ...], estimates: Mapping[str, Estimate]) -> tuple[float, float] | None:

@@ -7,8 +7,9 @@ with them: most of the noise of repeats is throughput. What can be told of it is
     score of a draw      = truth + slope * pace + noise
 
 A cost class has the genomes with as many parameters and tokens per step as one another: most edits of numbers do not change what a step
-costs. A genome that differs from its class by more than paces do is taken to cost that (two normals, as in evo/belief.py), so that a
-program is not praised for being slow; alone in its class it keeps its scores. The slope is that of least squares over repeats of one
+costs. Its centre is the median of its members, drawn towards what a line through all classes expects of those two. A genome that differs
+from its class by more than paces do is taken to cost that (two normals, as in evo/belief.py), so that a
+program is not praised for being slow; where nothing is like it it keeps its scores. The slope is that of least squares over repeats of one
 genome or, where that is surer, the seasonal Kendall one (Hirsch, Slack and Smith, Water Resources Research 18, 1982) over siblings, whose
 median no ruinous edit and no trend of the run bends. Nothing is taken off before one of the two has shown it, and before repeats have shown
 how the machine's pace varies.
@@ -27,18 +28,19 @@ from statistics import median
 
 import numpy as np
 
-from evo.belief import MAD_TO_SD, Z90, trust_in_wide
+from evo.belief import MAD_TO_SD, Z90, trust_in_wide, within
 from evo.history import Genome, History
 from evo.numeric.model import scheduled
 
 LATEST = 200  # genomes that the slope is learned from: the cost stays bounded
 KNOWN = 2000  # genomes that the rest is learned from, the latest: likewise
 Z = 2.33  # of a normal, exceeded at one end by chance in 1 of 100
-LEAST_FREEDOM = 3  # of repeats that tell the machine's pace
+LEAST_FREEDOM = 5  # of repeats that tell the machine's pace
 LEAST_MEMBERS = 4  # of a class that tells how costs differ in it
+LEAST_CLASSES = 6  # that tell how cost goes by size
 GRID = 0.1  # in logarithms, of what is learned: it is to stay where it is while little is learned
 CENTRE_STEPS = 8  # of a class's centre in an sd of the pace
-LEAST_COST_SHARE = 0.25  # programs of a class differ in cost by at least this share of a pace, as an sd
+LEAST_COST_SHARE = 0.25  # programs of a class differ in cost by at least this share of a pace, as an sd; so do classes from the line
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Pace:
     cost_sd: float  # of what most programs of a class cost, in log tokens
     odd_sd: float  # of what the odd ones cost
     noise_sd: float  # of a draw, its pace known
-    classes: Mapping[tuple[int, int], tuple[float, int]]  # cost -> (median of its programs' log tokens, how many)
+    classes: Mapping[tuple[int, int], tuple[float, float]]  # cost -> centre of its log tokens, and the sd of that
+    line: tuple[float, float, float] | None  # log tokens of any class by `_terms`; None where too few classes are known
+    line_sd: float  # of classes around it
 
 
 def fit(genomes: Mapping[str, Genome]) -> Pace | None:
@@ -59,26 +63,69 @@ def fit(genomes: Mapping[str, Genome]) -> Pace | None:
     scored = [genome for genome in genomes.values() if genome.amounts]
     known = scored[: scheduled(len(scored))][-KNOWN:]
     slope = _slope(known)
-    if slope is None:
-        return None
-    classes = {cost: (median(map(_mean, members)), len(members)) for cost, members in _classes(known).items()}
-    gaps = sorted(abs(_mean(g) - classes[g.cost][0]) for g in known if classes[g.cost][1] >= LEAST_MEMBERS)
-    squares, freedom = _within(genome.amounts for genome in known)
-    if freedom < LEAST_FREEDOM or not squares or not gaps:
+    squares, freedom = within(genome.amounts for genome in known)
+    if slope is None or freedom < LEAST_FREEDOM or not squares:
         return None
     sd = math.sqrt(squares / freedom)
+    members = _classes(known)
+    gaps = sorted(abs(gap) for m in members.values() if len(m) >= LEAST_MEMBERS for gap in _gaps(m)) or [0.0]
     narrow = math.sqrt(max((MAD_TO_SD * gaps[len(gaps) // 2]) ** 2 - sd**2, (LEAST_COST_SHARE * sd) ** 2))
     wide = max(gaps[int(0.9 * (len(gaps) - 1))] / Z90, 3 * narrow, 3 * sd)
-    left, freedom = _within([s - slope * a for a, s in _draws(g)[bool(g.parents) :]] for g in known)
-    noise = math.sqrt(left / freedom) if freedom else 0.0
-    grid = sd / CENTRE_STEPS
-    rounded = {cost: (grid * round(centre / grid), count) for cost, (centre, count) in classes.items()}
-    return Pace(-_coarse(-slope), _coarse(sd), _coarse(narrow), _coarse(wide), _coarse(noise), rounded)
+    noise = _noise([_draws(genome)[bool(genome.parents) :] for genome in known], slope)
+    line, line_sd = _line(members, sd**2 + narrow**2, LEAST_COST_SHARE * sd)
+    classes = {}
+    for cost, found in members.items():
+        variance = (sd**2 + narrow**2) * math.pi / 2 / len(found)  # of a median
+        centre, share = median(map(_mean, found)), variance / (variance + line_sd**2)  # that the line has in it
+        if line is not None or len(found) > 1:
+            centre = centre if line is None else (1 - share) * centre + share * _on(line, cost)
+            classes[cost] = _gridded(centre, sd), _coarse(math.sqrt((1 - share) * variance))
+    return Pace(-_coarse(-slope), _coarse(sd), _coarse(narrow), _coarse(wide), _coarse(noise), classes, line, _coarse(line_sd))
+
+
+def _noise(repeats: Sequence[Sequence[tuple[float, float]]], slope: float) -> float:
+    """Sd of a draw, its pace known; doubted by one draw as it was, as in evo/belief.py."""
+    raw, freedom = within([score for _, score in draws] for draws in repeats)
+    left, _ = within([score - slope * amount for amount, score in draws] for draws in repeats)
+    return math.sqrt((left + raw / freedom) / freedom) if freedom else 0.0
+
+
+def _line(
+    classes: Mapping[tuple[int, int], Sequence[Genome]], within: float, least: float
+) -> tuple[tuple[float, float, float] | None, float]:
+    """Least squares of the classes' medians on `_terms`, weighted by members, and the sd of classes around it; (None, inf) with too few.
+
+    Args:
+        within: variance of a genome around its class.
+        least: the sd is at least this.
+    """
+    if len(classes) < LEAST_CLASSES:
+        return None, math.inf
+    counts = np.array([len(members) for members in classes.values()])
+    medians = np.array([median(map(_mean, members)) for members in classes.values()])
+    terms, weights = np.array([_terms(cost) for cost in classes]), np.sqrt(counts)
+    found = np.linalg.lstsq(terms * weights[:, None], medians * weights, rcond=None)[0]
+    around = MAD_TO_SD * float(np.median(np.abs(medians - terms @ found)))
+    sd = math.sqrt(max(around**2 - within * float(np.median(1 / counts)), least**2))
+    return (float(found[0]), float(found[1]), float(found[2])), sd
+
+
+def _terms(cost: tuple[int, int]) -> tuple[float, float, float]:
+    return 1.0, math.log(max(1, cost[0])), math.log(max(1, cost[1]))
+
+
+def _on(line: Sequence[float], cost: tuple[int, int]) -> float:
+    """Log tokens that a line expects of a class."""
+    return math.fsum(a * b for a, b in zip(line, _terms(cost), strict=True))
+
+
+def _gridded(centre: float, sd: float) -> float:
+    return round(centre / sd * CENTRE_STEPS) * sd / CENTRE_STEPS
 
 
 def _coarse(value: float) -> float:
     """On a grid of steps of a tenth."""
-    return math.exp(round(math.log(value) / GRID) * GRID) if value > 0 else 0.0
+    return math.exp(round(math.log(value) / GRID) * GRID) if 0 < value < math.inf else value
 
 
 class Leveller:
@@ -105,23 +152,37 @@ def _level(genome: Genome, pace: Pace) -> Genome:
     if not genome.amounts:
         return genome
     n, mean = len(genome.amounts), _mean(genome)
-    centre, members = pace.classes.get(genome.cost, (mean, 1))
-    machine, variance = _machine(mean - centre, n, pace) if members > 1 else (0.0, math.inf)
-    unsure = min(variance + (pace.sd**2 + pace.cost_sd**2) * math.pi / 2 / members, pace.sd**2 / n)  # the class's centre is a median
-    worth = 1 / (1 / n + pace.slope**2 * unsure / pace.noise_sd**2) if pace.noise_sd else float(n)
+    machine, variance = 0.0, pace.sd**2 / n
+    if genome.cost in pace.classes:
+        centre, sd = pace.classes[genome.cost]
+        machine, known = _machine(mean - centre, n, pace, pace.cost_sd)
+        variance = min(variance, known + sd**2)
+    elif pace.line is not None:
+        centre = _gridded(_on(pace.line, genome.cost), pace.sd)
+        machine, variance = _machine(mean - centre, n, pace, math.hypot(pace.cost_sd, pace.line_sd))
+    worth = 1 / (1 / n + pace.slope**2 * variance / pace.noise_sd**2) if pace.noise_sd else float(n)
     excess = tuple(pace.slope * (machine + amount - mean) for amount in genome.amounts)
     return dataclasses.replace(genome, excess=excess, draws=worth)
 
 
-def _machine(gap: float, draws: int, pace: Pace) -> tuple[float, float]:
-    """Posterior mean and variance of the mean pace of a genome's draws: what it differs from its class by is the machine's doing, less the
-    usual difference of costs; an odd program's is all its own."""
-    noise, usual = pace.sd**2 / draws, pace.cost_sd**2
-    odd = trust_in_wide(gap, noise, usual, pace.odd_sd**2)
-    own = usual / (usual + noise)
+def _machine(gap: float, draws: int, pace: Pace, usual: float) -> tuple[float, float]:
+    """Posterior mean and variance of the mean pace of a genome's draws.
+
+    What it differs from its class by is the machine's doing, less the usual difference of costs (an sd); an odd program's is all its own.
+    """
+    noise = pace.sd**2 / draws
+    odd = trust_in_wide(gap, noise, usual**2, max(pace.odd_sd, 3 * usual) ** 2)
+    own = usual**2 / (usual**2 + noise)
     mean = (1 - odd) * (1 - own) * gap
     square = (1 - odd) * (own * noise + ((1 - own) * gap) ** 2) + odd * noise
     return mean, square - mean**2
+
+
+def _gaps(members: Sequence[Genome]) -> list[float]:
+    """Their log tokens less the median."""
+    means = [_mean(genome) for genome in members]
+    centre = median(means)
+    return [mean - centre for mean in means]
 
 
 def _classes(genomes: Iterable[Genome]) -> dict[tuple[int, int], list[Genome]]:
@@ -140,17 +201,6 @@ def _draws(genome: Genome) -> list[tuple[float, float]]:
 def _mean(genome: Genome) -> float:
     """Of its log tokens."""
     return math.fsum(genome.amounts) / len(genome.amounts)
-
-
-def _within(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
-    """(summed squares around the group means, degrees of freedom)."""
-    squares, freedom = 0.0, 0
-    for group in groups:
-        if len(group) >= 2:
-            mean = math.fsum(group) / len(group)
-            squares += math.fsum((x - mean) ** 2 for x in group)
-            freedom += len(group) - 1
-    return squares, freedom
 
 
 def _slope(genomes: Sequence[Genome]) -> float | None:
