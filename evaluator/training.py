@@ -189,7 +189,7 @@ class TrainingRun:
     def _note_step(self, message: dict[str, Any]) -> Stopped | None:
         loss = message.get("loss")
         loss = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
-        point = CurvePoint(self._elapsed(), int(message["step"]), int(message["tokens"]), loss)
+        point = CurvePoint(self._elapsed(), _counted(message, "step"), _counted(message, "tokens"), loss)
         add_point(self._curve, point)
         note = self.watch(point) if self.watch else None
         return None if note is None else Stopped(note, self._elapsed(), tuple(self._curve))
@@ -220,7 +220,7 @@ class TrainingRun:
             return self._late()
         if (late := self._late_work()) is not None:
             return late
-        steps, tokens, parameters = (int(message[name]) for name in ("steps", "tokens", "parameters"))
+        steps, tokens, parameters = (_counted(message, name) for name in ("steps", "tokens", "parameters"))
         peak = float(message["peak_memory_gib"])
         if not math.isfinite(peak):
             raise ValueError(f"peak_memory_gib is {peak}")
@@ -262,6 +262,14 @@ class TrainingRun:
 
     def _fail(self, reason: Reason, message: str, trace: str = "") -> Failed:
         return failure(reason, self.phase, message, trace, time.monotonic() - self._born, tuple(self._curve))
+
+
+def _counted(message: dict[str, Any], name: str) -> int:
+    """A number that the process tells of itself: one that everybody can divide by, and a database can hold."""
+    value = int(message[name])
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be a count below 2**63")
+    return value
 
 
 # ---- shared with other ways to watch a program (compat.py)

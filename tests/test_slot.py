@@ -60,6 +60,8 @@ SEND = "    s.sendall(struct.pack('>I', len(b)) + b)\n    import time\n    time.
     [
         """b'{"op": "step", "step": Infinity, "tokens": 1}'""",
         """b'{"op": "step", "step": 1, "tokens": 1, "loss": ' + b'9' * 400 + b'}'""",
+        """b'{"op": "step", "step": 1, "tokens": ' + b'9' * 400 + b'}'""",
+        """b'{"op": "step", "step": -1, "tokens": 1}'""",
         """b'[' * 200_000""",
         """b'{"op": "weights", "bytes": -1, "parameters": 1, "steps": 1, "tokens": 1, "peak_memory_gib": 0}'""",
         """b'{"op": "phase", "phase": "heaven"}'""",
@@ -69,6 +71,19 @@ SEND = "    s.sendall(struct.pack('>I', len(b)) + b)\n    import time\n    time.
 def test_a_hostile_message_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, body: str) -> None:
     text = changed(small_lab, "    model = build_model()\n", "    " + SPEAK.format(body=body) + SEND + "    model = build_model()\n")
     assert failure(slot(text, 1, 0.5)).reason is Reason.CONTRACT
+
+
+@pytest.mark.parametrize("name", ["steps", "tokens", "parameters"])
+def test_a_number_that_no_run_can_reach_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, name: str) -> None:
+    """10**400 tokens a second are more than a float holds: whoever divided by the seconds would end the whole run."""
+    lines = (
+        "old = prepare._Channel.send",
+        f"prepare._Channel.send = lambda self, m, *rest: old(self, m | ({{'{name}': 10**400}} if '{name}' in m else {{}}), *rest)",
+    )
+    lie = "".join(f"    {line}\n" for line in lines)
+    found = failure(slot(changed(small_lab, "    model = build_model()\n", lie + "    model = build_model()\n"), 1, 0.5))
+    assert found.reason is Reason.CONTRACT
+    assert f"{name} must be a count below 2**63" in found.message
 
 
 def test_a_program_that_ends_while_it_is_spoken_to_is_a_crash(slot: Slot, small_lab: SmallLab) -> None:
@@ -89,6 +104,16 @@ def test_a_hostile_answer_to_the_judge_is_the_program_s_failure(slot: Slot, smal
         f"    wire.send = lambda sock, message: old(sock, {reply})",
     )
     text = changed(small_lab, "        x = self.embedding", "".join(f"        {line}\n" for line in lines) + "        x = self.embedding")
+    assert failure(slot(text, 1, 0.5)).reason is Reason.BAD_LOGITS
+
+
+def test_a_model_with_more_parameters_than_can_be_is_the_program_s_failure(slot: Slot, small_lab: SmallLab) -> None:
+    lines = (
+        "import wire",
+        "old = wire.send",
+        "wire.send = lambda sock, m, *rest: old(sock, m | ({'parameters': 10**400} if m.get('op') == 'ready' else {}), *rest)",
+    )
+    text = changed(small_lab, "def build_model():\n", "def build_model():\n" + "".join(f"    {line}\n" for line in lines))
     assert failure(slot(text, 1, 0.5)).reason is Reason.BAD_LOGITS
 
 
