@@ -2,7 +2,7 @@
 
 Empirical Bayes, one pass over the genomes in the order of their introduction (parents first). With s² the noise of one draw,
 
-    own scores   mean of n draws ~ N(truth, s²/n); what the machine's pace did to them is off (evo/numeric/pace.py)
+    own scores   mean of n draws ~ N(truth, s²/n)
     prior        truth ~ parents' posterior mean + shift, with the parents' variance and a mixture of two normal spreads:
                  narrow (most edits do little; MAD of the run's own child-parent differences) and, with weight WIDE_SHARE,
                  wide (a few edits do much; the 90th percentile of the differences)
@@ -15,7 +15,7 @@ a failure is never a number. A pure function, recomputed from all genomes: 2 ms 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -59,15 +59,15 @@ def believe(genomes: dict[str, Genome]) -> Belief:
     narrow_variance, wide_variance, variance = narrow * narrow, wide * wide, noise * noise
     estimates: dict[str, Estimate] = {}
     for id_, genome in genomes.items():
-        n, draws = len(genome.scores), genome.draws
+        n = len(genome.scores)
         if not n:
             continue
         prior = _prior(genome.parents, estimates)
         if prior is None:
-            estimates[id_] = Estimate(genome.mean, noise / math.sqrt(draws), n)
+            estimates[id_] = Estimate(genome.mean, noise / math.sqrt(n), n)
         else:
             centre, extra = prior[0] + shift, prior[1]
-            moved, sd = _posterior(genome.mean - centre, variance / draws, narrow_variance + extra, wide_variance + extra)
+            moved, sd = _posterior(genome.mean - centre, variance / n, narrow_variance + extra, wide_variance + extra)
             estimates[id_] = Estimate(centre + moved, sd, n)
     return Belief(estimates, noise, shift, narrow, wide)
 
@@ -76,35 +76,24 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     """Pooled within-genome sd of one draw: root of the summed squares over the summed degrees of freedom.
 
     Only the seed's first draw counts: any other genome is repeated because its first draw was good, so that the gap to its
-    repeats is partly selection, not noise. Where something is taken off the scores, it is doubted by one draw as it was.
+    repeats is partly selection, not noise.
     """
-    level, count, raw, left = 0.0, 0, [], []
+    squares, freedom, level, count = 0.0, 0, 0.0, 0
     for genome in genomes:
-        if genome.scores:
-            level += genome.scores[0]
+        draws = genome.scores
+        if draws:
+            level += draws[0]
             count += 1
-        if len(genome.scores) > 1:
-            counted = slice(bool(genome.parents), None)
-            raw.append(genome.scores[counted])
-            left.append(genome.levels[counted])
+        if genome.parents:
+            draws = draws[1:]
+        if len(draws) >= 2:
+            mean = math.fsum(draws) / len(draws)
+            squares += math.fsum((x - mean) ** 2 for x in draws)
+            freedom += len(draws) - 1
     scale = abs(level) / count if count else 1.0
-    squares, freedom = within(left)
     if not freedom:
         return NOISE_UNKNOWN * scale
-    if left != raw:
-        squares += within(raw)[0] / freedom
     return max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)
-
-
-def within(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
-    """(summed squares of values around their group's mean, degrees of freedom)."""
-    squares, freedom = 0.0, 0
-    for group in groups:
-        if len(group) >= 2:
-            mean = math.fsum(group) / len(group)
-            squares += math.fsum((x - mean) ** 2 for x in group)
-            freedom += len(group) - 1
-    return squares, freedom
 
 
 def _prior(parents: tuple[str, ...], estimates: Mapping[str, Estimate]) -> tuple[float, float] | None:
@@ -125,7 +114,7 @@ def _spread(genomes: dict[str, Genome], noise: float) -> tuple[float, float, flo
         parents = [p for p in map(genomes.get, genome.parents) if p is not None and p.scores]
         if genome.scores and parents:
             differences.append(genome.mean - sum([p.mean for p in parents]) / len(parents))
-            error.append(1 / genome.draws + sum([1 / p.draws for p in parents]) / len(parents) ** 2)
+            error.append(1 / len(genome.scores) + sum([1 / len(p.scores) for p in parents]) / len(parents) ** 2)
     if len(differences) < FEW:
         return 0.0, 2 * noise, 10 * noise
     shift = median(differences)
@@ -147,14 +136,9 @@ def _posterior(gap: float, noise: float, narrow: float, wide: float) -> tuple[fl
         wide: prior variance of the wide one.
     """
     keep_near, keep_far = narrow / (narrow + noise), wide / (wide + noise)
-    trust = trust_in_wide(gap, noise, narrow, wide)
+    ratio = (narrow + noise) / (wide + noise)
+    log_odds = 0.5 * (gap * gap * (1 - ratio) / (narrow + noise) + math.log(ratio)) + WIDE_LOG_ODDS
+    trust = 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0  # in the wide component
     keep = (1 - trust) * keep_near + trust * keep_far
     between = trust * (1 - trust) * (gap * (keep_far - keep_near)) ** 2
     return gap * keep, math.sqrt(keep * noise + between)
-
-
-def trust_in_wide(gap: float, noise: float, narrow: float, wide: float) -> float:
-    """Posterior probability of the wide component; arguments as `_posterior` has them."""
-    ratio = (narrow + noise) / (wide + noise)
-    log_odds = 0.5 * (gap * gap * (1 - ratio) / (narrow + noise) + math.log(ratio)) + WIDE_LOG_ODDS
-    return 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0

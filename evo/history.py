@@ -10,7 +10,6 @@ import math
 from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import sub
 
 from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
 from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
@@ -34,20 +33,10 @@ class Genome:
     memory_gib: float = 0.0  # highest peak of its scored draws; 0 where none was told
     seconds: float = 0.0  # that all its evaluations took of a slot
     foretold: float | None = None  # val_bpb that its curve foretold when it was stopped early; no score
-    amounts: tuple[float, ...] = ()  # log tokens that each of its draws was trained on; empty where one does not tell
-    cost: tuple[int, int] = (0, 0)  # parameters, and tokens per step, of its first draw: programs alike in both cost about alike
-    excess: tuple[float, ...] = ()  # of each score, what is believed to be the machine's doing (evo/numeric/pace.py); empty: nothing
-    draws: float = 0.0  # how many usual draws its scores are worth; 0: as many as there are
-    mean: float = field(init=False)  # of the scores without their excess; nan without any
+    mean: float = field(init=False)  # of the scores; nan without any
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", math.fsum(self.levels) / len(self.scores) if self.scores else math.nan)
-        object.__setattr__(self, "draws", self.draws or float(len(self.scores)))
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """The scores without their excess."""
-        return tuple(map(sub, self.scores, self.excess)) if self.excess else self.scores
+        object.__setattr__(self, "mean", math.fsum(self.scores) / len(self.scores) if self.scores else math.nan)
 
 
 @dataclass(frozen=True)
@@ -153,8 +142,7 @@ class _Entry:
     """One genome while records arrive; its value is made once per change."""
 
     candidate: Candidate  # of the record with the lowest index
-    draws: list[tuple[int, float, float]] = field(default_factory=list)  # (index, val_bpb, log tokens), ascending
-    cost: tuple[int, tuple[int, int]] | None = None  # (index, of the first draw)
+    draws: list[tuple[int, float]] = field(default_factory=list)  # (index, val_bpb), ascending
     failures: int = 0
     flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
     memory_gib: float = 0.0
@@ -164,10 +152,7 @@ class _Entry:
 
     def add(self, index: int, outcome: Outcome) -> None:
         if isinstance(outcome, Scored):
-            told = outcome.tokens > 0 and outcome.steps > 0
-            insort(self.draws, (index, outcome.val_bpb, math.log(outcome.tokens) if told else math.nan))
-            if told and (self.cost is None or index < self.cost[0]):
-                self.cost = index, (outcome.parameters, round(outcome.tokens / outcome.steps))
+            insort(self.draws, (index, outcome.val_bpb))
             self.memory_gib = max(self.memory_gib, outcome.peak_memory_gib)
         else:
             self.failures += 1
@@ -183,7 +168,7 @@ class _Entry:
             candidate, proposal = self.candidate, self.candidate.proposal
             repeat = proposal.operator in REPEATS
             operator, parents = (CALIBRATE, ()) if repeat else (proposal.operator, proposal.parents)
-            scores, amounts = tuple(draw[1] for draw in self.draws), tuple(draw[2] for draw in self.draws)
+            scores = tuple(score for _, score in self.draws)
             flaw = self.flaw[1] if self.flaw else None
             self._value = Genome(
                 candidate.genome,
@@ -198,8 +183,6 @@ class _Entry:
                 self.memory_gib,
                 math.fsum(seconds for _, seconds in self.seconds),
                 self.foretold[1] if self.foretold else None,
-                amounts if self.cost and not any(map(math.isnan, amounts)) else (),
-                self.cost[1] if self.cost else (0, 0),
             )
         return self._value
 

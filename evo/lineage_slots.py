@@ -1,4 +1,4 @@
-"""What each slot has done, whether it scores unlike the others, and what the machines' pace does to scores, as plain data and as lines:
+"""What each slot has done, whether it scores unlike the others, and how much of the noise is their pace, as plain data and as lines:
 `python -m evo.lineage RUN slots`."""
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from typing import Any
 from evaluator.outcome import Failed, Scored, Stopped
 from evo.history import slot_seconds
 from evo.lineage_text import Line
-from evo.numeric.pace import fit
+from evo.pace import Draw as Repeat
+from evo.pace import pace
 from evo.records import REPEATS, Record
 from evo.slots import Draw, offsets
 from evo.standing import Standing
 
 
 def slots(standing: Standing) -> dict[str, Any]:
-    """Evaluations by slot, by how much its scores lie above the usual slot's (evo/slots.py), and the pace (evo/numeric/pace.py)."""
+    """Evaluations by slot, by how much its scores lie above the usual slot's (evo/slots.py), and the noise (evo/pace.py)."""
     rows: dict[str, dict[str, Any]] = {}
     for record in standing.records:
         outcome = record.outcome
@@ -31,13 +32,18 @@ def slots(standing: Standing) -> dict[str, Any]:
     found = offsets([draw for record in standing.records if (draw := _draw(record)) is not None])
     for name, row in rows.items():
         row["offset"] = dataclasses.asdict(found[name]) if name in found else None
-    return {"slots": [rows[name] for name in sorted(rows)], "differ": bool(found), "pace": _pace(standing)}
+    return {"slots": [rows[name] for name in sorted(rows)], "differ": bool(found), "noise": _noise(standing)}
 
 
-def _pace(standing: Standing) -> dict[str, float] | None:
-    """None where the scores do not show that pace moves them."""
-    found = fit(standing.history.genomes)
-    return {"slope": found.slope, "sd": found.sd, "noise_sd": found.noise_sd} if found else None
+def _noise(standing: Standing) -> dict[str, Any] | None:
+    """What repeats say of it; None where they are too few."""
+    drawn: dict[str, list[Repeat]] = {}
+    for record in standing.records:
+        if isinstance(record.outcome, Scored) and record.outcome.tokens > 0:
+            drawn.setdefault(record.candidate.genome, []).append(Repeat(record.outcome.val_bpb, record.outcome.tokens))
+    # whoever is drawn again was lucky in the first draw; not so the seed
+    found = pace([draws if genome == standing.founder else draws[1:] for genome, draws in drawn.items()])
+    return dataclasses.asdict(found) if found else None
 
 
 def _draw(record: Record) -> Draw | None:
@@ -65,12 +71,13 @@ def slots_lines(data: Mapping[str, Any]) -> list[Line]:
         if data["differ"]
         else "val_bpb: the slots cannot be told apart by their scores: too few, or noise explains how they differ"
     )
-    return [*lines, (said, "dim"), (_pace_line(data["pace"]), "dim")]
+    return [*lines, (said, "dim"), (_noise_line(data["noise"]), "dim")]
 
 
-def _pace_line(pace: Mapping[str, float] | None) -> str:
-    if pace is None:
-        return "pace: that more or fewer tokens in one budget move the scores of a program has not shown; nothing is taken off"
-    effect = f"repeats of a program vary by {pace['sd']:.1%} in tokens, and 1 % more give {pace['slope'] / 100:+.5f} val_bpb"
-    rest = f"which leaves noise of sd {pace['noise_sd']:.4f}; an announcement compares raw scores"
-    return f"pace: {effect}; that is taken off before programs are compared, {rest}"
+def _noise_line(noise: Mapping[str, Any] | None) -> str:
+    if noise is None:
+        return "noise: too few repeats to tell what is in it"
+    said = f"noise: repeats of a program vary by {noise['noise_sd']:.4f} val_bpb (sd) and by {noise['tokens_sd']:.1%} in tokens"
+    if noise["slope"] is None:
+        return f"{said}; that one goes by the other has not shown"
+    return f"{said}; 1 % more tokens give {noise['slope'] / 100:+.5f}, and at equal tokens {noise['rest_sd']:.4f} would be left"

@@ -19,7 +19,6 @@ from random import Random
 from evaluator.outcome import Interrupted, Scored
 from evo.belief import Belief
 from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
-from evo.numeric.pace import Leveller
 from evo.numeric.refine import Shelf
 from evo.policies import POLICIES, SearchConfig, View, widen
 from evo.population import Population, population
@@ -44,15 +43,14 @@ class Founder:
 class _Facts:
     """What the told records amount to; each part is computed once per set of records, when it is wanted."""
 
-    def __init__(self, ledger: Ledger, level: Leveller, config: SearchConfig, shelf: Shelf | None) -> None:
+    def __init__(self, ledger: Ledger, config: SearchConfig, shelf: Shelf | None) -> None:
         self._ledger = ledger
-        self._level = level
         self._config = config
         self._shelf = shelf
 
     @cached_property
     def history(self) -> History:
-        return self._level(self._ledger.history())
+        return self._ledger.history()
 
     @cached_property
     def belief(self) -> Belief:
@@ -81,8 +79,7 @@ class Search:
         self._records: dict[int, Record] = {}
         self._pending: dict[int, Proposal] = {}
         self._ledger = Ledger()
-        self._level = Leveller()
-        self._facts = _Facts(self._ledger, self._level, config, shelf)
+        self._facts = _Facts(self._ledger, config, shelf)
         self._closing = False
 
     # ---- verbs
@@ -122,7 +119,7 @@ class Search:
             raise ValueError(f"index {proposal.index} was asked as {self._pending[proposal.index]}, told as {proposal}")
         self._take(record)
         del self._pending[proposal.index]
-        self._facts = _Facts(self._ledger, self._level, self.config, self._shelf)
+        self._facts = _Facts(self._ledger, self.config, self._shelf)
 
     def resume(self, records: Iterable[Record], pending: Iterable[Candidate | Proposal] = ()) -> None:
         """Replaces the state by that of a search that was told `records` and waits for `pending`.
@@ -140,7 +137,7 @@ class Search:
             if proposal.index in self._records or proposal.index in self._pending:
                 raise ValueError(f"index {proposal.index} is pending and known already")
             self._pending[proposal.index] = proposal
-        self._facts = _Facts(self._ledger, self._level, self.config, self._shelf)
+        self._facts = _Facts(self._ledger, self.config, self._shelf)
 
     # ---- what people want to know
 

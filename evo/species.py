@@ -103,7 +103,7 @@ def _sample(found: Mapping[str, genomes.Value], genome: Genome | None, shift: fl
     if not genome.scores:
         lacked = genome.flaw is not None and genome.flaw.reason == Reason.OUT_OF_MEMORY and genome.flaw.phase != Phase.SCORE
         return Sample(found, out_of_memory=lacked)
-    return Sample(found, genome.mean + shift, draws=genome.draws, memory_gib=genome.memory_gib)
+    return Sample(found, genome.mean + shift, draws=len(genome.scores), memory_gib=genome.memory_gib)
 
 
 def _index(candidate: Candidate) -> int:

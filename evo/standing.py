@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from evo.belief import Belief, believe
 from evo.history import History, fold
-from evo.numeric.pace import Leveller
 from evo.numeric.refine import Shelf, refine
 from evo.policies import POLICIES
 from evo.records import CALIBRATE, Proposal, Record
@@ -29,7 +28,7 @@ class Standing:
 def assess(records: Iterable[Record], policy: str = "evo", shelf: Shelf | None = None) -> Standing:
     """The standing of a run from its records and the policy that it searches by; `shelf` as the search has it."""
     ordered = tuple(sorted(records, key=lambda r: r.candidate.proposal.index))
-    history = Leveller()(fold(ordered))
+    history = fold(ordered)
     belief = refined(history, policy, shelf)
     group = standing_finals((r.candidate.proposal for r in history.finals), history.explored_until)
     champion = group[0].parents[0] if group else POLICIES[policy].champion(history, belief)

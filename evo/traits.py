@@ -56,7 +56,7 @@ def traits(founder: str, history: Mapping[str, Genome], texts: Callable[[str], s
         own = members[genome.species].edits(text)
         for key, edit in own.items():
             edits.setdefault(key, edit)
-        observed.append(Observed(genome.id, genome.mean, genome.draws, dict(own.keys())))
+        observed.append(Observed(genome.id, genome.mean, len(genome.scores), dict(own.keys())))
     return Traits(tuple(observed), edits)
 
 

@@ -35,7 +35,7 @@ EARLY = 30  # evaluations in which memory is being learned
 _PROBLEM: list[Problem] = []  # in a worker process
 
 
-def one(policy: str, slots: int, marks: Sequence[int], sds: tuple[float, float], seed: int) -> Course:
+def one(policy: str, slots: int, marks: Sequence[int], uneven_sd: float, seed: int) -> Course:
     """One run of one policy."""
     problem = _PROBLEM[0]
     if policy in OURS:
@@ -44,15 +44,15 @@ def one(policy: str, slots: int, marks: Sequence[int], sds: tuple[float, float],
         from searchbench.rivals import rival
 
         proposer = rival(policy, problem, seed)
-    return course.run(proposer, problem, slots, marks, seed, uneven_sd=sds[0], busy_sd=sds[1])
+    return course.run(proposer, problem, slots, marks, seed, uneven_sd=uneven_sd)
 
 
 def measure(
-    problem: Problem, policies: Sequence[str], slots: int, marks: Sequence[int], sds: tuple[float, float], seeds: int, jobs: int
+    problem: Problem, policies: Sequence[str], slots: int, marks: Sequence[int], uneven_sd: float, seeds: int, jobs: int
 ) -> dict[str, list[Course]]:
-    """Policy -> its runs, in the order of seeds. `sds`: as `course.run` has them, uneven and busy."""
+    """Policy -> its runs, in the order of seeds."""
     _PROBLEM[:] = [problem]
-    tasks = [(policy, slots, marks, sds, seed) for policy in policies for seed in range(seeds)]
+    tasks = [(policy, slots, marks, uneven_sd, seed) for policy in policies for seed in range(seeds)]
     if jobs == 1:
         done = [one(*task) for task in tasks]
     else:
@@ -121,7 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--evals", type=int, default=300)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--uneven", type=float, default=0.0, metavar="SD", help="of what a slot adds to every score that it gives")
-    parser.add_argument("--busy", type=float, default=0.0, metavar="SD", help="of the logarithm of the machine's pace, run by run")
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--policy", nargs="+", choices=(*OURS, *RIVALS), default=["evo", "greedy", "random", "tune-only", *RIVALS])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -131,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.table is None) == (not options.landscape):
         parser.error("give either --table PATH or --landscape NAME …")
-    if (options.uneven or options.busy) and (options.cost or options.announced):
-        parser.error("--uneven and --busy are for runs that are compared, not for --cost or --announced")
+    if options.uneven and (options.cost or options.announced):
+        parser.error("--uneven is for runs that are compared, not for --cost or --announced")
     if options.cost:
         problem = next(problems(options))
         for count in options.cost:
@@ -146,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     marks = sorted({*(m for m in MARKS if m <= options.evals), options.evals})
     found = {}
     for problem in problems(options):
-        results = measure(problem, options.policy, options.slots, marks, (options.uneven, options.busy), options.seeds, options.jobs)
+        results = measure(problem, options.policy, options.slots, marks, options.uneven, options.seeds, options.jobs)
         found[problem.name] = {policy: summary(runs) for policy, runs in results.items()}
         if not options.json:
             print(report(problem, results), flush=True)

@@ -95,14 +95,15 @@ def test_lineage_shows_what_each_slot_did_and_its_offset() -> None:
     assert "cannot be told apart" in "\n".join(line for line, _ in slots_lines(even))
 
 
-def test_lineage_says_what_pace_does_to_scores_and_that_it_is_taken_off() -> None:
-    busy = slots(assess(drive(search(evals=80, seed=7), Machine({}, busy_sd=0.1), stop_after=80)))
+def test_lineage_says_how_much_of_the_noise_is_the_machines_pace() -> None:
+    busy = slots(assess(drive(search(evals=80, seed=7, calibrations=8), Machine({}, busy_sd=0.1), stop_after=80)))
     text = "\n".join(line for line, _ in slots_lines(busy))
-    assert busy["pace"]["slope"] == pytest.approx(PACE_SLOPE, rel=0.3)
-    assert f"1 % more give {busy['pace']['slope'] / 100:+.5f} val_bpb; that is taken off" in text
+    assert busy["noise"]["slope"] == pytest.approx(PACE_SLOPE, rel=0.3)
+    assert f"1 % more tokens give {busy['noise']['slope'] / 100:+.5f}" in text
     quiet = slots(assess(drive(search(evals=80, seed=7), Machine({}), stop_after=80)))
-    assert quiet["pace"] is None
-    assert "nothing is taken off" in "\n".join(line for line, _ in slots_lines(quiet))
+    assert quiet["noise"]["slope"] is None
+    assert "has not shown" in "\n".join(line for line, _ in slots_lines(quiet))
+    assert "too few repeats" in "\n".join(line for line, _ in slots_lines(slots(assess(drive(search(seed=7), Machine({}), stop_after=3)))))
 
 
 def test_lineage_of_a_run_that_has_not_begun_says_so() -> None:

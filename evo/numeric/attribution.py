@@ -50,7 +50,7 @@ class Observed:
 
     genome: str
     val_bpb: float  # mean of its draws
-    draws: float  # how many usual ones they are worth
+    draws: int
     edits: Mapping[str, float]  # edit -> 1, or the distance of a knob's value from the seed's; what is not there is not in it
 
 

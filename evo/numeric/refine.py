@@ -58,7 +58,7 @@ def _modelled(species: list[Genome], belief: Belief, shelf: Shelf) -> dict[str, 
 
     def arrays(members: list[Genome]) -> tuple[Array, Array, Array]:
         features = space.features(space.points([shelf.values(first, genome.id) for genome in members]))
-        return features, np.array([genome.mean for genome in members]), np.array([genome.draws for genome in members])
+        return features, np.array([genome.mean for genome in members]), np.array([float(len(genome.scores)) for genome in members])
 
     chosen = _chosen(species, belief)
     features, raw, draws = arrays(chosen)

@@ -6,9 +6,8 @@ What counts is every evaluation that occupies a slot: calibrations, repeats and 
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
@@ -62,13 +61,11 @@ def run(
     seed: int,
     stop: Callable[[Course], bool] | None = None,
     uneven_sd: float = 0.0,
-    busy_sd: float = 0.0,
 ) -> Course:
     """Runs until the last of `marks` evaluations have ended.
 
     Args:
         uneven_sd: of what a slot adds to every score that it gives.
-        busy_sd: of the logarithm of how fast the machine is, from evaluation to evaluation.
     """
     course, rng = Course(), Random(f"course/{seed}")
     running: list[tuple[float, int, Job, Truth, int]] = []
@@ -84,9 +81,7 @@ def run(
             break
         now, _, job, truth, slot = heapq.heappop(running)
         free.append(slot)
-        pace = Random(f"pace/{job.noise_seed}").gauss(0.0, busy_sd) if busy_sd else 0.0
-        score = truth.val_bpb + offsets[slot] + problem.pace_slope * pace + Random(job.noise_seed).gauss(0.0, problem.noise_sd)
-        proposer.tell(job, replace(truth, tokens=round(truth.tokens * math.exp(pace))), score)
+        proposer.tell(job, truth, truth.val_bpb + offsets[slot] + Random(job.noise_seed).gauss(0.0, problem.noise_sd))
         course.feasible.append(truth.feasible)
         if truth.feasible:
             course.lowest = min(course.lowest, truth.val_bpb)

@@ -74,5 +74,4 @@ def outcome(truth: Truth, val_bpb: float) -> Outcome:
     """As an evaluator would say it."""
     if not truth.feasible:
         return Failed(Reason.OUT_OF_MEMORY, Phase.TRAIN, "OutOfMemoryError: out of memory", total_seconds=40.0)
-    steps = max(1, truth.tokens // truth.step_tokens)
-    return Scored(val_bpb, 300.0, 330.0, steps, steps * truth.step_tokens, truth.parameters, truth.memory_gib, "surrogate", "surrogate")
+    return Scored(val_bpb, 300.0, 330.0, 1000, 10**9, 5 * 10**7, truth.memory_gib, "surrogate", "surrogate")

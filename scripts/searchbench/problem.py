@@ -52,9 +52,6 @@ class Truth:
     val_bpb: float
     feasible: bool = True
     memory_gib: float = 0.0
-    tokens: int = 10**9  # that an evaluation gets through, on a machine of its own
-    parameters: int = 5 * 10**7
-    step_tokens: int = 2**19
 
 
 class Problem(Protocol):
@@ -64,7 +61,6 @@ class Problem(Protocol):
     text: str  # the seed program
     dials: Sequence[Dial]
     noise_sd: float
-    pace_slope: float  # of val_bpb on the logarithm of the tokens that an evaluation got through, the program being the same
 
     def truth(self, text: str) -> Truth:
         """Of a program."""

@@ -50,7 +50,6 @@ class Synthetic:
     value: Callable[[dict[str, float], str], float]
     text: str
     noise_sd: float = NOISE_SD
-    pace_slope: float = -0.06
 
     def truth(self, text: str) -> Truth:
         found = constants(text)

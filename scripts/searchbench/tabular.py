@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from searchbench.problem import Dial, Truth, Value, constants, seed_program
+from searchbench.problem import Dial, Truth, constants, seed_program
 
 # Search ranges of the table's source: ferreirafabio/autoresearch-automl, arXiv 2603.24647.
 WINDOWS = ("SSSL", "SSLL", "SLSL", "LLLL", "SSSS", "LSSL")
@@ -67,7 +66,6 @@ class Tabular:
     """`Problem` of a table."""
 
     dials = DIALS
-    pace_slope = -0.06  # upstream's 884 repeats: -0.0006 for 1 % more steps
     text = seed_program(DIALS)
 
     def __init__(self, module: ModuleType, forests: tuple[Forest, Forest, Forest], name: str) -> None:
@@ -84,7 +82,7 @@ class Tabular:
             import pandas as pd
 
             x = self._features(pd.DataFrame([{dial.name: found[dial.name] for dial in self.dials}]))[0]
-            self._known[key] = Truth(self._value.mean(x), self._infeasible.mean(x) <= 0.5, self._memory.mean(x), *_size(found))
+            self._known[key] = Truth(self._value.mean(x), self._infeasible.mean(x) <= 0.5, self._memory.mean(x))
         return self._known[key]
 
 
@@ -100,17 +98,6 @@ def load(table: Path, surrogate: Path, cache: Path | None = None) -> Tabular:
     if cache is not None:
         cache.write_bytes(pickle.dumps(forests))
     return Tabular(module, forests, table.stem)
-
-
-def _size(found: Mapping[str, Value]) -> tuple[int, int, int]:
-    """(tokens in 300 s, parameters, tokens per step), roughly as the trainer has them: a step's cost goes by parameters, and a little by
-    windows and rows per pass, in which programs with the same parameters differ."""
-    depth, aspect, head, rows = (int(found[name]) for name in ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "DEVICE_BATCH_SIZE"))
-    width = -(-depth * aspect // head) * head
-    parameters = 12 * depth * width**2 + 8192 * width * (3 + depth // 2)
-    windows = 1 - 0.03 * str(found["WINDOW_PATTERN"]).count("L")
-    tokens = 5e8 * (5e7 / parameters) ** 0.8 * windows * (1 - 1 / rows)
-    return round(tokens), parameters, int(found["TOTAL_BATCH_SIZE"])
 
 
 def _module(path: Path) -> ModuleType:
