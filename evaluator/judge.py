@@ -120,8 +120,8 @@ class Forwarder:
 
 def _number(message: dict[str, Any], name: str) -> float:
     value = message.get(name)
-    if not isinstance(value, int | float) or not abs(value) < 2**63:  # nor is NaN
-        raise Refused(Reason.BAD_LOGITS, f"{name} is {str(value)[:80]!r}, expected a number")
+    if not isinstance(value, int | float) or not 0 <= value < 2**63:  # nor is NaN
+        raise Refused(Reason.BAD_LOGITS, f"{name} is {str(value)[:80]!r}, expected a number of at least 0 and below 2**63")
     return value
 
 

@@ -29,6 +29,7 @@ _CURVE_POINTS_MAX = 400
 _MESSAGES, _MESSAGES_A_SECOND = 100, 20  # from a program; prepare.py sends five a second of the budget, and few besides
 _LOSSES_TOLD = 3  # of a failure, beside its curve
 _CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
+_PEAK_GIB_MAX = 1e6  # that a process can tell of its memory: more than any machine has
 _REASONS = {
     "SyntaxError": Reason.SYNTAX,
     "IndentationError": Reason.SYNTAX,
@@ -222,8 +223,8 @@ class TrainingRun:
             return late
         steps, tokens, parameters = (_counted(message, name) for name in ("steps", "tokens", "parameters"))
         peak = float(message["peak_memory_gib"])
-        if not math.isfinite(peak):
-            raise ValueError(f"peak_memory_gib is {peak}")
+        if not 0 <= peak < _PEAK_GIB_MAX:
+            raise ValueError(f"peak_memory_gib is {peak:g}, must be at least 0 and below {_PEAK_GIB_MAX:g}")
         setup = self._asked - self._born
         return Trained(self._vocabulary, seconds, setup, steps, tokens, parameters, peak, tuple(self._curve))
 

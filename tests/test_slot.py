@@ -73,17 +73,26 @@ def test_a_hostile_message_is_the_program_s_failure(slot: Slot, small_lab: Small
     assert failure(slot(text, 1, 0.5)).reason is Reason.CONTRACT
 
 
-@pytest.mark.parametrize("name", ["steps", "tokens", "parameters"])
-def test_a_number_that_no_run_can_reach_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("steps", "10**400", "steps must be a count below 2**63"),
+        ("tokens", "10**400", "tokens must be a count below 2**63"),
+        ("parameters", "-1", "parameters must be a count below 2**63"),
+        ("peak_memory_gib", "-1", "peak_memory_gib is -1, must be at least 0"),
+        ("peak_memory_gib", "1e308", "peak_memory_gib is 1e+308, must be at least 0 and below 1e+06"),
+    ],
+)
+def test_a_number_that_no_run_can_reach_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, name: str, value: str, said: str) -> None:
     """10**400 tokens a second are more than a float holds: whoever divided by the seconds would end the whole run."""
     lines = (
         "old = prepare._Channel.send",
-        f"prepare._Channel.send = lambda self, m, *rest: old(self, m | ({{'{name}': 10**400}} if '{name}' in m else {{}}), *rest)",
+        f"prepare._Channel.send = lambda self, m, *rest: old(self, m | ({{'{name}': {value}}} if '{name}' in m else {{}}), *rest)",
     )
     lie = "".join(f"    {line}\n" for line in lines)
     found = failure(slot(changed(small_lab, "    model = build_model()\n", lie + "    model = build_model()\n"), 1, 0.5))
     assert found.reason is Reason.CONTRACT
-    assert f"{name} must be a count below 2**63" in found.message
+    assert said in found.message
 
 
 def test_a_program_that_ends_while_it_is_spoken_to_is_a_crash(slot: Slot, small_lab: SmallLab) -> None:
@@ -107,11 +116,12 @@ def test_a_hostile_answer_to_the_judge_is_the_program_s_failure(slot: Slot, smal
     assert failure(slot(text, 1, 0.5)).reason is Reason.BAD_LOGITS
 
 
-def test_a_model_with_more_parameters_than_can_be_is_the_program_s_failure(slot: Slot, small_lab: SmallLab) -> None:
+@pytest.mark.parametrize("count", ["10**400", "-1"])
+def test_a_model_with_as_many_parameters_as_cannot_be_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, count: str) -> None:
     lines = (
         "import wire",
         "old = wire.send",
-        "wire.send = lambda sock, m, *rest: old(sock, m | ({'parameters': 10**400} if m.get('op') == 'ready' else {}), *rest)",
+        f"wire.send = lambda sock, m, *rest: old(sock, m | ({{'parameters': {count}}} if m.get('op') == 'ready' else {{}}), *rest)",
     )
     text = changed(small_lab, "def build_model():\n", "def build_model():\n" + "".join(f"    {line}\n" for line in lines))
     assert failure(slot(text, 1, 0.5)).reason is Reason.BAD_LOGITS
