@@ -2,10 +2,12 @@
 
     python scripts/hostile_drill.py --count 500            # about 40 minutes on two cores
     python scripts/hostile_drill.py --count 20 --every 5
+    python scripts/hostile_drill.py --messages             # every field of every message to the harness, with every hostile value
 
-The programs are those of tests/cheats and tests/oddities, and some that crash, on the CPU profile at tiny budgets. After every few the
-drill counts descendant processes, open descriptors, folders of evaluations, shared memory (memfds, files in /dev/shm, System V segments)
-and its own memory, and prints a line. Exit code 1: something was left, memory grew, or a program came to something that it must not.
+The programs are those of tests/cheats and tests/oddities, and some that crash, on the CPU profile at tiny budgets; with `--messages` they
+are the seed, each with one lie in what it sends. After every few the drill counts descendant processes, open descriptors, folders of
+evaluations, shared memory (memfds, files in /dev/shm, System V segments) and its own memory, and prints a line. Exit code 1: something was
+left, memory grew, or a program came to something that it must not.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from evaluator.meter import descendants  # noqa: E402
-from evaluator.outcome import Failed, Interrupted, Outcome  # noqa: E402
+from evaluator.outcome import Failed, Interrupted, Outcome, Scored  # noqa: E402
 from evaluator.slot import Slot, SlotConfig  # noqa: E402
 from evo import assembly  # noqa: E402
 from evo.config import load  # noqa: E402
@@ -41,6 +43,23 @@ CRASHES = {
     "saves nothing": "def build_model(): ...\ndef main(): ...\n",
     "hangs": "import time\ndef build_model(): ...\ndef main():\n    time.sleep(600)\n",
 }
+FIELDS = (  # of the messages that a program's processes send: operation and name
+    *(("start", name) for name in ("batch_size", "vocab_size")),
+    *(("step", name) for name in ("step", "tokens", "loss")),
+    *(("weights", name) for name in ("op", "bytes", "parameters", "steps", "tokens", "peak_memory_gib")),
+    *(("error", name) for name in ("op", "type", "message", "trace")),
+    *(("built", name) for name in ("op",)),
+    *(("ready", name) for name in ("op", "parameters")),
+    *(("shared", name) for name in ("op", "mapped", "pinned")),
+    *(("logits", name) for name in ("op", "shape")),
+)
+NUMBERS = ("10**400", "-10**400", "10**18", "1e308", "float('inf')", "float('nan')", "-1", "True")
+VALUES = (*NUMBERS, "None", "[]", "{}", "'x'", "'9' * 100_000")
+LIE = """    import wire
+    def lie(old):
+        return lambda one, m, *rest: old(one, m | ({{{name!r}: {value}}} if m.get("op") == {operation!r} else {{}}), *rest)
+    wire.send, prepare._Channel.send = lie(wire.send), lie(prepare._Channel.send)
+"""
 MEMORY_GROWTH_MIB = 64.0  # that counts as flat, after the first tenth
 
 
@@ -87,20 +106,38 @@ def programs() -> dict[str, str]:
     return {**found, **{f"crash {name}": text for name, text in CRASHES.items()}}
 
 
+def messages(seed_text: str) -> dict[str, str]:
+    """The same for programs that lie in one field of one message; the text is an honest one."""
+    head = "def build_model() -> GPT:\n"
+    assert seed_text.count(head) == 1
+    found = {}
+    for operation, name in FIELDS:
+        for value in VALUES:
+            lie = LIE.format(operation=operation, name=name, value=value) + ("    raise RuntimeError\n" if operation == "error" else "")
+            found[f"message {operation}.{name} = {value}"] = seed_text.replace(head, head + lie)
+    return found
+
+
 def wrong(name: str, outcome: Outcome) -> str:
     """Why this is not what may come of such a program, or ""."""
     if isinstance(outcome, Interrupted):
         return f"{name}: {outcome.why}"
     if name.startswith("crash") and not isinstance(outcome, Failed):
         return f"{name}: {type(outcome).__name__}"
+    if isinstance(outcome, Scored):
+        counts = outcome.steps, outcome.tokens, outcome.parameters, outcome.peak_memory_gib
+        if not all(0 <= count < 2**63 for count in counts):
+            return f"{name}: {counts}"
     if "CHEATED" in getattr(outcome, "log", ""):
         return f"{name}: {[line for line in outcome.log.splitlines() if 'CHEATED' in line]}"  # type: ignore[union-attr]
     return ""
 
 
-def drill(slot: Slot, count: int, every: int, budget_seconds: float, rng: random.Random) -> tuple[list[Left], list[str], Counter[str]]:
+def drill(
+    slot: Slot, pool: dict[str, str], count: int, every: int, budget_seconds: float, rng: random.Random
+) -> tuple[list[Left], list[str], Counter[str]]:
     """Looks taken, what went wrong, and how often programs came to what."""
-    pool, looks, troubles, ends = programs(), list[Left](), list[str](), Counter[str]()
+    looks, troubles, ends = list[Left](), list[str](), Counter[str]()
     order = [name for _ in range(count // len(pool) + 1) for name in rng.sample(sorted(pool), len(pool))][:count]
     print(
         f"{len(pool)} programs, {count} evaluations\n  done  minutes  processes  descriptors  folders  segments  memory MiB  judge MiB",
@@ -134,12 +171,13 @@ def grown(looks: list[Left]) -> list[str]:
     return found
 
 
-def config() -> SlotConfig:
-    """The CPU profile's slot, with limits at which a drill ends in time."""
+def config() -> tuple[SlotConfig, str]:
+    """The CPU profile's slot, with limits at which a drill ends in time, and its seed program."""
     assembled = assembly.build(assembly.plan(load(None, [], {"run.profile": "cpu", "run.slots": 1})), lambda line: print(line, flush=True))
     found = assembled.evaluators[0]
     assert isinstance(found, SlotConfig)
-    return replace(found, limits=replace(found.limits, setup_seconds=20.0, host_memory_gib=2.0, file_gib=0.05, tasks=300))
+    limits = replace(found.limits, setup_seconds=20.0, host_memory_gib=2.0, file_gib=0.05, tasks=300)
+    return replace(found, limits=limits), assembled.seed_text
 
 
 def main() -> int:
@@ -148,10 +186,14 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=25, help="evaluations between two looks (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds of training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
+    parser.add_argument("--messages", action="store_true", help="lies in messages, each once, instead of cheats, oddities and crashes")
     options = parser.parse_args()
-    slot = Slot(config())
+    slot_config, seed_text = config()
+    pool = messages(seed_text) if options.messages else programs()
+    count = len(pool) if options.messages else options.count
+    slot = Slot(slot_config)
     try:
-        looks, troubles, ends = drill(slot, options.count, options.every, options.budget, random.Random(options.seed))
+        looks, troubles, ends = drill(slot, pool, count, options.every, options.budget, random.Random(options.seed))
     finally:
         slot.close()
     after = Left.now()
