@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from evaluator import sandbox
 from evaluator.evaluate import Watch
 from evaluator.inside import wire
-from evaluator.outcome import CurvePoint, Failed, Outcome, Phase, Reason, Scored, Stopped
+from evaluator.outcome import LEAST_BPB, MOST_BPB, MOST_LOSS, CurvePoint, Failed, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.printed import one_below_the_other, printable, read_log
 from evaluator.scratch import Evaluations
 from evaluator.splice import spliced
@@ -234,6 +234,9 @@ class _Run:
             return self._fail(Reason.NOT_FINITE, f"val_bpb: {val_bpb} is no score", phase=Phase.SCORE)
         if val_bpb <= 0:
             return self._fail(Reason.CRASH, f"val_bpb: {val_bpb:f} is no score; it stands for a crash", phase=Phase.SCORE)
+        if not LEAST_BPB < val_bpb < MOST_BPB:
+            said = f"val_bpb: {val_bpb:.3g} is no score; one lies between {LEAST_BPB:g} and {MOST_BPB:g}"
+            return self._fail(Reason.NOT_FINITE, said, phase=Phase.SCORE)
         if not 0 <= trained <= self.budget_seconds + self.limits.grace_seconds:
             allowed = f"{self.budget_seconds:g} s budget and {self.limits.grace_seconds:g} s of grace"
             return self._fail(Reason.OVERRAN, f"says that it trained for {trained:g} s; allowed are the {allowed}", phase=Phase.TRAIN)
@@ -304,4 +307,4 @@ def _loss(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) < MOST_LOSS else None  # nor is NaN

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 SELF_REPORTED = "self-reported"  # stands beside every such score that is shown
+LEAST_BPB, MOST_BPB = 1e-6, 1e3  # val_bpb that is a score lies between; beyond, a model has diverged, or a figure is made up
+MOST_LOSS = 1e30  # nats per token that a learning curve takes: sums of larger ones overflow
 
 
 class Phase(StrEnum):
@@ -34,7 +36,7 @@ class Reason(StrEnum):
     SETUP_TIMEOUT = "setup_timeout"  # too slow before the first batch: compile or build less
     OVERRAN = "overran"  # weights arrived too late: it ignored the end of its batches
     NO_MODEL = "no_model"  # ended without saving: have it rewritten
-    NOT_FINITE = "not_finite"  # weights or logits hold NaN or infinity: lower a rate
+    NOT_FINITE = "not_finite"  # weights or logits hold NaN or infinity, or predictions have diverged: lower a rate
     BAD_LOGITS = "bad_logits"  # wrong shape or type of logits
     NOT_CAUSAL = "not_causal"  # a prediction changed with its future, its neighbours or the order of rows
     TAMPERED = "tampered"  # a file of the lab was changed while the program ran

@@ -36,7 +36,7 @@ from evaluator.berth import Berth, Berths, Files
 from evaluator.data import Data, Rows, Vocabulary
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.lending import Library
-from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
+from evaluator.outcome import MOST_BPB, Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.printed import read_log
 from evaluator.scoring import Judge, Verdict, task_for
 from evaluator.scratch import Evaluations
@@ -305,6 +305,9 @@ class Slot:
         if verdict.val_bpb is None:
             failed = failure(Reason(verdict.reason), Phase.SCORE, verdict.message, verdict.trace, seconds, trained.curve)
             return replace(failed, log=ready.log)
+        if not verdict.val_bpb < MOST_BPB:
+            said = f"val_bpb is {verdict.val_bpb:.3g}, a score is below {MOST_BPB:g}: the predictions have diverged"
+            return replace(failure(Reason.NOT_FINITE, Phase.SCORE, said, "", seconds, trained.curve), log=ready.log)
         return Scored(
             val_bpb=verdict.val_bpb,
             training_seconds=trained.seconds,

@@ -21,7 +21,7 @@ from typing import Any
 from evaluator.data import Data, Vocabulary, prefault
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.inside import wire
-from evaluator.outcome import CurvePoint, Failed, Phase, Reason, Stopped
+from evaluator.outcome import MOST_LOSS, CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.printed import printable
 from evaluator.sandbox import Exit, Process
 
@@ -189,7 +189,8 @@ class TrainingRun:
 
     def _note_step(self, message: dict[str, Any]) -> Stopped | None:
         loss = message.get("loss")
-        loss = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
+        loss = float(loss) if isinstance(loss, int | float) else None
+        loss = loss if loss is not None and abs(loss) < MOST_LOSS else None  # nor is NaN
         point = CurvePoint(self._elapsed(), _counted(message, "step"), _counted(message, "tokens"), loss)
         add_point(self._curve, point)
         note = self.watch(point) if self.watch else None

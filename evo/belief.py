@@ -78,19 +78,18 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     Only the seed's first draw counts: any other genome is repeated because its first draw was good, so that the gap to its
     repeats is partly selection, not noise.
     """
-    squares, freedom, level, count = 0.0, 0, 0.0, 0
+    squares, freedom, firsts = 0.0, 0, list[float]()
     for genome in genomes:
         draws = genome.scores
         if draws:
-            level += draws[0]
-            count += 1
+            firsts.append(draws[0])
         if genome.parents:
             draws = draws[1:]
         if len(draws) >= 2:
             mean = math.fsum(draws) / len(draws)
             squares += math.fsum((x - mean) ** 2 for x in draws)
             freedom += len(draws) - 1
-    scale = abs(level) / count if count else 1.0
+    scale = abs(median(firsts)) if firsts else 1.0  # no mean: one score that diverged would swamp it
     if not freedom:
         return NOISE_UNKNOWN * scale
     return max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)

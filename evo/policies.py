@@ -69,8 +69,8 @@ class SearchConfig:
         for name in ("crossover_share", "tune_share", "confirm_share", "species_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"search.{name} is {getattr(self, name)}, must be between 0 and 1")
-        if not 0 <= self.early_stopping < 0.5:
-            raise ValueError(f"search.early_stopping is {self.early_stopping}, must be at least 0 (never stop) and below 0.5")
+        if self.early_stopping and not 1e-9 <= self.early_stopping < 0.5:
+            raise ValueError(f"search.early_stopping is {self.early_stopping}, must be 0 (never stop), or at least 1e-9 and below 0.5")
         if self.evals is not None and self.evals < 0:
             raise ValueError(f"search.evals is {self.evals}, must not be negative")
 

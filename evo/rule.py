@@ -15,6 +15,7 @@ from evaluator.outcome import CurvePoint
 WINDOW = 0.5  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later
 NEARER = 0.1  # standard deviations by which a level must have come down to be nearer
 LEAST_COVERED = 0.5  # of a checkpoint's window that the points must cover
+_MOST_LOGARITHM = 700.0  # that a float holds the exponential of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Limit:
 
     def predicted(self, level: float) -> float:
         """The final value, bits per byte, to be expected of a run with such a level."""
-        return math.exp(self.offset + self.slope * level)
+        return math.exp(min(self.offset + self.slope * level, _MOST_LOGARITHM))
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,4 @@ def level_at(curve: Iterable[CurvePoint], share: float, budget_seconds: float) -
             seconds = point.seconds - max(start, before)
             total, covered = total + seconds * point.loss, covered + seconds
         before = point.seconds
-    return math.log(total / covered) if total > 0 and covered >= LEAST_COVERED * (end - start) else None
+    return math.log(total / covered) if 0 < total < math.inf and covered >= LEAST_COVERED * (end - start) else None

@@ -55,7 +55,8 @@ def infer(label: str, value: Value, remark: Remark, real: bool = False) -> Shape
     shape = _integer(parts, value, remark) if isinstance(value, int) and not (real or remark.real) else _real(parts, float(value))
     if remark.low is not None and remark.high is not None:
         log = shape.log if not remark.scale else remark.scale == "log"
-        shape = Shape(shape.kind, remark.low, remark.high, log)
+        least = 1.0 if shape.kind == POWER_OF_TWO else -math.inf
+        shape = Shape(shape.kind, max(remark.low, least), max(remark.high, least), log)
     low, high = min(shape.low, value), max(shape.high, value)
     return Shape(shape.kind, low, high, shape.log and low > 0)
 

@@ -10,7 +10,6 @@ The remark belongs to the literals of its line. `range` and `one of` go to those
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ _RANGE = re.compile(rf"\brange\s+({_NUMBER})\s*\.\.\s*({_NUMBER})(?:\s+(log|line
 _ONE_OF = re.compile(r"\bone of:?\s+([^;]+)")
 _NOT_TUNED = re.compile(r"\bnot tuned\b")
 _POWER = re.compile(r"\bpowers? of two\b")
+_FARTHEST = 1e100  # an end of a range: what lies beyond overflows somewhere
 _COMMENT = re.compile(r"""(?:[^#'"\r\n]|"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\\\r\n]|\\.)*')*#([^\r\n]*)""")
 
 
@@ -51,7 +51,7 @@ def read(comment: str) -> Remark:
         return NOTHING
     bounds, options = _RANGE.search(comment), _ONE_OF.search(comment)
     ends = [float(bounds.group(1)), float(bounds.group(2))] if bounds else []
-    if bounds and not (ends[0] < ends[1] < math.inf):
+    if bounds and not -_FARTHEST < ends[0] < ends[1] < _FARTHEST:
         bounds = None  # no range: a slip
     choices = [part.strip().strip("'\"`") for part in re.split(r",|\bor\b", options.group(1))] if options else []
     return Remark(

@@ -36,6 +36,11 @@ def test_the_lucky_first_draw_of_a_contender_does_not_count_as_noise() -> None:
     assert noise_sd([seed, contender]) == pytest.approx(math.sqrt(0.0002 / 3))
 
 
+def test_a_score_that_diverged_does_not_drown_the_noise() -> None:
+    found = family({"good": 0.99, "wild": 1e20, "bad": 1.2})
+    assert noise_sd(found.values()) == noise_sd(family({"good": 0.99, "fair": 1.01, "bad": 1.2}).values())
+
+
 def test_noise_has_a_floor_and_a_guess_without_repeats() -> None:
     assert noise_sd([genome("a", 0, (), 2.0, 2.0, 2.0)]) == pytest.approx(2e-5)
     assert noise_sd([genome("a", 0, (), 2.0)]) == pytest.approx(0.01)

@@ -128,6 +128,8 @@ def test_figures_are_taken_from_the_summary_and_what_is_none_is_0(short: Compat)
         ("seed = -1000", Reason.CRASH, Phase.SCORE, "0.000000 is no score"),
         ("seed = float('nan')", Reason.NOT_FINITE, Phase.SCORE, "nan"),
         ("seed = float('inf')", Reason.NOT_FINITE, Phase.SCORE, "inf"),
+        ("seed = 1e160", Reason.NOT_FINITE, Phase.SCORE, "1e+157 is no score; one lies between 1e-06 and 1000"),
+        ("print('---'); print('val_bpb: 1e-300'); raise SystemExit", Reason.NOT_FINITE, Phase.SCORE, "1e-300 is no score"),
         ("1 / 0", Reason.CRASH, Phase.SETUP, "ZeroDivisionError"),
         ("print('step 1 | loss: 2.5'); 1 / 0", Reason.CRASH, Phase.TRAIN, "ZeroDivisionError"),
         ("print('\\rstep 9  ', end=''); print('FAIL'); exit(1)", Reason.CRASH, Phase.SETUP, "SystemExit: 1, after printing 'step 9 FAIL'"),

@@ -48,3 +48,10 @@ def test_only_what_goes_to_tuning_anyway_goes_to_a_new_structure() -> None:
     tuned = {move.parents: count for move, count in moves.items() if move.operator == TUNE}
     assert set(tuned) == {("new",)}
     assert sum(tuned.values()) == pytest.approx(200, abs=50)
+
+
+@pytest.mark.parametrize("share", [1e-20, -0.1, 0.5])
+def test_a_share_of_false_stops_that_no_rule_can_keep_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="early_stopping is"):
+        SearchConfig(early_stopping=share)
+    assert SearchConfig(early_stopping=0.0).early_stopping == 0.0

@@ -51,6 +51,14 @@ def test_logits_whose_cross_entropy_overflows_are_no_score(slot: Slot, small_lab
     assert failure(slot(changed(small_lab, "return self.head(F.silu(x))", huge), 1, 1.0)).reason is Reason.NOT_FINITE
 
 
+def test_predictions_that_have_diverged_are_no_score(slot: Slot, small_lab: SmallLab) -> None:
+    """The logits are finite; a score of millions would drown what is known of the noise."""
+    wild = "return self.head(F.silu(x)) if self.training else (self.head(F.silu(x)) * 1e9)"
+    found = failure(slot(changed(small_lab, "return self.head(F.silu(x))", wild), 1, 0.5))
+    assert (found.reason, found.phase) == (Reason.NOT_FINITE, Phase.SCORE)
+    assert "have diverged" in found.message
+
+
 SPEAK = "import json, os, socket, struct\n    s = socket.socket(fileno=os.dup(int(os.environ['EVO_CHANNEL'])))\n    b = {body}\n"
 SEND = "    s.sendall(struct.pack('>I', len(b)) + b)\n    import time\n    time.sleep(2)\n"
 

@@ -75,6 +75,16 @@ def test_hardly_a_survivor_is_lost_the_best_never_and_slow_learners_cost_little(
     assert max(slow) <= 0.35 * BUDGET
 
 
+def test_a_curve_too_high_for_a_float_says_nothing_and_harms_nobody() -> None:
+    """Losses that were recorded before they were bounded: their sum overflows."""
+    wild = tuple(CurvePoint(BUDGET * k / 50, k, k, 1e308) for k in range(1, 51))
+    assert level_at(wild, 0.5, BUDGET) is None
+    known = [*traces(40), trace(40, "usual", 2.5, wild, BUDGET)]
+    rule = learn(known, "usual", sorted(t.val_bpb for t in known)[POPULATION], 0.02, BUDGET)
+    assert rule is not None
+    assert all(math.isfinite(limit.predicted(level)) for limit in rule.limits for level in (1e4, 700.0))
+
+
 def test_a_slow_starter_that_comes_nearer_is_let_go_on_and_one_that_stays_behind_is_not() -> None:
     """Rates that rise first, say: its loss is higher by a quarter in the beginning, and as good as the best's in the end."""
     known = traces(80)
