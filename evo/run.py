@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"evo.run: {error}", file=sys.stderr)
         return error.exit_code
-    except (EvoError, HarnessError, OSError) as error:
+    except (EvoError, HarnessError, StoreError, OSError) as error:
         print(f"evo.run: {error}; nothing finished is lost, the same command goes on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -275,6 +275,14 @@ def test_damaged_limits_are_refused(done: Path, text: str, capsys: pytest.Captur
     assert "limits" in refused([str(done)], capsys) or "search.evals" in text
 
 
+def test_a_run_that_has_lost_its_programs_says_so_in_one_line(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for program in (done / "genomes").glob("*.py"):
+        program.unlink()
+    assert main([str(done), "--evals", "12", *INLINE]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is missing: the run folder is damaged" in line
+
+
 def test_a_full_disk_is_one_line(lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
