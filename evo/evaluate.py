@@ -117,7 +117,7 @@ def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
             f"val_bpb          {outcome.val_bpb:.6f}{own}",
             f"training         {outcome.training_seconds:.1f} s ({outcome.total_seconds:.1f} s in all), {outcome.steps} steps",
             *_outside(outcome),
-            f"tokens           {outcome.tokens} ({outcome.tokens / max(outcome.training_seconds, 1e-3):.0f} a second)",
+            f"tokens           {outcome.tokens}{_rate(outcome)}",
             *([f"waiting          for a core, {outcome.waited_share:.0%} of the time"] if outcome.waited_share > WAITED_SHARE else []),
             f"parameters       {outcome.parameters}",
             f"peak memory      {outcome.peak_memory_gib:.2f} GiB",
@@ -130,6 +130,11 @@ def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
     else:
         lines.append(f"{type(outcome).__name__.lower()}: {outcome}")
     return "\n".join(lines)
+
+
+def _rate(outcome: Scored) -> str:
+    """Tokens a second; nothing where a checkout's own word of its seconds is 0."""
+    return f" ({outcome.tokens / outcome.training_seconds:.0f} a second)" if outcome.training_seconds > 0 else ""
 
 
 def _outside(outcome: Scored) -> list[str]:

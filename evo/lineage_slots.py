@@ -10,8 +10,7 @@ from typing import Any
 from evaluator.outcome import Failed, Scored, Stopped
 from evo.history import slot_seconds
 from evo.lineage_text import Line
-from evo.pace import Draw as Repeat
-from evo.pace import pace
+from evo.pace import Repeat, pace
 from evo.records import REPEATS, Record
 from evo.slots import Draw, offsets
 from evo.standing import Standing

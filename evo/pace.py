@@ -21,8 +21,8 @@ Z = 2.33  # of a normal, exceeded at one end by chance in 1 of 100
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """One score of a genome."""
+class Repeat:
+    """One score of a genome that has several."""
 
     val_bpb: float
     tokens: int  # that it was trained on
@@ -38,7 +38,7 @@ class Pace:
     rest_sd: float  # of val_bpb at equal tokens; the whole noise where there is no slope
 
 
-def pace(repeats: Sequence[Sequence[Draw]]) -> Pace | None:
+def pace(repeats: Sequence[Sequence[Repeat]]) -> Pace | None:
     """None where too few draws tell.
 
     Args:
@@ -58,7 +58,7 @@ def pace(repeats: Sequence[Sequence[Draw]]) -> Pace | None:
     return Pace(noise, tokens, xy / xx, math.sqrt(unexplained / (freedom - 1)))
 
 
-def _mean(draws: Sequence[Draw]) -> tuple[float, float]:
+def _mean(draws: Sequence[Repeat]) -> tuple[float, float]:
     """(log tokens, score)."""
     return fmean(math.log(d.tokens) for d in draws), fmean(d.val_bpb for d in draws)
 

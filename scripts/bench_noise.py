@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from record_curves import drawn
+from record_curves import drawn, whole_rows
 
 from evaluator.outcome import Scored
 from evo import assembly
 from evo.config import load
-from evo.pace import Draw, pace
+from evo.pace import Repeat, pace
 
 DEFAULT = Path(__file__).parent / "data" / "cpu_repeats.jsonl"
 KEPT = ("val_bpb", "tokens", "steps", "parameters", "training_seconds", "waited_share")
@@ -31,7 +31,7 @@ def record(options: argparse.Namespace) -> None:
     """Appends what is missing."""
     settings = {"run.profile": options.profile, "run.slots": 1, "run.budget_seconds": options.budget}
     assembled = assembly.build(assembly.plan(load(None, [], settings)), lambda said: print(said, file=sys.stderr, flush=True))
-    done = {(row["number"], row["repeat"]) for row in rows(options.record)} if options.record.exists() else set()
+    done = {(row["number"], row["repeat"]) for row in whole_rows(options.record)}
     with contextlib.closing(assembled.specs(Path())[0].make()) as evaluate, options.record.open("a") as file:
         for repeat, number in ((r, n) for r in range(options.repeats) for n in range(options.count) if (n, r) not in done):
             text, mutations = drawn(assembled.seed_text, number, options.seed)
@@ -47,9 +47,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def report(found: list[dict[str, Any]]) -> dict[str, str]:
     """What evo/pace.py says of all repeats."""
-    drawn: dict[int, list[Draw]] = {}
+    drawn: dict[int, list[Repeat]] = {}
     for row in (row for row in found if "val_bpb" in row):
-        drawn.setdefault(row["number"], []).append(Draw(row["val_bpb"], row["tokens"]))
+        drawn.setdefault(row["number"], []).append(Repeat(row["val_bpb"], row["tokens"]))
     said = pace(list(drawn.values()))
     if said is None:
         raise SystemExit(f"{len(drawn)} programs with {sum(map(len, drawn.values()))} scores in all: too few repeats to tell")

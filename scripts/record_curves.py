@@ -62,11 +62,16 @@ def thinned(curve: tuple[CurvePoint, ...]) -> list[list[float | None]]:
 
 def recorded(out: Path) -> set[int]:
     """Numbers that the file has. A torn last line is cut off."""
+    return {row["number"] for row in whole_rows(out)}
+
+
+def whole_rows(out: Path) -> list[dict[str, Any]]:
+    """All lines of a file of JSON; none if there is no such file. A torn last line is cut off in it."""
     if not out.exists():
-        return set()
+        return []
     whole = [text for text in out.read_text().split("\n")[:-1] if text]
     out.write_text("".join(text + "\n" for text in whole))
-    return {json.loads(text)["number"] for text in whole}
+    return [json.loads(text) for text in whole]
 
 
 def record(options: argparse.Namespace) -> None:

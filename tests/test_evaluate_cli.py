@@ -117,6 +117,7 @@ def test_the_time_outside_training_is_told_where_it_was_measured() -> None:
     assert "outside training start+set-up 14.0 s, scoring 9.5 s, the rest 1.5 s; logits through pinned memory" in said
     assert "tokens           45000000 (1500000 a second)" in said
     assert "outside training" not in describe(replace(outcome, score_seconds=0.0), answer)
+    assert "a second" not in describe(replace(outcome, training_seconds=0.0), answer)  # a checkout's own word
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.pace import Draw, Pace, pace
+from evo.pace import Pace, Repeat, pace
 
 SLOPE, REST, BUSY = -0.25, 0.002, 0.1
 
 
-def repeats(seed: int, sizes: tuple[int, ...] = (8, 5, 4), slope: float = SLOPE, busy: float = BUSY) -> list[list[Draw]]:
+def repeats(seed: int, sizes: tuple[int, ...] = (8, 5, 4), slope: float = SLOPE, busy: float = BUSY) -> list[list[Repeat]]:
     """Draws of genomes that differ in value and in cost."""
     rng = Random(seed)
     found = []
     for genome, size in enumerate(sizes):
         paces = [rng.gauss(0, busy) for _ in range(size)]
-        found.append([Draw(2 + genome + slope * p + rng.gauss(0, REST), round(math.exp(13 + genome / 2 + p))) for p in paces])
+        found.append([Repeat(2 + genome + slope * p + rng.gauss(0, REST), round(math.exp(13 + genome / 2 + p))) for p in paces])
     return found
 
 
-def told(groups: list[list[Draw]]) -> Pace:
+def told(groups: list[list[Repeat]]) -> Pace:
     found = pace(groups)
     assert found is not None
     return found
@@ -57,7 +57,7 @@ def test_too_few_repeats_tell_nothing(sizes: tuple[int, ...]) -> None:
 def test_equal_tokens_or_equal_scores_leave_the_noise_whole() -> None:
     still = told(repeats(0, busy=0.0))
     assert (still.tokens_sd, still.slope, still.rest_sd) == (0.0, None, still.noise_sd)
-    alike = told([[Draw(2.0, tokens) for tokens in (100, 110, 120, 130)]])
+    alike = told([[Repeat(2.0, tokens) for tokens in (100, 110, 120, 130)]])
     assert (alike.noise_sd, alike.slope) == (0.0, None)
 
 
