@@ -7,6 +7,7 @@ near; nothing is guessed. A `Config` is plain data: it pickles whole, and `from_
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import tomllib
 import types
 import typing
@@ -96,6 +97,7 @@ class Config:
     llm: LlmConfig = field(default_factory=LlmConfig)
 
 
+NO_TOML = (ValueError, RecursionError)  # what tomllib raises for a text that is none, has too many digits or too many brackets
 SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
 
 
@@ -169,7 +171,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NO_TOML as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -183,7 +185,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise UserError(f"--set wants section.key=value, got {text!r}")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except NO_TOML:
         return name.strip(), value.strip()  # a bare word is a string
 
 
@@ -191,11 +193,14 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type wants it: whole numbers may stand for floats, nothing else is converted."""
     wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in wanted and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise UserError(f"{name} must be a number that fits in 64 bits, got one of {len(str(value))} digits") from error
     if type(value) in wanted or (value is None and types.NoneType in wanted):
         return value
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    raise UserError(f"{name} must be {' or '.join(names[t] for t in wanted if t in names)}, got {value!r}")
+    raise UserError(f"{name} must be {' or '.join(names[t] for t in wanted if t in names)}, got {reprlib.repr(value)}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

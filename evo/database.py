@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evo.folder import DATABASE, StoreError, as_json
+from evo.errors import one_line
+from evo.folder import DAMAGE, DATABASE, StoreError, as_json
 from evo.records import Candidate, Record, candidate_from_dict, record_from_dict
 
 VERSION = 1  # of the schema
@@ -43,10 +44,12 @@ def connected(run_dir: Path, meta: Mapping[str, Any]) -> sqlite3.Connection:
 
 @contextmanager
 def translated(run_dir: Path) -> Iterator[None]:
+    """What does not read as it was written is one error, whether SQLite or a value in it shows it."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run: {error}") from error
+    except (sqlite3.DatabaseError, *DAMAGE) as error:
+        told = one_line(f"{type(error).__name__}: {error}")
+        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run ({told}): put it back from a copy of the run folder") from error
 
 
 @contextmanager

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import genomes
 from evaluator.outcome import Outcome, from_dict, to_dict
+from evo.errors import one_line
 
 DATABASE, LOCK = "run.sqlite", "run.lock"
 FOLDERS = ("genomes", "logs", "prompts", "outcomes")
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of reading what is not what was written any more
 
 
 class StoreError(Exception):
@@ -38,35 +41,61 @@ def write_outcome(run_dir: Path | str, index: int, outcome: Outcome, slot: str, 
     write_atomically(outcome_path(Path(run_dir), index), as_json(data))
 
 
+def outcome_indexes(run_dir: Path | str) -> list[int]:
+    """Of the outcome files that are in place."""
+    return sorted(int(path.stem) for path in (Path(run_dir) / "outcomes").glob("*.json") if path.stem.isdecimal())
+
+
 def read_outcomes(run_dir: Path | str) -> dict[int, Report]:
-    """Index -> report, of the outcome files that are in place."""
-    reports = {}
-    for path in sorted((Path(run_dir) / "outcomes").glob("*.json")):
+    """Index -> report, of the outcome files that are in place. One that a disk has damaged is none: its evaluation is not finished."""
+    found = {index: _report(outcome_path(Path(run_dir), index)) for index in outcome_indexes(run_dir)}
+    return {index: report for index, report in found.items() if report is not None}
+
+
+def _report(path: Path) -> Report | None:
+    try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        reports[int(path.stem)] = Report(from_dict(data["outcome"]), data["slot"], data["started"], data["finished"])
-    return reports
+        return Report(from_dict(data["outcome"]), str(data["slot"]), float(data["started"]), float(data["finished"]))
+    except DAMAGE:
+        return None
 
 
 def log(run_dir: Path | str, index: int) -> str:
     """What the program of one record printed; empty if nothing."""
     path = Path(run_dir) / "logs" / f"{index}.log"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def exchange(run_dir: Path | str, index: int) -> dict[str, Any] | None:
-    """What was said with a model about one proposal (writer.Exchange); None if nothing."""
+    """What was said with a model about one proposal (writer.Exchange); None if nothing.
+
+    Raises:
+        StoreError: it was damaged.
+    """
     path = Path(run_dir) / "prompts" / f"{index}.json"
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found
+    return _exchange(path) if path.exists() else None
 
 
 def tokens_spent(run_dir: Path | str) -> int:
-    """Of all exchanges with models that the run has kept."""
-    return sum(json.loads(path.read_text(encoding="utf-8"))["tokens"] for path in (Path(run_dir) / "prompts").glob("*.json"))
+    """Of all exchanges with models that the run has kept.
+
+    Raises:
+        StoreError: one was damaged.
+    """
+    return sum(_exchange(path)["tokens"] for path in (Path(run_dir) / "prompts").glob("*.json"))
+
+
+def _exchange(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "tokens": int(found["tokens"])}
+    except DAMAGE as error:
+        told = one_line(str(error))
+        raise StoreError(f"{path} is damaged ({told}): delete it; what was said is lost, and its tokens are not counted") from error
 
 
 def read_text(run_dir: Path | str, genome: str) -> str:
-    """A stored program.
+    """A stored program, of which no more is known than that it is a text: to be shown, or read by the hundred.
 
     Raises:
         StoreError: there is none under this id.
@@ -74,7 +103,31 @@ def read_text(run_dir: Path | str, genome: str) -> str:
     path = Path(run_dir) / "genomes" / f"{genome}.py"
     if not path.exists():
         raise StoreError(f"{path} is missing: the run folder is damaged, or {genome} is no genome of it")
-    return path.read_bytes().decode("utf-8")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is damaged ({error}): put it back from a copy of the run folder") from error
+
+
+def read_program(run_dir: Path | str, genome: str) -> str:
+    """A stored program, checked: what a disk has damaged is never evaluated, shown as the best, or made a parent.
+
+    Raises:
+        StoreError: there is none under this id, or what is there is another program.
+    """
+    text = read_text(run_dir, genome)
+    if _identity(text) != genome:
+        path = Path(run_dir) / "genomes" / f"{genome}.py"
+        raise StoreError(f"{path} is damaged (it is not the program of that name): put it back from a copy of the run folder")
+    return text
+
+
+def _identity(text: str) -> str:
+    """ "" of what is no program."""
+    try:
+        return genomes.identity(text)
+    except genomes.GenomeError:
+        return ""
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -16,12 +16,13 @@ information, so this is on the wide side.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
 from functools import partial
@@ -33,6 +34,7 @@ from evaluator.outcome import Failed, Scored, Stopped
 from evaluator.printed import printable
 from evo import flags
 from evo.cli import Parser
+from evo.folder import read_program
 from evo.history import Genome
 from evo.lineage_effects import effects, effects_lines
 from evo.lineage_operators import operators, operators_lines
@@ -241,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         run = read(options.run)
-        data, lines = _answer(run, options)
+        with _named_damage(run):
+            data, lines = _answer(run, options)
     except (StoreError, LineageError) as error:
         print(f"evo.lineage: {error}", file=sys.stderr)
         return 2
@@ -253,6 +256,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+@contextlib.contextmanager
+def _named_damage(run: Run) -> Iterator[None]:
+    """To check all programs takes long in a large run, so it is done when one does not read, to name it."""
+    try:
+        yield
+    except genomes.GenomeError:
+        for id_ in run.standing.history.genomes:
+            read_program(run.snapshot.run_dir, id_)
+        raise
 
 
 def _parser() -> Parser:

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from evaluator.outcome import SELF_REPORTED, Duplicate, Failed, Scored, Stopped, Unwritten
-from evo.folder import read_text, write_atomically
+from evo.folder import read_program, write_atomically
 from evo.population import ancestors
 from evo.records import Record
 from evo.standing import Standing, standing_finals
@@ -27,13 +27,17 @@ COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 
 
 def write(run_dir: Path | str, standing: Standing) -> None:
-    """Brings `results.tsv` and `best/` up to date."""
+    """Brings `results.tsv` and `best/` up to date.
+
+    Raises:
+        StoreError: the champion's program is missing or damaged.
+    """
     run_dir = Path(run_dir)
     _replace(run_dir / "results.tsv", results_table(standing))
     if standing.champion is not None:
         best = run_dir / "best"
         best.mkdir(exist_ok=True)
-        _replace(best / "train.py", read_text(run_dir, standing.champion))
+        _replace(best / "train.py", read_program(run_dir, standing.champion))
         _replace(best / "best.json", json.dumps(best_figures(standing), indent=2, ensure_ascii=False) + "\n")
 
 

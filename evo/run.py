@@ -64,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"evo.run: {error}", file=sys.stderr)
         return error.exit_code
-    except (EvoError, HarnessError, StoreError, OSError) as error:
+    except StoreError as error:
+        print(f"evo.run: {error}", file=sys.stderr)
+        return 1
+    except (EvoError, HarnessError, OSError) as error:
         print(f"evo.run: {error}; nothing finished is lost, the same command goes on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -93,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         with _store(settings) as store, preflight(settings.config.llm, assembled) as dry_run:
             session.save_limits(settings)
+            for path in store.set_aside:
+                say(f"damaged: {path} cannot be read; that evaluation runs again")
             desk = make_desk(settings, assembled, model, dry_run) if model is not None else None
             return _drive(settings, store, executor, assembled, desk)
     except SeedFailsError as error:

@@ -21,7 +21,7 @@ from evo.assembly import Assembly, Plan
 from evo.config import Config, LlmConfig, flat, from_flat, given
 from evo.errors import UserError
 from evo.executor import held
-from evo.folder import DATABASE, LOCK, StoreError, refuse_foreign, write_atomically
+from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, refuse_foreign, write_atomically
 from evo.records import Candidate
 from evo.store import snapshot
 
@@ -72,6 +72,8 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         if not (run_dir / DATABASE).exists():
             return Session(run_dir, False, _suited_to_model(config, said), {})
         meta = snapshot(run_dir).meta
+        if not isinstance(meta.get("settings"), dict):
+            raise StoreError(f"{run_dir / DATABASE} has lost the run's settings: put it back from a copy of the run folder")
         kept = _stored_limits(run_dir)
     except StoreError as error:
         raise UserError(str(error)) from error
@@ -184,10 +186,10 @@ def _planned_identity(planned: Plan) -> dict[str, Any]:
 
 def _agree(now: Session, identity: Mapping[str, Any]) -> None:
     for name, value in identity.items() if now.resumed else ():
-        if now.meta[name] != value:
+        if now.meta.get(name) != value:
             what = name.replace("_", " ")
             raise UserError(
-                f"{now.run_dir} was started with {what} {now.meta[name]!r}, this would be {value!r}, whose scores cannot be compared; "
+                f"{now.run_dir} was started with {what} {now.meta.get(name)!r}, this would be {value!r}, whose scores cannot be compared; "
                 "name a new folder, or go on as it was started"
             )
 
@@ -196,7 +198,7 @@ def _stored_limits(run_dir: Path) -> dict[str, Any]:
     path = run_dir / LIMITS_FILE
     try:
         limits = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
+    except DAMAGE as error:
         raise UserError(f"{path} does not parse ({error}); delete it and give the limits again") from error
     if not isinstance(limits, dict) or not set(limits) <= {*LIMITS, *MODEL}:
         raise UserError(f"{path} holds other things than limits and the model's settings; delete it and give them again")

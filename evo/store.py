@@ -32,8 +32,10 @@ from evo.folder import (
     exchange,
     locked,
     log,
+    outcome_indexes,
     outcome_path,
     read_outcomes,
+    read_program,
     read_text,
     refuse_foreign,
     write_atomically,
@@ -62,6 +64,7 @@ class Store:
     def __init__(self, run_dir: Path, meta: Mapping[str, Any], lock: IO[str], connection: sqlite3.Connection) -> None:
         self.run_dir = run_dir
         self.meta = dict(meta)
+        self.set_aside: list[Path] = []  # outcomes that were damaged: their evaluations run again
         self._lock = lock
         self._connection = connection
 
@@ -151,19 +154,21 @@ class Store:
 
     def records(self) -> tuple[Record, ...]:
         """All finished records, lean, in index order."""
-        return read_records(self._connection)
+        with translated(self.run_dir):
+            return read_records(self._connection)
 
     def pending(self) -> tuple[Candidate, ...]:
         """Begun and not finished, in index order: to be run again under their index."""
-        return read_pending(self._connection)
+        with translated(self.run_dir):
+            return read_pending(self._connection)
 
     def known(self) -> dict[str, Candidate]:
         """Genome id -> the candidate that introduced it, pending ones included."""
         return known(self.records(), self.pending())
 
     def text(self, genome: str) -> str:
-        """A stored program."""
-        return read_text(self.run_dir, genome)
+        """A stored program; see `folder.read_program`."""
+        return read_program(self.run_dir, genome)
 
     # ---- inside
 
@@ -188,8 +193,13 @@ class Store:
             for torn in (self.run_dir / folder).glob(".*.tmp"):
                 torn.unlink()
         begun = {c.proposal.index: c for c in self.pending()}
-        for index, report in read_outcomes(self.run_dir).items():
-            if index in begun and not isinstance(report.outcome, Interrupted):
+        reports = read_outcomes(self.run_dir)
+        for index in outcome_indexes(self.run_dir):
+            report = reports.get(index)
+            if report is None and index in begun:
+                self.set_aside.append(outcome_path(self.run_dir, index).rename(self.run_dir / "outcomes" / f"{index}.damaged"))
+                continue
+            if report is not None and index in begun and not isinstance(report.outcome, Interrupted):
                 self.finish(Record(begun[index], report.outcome, report.slot, report.started, report.finished))
             outcome_path(self.run_dir, index).unlink(missing_ok=True)
 
@@ -224,7 +234,7 @@ def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
     """The learning curve of one record."""
     with translated(Path(run_dir)), closing(reader(Path(run_dir))) as connection:
         found = connection.execute("SELECT curve FROM records WHERE idx = ?", (index,)).fetchone()
-    return tuple(CurvePoint(*point) for point in json.loads(found[0])) if found else ()
+        return tuple(CurvePoint(*point) for point in json.loads(found[0])) if found else ()
 
 
 def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[str, Candidate]:

@@ -32,7 +32,7 @@ from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import note_ver_key, split_body
 
 from evo import trials
-from evo.folder import StoreError, read_text
+from evo.folder import DAMAGE, StoreError, read_text
 from evo.journal import Journal
 from evo.records import TUNE, Record
 from evo.standing import Standing
@@ -47,7 +47,7 @@ AT_ONCE = 500  # trials that one refresh writes while slots may be waiting for t
 GROWTH = 1.5  # a species' study is made anew during a run when it has grown so much: the cost stays in proportion
 MADE, MOVED = "evo:made", "evo:moved"  # how a study was made; which knobs are known to have moved
 METRIC_NAMES = "study:metric_names"  # what Study.set_metric_names sets, which warns that it is experimental
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, optuna.exceptions.OptunaError)  # of reading a foreign file
+FOREIGN = (*DAMAGE, AssertionError, optuna.exceptions.OptunaError)  # what reading a file raises that others have written in
 
 Params = Mapping[str, tuple[BaseDistribution, Value]]
 
@@ -88,7 +88,7 @@ class StudyView:
         try:
             book = _Book(path)
             self._adopt(book, standing)
-        except DAMAGE:
+        except FOREIGN:
             path.unlink()
             book = _Book(path)
         return book

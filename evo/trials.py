@@ -87,4 +87,6 @@ def room(knob: Knob, value: Value) -> tuple[float, float] | None:
         high, step = (high * step, step) if knob.log else (high + step, 2 * step)
     if knob.kind != "float" and knob.log:
         low = max(1.0, low)
+    if knob.log and low <= 0:  # a value so small that widening has underflowed
+        return None
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None

@@ -28,16 +28,21 @@ class Views:
     """The views of one session; the caller holds the run's lock."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.trouble = ""  # why the study is not current; one line. A view never stops a run
+        self.trouble = ""  # why one is not current; one line. A view never stops a run
         self._run_dir = run_dir
         self._study = StudyView(run_dir)
 
     def refresh(self, standing: Standing, whole: bool = False) -> None:
         """Brings the files up to date; of the study, only a limited part at once unless `whole`."""
-        results.write(self._run_dir, standing)
+        self.trouble = ""
+        try:
+            results.write(self._run_dir, standing)
+        except OSError as error:
+            self.trouble = f"results.tsv or best/ of {self._run_dir} cannot be written: {error.strerror}"
+        except StoreError as error:
+            self.trouble = str(error)
         try:
             self._study.refresh(standing, whole)
-            self.trouble = ""
         except StudyError as error:
             self.trouble = str(error)
 

@@ -21,6 +21,7 @@ from genomes.errors import EditError, ParseError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
+MOST_LEVELS = 200  # of a program's tree: whatever walks it must not exhaust the stack; a long sum has one for each of its terms
 _SHOWN = 80  # characters of a line in a message
 _COLLISIONS = 50  # with other threads, before they are believed to be something else
 _Tree = TypeVar("_Tree", ast.Module, ast.Expression)
@@ -118,10 +119,22 @@ def _undisturbed(parse: Callable[[], _Tree]) -> _Tree:
     return parse()
 
 
+def require_shallow(tree: ast.Module, most: int) -> None:
+    """Raise ParseError where a tree has more levels than `most`."""
+    level: list[ast.AST] = [tree]
+    for _ in range(most):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+    raise ParseError(f"it is nested more than {most} levels deep: write it flatter")
+
+
 @lru_cache(maxsize=_CACHED_PROGRAMS)
 def parse(text: str) -> Source:
     """The parsed program; raises ParseError with line and reason."""
-    return read(text)
+    source = read(text)
+    require_shallow(source.tree, MOST_LEVELS)
+    return source
 
 
 def read(text: str) -> Source:

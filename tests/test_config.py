@@ -49,6 +49,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ('search.policy="random"', "search", "policy", "random"),
         ("evaluator.kind = instant", "evaluator", "kind", "instant"),
         ("run.lab=a=b", "run", "lab", "a=b"),
+        pytest.param(f"run.lab={'[' * 5000}", "run", "lab", "[" * 5000, id="brackets"),
     ],
 )
 def test_set_takes_toml_values_and_bare_words(text: str, section: str, key: str, value: object) -> None:
@@ -67,6 +68,8 @@ def test_set_takes_toml_values_and_bare_words(text: str, section: str, key: str,
         (["search.policy=gredy"], "greedy"),
         (["run.slots=0"], "at least 1"),
         (["run.hours=0"], "more than 0"),
+        pytest.param([f"run.hours={'9' * 400}"], "fits in 64 bits, got one of 400 digits", id="400 digits"),
+        pytest.param([f"search.seed={'9' * 5000}"], "whole number", id="5000 digits"),
         (["run.executor=dask"], "inline, ray"),
         (["evaluator.kind=mock"], "instant, slot"),
         (["llm.url=localhost:8000"], "http://localhost:8000/v1"),

@@ -14,7 +14,7 @@ import pytest
 import genomes
 from genomes.outline import outline
 from genomes.scopes import name_problems
-from genomes.source import parse, parse_tree, symbols
+from genomes.source import MOST_LEVELS, parse, parse_tree, symbols
 from genomes.torchlike import LIBRARY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,3 +229,35 @@ def test_checks_leave_the_shared_tree_as_it_was():
     genomes.check.cache_clear()
     genomes.check(SEED, prepare=PREPARE)
     assert ast.dump(parse(SEED).tree) == before
+
+
+DEEP = {
+    "sum": lambda levels: " + ".join(["DEPTH"] * (levels - 3)),
+    "calls": lambda levels: "DEPTH" + ".real" * (levels - 4),
+    "signs": lambda levels: "-" * (levels - 4) + "DEPTH",
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_program_as_deep_as_is_allowed_can_be_read_mutated_and_merged(kind):
+    """From a stack that is as high as a driver's, with a test runner below it."""
+    text = f"{SEED}\nDEEP = {DEEP[kind](MOST_LEVELS)}\n"
+    other = f"{SEED}\nWIDE = 3\n"
+    for read in (genomes.identity, genomes.knobs, genomes.loss_code, genomes.definitions):
+        read(text)
+    genomes.distance(SEED, text)
+    genomes.describe(genomes.diff(SEED, text))
+    assert genomes.check(text) == ()
+    assert genomes.merge(SEED, text, other, genomes.prefer("a")).text
+    for seed in range(5):
+        genomes.mutate(text, random.Random(seed))
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_deeper_program_is_refused_in_words(kind):
+    text = f"{SEED}\nDEEP = {DEEP[kind](MOST_LEVELS + 1)}\n"
+    (problem,) = genomes.check(text)
+    assert "levels deep" in problem.message
+    for ask in (genomes.identity, genomes.knobs, genomes.species):
+        with pytest.raises(genomes.ParseError, match="levels deep"):
+            ask(text)

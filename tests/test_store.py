@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated import World, improving, scored, search
 
+import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Interrupted, Outcome, Phase, Reason, Stopped, Unwritten
 from evo.records import Candidate, Proposal, Record, lean, record_from_dict, record_to_dict
 from evo.store import Store, StoreError, curve, log, read_outcomes, snapshot, write_outcome
@@ -81,8 +82,8 @@ def test_log_and_curve_are_kept_beside_the_record(tmp_path: Path) -> None:
 def test_programs_keep_every_byte(tmp_path: Path) -> None:
     text = "# ü →\r\nx = 1\n"
     with open_store(tmp_path / "run") as store:
-        store.begin(candidate(0), text)
-        assert store.text("genome0") == text
+        store.begin(candidate(0, genomes.identity(text)), text)
+        assert store.text(genomes.identity(text)) == text
         with pytest.raises(StoreError, match="is missing"):
             store.text("other")
 

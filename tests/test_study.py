@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna_dashboard._note import get_note_from_system_attrs
 from small_run import PROGRAM
@@ -125,6 +125,7 @@ def test_a_curve_keeps_its_last_finite_point_and_at_most_sixty(losses: list[floa
 
 
 @settings(max_examples=300)
+@example(value=5e-324, name="MATRIX_LR")
 @given(value=st.one_of(st.floats(), st.integers(-(10**9), 10**9)), name=st.sampled_from(["MATRIX_LR", "DEPTH", "WARMDOWN"]))
 def test_a_value_outside_of_the_range_widens_it_and_never_raises(value: float, name: str) -> None:
     knob = {k.name: k for k in genomes.knobs(PROGRAM)}[name]

@@ -32,8 +32,8 @@ from genomes.replies.hunks import has_signs, hunks, is_diff
 from genomes.replies.outline import DEFINITIONS, bound_in, names_in
 from genomes.replies.page import Cut, Page, Passage
 from genomes.replies.parts import Part, answer, parts
-from genomes.replies.snippets import Snippet, code_outside, defines, require_complete, require_shallow, snippet
-from genomes.source import Splice, parse, splice
+from genomes.replies.snippets import MOST_DEPTH, Snippet, code_outside, defines, require_complete, snippet
+from genomes.source import Splice, parse, require_shallow, splice
 
 _MOST_FENCES = 200
 _TOLD = 3  # passages that do not match, in one message
@@ -223,6 +223,6 @@ def _both(before: str, after: str) -> str:
 
 def _require_program(text: str) -> None:
     try:
-        require_shallow(parse(text).tree)
+        require_shallow(parse(text).tree, MOST_DEPTH)
     except ParseError as error:
         raise ParseError(f"with these edits the program does not parse: {error}") from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from genomes.errors import EditError, ParseError
 from genomes.replies.page import Page, shown
 from genomes.replies.parts import Part
-from genomes.source import Source, read
+from genomes.source import Source, read, require_shallow
 
 MOST_DEPTH = 64  # of a syntax tree; hand-written programs have some 20 levels
 _WRAPPER = "if True:\n"
@@ -51,16 +51,6 @@ class Snippet:
     source: Source
     statements: tuple[ast.stmt, ...]
     is_inner: bool  # it stood at some indentation, so that its first line is one of ours
-
-
-def require_shallow(tree: ast.Module) -> None:
-    """Raise ParseError where a tree is so deep that whatever walks it later would exhaust the stack."""
-    level: list[ast.AST] = [tree]
-    for _ in range(MOST_DEPTH):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-        if not level:
-            return
-    raise ParseError(f"it is nested more than {MOST_DEPTH} levels deep: write it flatter")
 
 
 def snippet(part: Part) -> Snippet:
@@ -136,7 +126,7 @@ def _inside_strings(node: ast.stmt) -> set[int]:
 def _read(where: str, lines: Sequence[str]) -> Snippet:
     is_inner = bool(lines) and lines[0][:1].isspace()
     source = read("".join([_WRAPPER if is_inner else "", *(f"{line}\n" for line in lines)]))
-    require_shallow(source.tree)
+    require_shallow(source.tree, MOST_DEPTH)
     statements = source.tree.body
     if is_inner:
         wrapper = statements[0]
