@@ -73,17 +73,20 @@ def believe(genomes: dict[str, Genome]) -> Belief:
 
 
 def noise_sd(genomes: Iterable[Genome]) -> float:
-    """Pooled within-genome sd of one draw: root of the summed squares over the summed degrees of freedom.
+    """The usual sd of one draw.
 
-    Only the seed's first draw counts: any other genome is repeated because its first draw was good, so that the gap to its
-    repeats is partly selection, not noise.
+    Pooled within genomes: root of the summed squares over the summed degrees of freedom. Only the seed's first draw counts there: any
+    other genome is repeated because its first draw was good, so that the gap to its first repeat is partly selection, not noise.
+    Such gaps are too wide rather than too narrow. Where they are narrower all the same, the seed scatters more than its
+    children do: it is one program, at the edge of stability maybe, and each of the others is another. Then logarithms are averaged.
     """
-    squares, freedom, firsts = 0.0, 0, list[float]()
+    squares, freedom, firsts, gaps = 0.0, 0, list[float](), list[float]()
     for genome in genomes:
         draws = genome.scores
         if draws:
             firsts.append(draws[0])
         if genome.parents:
+            gaps += [draws[1] - draws[0]] if len(draws) >= 2 else []
             draws = draws[1:]
         if len(draws) >= 2:
             mean = math.fsum(draws) / len(draws)
@@ -92,7 +95,19 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     scale = abs(median(firsts)) if firsts else 1.0  # no mean: one score that diverged would swamp it
     if not freedom:
         return NOISE_UNKNOWN * scale
-    return max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)
+    pooled = max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)
+    return min(pooled, _with_gaps(math.log(pooled), gaps, NOISE_FLOOR * scale)) if gaps else pooled
+
+
+def _with_gaps(seed: float, gaps: list[float], floor: float) -> float:
+    """Geometric mean of an sd, given by its logarithm, and as many as there are gaps between two draws, all of these alike.
+
+    The logarithm of a sample's sd with n degrees of freedom is on average lower than that of the sd by about 1 / 2n (Bartlett and
+    Kendall, "The statistical analysis of variance-heterogeneity and the logarithmic transformation", 1946).
+    """
+    n = len(gaps)
+    others = math.log(max(math.sqrt(math.fsum(g * g for g in gaps) / (2 * n)), floor)) + 1 / (2 * n)
+    return math.exp((seed + n * others) / (1 + n))
 
 
 def _prior(parents: tuple[str, ...], estimates: Mapping[str, Estimate]) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluator.outcome import CurvePoint
 
-WINDOW = 0.5  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later
+FORMER_WINDOW = 0.5  # of rules from before they told it
 NEARER = 0.1  # standard deviations by which a level must have come down to be nearer
 LEAST_COVERED = 0.5  # of a checkpoint's window that the points must cover
 _MOST_LOGARITHM = 700.0  # that a float holds the exponential of
@@ -44,12 +44,14 @@ class Rule:
     bar: float  # bits per byte
     budget_seconds: float
     limits: tuple[Limit, ...]  # in order of their shares
+    window: float  # share of the budget that a level is the mean over
     spared: bool = False  # what it would stop is finished all the same, to count how often that would have been wrong
 
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
     """Inverse of `dataclasses.asdict`. Limits of before there were spreads are left out: they stop nothing any more."""
-    return Rule(**{**data, "limits": tuple(Limit(**limit) for limit in data["limits"] if "spread" in limit)})
+    limits = tuple(Limit(**limit) for limit in data["limits"] if "spread" in limit)
+    return Rule(**{"window": FORMER_WINDOW, **data, "limits": limits})
 
 
 def not_nearing(heights: Sequence[float | None]) -> list[float | None]:
@@ -80,7 +82,7 @@ class Watching:
         limits, budget = self._rule.limits, self._rule.budget_seconds
         while len(self._heights) < len(limits) and point.seconds >= limits[len(self._heights)].share * budget:
             limit = limits[len(self._heights)]
-            level = level_at(self._points, limit.share, budget)
+            level = level_at(self._points, limit.share, self._rule.window, budget)
             self._heights.append(limit.height(level))
             against = not_nearing(self._heights)[-1]
             if level is not None and against is not None and against > 0:
@@ -92,13 +94,13 @@ class Watching:
         return None
 
 
-def level_at(curve: Iterable[CurvePoint], share: float, budget_seconds: float) -> float | None:
+def level_at(curve: Iterable[CurvePoint], share: float, window: float, budget_seconds: float) -> float | None:
     """Logarithm of the mean loss in the window that ends at a share of the budget; None where the points do not cover enough of it.
 
-    A point's loss is the mean since the point before: it weighs as much as the time between them.
+    The window is a share of the budget too. A point's loss is the mean since the point before: it weighs as much as the time between them.
     """
     end = share * budget_seconds
-    start, before, total, covered = max(0.0, end - WINDOW * budget_seconds), 0.0, 0.0, 0.0
+    start, before, total, covered = max(0.0, end - window * budget_seconds), 0.0, 0.0, 0.0
     for point in curve:
         if start < point.seconds <= end and point.loss is not None:
             seconds = point.seconds - max(start, before)

@@ -1,6 +1,6 @@
 """Early stopping: which running candidate cannot be a survivor any more, by its learning curve and this run's own finished curves.
 
-At some checkpoints the mean loss so far is compared with what a candidate exactly as good as the bar (the value that it must beat to
+At some checkpoints the mean loss of late is compared with what a candidate exactly as good as the bar (the value that it must beat to
 survive) would show there. That level, and its spread, come from finished runs whose loss code is the same, under the same budget: a line
 of level on final value, both as logarithms, through the better half of them. Level on value and not value on level: a run that is stopped
 is chosen by its level, so the latter would be bent by the stopping itself, and would take all candidates for average ones. The
@@ -31,6 +31,7 @@ from evo.rule import Limit, Rule, Watching, level_at, not_nearing
 from evo.statistics import t_quantile
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
+WINDOW = 0.25  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later; by recorded curves, docs/log.md
 LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
 NEAR = 0.5  # share of them, the better ones, that levels are learned from: the bar lies among them
 SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong
@@ -128,7 +129,7 @@ def audit(records: Iterable[Record], curve_of: Callable[[int], Sequence[CurvePoi
 
 def trace(index: int, loss_code: str, val_bpb: float, curve: Sequence[CurvePoint], budget_seconds: float) -> Trace:
     """What is kept of a finished run."""
-    return Trace(index, loss_code, val_bpb, tuple(level_at(curve, share, budget_seconds) for share in CHECKPOINTS))
+    return Trace(index, loss_code, val_bpb, tuple(level_at(curve, share, WINDOW, budget_seconds) for share in CHECKPOINTS))
 
 
 def learn(traces: Iterable[Trace], loss_code: str, bar: float, false_stops: float, budget_seconds: float) -> Rule | None:
@@ -151,7 +152,7 @@ def learn(traces: Iterable[Trace], loss_code: str, bar: float, false_stops: floa
         if expected is not None:
             spread = line.spread(math.log(bar))
             limits.append(Limit(CHECKPOINTS[k], line.at(math.log(bar)) + allowed * spread, spread, expected.slope, expected.offset))
-    return Rule(bar, budget_seconds, tuple(limits))
+    return Rule(bar, budget_seconds, tuple(limits), WINDOW)
 
 
 def _allowed(lines: Sequence[_Line], bar: float, survivors: Sequence[float], false_stops: float) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 from evaluator.outcome import CurvePoint
 from evaluator.training import add_point
 from evo.rule import Rule, Watching, level_at, rule_from_dict
-from evo.stopping import CHECKPOINTS, LEAST, Trace, learn, trace
+from evo.stopping import CHECKPOINTS, LEAST, WINDOW, Trace, learn, trace
 
 BUDGET, POPULATION = 10.0, 16
 
@@ -78,7 +78,7 @@ def test_hardly_a_survivor_is_lost_the_best_never_and_slow_learners_cost_little(
 def test_a_curve_too_high_for_a_float_says_nothing_and_harms_nobody() -> None:
     """Losses that were recorded before they were bounded: their sum overflows."""
     wild = tuple(CurvePoint(BUDGET * k / 50, k, k, 1e308) for k in range(1, 51))
-    assert level_at(wild, 0.5, BUDGET) is None
+    assert level_at(wild, 0.5, WINDOW, BUDGET) is None
     known = [*traces(40), trace(40, "usual", 2.5, wild, BUDGET)]
     rule = learn(known, "usual", sorted(t.val_bpb for t in known)[POPULATION], 0.02, BUDGET)
     assert rule is not None
@@ -94,7 +94,7 @@ def test_a_slow_starter_that_comes_nearer_is_let_go_on_and_one_that_stays_behind
         run = drawn(Random(f"slow/{seed}"), worth=-0.03)
         catching_up = [replace(p, loss=(p.loss or 0.0) * (1 + 0.25 * math.exp(-p.seconds))) for p in run.curve]
         staying = [replace(p, loss=(p.loss or 0.0) * 1.25) for p in run.curve]
-        heights = [limit.height(level_at(catching_up, limit.share, BUDGET)) for limit in rule.limits]
+        heights = [limit.height(level_at(catching_up, limit.share, WINDOW, BUDGET)) for limit in rule.limits]
         assert any(height is not None and height > 0 for height in heights)
         assert ended(rule, Drawn(run.val_bpb, tuple(catching_up))) is None
         assert ended(rule, Drawn(run.val_bpb, tuple(staying))) is not None
@@ -153,7 +153,7 @@ def test_a_curve_that_was_thinned_out_tells_the_same_as_the_whole(every: float) 
         add_point(kept, point)
     assert len(kept) <= 400
     for share in CHECKPOINTS:
-        told, exact = level_at(kept, share, 300.0), level_at(whole, share, 300.0)
+        told, exact = level_at(kept, share, WINDOW, 300.0), level_at(whole, share, WINDOW, 300.0)
         assert told == pytest.approx(exact, abs=2e-3)
 
 
@@ -167,6 +167,23 @@ def test_limits_of_before_there_were_spreads_stop_nobody() -> None:
     older, hopeless = rule_from_dict(stored), drawn(Random(2), worth=0.3)
     assert ended(rule, hopeless) is not None
     assert ended(older, hopeless) is None
+
+
+def test_a_rule_is_gone_by_with_the_window_that_it_was_learned_with() -> None:
+    """Also in a session of a later version: a rule of before windows were told had half of the budget."""
+    rule = learn(traces(60), "usual", 2.6, 0.02, BUDGET)
+    assert rule is not None
+    limit = replace(rule.limits[5], level=0.0)
+    falling = tuple(CurvePoint(BUDGET * k / 40, k, k, math.exp(1.0 - k / 40)) for k in range(1, 41))
+    heights = {}
+    for window in (0.2, 0.5):
+        watch = Watching(replace(rule, limits=(rule.limits[0], limit), window=window))
+        notes = [said for point in falling if (said := watch(point))]
+        heights[window] = float(notes[0].split("its loss of ")[1].split()[0])
+    assert heights[0.2] < heights[0.5]
+    former = asdict(rule)
+    del former["window"]
+    assert rule_from_dict(former).window == 0.5
 
 
 def test_a_rule_is_plain_data_and_says_why() -> None:
