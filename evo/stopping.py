@@ -31,7 +31,7 @@ from evo.rule import Limit, Rule, Watching, level_at, not_nearing
 from evo.statistics import t_quantile
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
-WINDOW = 0.25  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later; by recorded curves, docs/log.md
+WINDOW = 0.25  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later; docs/log.md
 LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
 NEAR = 0.5  # share of them, the better ones, that levels are learned from: the bar lies among them
 SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong

@@ -1,14 +1,14 @@
 """What early stopping would have saved, and lost, of recorded full runs, by the very rule that a run uses (evo/stopping.py).
 
-    python scripts/bench_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz] [--population 16] [--orders 200] [--false-stops 0.02]
+    python scripts/bench_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz|RUN] [--population 16] [--orders 200] [--false-stops 0.02]
                                      [--waited 0.1]
 
-The recorded runs (scripts/record_curves.py) come in random orders, one after the other. As long as fewer have finished than the population
-holds, all do. Then the bar is the worst of the best so far, whatever their species, the rule is learned from what has finished, and a curve
-is watched point by point; what is stopped teaches nothing. Reported over orders: the share of all training seconds saved; the share of
-would-be survivors (candidates that at full budget would have beaten the bar of their time) lost; the share lost of those that are the best
-of all in the end; how often a stopped run was the best so far. `--waited` leaves out runs that waited longer for a core: what a machine of
-one's own would show.
+The recorded runs (scripts/record_curves.py, or a run folder's own) come in random orders, one after the other. As long as fewer have
+finished than the population holds, all do. Then the bar is the worst of the best so far, whatever their species, the rule is learned from
+what has finished, and a curve is watched point by point; what is stopped teaches nothing. Reported over orders: the share of all training
+seconds saved; the share of would-be survivors (candidates that at full budget would have beaten the bar of their time) lost; the share lost
+of those that are the best of all in the end; how often a stopped run was the best so far; and what is saved and lost in the order in which
+they were recorded. `--waited` leaves out runs that waited longer for a core: what a machine of one's own would show.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean, median, quantiles
+
+from record_curves import rows_of_run
 
 import genomes
 from evaluator.outcome import CurvePoint
@@ -58,8 +60,11 @@ def read(path: Path, most_waited: float) -> tuple[list[Recorded], int]:
     Args:
         most_waited: share of its time that a run may have waited for a core.
     """
-    text = lzma.decompress(path.read_bytes()).decode() if path.suffix == ".xz" else path.read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
+    if path.is_dir():
+        rows = rows_of_run(path)
+    else:
+        text = lzma.decompress(path.read_bytes()).decode() if path.suffix == ".xz" else path.read_text()
+        rows = [json.loads(line) for line in text.splitlines()]
     found = []
     for row in (row for row in rows if row["val_bpb"] is not None and row["waited_share"] <= most_waited):
         curve = tuple(CurvePoint(*point) for point in row["curve"])
@@ -91,7 +96,7 @@ def replay(runs: list[Recorded], population: int, false_stops: float) -> Replay:
     return Replay(saved / sum(run.training_seconds for run in runs), stopped, survivors, lost, best_lost, last_lost)
 
 
-def report(found: list[Replay], runs: list[Recorded], failures: int, population: int) -> dict[str, float]:
+def report(found: list[Replay], as_recorded: Replay, runs: list[Recorded], failures: int, population: int) -> dict[str, float]:
     saved, shares = [r.saved for r in found], [r.lost / r.survivors for r in found if r.survivors]
     tenths = quantiles(shares, n=10)
     return {
@@ -109,6 +114,9 @@ def report(found: list[Replay], runs: list[Recorded], failures: int, population:
         "lost_worst": round(max(shares), 4),
         "last_population_lost_mean": round(fmean(r.last_lost for r in found) / population, 4),
         "best_lost_per_order": round(fmean(r.best_lost for r in found), 4),
+        "as_recorded_saved": round(as_recorded.saved, 4),
+        "as_recorded_survivors": as_recorded.survivors,
+        "as_recorded_lost": as_recorded.lost,
     }
 
 
@@ -123,7 +131,8 @@ def main() -> int:
     options = parser.parse_args()
     runs, failures = read(options.curves, options.waited)
     orders = [Random(f"{order}").sample(runs, len(runs)) for order in range(options.orders)]
-    figures = report([replay(order, options.population, options.false_stops) for order in orders], runs, failures, options.population)
+    played = [replay(order, options.population, options.false_stops) for order in orders]
+    figures = report(played, replay(runs, options.population, options.false_stops), runs, failures, options.population)
     print(json.dumps(figures) if options.json else "\n".join(f"{name:26} {value}" for name, value in figures.items()))
     return 0
 

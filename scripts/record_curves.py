@@ -1,12 +1,13 @@
 """Records learning curves of varied programs, each trained to the end by the real evaluator: what early stopping is measured on.
 
     python scripts/record_curves.py --out FILE.jsonl [--count 220] [--budget 8] [--profile cpu] [--seed 0]
-    python scripts/record_curves.py --pack FILE.jsonl scripts/data/cpu_curves.jsonl.xz
+    python scripts/record_curves.py --pack FILE.jsonl|RUN scripts/data/cpu_curves.jsonl.xz
 
 Programs are the profile's seed under one random seed after the other (one in twenty) and its children by one to four built-in mutations,
 numbers and structure as they are drawn: which they are depends on --seed and their number alone. They are evaluated one at a time, and a
 line of JSON is appended for each; the same command goes on where it was interrupted. Failures are lines too, without a score. `--pack`
-compresses what is there; scripts/bench_stopping.py reads either.
+compresses what is there, or what a run has evaluated in its order (one with `--set search.early_stopping=0`, so that all curves are whole);
+scripts/bench_stopping.py reads any of these.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import json
 import lzma
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import genomes
-from evaluator.outcome import CurvePoint, Failed, Outcome, Scored
+from evaluator.outcome import CurvePoint, Duplicate, Failed, Outcome, Scored, Unwritten
 from evo import assembly
 from evo.config import load
+from evo.records import REPEATS
+from evo.store import curve, read_text, snapshot
 
 SEED_EVERY = 20  # one in so many is the seed itself
 MOST_MUTATIONS = 4
@@ -40,6 +44,20 @@ def drawn(seed_text: str, number: int, run: int) -> tuple[str, list[str]]:
         text = child.text
         mutations.append(f"{child.mutation}: {child.note}")
     return text, mutations
+
+
+def rows_of_run(run_dir: Path) -> list[dict[str, Any]]:
+    """The evaluations of new genomes in a run, in its order, the seed's first one included."""
+    found, rows = snapshot(run_dir), []
+    budget = found.meta["budget_seconds"]
+    for record in found.records:
+        proposal, outcome = record.candidate.proposal, record.outcome
+        if isinstance(outcome, Duplicate | Unwritten) or (proposal.operator in REPEATS and proposal.index > 0):
+            continue
+        whole = replace(outcome, curve=curve(run_dir, proposal.index)) if isinstance(outcome, Scored) else outcome
+        text, notes = read_text(run_dir, record.candidate.genome), [f"{proposal.operator}: {record.candidate.note}"]
+        rows.append({**line(proposal.index, text, notes, budget, whole), "seed": proposal.seed})
+    return rows
 
 
 def line(number: int, text: str, mutations: list[str], budget: float, outcome: Outcome) -> dict[str, Any]:
@@ -102,9 +120,10 @@ def main() -> int:
         parser.error("give either --out or --pack")
     if options.pack:
         source, packed = options.pack
+        lines = "".join(json.dumps(row) + "\n" for row in rows_of_run(source)).encode() if source.is_dir() else source.read_bytes()
         packed.parent.mkdir(parents=True, exist_ok=True)
-        packed.write_bytes(lzma.compress(source.read_bytes(), filters=_LZMA))
-        print(f"{packed}: {packed.stat().st_size / 1e3:.0f} kB of {source.stat().st_size / 1e3:.0f}")
+        packed.write_bytes(lzma.compress(lines, filters=_LZMA))
+        print(f"{packed}: {packed.stat().st_size / 1e3:.0f} kB of {len(lines) / 1e3:.0f}")
         return 0
     record(options)
     return 0
