@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from evaluator.plain import checked
+
 SELF_REPORTED = "self-reported"  # stands beside every such score that is shown
 LEAST_BPB, MOST_BPB = 1e-6, 1e3  # val_bpb that is a score lies between; beyond, a model has diverged, or a figure is made up
+_MOST_STORED = 1e100  # that a score of before MOST_BPB may be: what cannot be squared is damage
 MOST_LOSS = 1e30  # nats per token that a learning curve takes: sums of larger ones overflow
 
 
@@ -154,16 +157,19 @@ def from_dict(data: dict[str, Any]) -> Outcome:
     """Inverse of `to_dict`.
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: the kind is unknown, or a field is not what it is declared to be.
     """
     fields = dict(data)
     name = fields.pop("outcome", None)
     if name not in _KINDS:
         raise ValueError(f"unknown outcome {name!r}; known: {', '.join(_KINDS)}")
     if "curve" in fields:
-        fields["curve"] = tuple(CurvePoint(**point) for point in fields["curve"])
+        fields["curve"] = tuple(checked(CurvePoint(**point), finite=False) for point in fields["curve"])
     if "losses" in fields:
         fields["losses"] = tuple(fields["losses"])
     if name == "Failed":
         fields["reason"], fields["phase"] = Reason(fields["reason"]), Phase(fields["phase"])
-    return _KINDS[name](**fields)  # type: ignore[no-any-return]
+    outcome: Outcome = checked(_KINDS[name](**fields))
+    if isinstance(outcome, Scored) and not abs(outcome.val_bpb) < _MOST_STORED:
+        raise ValueError(f"Scored.val_bpb is {outcome.val_bpb}")
+    return outcome

@@ -168,7 +168,10 @@ def main() -> None:
 
     kernel.set_name("template")
     trainee.import_libraries(os.environ["EVO_DEVICE"])
-    wire.send(channel, {"op": "ready"})
+    try:
+        wire.send(channel, {"op": "ready"})
+    except ConnectionError:  # the slot ended meanwhile
+        os._exit(0)
     copies: dict[int, int] = {}  # descriptor that tells of its end -> pid
     while True:
         watched: list[Any] = [channel, *copies]
@@ -177,7 +180,10 @@ def main() -> None:
             os.waitpid(copies.pop(descriptor), 0)
             os.close(descriptor)
         if channel in ready:
-            received = wire.receive(channel, _FDS_MOST)
+            try:
+                received = wire.receive(channel, _FDS_MOST)
+            except ConnectionError:  # it ended without having read "ready"
+                received = None
             if received is None:
                 os._exit(0)
             pid = os.fork()

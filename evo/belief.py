@@ -26,6 +26,8 @@ MAD_TO_SD = 1.4826  # of a normal
 Z90 = 1.645  # 90 % of a normal's |z| lie below
 WIDE_SHARE = 0.1  # prior weight of "this edit did much"
 WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
+LEAST_LOG = -50.0  # of the ratio of two noises
+LOG_NOISE_SD = 1.0  # by which programs differ in the logarithm of their noise: by a factor of 2.7
 NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
 NOISE_UNKNOWN = 5e-3  # of the level of the scores, until two draws of one genome exist
 LATEST = 400  # children whose differences count: edits do less as a run goes on, and the cost stays bounded
@@ -77,8 +79,8 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
 
     Pooled within genomes: root of the summed squares over the summed degrees of freedom. Only the seed's first draw counts there: any
     other genome is repeated because its first draw was good, so that the gap to its first repeat is partly selection, not noise.
-    Such gaps are too wide rather than too narrow. Where they are narrower all the same, the seed scatters more than its
-    children do: it is one program, at the edge of stability maybe, and each of the others is another. Then logarithms are averaged.
+    Such gaps are too wide rather than too narrow. Where they are narrower all the same, the seed scatters more than its children do: at
+    the edge of stability, maybe. Then they count, by `_narrowed`; but for those of no width, as of a program that ignores its seed.
     """
     squares, freedom, firsts, gaps = 0.0, 0, list[float](), list[float]()
     for genome in genomes:
@@ -86,7 +88,7 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
         if draws:
             firsts.append(draws[0])
         if genome.parents:
-            gaps += [draws[1] - draws[0]] if len(draws) >= 2 else []
+            gaps += [draws[1] - draws[0]] if len(draws) >= 2 and draws[1] != draws[0] else []
             draws = draws[1:]
         if len(draws) >= 2:
             mean = math.fsum(draws) / len(draws)
@@ -95,19 +97,26 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     scale = abs(median(firsts)) if firsts else 1.0  # no mean: one score that diverged would swamp it
     if not freedom:
         return NOISE_UNKNOWN * scale
-    pooled = max(math.sqrt(squares / freedom), NOISE_FLOOR * scale)
-    return min(pooled, _with_gaps(math.log(pooled), gaps, NOISE_FLOOR * scale)) if gaps else pooled
+    return max(_narrowed(math.sqrt(squares / freedom), gaps), NOISE_FLOOR * scale)
 
 
-def _with_gaps(seed: float, gaps: list[float], floor: float) -> float:
-    """Geometric mean of an sd, given by its logarithm, and as many as there are gaps between two draws, all of these alike.
+def _narrowed(pooled: float, gaps: list[float]) -> float:
+    """The sd of a draw where programs differ in it: most probable a posteriori, and no more than the pooled one.
 
-    The logarithm of a sample's sd with n degrees of freedom is on average lower than that of the sd by about 1 / 2n (Bartlett and
-    Kendall, "The statistical analysis of variance-heterogeneity and the logarithmic transformation", 1946).
+    Its logarithm u is normal around the pooled one's by LOG_NOISE_SD; a gap between two draws is normal with twice the variance. With n
+    gaps, and S half of their summed squares, the maximum is where S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD²; it is bisected.
     """
-    n = len(gaps)
-    others = math.log(max(math.sqrt(math.fsum(g * g for g in gaps) / (2 * n)), floor)) + 1 / (2 * n)
-    return math.exp((seed + n * others) / (1 + n))
+    n, half_squares = len(gaps), math.fsum(g * g for g in gaps) / 2
+    if not gaps or half_squares >= n * pooled * pooled:
+        return pooled
+    low, high = max(-n * LOG_NOISE_SD**2, LEAST_LOG), 0.0  # of u - log pooled
+    for _ in range(50):
+        middle = (low + high) / 2
+        if half_squares / (pooled * pooled) * math.exp(-2 * middle) - n > middle / LOG_NOISE_SD**2:
+            low = middle
+        else:
+            high = middle
+    return pooled * math.exp(high)
 
 
 def _prior(parents: tuple[str, ...], estimates: Mapping[str, Estimate]) -> tuple[float, float] | None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evo.errors import one_line
 from evo.folder import DAMAGE, DATABASE, StoreError, as_json
 from evo.records import Candidate, Record, candidate_from_dict, record_from_dict
 
 VERSION = 1  # of the schema
+_Row = TypeVar("_Row")
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -101,12 +102,19 @@ def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
 
 
 def read_records(connection: sqlite3.Connection) -> tuple[Record, ...]:
-    return tuple(record_from_dict(json.loads(row[0])) for row in connection.execute("SELECT payload FROM records ORDER BY idx"))
+    rows = connection.execute("SELECT idx, payload FROM records ORDER BY idx")
+    return tuple(_indexed(row[0], record_from_dict(json.loads(row[1])), lambda record: record.candidate) for row in rows)
 
 
 def read_pending(connection: sqlite3.Connection) -> tuple[Candidate, ...]:
-    query = "SELECT payload FROM candidates WHERE idx NOT IN (SELECT idx FROM records) ORDER BY idx"
-    return tuple(candidate_from_dict(json.loads(row[0])) for row in connection.execute(query))
+    rows = connection.execute("SELECT idx, payload FROM candidates WHERE idx NOT IN (SELECT idx FROM records) ORDER BY idx")
+    return tuple(_indexed(row[0], candidate_from_dict(json.loads(row[1])), lambda candidate: candidate) for row in rows)
+
+
+def _indexed(index: int, found: _Row, candidate: Callable[[_Row], Candidate]) -> _Row:
+    if candidate(found).proposal.index != index:
+        raise ValueError(f"row {index} holds index {candidate(found).proposal.index}")
+    return found
 
 
 @contextmanager

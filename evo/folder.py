@@ -14,11 +14,13 @@ from typing import IO, Any
 
 import genomes
 from evaluator.outcome import Outcome, from_dict, to_dict
+from evaluator.plain import checked
 from evo.errors import one_line
+from evo.records import require_times
 
 DATABASE, LOCK = "run.sqlite", "run.lock"
 FOLDERS = ("genomes", "logs", "prompts", "outcomes")
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of reading what is not what was written any more
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)  # of reading what is no longer as written
 
 
 class StoreError(Exception):
@@ -43,7 +45,8 @@ def write_outcome(run_dir: Path | str, index: int, outcome: Outcome, slot: str, 
 
 def outcome_indexes(run_dir: Path | str) -> list[int]:
     """Of the outcome files that are in place."""
-    return sorted(int(path.stem) for path in (Path(run_dir) / "outcomes").glob("*.json") if path.stem.isdecimal())
+    stems = [path.stem for path in (Path(run_dir) / "outcomes").glob("*.json")]
+    return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
 
 
 def read_outcomes(run_dir: Path | str) -> dict[int, Report]:
@@ -55,8 +58,10 @@ def read_outcomes(run_dir: Path | str) -> dict[int, Report]:
 def _report(path: Path) -> Report | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Report(from_dict(data["outcome"]), str(data["slot"]), float(data["started"]), float(data["finished"]))
-    except DAMAGE:
+        report = checked(Report(from_dict(data["outcome"]), data["slot"], data["started"], data["finished"]))
+        require_times(report.started, report.finished)
+        return report
+    except (*DAMAGE, OSError):
         return None
 
 
@@ -88,7 +93,11 @@ def tokens_spent(run_dir: Path | str) -> int:
 def _exchange(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {**found, "tokens": int(found["tokens"])}
+        said = [isinstance(turn[name], str) for turn in found["turns"] for name in ("reply", "trouble")]
+        said += [isinstance(turn["seconds"], int | float) for turn in found["turns"]]
+        if not (said and all(said) and isinstance(found["model"], str) and type(found["tokens"]) is int):
+            raise ValueError("it is not what is kept of a model's turns")
+        return found
     except DAMAGE as error:
         told = one_line(str(error))
         raise StoreError(f"{path} is damaged ({told}): delete it; what was said is lost, and its tokens are not counted") from error
@@ -116,18 +125,14 @@ def read_program(run_dir: Path | str, genome: str) -> str:
         StoreError: there is none under this id, or what is there is another program.
     """
     text = read_text(run_dir, genome)
-    if _identity(text) != genome:
-        path = Path(run_dir) / "genomes" / f"{genome}.py"
-        raise StoreError(f"{path} is damaged (it is not the program of that name): put it back from a copy of the run folder")
-    return text
-
-
-def _identity(text: str) -> str:
-    """ "" of what is no program."""
     try:
-        return genomes.identity(text)
-    except genomes.GenomeError:
-        return ""
+        trouble = "" if genomes.identity(text) == genome else "it is not the program of that name"
+    except genomes.GenomeError as error:
+        trouble = one_line(str(error))[:200]
+    if trouble:
+        path = Path(run_dir) / "genomes" / f"{genome}.py"
+        raise StoreError(f"{path} is damaged ({trouble}): put it back from a copy of the run folder")
+    return text
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -70,8 +70,7 @@ class Run:
 def read(run_dir: Path | str) -> Run:
     """A run folder, read without locking it."""
     found = snapshot(run_dir)
-    policy = found.meta.get("settings", {}).get("search.policy", "evo")
-    standing = assess(found.records, policy, Shelf(partial(read_text, run_dir)))
+    standing = assess(found.records, found.policy, Shelf(partial(read_text, run_dir)))
     return Run(found, standing, {r.candidate.proposal.index: r for r in found.records})
 
 

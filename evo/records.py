@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluator.outcome import Outcome, Scored, from_dict, to_dict
+from evaluator.plain import checked
 from evo.rule import Rule, rule_from_dict
 
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
 REPAIR = "repair"  # of a genome that failed
 OPTUNA = "optuna"  # knobs as Optuna would move them: the policy tune-only
+LATEST_SECONDS = 2.5e11  # since the epoch: the year 9892
 _OWN_PLACE = re.compile(r'File "[^"\n]*\btrain\.py", line \d+')
 REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome again under a new seed
 
@@ -86,7 +88,7 @@ def candidate_from_dict(data: dict[str, Any]) -> Candidate:
     proposal = dict(data["proposal"])
     proposal["parents"] = tuple(proposal["parents"])
     rule = data.get("rule")  # absent in records from before there were any
-    return Candidate(**{**data, "proposal": Proposal(**proposal), "rule": rule_from_dict(rule) if rule else None})
+    return checked(Candidate(**{**data, "proposal": checked(Proposal(**proposal)), "rule": rule_from_dict(rule) if rule else None}))
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
@@ -94,4 +96,17 @@ def record_to_dict(record: Record) -> dict[str, Any]:
 
 
 def record_from_dict(data: dict[str, Any]) -> Record:
-    return Record(**{**data, "candidate": candidate_from_dict(data["candidate"]), "outcome": from_dict(data["outcome"])})
+    """Inverse of `record_to_dict`.
+
+    Raises:
+        ValueError, KeyError, TypeError, …: it is not what was stored (folder.DAMAGE).
+    """
+    record = checked(Record(**{**data, "candidate": candidate_from_dict(data["candidate"]), "outcome": from_dict(data["outcome"])}))
+    require_times(record.started, record.finished)
+    return record
+
+
+def require_times(started: float, finished: float) -> None:
+    """Raise ValueError where these are no seconds since the epoch that a calendar has."""
+    if not (0 <= started < LATEST_SECONDS and 0 <= finished < LATEST_SECONDS):
+        raise ValueError(f"from {started} to {finished} is no time")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluator.outcome import CurvePoint
+from evaluator.plain import checked
 
 FORMER_WINDOW = 0.5  # of rules from before they told it
 NEARER = 0.1  # standard deviations by which a level must have come down to be nearer
@@ -50,8 +51,8 @@ class Rule:
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
     """Inverse of `dataclasses.asdict`. Limits of before there were spreads are left out: they stop nothing any more."""
-    limits = tuple(Limit(**limit) for limit in data["limits"] if "spread" in limit)
-    return Rule(**{"window": FORMER_WINDOW, **data, "limits": limits})
+    limits = tuple(checked(Limit(**limit)) for limit in data["limits"] if "spread" in limit)
+    return checked(Rule(**{"window": FORMER_WINDOW, **data, "limits": limits}))
 
 
 def not_nearing(heights: Sequence[float | None]) -> list[float | None]:

@@ -71,9 +71,10 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
             raise UserError(f"{run_dir} is being written by process {(run_dir / LOCK).read_text()}: wait for it, or stop it first")
         if not (run_dir / DATABASE).exists():
             return Session(run_dir, False, _suited_to_model(config, said), {})
-        meta = snapshot(run_dir).meta
-        if not isinstance(meta.get("settings"), dict):
+        found = snapshot(run_dir)
+        if "settings" not in found.meta or not found.policy:
             raise StoreError(f"{run_dir / DATABASE} has lost the run's settings: put it back from a copy of the run folder")
+        meta = found.meta
         kept = _stored_limits(run_dir)
     except StoreError as error:
         raise UserError(str(error)) from error

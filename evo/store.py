@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from evaluator.outcome import CurvePoint, Duplicate, Interrupted, Scored, Unwritten
+from evaluator.plain import checked
 from evo.database import check_version, connected, read_meta, read_pending, read_records, reader, transaction, translated, written
 from evo.folder import (
+    DATABASE,
     FOLDERS,
     StoreError,
     as_json,
@@ -41,6 +43,7 @@ from evo.folder import (
     write_atomically,
     write_outcome,
 )
+from evo.policies import POLICIES
 from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_to_dict
 
 __all__ = [
@@ -216,6 +219,19 @@ class Snapshot:
     records: tuple[Record, ...]
     pending: tuple[Candidate, ...]
 
+    @property
+    def policy(self) -> str:
+        """What it searches by.
+
+        Raises:
+            StoreError: the settings do not tell.
+        """
+        settings = self.meta.get("settings", {})
+        policy = settings.get("search.policy", "evo") if isinstance(settings, dict) else None
+        if policy not in tuple(POLICIES):
+            raise StoreError(f"{self.run_dir / DATABASE} has lost the run's settings: put it back from a copy of the run folder")
+        return str(policy)
+
 
 def snapshot(run_dir: Path | str) -> Snapshot:
     """Reads a run without locking or changing it.
@@ -234,7 +250,7 @@ def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
     """The learning curve of one record."""
     with translated(Path(run_dir)), closing(reader(Path(run_dir))) as connection:
         found = connection.execute("SELECT curve FROM records WHERE idx = ?", (index,)).fetchone()
-        return tuple(CurvePoint(*point) for point in json.loads(found[0])) if found else ()
+        return tuple(checked(CurvePoint(*point), finite=False) for point in json.loads(found[0])) if found else ()
 
 
 def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[str, Candidate]:

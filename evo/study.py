@@ -161,7 +161,10 @@ class StudyView:
 
     def _reader(self, study: str, genome: str) -> Reader:
         text = self._texts(genome)
-        return Reader(constants(text) if study == OVERVIEW else text)
+        try:
+            return Reader(constants(text) if study == OVERVIEW else text)
+        except GenomeError:  # damaged: no knobs are known, and a view can bear it
+            return Reader("")
 
     def _text(self, genome: str) -> str:
         """A program; "" where it is missing, which a view can bear."""

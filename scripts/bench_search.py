@@ -23,7 +23,7 @@ from typing import Any
 
 from searchbench import course
 from searchbench.cost import cost
-from searchbench.course import Course
+from searchbench.course import Course, Oddity
 from searchbench.ours import Core, announced
 from searchbench.problem import Problem
 from searchbench.synthetic import LANDSCAPES
@@ -35,7 +35,7 @@ EARLY = 30  # evaluations in which memory is being learned
 _PROBLEM: list[Problem] = []  # in a worker process
 
 
-def one(policy: str, slots: int, marks: Sequence[int], uneven_sd: float, seed: int) -> Course:
+def one(policy: str, slots: int, marks: Sequence[int], oddity: Oddity, seed: int) -> Course:
     """One run of one policy."""
     problem = _PROBLEM[0]
     if policy in OURS:
@@ -44,15 +44,15 @@ def one(policy: str, slots: int, marks: Sequence[int], uneven_sd: float, seed: i
         from searchbench.rivals import rival
 
         proposer = rival(policy, problem, seed)
-    return course.run(proposer, problem, slots, marks, seed, uneven_sd=uneven_sd)
+    return course.run(proposer, problem, slots, marks, seed, oddity=oddity)
 
 
 def measure(
-    problem: Problem, policies: Sequence[str], slots: int, marks: Sequence[int], uneven_sd: float, seeds: int, jobs: int
+    problem: Problem, policies: Sequence[str], slots: int, marks: Sequence[int], oddity: Oddity, seeds: int, jobs: int
 ) -> dict[str, list[Course]]:
     """Policy -> its runs, in the order of seeds."""
     _PROBLEM[:] = [problem]
-    tasks = [(policy, slots, marks, uneven_sd, seed) for policy in policies for seed in range(seeds)]
+    tasks = [(policy, slots, marks, oddity, seed) for policy in policies for seed in range(seeds)]
     if jobs == 1:
         done = [one(*task) for task in tasks]
     else:
@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--evals", type=int, default=300)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--uneven", type=float, default=0.0, metavar="SD", help="of what a slot adds to every score that it gives")
+    parser.add_argument("--seed-noise", type=float, default=1.0, metavar="F", help="the seed program's scores scatter F times as much")
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--policy", nargs="+", choices=(*OURS, *RIVALS), default=["evo", "greedy", "random", "tune-only", *RIVALS])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -130,8 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.table is None) == (not options.landscape):
         parser.error("give either --table PATH or --landscape NAME …")
-    if options.uneven and (options.cost or options.announced):
-        parser.error("--uneven is for runs that are compared, not for --cost or --announced")
+    oddity = Oddity(options.uneven, options.seed_noise)
+    if oddity != Oddity() and (options.cost or options.announced):
+        parser.error("--uneven and --seed-noise are for runs that are compared, not for --cost or --announced")
     if options.cost:
         problem = next(problems(options))
         for count in options.cost:
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     marks = sorted({*(m for m in MARKS if m <= options.evals), options.evals})
     found = {}
     for problem in problems(options):
-        results = measure(problem, options.policy, options.slots, marks, options.uneven, options.seeds, options.jobs)
+        results = measure(problem, options.policy, options.slots, marks, oddity, options.seeds, options.jobs)
         found[problem.name] = {policy: summary(runs) for policy, runs in results.items()}
         if not options.json:
             print(report(problem, results), flush=True)

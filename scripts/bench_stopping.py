@@ -28,6 +28,7 @@ import genomes
 from evaluator.outcome import CurvePoint
 from evo.rule import Watching
 from evo.stopping import Trace, learn, trace
+from evo.store import StoreError
 
 DEFAULT = Path(__file__).parent / "data" / "cpu_curves.jsonl.xz"
 
@@ -129,7 +130,10 @@ def main() -> int:
     parser.add_argument("--waited", type=float, default=1.0, metavar="SHARE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    runs, failures = read(options.curves, options.waited)
+    try:
+        runs, failures = read(options.curves, options.waited)
+    except (StoreError, OSError) as error:
+        parser.error(str(error))
     orders = [Random(f"{order}").sample(runs, len(runs)) for order in range(options.orders)]
     played = [replay(order, options.population, options.false_stops) for order in orders]
     figures = report(played, replay(runs, options.population, options.false_stops), runs, failures, options.population)

@@ -16,7 +16,7 @@ CORE = ("records", "history", "belief", "population", "policies", "search", "sta
 IMPURE = {"os", "time", "pathlib", "subprocess", "logging", "sqlite3", "threading", "datetime", "socket", "shutil", "tempfile", "io"}
 IMPURE |= {"secrets", "uuid", "asyncio", "multiprocessing", "ray", "numpy", "torch", "rich", "libcst"}
 NUMERIC = "evo.numeric"  # models of scores over knobs: pure as the core is, in numpy
-CORE_NEIGHBOURS = {"evaluator.outcome", f"{NUMERIC}.refine", *(f"evo.{name}" for name in CORE)}
+CORE_NEIGHBOURS = {"evaluator.outcome", "evaluator.plain", f"{NUMERIC}.refine", *(f"evo.{name}" for name in CORE)}
 
 
 def modules(*packages: str) -> list[Path]:

@@ -43,7 +43,7 @@ def test_a_seed_at_the_edge_of_stability_does_not_speak_for_its_children() -> No
     children = [genome(f"c{i}", i + 1, ("seed",), *pair) for i, pair in enumerate(pairs)]
     assert noise_sd([seed]) == pytest.approx(0.059, abs=0.001)
     known = [noise_sd([seed, *children[:n]]) for n in range(len(children) + 1)]
-    assert known[1] < 0.2 * known[0], "one repeat is another program's word"
+    assert known[1] < 0.4 * known[0], "one repeat is another program's word"
     assert 0.004 < known[-1] < 0.01
 
 
@@ -54,17 +54,32 @@ def test_gaps_never_raise_the_noise(gaps: list[float], width: float) -> None:
     assert noise_sd([seed, *children]) <= noise_sd([seed])
 
 
-@pytest.mark.parametrize("repeats", [2, 6, 20])
+@pytest.mark.parametrize("repeats", [1, 2, 6, 20])
 def test_where_all_programs_are_alike_the_noise_is_not_taken_for_much_less(repeats: int) -> None:
-    """Half of it at worst, in the median of many runs hardly less: the gaps of a few can be narrow by chance."""
+    """The gaps of a few can be narrow by chance."""
     found = []
     for run in range(200):
         rng = Random(f"{run}/{repeats}")
         seed = genome("seed", 0, (), *(1 + rng.gauss(0, 0.01) for _ in range(8)))
         children = [genome(f"c{i}", i + 1, ("seed",), *(1 + rng.gauss(0, 0.01) for _ in range(2))) for i in range(repeats)]
         found.append(noise_sd([seed, *children]))
-    assert 0.0075 < sorted(found)[100] < 0.0105
+    assert 0.007 < sorted(found)[100] < 0.0105
     assert sorted(found)[10] > 0.004
+    assert min(found) > 0.002
+
+
+def test_one_repeat_that_agrees_by_chance_takes_no_more_than_two_thirds_off_the_noise() -> None:
+    rng = Random(1)
+    seed = genome("seed", 0, (), *(1 + rng.gauss(0, 0.01) for _ in range(40)))
+    assert noise_sd([seed, genome("c", 1, ("seed",), 1.0, 1.0 + 1e-9)]) > 0.3 * noise_sd([seed])
+    assert noise_sd([seed, genome("c", 1, ("seed",), 1.0, 1.0, 1.0)]) > 0.9 * noise_sd([seed]), "it may ignore its seed"
+
+
+def test_any_number_of_gaps_of_any_width_gives_a_noise() -> None:
+    seed = genome("seed", 0, (), 1.0, 1.1)
+    for width in (1e-300, 1e-9, 1e-3, 1.0):
+        children = [genome(f"c{i}", i + 1, ("seed",), 1.0 + width, 1.0) for i in range(3000)]
+        assert 1e-6 < noise_sd([seed, *children]) < 0.2
 
 
 def test_a_score_that_diverged_does_not_drown_the_noise() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import SmallLab
+from conftest import ROOT, SmallLab
 from small_run import PROGRAM
 from tiny_lab import BUDGET_SECONDS, NOISY, StopAfter, drive, facts
 
@@ -125,3 +129,22 @@ def test_on_a_real_slot_a_slow_learner_loses_the_rest_of_its_budget_and_a_good_o
     assert slow.training_seconds < 0.7 * budget
     assert slow.foretold == pytest.approx(math.exp(math.log(5.5) - 0.4), rel=0.1)
     assert slow.curve
+
+
+def test_what_a_run_would_have_saved_is_told_of_its_folder_and_of_what_was_packed_of_it(tmp_path: Path) -> None:
+    """The measurement of the rule: on a run that stopped nothing, and on the file that keeps its curves."""
+    run_dir, packed = tmp_path / "run", tmp_path / "packed.jsonl.xz"
+    drive(run_dir, EVALS, program=REPORTING, **{**SETTINGS, "early_stopping": 0.0})
+    script(ROOT / "scripts" / "record_curves.py", "--pack", str(run_dir), str(packed))
+    asked = (ROOT / "scripts" / "bench_stopping.py", "--population", "5", "--orders", "3", "--false-stops", "0.1", "--json", "--curves")
+    of_folder, of_file = (json.loads(script(*asked, str(path))) for path in (run_dir, packed))
+    assert of_folder == of_file
+    evaluated = {r.candidate.genome for r in snapshot(run_dir).records if isinstance(r.outcome, Scored)}
+    assert of_folder["runs"] == len(evaluated)
+    assert of_folder["as_recorded_saved"] > 0.02
+    assert of_folder["as_recorded_lost"] <= 0.1 * of_folder["as_recorded_survivors"]
+
+
+def script(path: Path, *arguments: str) -> str:
+    command = [sys.executable, str(path), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout

@@ -71,7 +71,7 @@ def drive(
 ) -> Driver:
     """Starts or resumes a run and drives it to its end; `search` are more of its settings."""
     seed = operators.describe_seed(program)
-    with Store.open(run_dir, {"lab": "test"}) as store:
+    with Store.open(run_dir, {"lab": "test", "budget_seconds": BUDGET_SECONDS}) as store:
         found = Search(SearchConfig(evals=evals, **search), Founder(seed.genome, seed.species, seed.size))
         slots = executor or InlineExecutor((spec(run_dir),))
         driver = Driver(found, store, slots, Rendered("", program), watcher or Silent(), desk, budget_seconds=BUDGET_SECONDS)

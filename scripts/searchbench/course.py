@@ -53,6 +53,14 @@ class Course:
     lowest: float = float("inf")  # true value of the best program that was evaluated at all
 
 
+@dataclass(frozen=True)
+class Oddity:
+    """How scores differ from what a policy may take for granted."""
+
+    uneven_sd: float = 0.0  # of what a slot adds to every score that it gives
+    seed_noise: float = 1.0  # how many times as much the seed program's scores scatter
+
+
 def run(
     proposer: Proposer,
     problem: Problem,
@@ -60,16 +68,13 @@ def run(
     marks: Sequence[int],
     seed: int,
     stop: Callable[[Course], bool] | None = None,
-    uneven_sd: float = 0.0,
+    oddity: Oddity | None = None,
 ) -> Course:
-    """Runs until the last of `marks` evaluations have ended.
-
-    Args:
-        uneven_sd: of what a slot adds to every score that it gives.
-    """
+    """Runs until the last of `marks` evaluations have ended."""
+    oddity = oddity or Oddity()
     course, rng = Course(), Random(f"course/{seed}")
     running: list[tuple[float, int, Job, Truth, int]] = []
-    free, offsets = list(range(slots)), [Random(f"slot/{seed}/{i}").gauss(0.0, uneven_sd) for i in range(slots)]
+    free, offsets = list(range(slots)), [Random(f"slot/{seed}/{i}").gauss(0.0, oddity.uneven_sd) for i in range(slots)]
     now, begun = 0.0, 0
     while len(course.feasible) < max(marks):
         while len(running) < slots and (job := proposer.ask()) is not None:
@@ -81,7 +86,8 @@ def run(
             break
         now, _, job, truth, slot = heapq.heappop(running)
         free.append(slot)
-        proposer.tell(job, truth, truth.val_bpb + offsets[slot] + Random(job.noise_seed).gauss(0.0, problem.noise_sd))
+        noise_sd = problem.noise_sd * (oddity.seed_noise if job.text == problem.text else 1.0)
+        proposer.tell(job, truth, truth.val_bpb + offsets[slot] + Random(job.noise_seed).gauss(0.0, noise_sd))
         course.feasible.append(truth.feasible)
         if truth.feasible:
             course.lowest = min(course.lowest, truth.val_bpb)
