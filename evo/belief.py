@@ -79,8 +79,8 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
 
     Pooled within genomes: root of the summed squares over the summed degrees of freedom. Only the seed's first draw counts there: any
     other genome is repeated because its first draw was good, so that the gap to its first repeat is partly selection, not noise.
-    Such gaps are too wide rather than too narrow. Where they are narrower all the same, the seed scatters more than its children do: at
-    the edge of stability, maybe. Then they count, by `_narrowed`; but for those of no width, as of a program that ignores its seed.
+    Such gaps are too wide rather than too narrow. Where they are much narrower all the same, the seed scatters more than its children do:
+    at the edge of stability, maybe. Then they count, by `_narrowed`; but for those of no width, as of a program that ignores its seed.
     """
     squares, freedom, firsts, gaps = 0.0, 0, list[float](), list[float]()
     for genome in genomes:
@@ -97,17 +97,19 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
     scale = abs(median(firsts)) if firsts else 1.0  # no mean: one score that diverged would swamp it
     if not freedom:
         return NOISE_UNKNOWN * scale
-    return max(_narrowed(math.sqrt(squares / freedom), gaps), NOISE_FLOOR * scale)
+    return max(_narrowed(math.sqrt(squares / freedom), freedom, gaps), NOISE_FLOOR * scale)
 
 
-def _narrowed(pooled: float, gaps: list[float]) -> float:
-    """The sd of a draw where programs differ in it: most probable a posteriori, and no more than the pooled one.
+def _narrowed(pooled: float, freedom: int, gaps: list[float]) -> float:
+    """The sd of a draw by the gaps too, where these are narrower than chance explains: most probable a posteriori.
 
-    Its logarithm u is normal around the pooled one's by LOG_NOISE_SD; a gap between two draws is normal with twice the variance. With n
-    gaps, and S half of their summed squares, the maximum is where S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD²; it is bisected.
+    The logarithm of an sd with n degrees of freedom has a variance of about 1 / 2n; two standard errors are asked for. Then programs differ:
+    the logarithm u of an sd is normal around the pooled one's by LOG_NOISE_SD, and a gap between two draws is normal with twice the variance.
+    With n gaps, and S half of their summed squares, the maximum is where S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD²; it is bisected.
     """
     n, half_squares = len(gaps), math.fsum(g * g for g in gaps) / 2
-    if not gaps or half_squares >= n * pooled * pooled:
+    chance = math.exp(-2 * math.sqrt((1 / n + 1 / freedom) / 2)) if n else 1.0
+    if not n or half_squares >= n * (chance * pooled) ** 2:
         return pooled
     low, high = max(-n * LOG_NOISE_SD**2, LEAST_LOG), 0.0  # of u - log pooled
     for _ in range(50):
