@@ -103,9 +103,9 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
 def _narrowed(pooled: float, freedom: int, gaps: list[float]) -> float:
     """The sd of a draw by the gaps too, where these are narrower than chance explains: most probable a posteriori.
 
-    The logarithm of an sd with n degrees of freedom has a variance of about 1 / 2n; two standard errors are asked for. Then programs differ:
-    the logarithm u of an sd is normal around the pooled one's by LOG_NOISE_SD, and a gap between two draws is normal with twice the variance.
-    With n gaps, and S half of their summed squares, the maximum is where S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD²; it is bisected.
+    The logarithm of an sd with n degrees of freedom has a variance of about 1 / 2n; two standard errors are asked for. Then programs
+    differ: the logarithm u of an sd is normal around the pooled one's by LOG_NOISE_SD, and a gap between two draws is normal with twice
+    the variance. With n gaps, and S half of their summed squares, the maximum is where S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD².
     """
     n, half_squares = len(gaps), math.fsum(g * g for g in gaps) / 2
     chance = math.exp(-2 * math.sqrt((1 / n + 1 / freedom) / 2)) if n else 1.0

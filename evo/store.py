@@ -4,7 +4,8 @@
     genomes/<id>.py       programs by content
     logs/<index>.log      what each program printed
     prompts/<index>.json  what was said with a model about a proposal
-    outcomes/<index>.json what a slot wrote before it reported; taken in and removed by `finish`, or at the next start
+    outcomes/<index>.json what a slot wrote before it reported; taken in and removed by `finish`, or at the next start; one that does not
+                          read any more is kept as <index>.damaged, and its evaluation runs again
     run.lock              held by the writing process; the kernel releases it when the process dies
 
 An evaluation is finished when its outcome file is in place. `begin` is durable before a slot starts, `finish` before the search is
