@@ -123,7 +123,9 @@ class Compat:
             measurement_key=self.measurement_key,
             sandbox=self.level,
             self_reported=True,
-            curve=tuple(replace(point, tokens=round(tokens * (point.step + 1) / steps)) if steps else point for point in run.curve),
+            curve=tuple(
+                replace(point, tokens=min(tokens, round(tokens * (point.step + 1) / steps))) if steps else point for point in run.curve
+            ),
         )
 
     def _confined(self, folder: Path) -> sandbox.Confined:

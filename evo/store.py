@@ -45,7 +45,7 @@ from evo.folder import (
     write_outcome,
 )
 from evo.policies import POLICIES
-from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_to_dict
+from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_from_dict, record_to_dict
 
 __all__ = [
     "Snapshot",
@@ -130,6 +130,7 @@ class Store:
 
         Raises:
             StoreError: the index was finished with something else, was never begun, or the outcome is Interrupted.
+            ValueError: it could not be read again, and a run that holds it could not be gone on with.
         """
         candidate, outcome = record.candidate, record.outcome
         index = candidate.proposal.index
@@ -141,11 +142,13 @@ class Store:
             printed = log_ if trace in log_ else f"{log_}\n{trace}".lstrip("\n")
             if printed:
                 write_atomically(self.run_dir / "logs" / f"{index}.log", printed)
+        stored = record_to_dict(lean(record))
+        record_from_dict(stored)
         row = (
             *(index, candidate.proposal.operator, candidate.genome, type(outcome).__name__),
             *(outcome.val_bpb if isinstance(outcome, Scored) else None, record.slot, record.started, record.finished),
-            as_json([dataclasses.astuple(point) for point in getattr(outcome, "curve", ())]),
-            as_json(record_to_dict(lean(record))),
+            as_json([dataclasses.astuple(checked(point, finite=False)) for point in getattr(outcome, "curve", ())]),
+            as_json(stored),
         )
         self._insert("records", row, "finished")
         outcome_path(self.run_dir, index).unlink(missing_ok=True)

@@ -134,6 +134,22 @@ def test_an_interrupted_evaluation_is_not_finished(tmp_path: Path) -> None:
         assert store.pending() == (candidate(0),)
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    [scored(float("nan")), scored(1e200), dataclasses.replace(scored(1.0), tokens=2**63), Stopped("a note", float("inf"))],
+    ids=["nan", "huge", "tokens", "seconds"],
+)
+def test_what_could_not_be_read_again_is_never_stored(outcome: Outcome, tmp_path: Path) -> None:
+    """Else a bug in an evaluator would cost the whole run."""
+    with open_store(tmp_path / "run") as store:
+        store.begin(candidate(0), "text")
+        with pytest.raises(ValueError, match="is "):
+            store.finish(record(0, outcome))
+        assert store.pending() == (candidate(0),)
+    with open_store(tmp_path / "run") as store:
+        assert store.records() == ()
+
+
 # ---- recovery
 
 
