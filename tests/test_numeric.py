@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import genomes
@@ -79,6 +79,7 @@ def test_snapped_places_are_those_of_the_values_that_are_written(seed: int) -> N
 # ---- proposals
 
 
+@example(seed=1165, scores=15)  # a factor of 2 that ranges from a quarter became 0
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30))
 @settings(max_examples=10, deadline=None)
 def test_whatever_is_proposed_can_be_written_and_stays_within_the_knobs_ranges(seed: int, scores: int) -> None:

@@ -48,6 +48,11 @@ class Dimension:
         """Whole numbers: the places between them mean nothing."""
         return self.scale != CHOICE and isinstance(self.knob.value, int)
 
+    @property
+    def whole_range(self) -> tuple[int, int]:
+        """Lowest and highest whole number: a factor written as 2 may range from a quarter."""
+        return math.ceil(self.knob.low), math.floor(self.knob.high)
+
     def place(self, value: Value) -> float:
         """Where a value lies; values beyond the range lie at its ends."""
         if self.scale == CHOICE:
@@ -65,7 +70,8 @@ class Dimension:
         if self.knob.kind == "power_of_two":
             return int(min(max(2 ** round(math.log2(raw)), low), high))
         if self.whole:
-            return int(min(max(round(raw), low), high))
+            least, most = self.whole_range
+            return min(max(round(raw), least), most)
         digits = DIGITS if self.scale != COMPLEMENT else DIGITS - 1 + max(0, math.ceil(-math.log10(max(1 - raw, 1e-9))))
         return min(max(float(f"{raw:.{digits}g}"), low), high)
 
@@ -159,6 +165,6 @@ def _snap(dimension: Dimension, places: Array) -> Array:
     at = dimension.low + places * (dimension.high - dimension.low)
     raw = np.exp(at) if dimension.scale == LOG else at
     whole = 2.0 ** np.round(np.log2(raw)) if dimension.knob.kind == "power_of_two" else np.round(raw)
-    whole = np.clip(whole, dimension.knob.low, dimension.knob.high)
+    whole = np.clip(whole, *dimension.whole_range)
     at = np.log(np.maximum(whole, 1e-300)) if dimension.scale == LOG else whole
     return np.asarray(np.clip((at - dimension.low) / (dimension.high - dimension.low), 0.0, 1.0))
