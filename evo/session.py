@@ -72,9 +72,7 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         if not (run_dir / DATABASE).exists():
             return Session(run_dir, False, _suited_to_model(config, said), {})
         found = snapshot(run_dir)
-        if "settings" not in found.meta or not found.policy:
-            raise StoreError(f"{run_dir / DATABASE} has lost the run's settings: put it back from a copy of the run folder")
-        meta = found.meta
+        meta, started_with = found.meta, found.settings
         kept = _stored_limits(run_dir)
     except StoreError as error:
         raise UserError(str(error)) from error
@@ -82,7 +80,7 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         raise UserError(f"cannot use {run_dir} as a run folder: {error.strerror}; name another one") from error
     limits_given = any(name in said for name in LIMITS)
     dropped = {*(LIMITS if limits_given else ()), *(("llm.model",) if "llm.url" in said else ())}
-    stored: dict[str, Any] = {**flat(Config()), **meta["settings"]}  # what a run from before a setting existed went by is its default
+    stored: dict[str, Any] = {**flat(Config()), **started_with}  # what a run from before a setting existed went by is its default
     for name, value in said.items():
         if name not in (*LIMITS, *MODEL, *PASSING, *MEASURED) and value != stored[name]:
             raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")

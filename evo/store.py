@@ -224,17 +224,21 @@ class Snapshot:
     pending: tuple[Candidate, ...]
 
     @property
-    def policy(self) -> str:
-        """What it searches by.
+    def settings(self) -> dict[str, Any]:
+        """What the run was started with, `section.key` -> value.
 
         Raises:
-            StoreError: the settings do not tell.
+            StoreError: they are lost.
         """
-        settings = self.meta.get("settings", {})
-        policy = settings.get("search.policy", "evo") if isinstance(settings, dict) else None
-        if policy not in tuple(POLICIES):
+        found = self.meta.get("settings")
+        if not isinstance(found, dict) or found.get("search.policy", "evo") not in tuple(POLICIES):
             raise StoreError(f"{self.run_dir / DATABASE} has lost the run's settings: put it back from a copy of the run folder")
-        return str(policy)
+        return found
+
+    @property
+    def policy(self) -> str:
+        """What it searches by; evo where no settings were kept."""
+        return str(self.settings.get("search.policy", "evo")) if "settings" in self.meta else "evo"
 
 
 def snapshot(run_dir: Path | str) -> Snapshot:
