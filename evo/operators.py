@@ -25,6 +25,7 @@ from evo import species, tuner
 from evo.belief import Belief
 from evo.history import History
 from evo.numeric import propose as numeric
+from evo.numeric.lore import warmup_share
 from evo.numeric.propose import Step
 from evo.numeric.space import Sample
 from evo.population import lowest_common_ancestor
@@ -77,9 +78,9 @@ def write(proposal: Proposal, library: Library) -> Written:
 def _repeat(proposal: Proposal, library: Library) -> Written:
     id_ = proposal.parents[0] if proposal.parents else library.founder.genome
     original = library.known.get(id_, library.founder)
-    note = REPEAT_NOTES[proposal.operator]
     text = library.texts(id_)
-    return Written(Candidate(proposal, original.genome, original.species, original.size, note, loss_code=genomes.loss_code(text)), text)
+    known = original.genome, original.species, original.size
+    return Written(_described(proposal, known, text, REPEAT_NOTES[proposal.operator]), text)
 
 
 def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
@@ -192,7 +193,12 @@ def common_ancestor(library: Library, a: str, b: str) -> str | None:
 
 def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:
     known = genomes.identity(text), genomes.species(text), genomes.size(text)
-    return Candidate(proposal, *known, note, loss_code=genomes.loss_code(text))
+    return _described(proposal, known, text, note)
+
+
+def _described(proposal: Proposal, known: tuple[str, str, int], text: str, note: str) -> Candidate:
+    """With what its learning curve is compared by; `known`: genome, species and size."""
+    return Candidate(proposal, *known, note, loss_code=genomes.loss_code(text), warmup=warmup_share(genomes.knobs(text)))
 
 
 def unwritten(proposal: Proposal, why: str) -> Written:

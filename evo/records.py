@@ -46,6 +46,7 @@ class Candidate:
     note: str  # one line for people: "MATRIX_LR 0.04 → 0.05"
     writer: str = ""  # name of the model that wrote the text; "": made without one
     loss_code: str = ""  # genomes.loss_code(text): curves are compared where it is equal; "": never
+    warmup: float = 0.0  # share of the budget in which its rates rise, as far as its knobs say (lore.warmup_share)
     rule: Rule | None = None  # when its run is to be stopped early; None: never
 
 

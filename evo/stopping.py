@@ -9,6 +9,8 @@ survivors show at the worst of their checkpoints, so many that about a share `fa
 How far would-be survivors scatter is what the finished runs show, each against the line through the others; by how much they beat the bar,
 the present survivors. Who is unlike all others, such as a slow starter, is rarely among the finished, so that there is a margin.
 
+Rates that rise first hold a run back for as long as they do: a program is judged, and compared, from its warm-up on alone.
+
 A curve is read by share of the budget, not by step: values are under a budget too, and a program that is slow, or a machine that is
 busy, has a higher level and a higher value alike. What the rule cannot see is a machine that was busy in the beginning alone.
 
@@ -32,6 +34,7 @@ from evo.statistics import t_quantile
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
 WINDOW = 0.25  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later; docs/log.md
+SETTLED = 0.1  # of the budget, after its warm-up: from here on a curve is like others
 LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
 NEAR = 0.5  # share of them, the better ones, that levels are learned from: the bar lies among them
 SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong
@@ -46,7 +49,7 @@ class Trace:
     index: int  # of its candidate
     loss_code: str  # genomes.loss_code
     val_bpb: float
-    levels: tuple[float | None, ...]  # at each checkpoint: logarithm of the mean loss, nats per token; None where the curve does not tell
+    levels: tuple[float | None, ...]  # at each checkpoint: logarithm of the mean loss, nats per token; None: not told, or rates rise
 
 
 class Curves:
@@ -70,7 +73,8 @@ class Curves:
         if not (self._false_stops and code and isinstance(outcome, Scored) and outcome.val_bpb > 0):  # it has no logarithm
             return
         traces = self._traces.setdefault(code, [])
-        insort(traces, trace(index, code, outcome.val_bpb, curve, self._budget_seconds), key=lambda t: t.index)
+        told = trace(index, code, outcome.val_bpb, curve, self._budget_seconds, record.candidate.warmup)
+        insort(traces, told, key=lambda t: t.index)
         del traces[:-LATEST]
 
     def rule(self, candidate: Candidate, bar: float | None) -> Rule | None:
@@ -78,7 +82,8 @@ class Curves:
         proposal = candidate.proposal
         if bar is None or bar <= 0 or not self._false_stops or proposal.operator in REPEATS:
             return None
-        found = learn(self._traces.get(candidate.loss_code, ()), candidate.loss_code, bar, self._false_stops, self._budget_seconds)
+        known, code = self._traces.get(candidate.loss_code, ()), candidate.loss_code
+        found = learn(known, code, bar, self._false_stops, self._budget_seconds, candidate.warmup)
         spared = Random(f"{self._seed}/{proposal.index}/spared").random() < SPARED
         return replace(found, spared=True) if found is not None and spared else found
 
@@ -127,18 +132,31 @@ def audit(records: Iterable[Record], curve_of: Callable[[int], Sequence[CurvePoi
     return Audit(stopped, saved, trained, doomed, wrong)
 
 
-def trace(index: int, loss_code: str, val_bpb: float, curve: Sequence[CurvePoint], budget_seconds: float) -> Trace:
-    """What is kept of a finished run."""
-    return Trace(index, loss_code, val_bpb, tuple(level_at(curve, share, WINDOW, budget_seconds) for share in CHECKPOINTS))
+def trace(index: int, loss_code: str, val_bpb: float, curve: Sequence[CurvePoint], budget_seconds: float, warmup: float = 0.0) -> Trace:
+    """What is kept of a finished run.
+
+    Args:
+        warmup: share of the budget, see `Candidate.warmup`.
+    """
+    levels = (level_at(curve, share, WINDOW, budget_seconds) if settled(share, warmup) else None for share in CHECKPOINTS)
+    return Trace(index, loss_code, val_bpb, tuple(levels))
 
 
-def learn(traces: Iterable[Trace], loss_code: str, bar: float, false_stops: float, budget_seconds: float) -> Rule | None:
+def settled(share: float, warmup: float) -> bool:
+    """Whether a program with such a warm-up can be compared with others at this share of the budget."""
+    return warmup == 0 or share >= warmup + SETTLED
+
+
+def learn(
+    traces: Iterable[Trace], loss_code: str, bar: float, false_stops: float, budget_seconds: float, warmup: float = 0.0
+) -> Rule | None:
     """The rule for a candidate; None where too few finished runs can be compared with it.
 
     Args:
         traces: of finished runs under one budget and measurement key, in any order.
         bar: value that the candidate must beat, bits per byte.
         false_stops: share of would-be survivors, those that would beat the bar, that may be stopped.
+        warmup: of the candidate, share of the budget.
     """
     same = sorted((t for t in traces if loss_code and t.loss_code == loss_code), key=lambda t: t.index)[-LATEST:]
     near = sorted(same, key=lambda t: (t.val_bpb, t.index))[: max(LEAST, math.ceil(NEAR * len(same)))]
@@ -149,7 +167,7 @@ def learn(traces: Iterable[Trace], loss_code: str, bar: float, false_stops: floa
     limits = []
     for k, line in lines.items():
         expected = _line([(t.levels[k], math.log(t.val_bpb)) for t in same if t.levels[k] is not None])
-        if expected is not None:
+        if expected is not None and settled(CHECKPOINTS[k], warmup):
             spread = line.spread(math.log(bar))
             limits.append(Limit(CHECKPOINTS[k], line.at(math.log(bar)) + allowed * spread, spread, expected.slope, expected.offset))
     return Rule(bar, budget_seconds, tuple(limits), WINDOW)

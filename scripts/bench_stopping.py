@@ -26,6 +26,7 @@ from record_curves import rows_of_run
 
 import genomes
 from evaluator.outcome import CurvePoint
+from evo.numeric.lore import warmup_share
 from evo.rule import Watching
 from evo.stopping import Trace, learn, trace
 from evo.store import StoreError
@@ -38,6 +39,7 @@ class Recorded:
     """One full run."""
 
     trace: Trace
+    warmup: float  # share of the budget
     curve: tuple[CurvePoint, ...]
     training_seconds: float
     budget_seconds: float
@@ -69,8 +71,9 @@ def read(path: Path, most_waited: float) -> tuple[list[Recorded], int]:
     found = []
     for row in (row for row in rows if row["val_bpb"] is not None and row["waited_share"] <= most_waited):
         curve = tuple(CurvePoint(*point) for point in row["curve"])
-        told = trace(row["number"], genomes.loss_code(row["program"]), row["val_bpb"], curve, row["budget_seconds"])
-        found.append(Recorded(told, curve, row["training_seconds"], row["budget_seconds"]))
+        warmup, budget = warmup_share(genomes.knobs(row["program"])), row["budget_seconds"]
+        told = trace(row["number"], genomes.loss_code(row["program"]), row["val_bpb"], curve, budget, warmup)
+        found.append(Recorded(told, warmup, curve, row["training_seconds"], budget))
     return found, sum(row["val_bpb"] is None for row in rows)
 
 
@@ -84,7 +87,7 @@ def replay(runs: list[Recorded], population: int, false_stops: float) -> Replay:
         full = len(best) >= population
         note, at = None, 0.0
         if full:
-            rule = learn(traces, run.trace.loss_code, best[-1], false_stops, run.budget_seconds)
+            rule = learn(traces, run.trace.loss_code, best[-1], false_stops, run.budget_seconds, run.warmup)
             watch = Watching(rule) if rule else None
             note, at = next(((said, p.seconds) for p in run.curve if watch and (said := watch(p)) is not None), (None, 0.0))
             survivors += value < best[-1]

@@ -37,6 +37,17 @@ def main():
 '''
 
 
+def test_a_candidate_tells_its_warm_up_and_so_do_its_repeats() -> None:
+    """Its learning curve is compared from then on alone."""
+    rising = SEED_TEXT.replace("WARMDOWN = 0.5", "WARMUP_RATIO = 0.25  # share\nMUON_WARMUP_STEPS = 300\nWARMDOWN = 0.5")
+    founder = describe_seed(rising)
+    assert founder.warmup == 0.25
+    library = Library(founder, {founder.genome: rising}.__getitem__, {founder.genome: founder}, 0, fold([]), believe({}))
+    repeat = write(Proposal(3, CALIBRATE, (), 7), library).candidate
+    assert (repeat.warmup, repeat.genome, repeat.loss_code) == (0.25, founder.genome, founder.loss_code)
+    assert describe_seed(SEED_TEXT).warmup == 0
+
+
 class Shelf:
     """Candidates and texts as a driver would keep them."""
 

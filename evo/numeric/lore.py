@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -105,6 +105,12 @@ def role(knob: Knob) -> str:
 def _role(knob: str) -> str:
     name = knob.split("[")[0].rsplit(".", 1)[-1].lower()
     return next((found for found, words in _ROLES if words.search(name)), OTHER)
+
+
+def warmup_share(knobs: Iterable[Knob]) -> float:
+    """Of the budget: the longest warm-up that a program's knobs name as a share; one in steps says nothing before it has run."""
+    values = (knob.value for knob in knobs if role(knob) == WARMUP)
+    return max((float(value) for value in values if isinstance(value, int | float) and 0 < value < 1), default=0.0)
 
 
 def applicable(knobs: Sequence[Knob]) -> tuple[Coupled, ...]:
