@@ -28,6 +28,7 @@ _STATEMENT_SD = 0.002  # worth of one statement
 _NUMBER_DEPTH = 0.006  # worst minus best value of one number
 _PERIOD_OCTAVES = 6.0  # every number is within three octaves of an optimum
 _CURVE_POINTS = 4
+_LONGEST_SECONDS = 86400.0
 _COLLISIONS = 50  # of parsing in several threads, before they are believed to be something else
 
 
@@ -39,6 +40,14 @@ class Landscape:
     noise_sd: float = 0.0  # standard deviation of one score, drawn from (salt, tree, seed)
     failure_share: float = 0.0  # share of trees, chosen by hash, that crash
     seconds: float = 0.0  # wall-clock time that one evaluation takes
+
+    def __post_init__(self) -> None:
+        for name, most in (("noise_sd", math.inf), ("failure_share", 1.0), ("seconds", _LONGEST_SECONDS)):
+            value = getattr(self, name)
+            if not (0 <= value <= most and math.isfinite(value)):
+                raise ValueError(
+                    f"instant.{name} is {value}, must be at least 0 and {'finite' if most == math.inf else f'at most {most:g}'}"
+                )
 
 
 class Instant:

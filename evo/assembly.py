@@ -25,6 +25,7 @@ from evo.errors import UserError
 from evo.executor import SlotKind, SlotSpec
 from evo.machine import Machine, probe
 
+MOST_INSTANT_SLOTS = 128  # a process each
 INSTANT_BUDGET_SECONDS = 1.0  # on the instant lab, where it costs nothing
 SCORE_PASSES = 3  # at most: forwarders, each with `score_seconds` (evaluator/slot.py)
 OWN_CACHE = Path(".cache") / "autoresearch"  # below the home folder: where autoresearch keeps its data
@@ -91,6 +92,8 @@ def plan(config: Config, machine: Machine | None = None) -> Plan:
         for name, value in (("gpus", run.gpus), ("profile", run.profile), ("data", run.data)):
             if value:
                 raise UserError(f"run.{name} is {value!r}, but the instant lab has no {name}; leave it out")
+        if run.slots is not None and run.slots > MOST_INSTANT_SLOTS:
+            raise UserError(f"--slots {run.slots}: at most {MOST_INSTANT_SLOTS} of the instant lab; ask for no more")
         return Plan(config, lab, None, Machine((), "", ()), run.slots or 1)
     if run.data and not Path(run.data).exists():
         raise UserError(f"run.data is {run.data!r}: no such file or folder")

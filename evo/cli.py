@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
 from typing import NoReturn
+
+STOPPED = 130  # as shells say it: ended by SIGINT
 
 
 class Parser(argparse.ArgumentParser):
@@ -11,3 +18,31 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; `{self.prog} --help` lists what there is\n")
+
+
+def entry(name: str, main: Callable[[], int]) -> int:
+    """Runs a command as a process of its own; its exit code. What the terminal's encoding lacks is shown as `?`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        code = main()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        drop_output()
+        return 0
+    except OSError as error:  # commands say themselves what they cannot read
+        drop_output()
+        print(f"{name}: {error.strerror}: {error.filename or 'standard output'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        return STOPPED
+    return code
+
+
+def drop_output() -> None:
+    """From here on nothing is said on standard output: nobody takes it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no real stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

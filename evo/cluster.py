@@ -11,10 +11,15 @@ Not covered: machines that do not share the run folder with the driver (a kill b
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +28,7 @@ from typing import Any
 from evaluator.evaluate import HarnessError
 from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint, Interrupted
+from evaluator.scratch import sweep
 from evo.actor import SlotActor
 from evo.errors import ClusterError, UserError
 from evo.executor import Finished, Running, SlotSpec, check_submission
@@ -43,6 +49,8 @@ import ray.exceptions
 
 PROJECT = str(Path(__file__).resolve().parent.parent)
 OBJECT_STORE_BYTES = 100 * 2**20  # programs and outcomes are small
+SHORT_PLACES = ("/tmp", "/var/tmp")
+LONGEST_PLACE = 22  # bytes: a socket's name has room for 104 (macOS) or 107, and the folder, session and socket take the rest
 ANSWER_SECONDS = 10.0  # for what Ray should answer at once
 ALIVE_EVERY_SECONDS = 5.0
 POINT_EVERY_SECONDS = 1.0
@@ -95,9 +103,13 @@ class RayExecutor:
         """
         self._gpus = 1 if _device(specs[0]) == "cuda" else 0
         self._owner = not ray.is_initialized()
+        address = address or os.environ.get("RAY_ADDRESS", "")
+        if self._owner and address:
+            _require_listener(address)
+        self._folder = _folder() if self._owner and not address else None
         self._watchdog = _watchdog() if self._owner else None
         if self._owner:
-            connect(address or os.environ.get("RAY_ADDRESS", ""), len(specs), self._gpus)
+            connect(address, len(specs), self._gpus, self._folder)
         if self._watchdog is not None and self._watchdog.stdin is not None:
             self._watchdog.stdin.write(b"Ray is up\n")
             self._watchdog.stdin.flush()
@@ -161,8 +173,12 @@ class RayExecutor:
         if self._owner:
             ray.shutdown()
         if self._watchdog is not None:
-            self._watchdog.communicate()
+            self._watchdog.communicate()  # until all that was started here has ended
             self._watchdog = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+        sweep()
 
     # ---- inside
 
@@ -216,11 +232,12 @@ class RayExecutor:
             raise ClusterError("Ray's node process (raylet) died under the run")
 
 
-def connect(address: str, slots: int, gpus: int) -> None:
+def connect(address: str, slots: int, gpus: int, folder: str | None = None) -> None:
     """Starts Ray in this process, quietly.
 
     Args:
         address: of a running cluster; "" starts one here, with room for `slots` actors of `gpus` GPUs each.
+        folder: for the files of one that is started here; None: where Ray usually has them.
     Raises:
         UserError: no cluster answers at the address.
         ClusterError: Ray does not start here.
@@ -235,11 +252,39 @@ def connect(address: str, slots: int, gpus: int) -> None:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
         else:
             size: dict[str, Any] = {"num_cpus": slots, "num_gpus": slots * gpus, "object_store_memory": OBJECT_STORE_BYTES}
-            ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **size, **quiet)
+            ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, _temp_dir=folder, **size, **quiet)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"no Ray cluster at {address}: {error}; start it, or leave run.ray_address and RAY_ADDRESS unset") from error
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise ClusterError(f"Ray does not start here: {error}; `--set run.executor=inline` does without") from error
+
+
+def _folder() -> str:
+    """A folder for Ray's files in the first place for temporary files that has room for the names of its sockets.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = dict.fromkeys((os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), *SHORT_PLACES))
+    for place in places:
+        if len(os.fsencode(place)) <= LONGEST_PLACE:
+            with contextlib.suppress(OSError):
+                return tempfile.mkdtemp(prefix="evo-ray-", dir=place)
+    raise UserError(
+        f"Ray needs a folder that can be written to, of at most {LONGEST_PLACE} characters; none of {', '.join(places)} is one: "
+        "set TMPDIR, or `--set run.executor=inline` does without Ray"
+    )
+
+
+def _require_listener(address: str) -> None:
+    """Raise UserError where nothing listens at HOST:PORT: Ray would end this process after half a minute, without a word of ours."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
+    if found is None:  # "auto", or what Ray itself refuses
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster at {address}: {error}; start it, or leave run.ray_address and RAY_ADDRESS unset") from error
 
 
 def _watchdog() -> subprocess.Popen[bytes]:

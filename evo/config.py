@@ -79,7 +79,7 @@ class LlmConfig:
         if self.url:
             _endpoint("llm.url", self.url)
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"llm.temperature is {self.temperature:g}, must not be negative")
+            raise ValueError(f"llm.temperature is {self.temperature:g}, must not be negative, or without end")
         _one_of("llm.dry_run", self.dry_run, DRY_RUNS)
         _positive("llm.timeout_seconds", self.timeout_seconds)
         for name, least in (("max_tokens", 1), ("calls", 1), ("prompt_bytes", 1000), ("token_limit", 0)):
@@ -223,7 +223,7 @@ def _endpoint(name: str, url: str) -> None:
 
 def _positive(name: str, value: float | None) -> None:
     if value is not None and not 0 < value < float("inf"):
-        raise ValueError(f"{name} is {value:g}, must be more than 0")
+        raise ValueError(f"{name} is {value:g}, must be more than 0 and finite")
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:

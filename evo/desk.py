@@ -52,6 +52,7 @@ class Desk:
         """
         self.tokens = tokens
         self.refused = 0  # proposals of this session that came back without a program
+        self.late = 0  # of this session, taken back: a slot would have waited
         self.trouble = ""  # why the model is not asked now, or what it last got wrong
         self._author = author
         self._calls = calls
@@ -68,10 +69,16 @@ class Desk:
         return len(self._busy)
 
     @property
+    def spent(self) -> str:
+        """Why the model is asked no more in this run; "" while it is."""
+        reached = self._token_limit is not None and self.tokens >= self._token_limit
+        return f"the limit of {self._token_limit} tokens is reached" if reached else ""
+
+    @property
     def open(self) -> bool:
         """Whether another proposal may be given to the model now."""
-        if self._token_limit is not None and self.tokens >= self._token_limit:
-            self.trouble = f"the limit of {self._token_limit} tokens is reached"
+        if self.spent:
+            self.trouble = self.spent
             return False
         allowed = 1 if self._failures else self._calls
         return len(self._busy) + len(self._taken_back) < allowed and time.monotonic() >= self._closed_until
@@ -93,6 +100,7 @@ class Desk:
         if not self._busy:
             return None
         index = next(iter(self._busy))
+        self.late += 1
         self._taken_back.add(index)
         return self._busy.pop(index)
 

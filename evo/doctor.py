@@ -26,7 +26,7 @@ from typing import Any
 import evaluator
 from evaluator import sandbox
 from evo import machine, profiles
-from evo.cli import Parser
+from evo.cli import Parser, entry
 from evo.errors import UserError, one_line
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -289,4 +289,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry("evo.doctor", main))

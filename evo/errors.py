@@ -4,7 +4,7 @@ EvoError                print the one line and end
 ├── UserError           what was asked for cannot be done as asked: exit code 2, nothing was changed
 │   └── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
 │       └── SeedIgnoredError  … or the same score under every seed: noise cannot be measured
-├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the same command goes on
+├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the run can go on
 └── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
@@ -40,7 +40,7 @@ class SeedIgnoredError(SeedFailsError):
 
 
 class ClusterError(EvoError):
-    """The machinery under a run failed: stop, and say that the same command goes on."""
+    """The machinery under a run failed: stop, and say how to go on."""
 
 
 class ModelError(EvoError):

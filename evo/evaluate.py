@@ -22,7 +22,7 @@ from evaluator.outcome import SELF_REPORTED, Failed, Outcome, Scored, to_dict
 from evaluator.preflight import DryRunConfig, Inconclusive, Passed, Verdict
 from evo import assembly, profiles
 from evo import lab as labs
-from evo.cli import Parser
+from evo.cli import Parser, entry
 from evo.config import load
 from evo.errors import EvoError, UserError
 from evo.flags import WAITED_SHARE
@@ -181,4 +181,4 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry("evo.evaluate", main))

@@ -11,7 +11,6 @@ in their outcomes, so that none is missed and run twice.
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from evaluator.instant import Instant, Landscape
 from evaluator.outcome import CurvePoint, Interrupted, Outcome, Stopped
 from evaluator.slot import Slot, SlotConfig
 from evo.errors import ClusterError, one_line
-from evo.folder import LOCK, write_outcome
+from evo.folder import LOCK, held, write_outcome
 from evo.records import FINAL, Candidate
 from evo.rule import Watching
 
@@ -235,17 +234,3 @@ def await_orphans(run_dir: Path, timeout_seconds: float = 60.0) -> None:
         if time.monotonic() > deadline:
             raise ClusterError(f"slots of an earlier run still work in {run_dir} after {timeout_seconds:g} s: end them, then try again")
         time.sleep(0.1)
-
-
-def held(path: Path) -> bool:
-    """Whether another process holds the lock file."""
-    if not path.exists():
-        return False
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -176,6 +176,20 @@ def locked(run_dir: Path) -> IO[str]:
     return lock
 
 
+def held(path: Path) -> bool:
+    """Whether another process holds the lock file."""
+    if not path.exists():
+        return False
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def outcome_path(run_dir: Path, index: int) -> Path:
     return run_dir / "outcomes" / f"{index}.json"
 

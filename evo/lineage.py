@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,8 +32,8 @@ import genomes
 from evaluator.outcome import Failed, Scored, Stopped
 from evaluator.printed import printable
 from evo import flags
-from evo.cli import Parser
-from evo.folder import read_program
+from evo.cli import Parser, entry
+from evo.folder import LOCK, held, read_program
 from evo.history import Genome
 from evo.lineage_effects import effects, effects_lines
 from evo.lineage_operators import operators, operators_lines
@@ -62,6 +61,7 @@ class Run:
     snapshot: Snapshot
     standing: Standing
     by_index: Mapping[int, Record]
+    goes_on: bool  # a driver is at work in the folder
 
     def genome(self, id_: str) -> Genome:
         return self.standing.history.genomes[id_]
@@ -70,8 +70,12 @@ class Run:
 def read(run_dir: Path | str) -> Run:
     """A run folder, read without locking it."""
     found = snapshot(run_dir)
+    try:
+        goes_on = held(Path(run_dir) / LOCK)
+    except OSError:  # read only: whoever writes here does so from another machine
+        goes_on = False
     standing = assess(found.records, found.policy, Shelf(partial(read_text, run_dir)))
-    return Run(found, standing, {r.candidate.proposal.index: r for r in found.records})
+    return Run(found, standing, {r.candidate.proposal.index: r for r in found.records}, goes_on)
 
 
 def resolve(run: Run, prefix: str) -> str:
@@ -108,7 +112,8 @@ def tree(run: Run) -> dict[str, Any]:
         "noise_sd": run.standing.belief.noise_sd,
         "self_reported": run.standing.history.self_reported,
         "genomes": [_summary(run, g) for g in run.standing.history.genomes.values()],
-        "running": [{"index": c.proposal.index, "operator": c.proposal.operator, "genome": c.genome} for c in run.snapshot.pending],
+        "unfinished": [{"index": c.proposal.index, "operator": c.proposal.operator, "genome": c.genome} for c in run.snapshot.pending],
+        "goes_on": run.goes_on,
         "duplicates": counts["Duplicate"],
         "unwritten": counts["Unwritten"],
     }
@@ -250,10 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"evo.lineage: cannot read {options.run}: {error.strerror}; name a run folder", file=sys.stderr)
         return 2
-    try:
-        _print(json.dumps(data, ensure_ascii=False, indent=2) if options.json else lines)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _print(json.dumps(data, ensure_ascii=False, indent=2) if options.json else lines)
     return 0
 
 
@@ -311,8 +313,7 @@ def _print(output: str | list[tuple[str, str]]) -> None:
     else:
         for text, _ in output:
             print(text)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry("evo.lineage", main))

@@ -23,6 +23,7 @@ def operators(standing: Standing) -> dict[str, Any]:
             "operator": name,
             "children": each.children,
             "failed": each.failed,
+            "stopped": each.stopped,
             "better": each.better,
             "reward": each.reward,
             "hours": each.seconds / 3600,
@@ -40,10 +41,14 @@ def operators_lines(data: Mapping[str, Any]) -> list[Line]:
         return [("no genome has been made and evaluated yet", "")]
     told = f" ({SELF_REPORTED})" if data["self_reported"] else ""
     lines = [
-        (f"{'operator':12}{'children':>9}{'failed':>8}{'better':>8}{'gain':>9}{'slot hours':>12}{'gain/hour':>11}{'share ×':>9}", "bold")
+        (
+            f"{'operator':12}{'children':>9}{'failed':>8}{'stopped':>9}{'better':>8}{'gain':>9}{'slot hours':>12}{'gain/hour':>11}"
+            f"{'share ×':>9}",
+            "bold",
+        )
     ]
     for row in data["operators"]:
-        counts = f"{row['operator']:12}{row['children']:>9}{row['failed']:>8}{row['better']:>8}"
+        counts = f"{row['operator']:12}{row['children']:>9}{row['failed']:>8}{row['stopped']:>9}{row['better']:>8}"
         factor = "" if row["factor"] is None else f"{row['factor']:.2f}"  # repairs are made when they are due
         lines.append((f"{counts}{row['reward']:>9.4f}{row['hours']:>12.2f}{row['rate']:>11.4f}{factor:>9}", ""))
     lines.append(("", ""))

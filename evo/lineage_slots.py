@@ -68,6 +68,8 @@ def slots_lines(data: Mapping[str, Any]) -> list[Line]:
     said = (
         "val_bpb: by how much a slot's scores lie above the usual slot's, each against its parents'; it may be hot, or busy with other work"
         if data["differ"]
+        else "one slot: nothing to compare"
+        if len(data["slots"]) == 1
         else "val_bpb: the slots cannot be told apart by their scores: too few, or noise explains how they differ"
     )
     return [*lines, (said, "dim"), (_noise_line(data["noise"]), "dim")]

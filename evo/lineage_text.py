@@ -26,8 +26,9 @@ def tree_lines(data: Mapping[str, Any]) -> list[Line]:
     lines = [(f"{data['run']}: {len(nodes)} genomes, noise sd {data['noise_sd']:.4f} val_bpb{told}", "bold")]
     for id_, branches in _walk(children):
         lines.append(_tree_line(nodes[id_], branches, short, id_ == data["champion"]))
-    running = ", ".join(f"#{r['index']} {r['operator']}" for r in data["running"])
-    lines.append((f"{data['duplicates']} duplicates and {data['unwritten']} unwritten proposals; running: {running or 'nothing'}", "dim"))
+    unfinished = ", ".join(f"#{r['index']} {r['operator']}" for r in data["unfinished"]) or "nothing"
+    doing = f"running: {unfinished}" if data["goes_on"] else f"nobody works on it; begun and not finished: {unfinished}"
+    lines.append((f"{data['duplicates']} duplicates and {data['unwritten']} unwritten proposals; {doing}", "dim"))
     return lines
 
 

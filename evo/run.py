@@ -5,13 +5,12 @@ change between sessions; limits that are given replace the run's; anything else 
 compared.
 Ctrl-C (or SIGTERM) stops at once and cleanly; a second one does not even tidy up. Nothing finished is lost either way.
 
-Exit code 0: the run is complete; 1: the machinery failed, the same command goes on; 2: it cannot be done as asked and nothing was changed;
+Exit code 0: the run is complete; 1: the machinery failed, the run can go on; 2: it cannot be done as asked and nothing was changed;
 130: stopped by a signal.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
@@ -31,7 +30,7 @@ from evaluator.outcome import SELF_REPORTED
 from evaluator.slot import SlotConfig
 from evo import assembly, session
 from evo.assembly import Assembly
-from evo.cli import Parser
+from evo.cli import STOPPED, Parser, drop_output, entry
 from evo.config import LlmConfig
 from evo.desk import Desk
 from evo.drive import Driver, Watcher
@@ -46,12 +45,11 @@ from evo.session import Session
 from evo.species import Shelf
 from evo.stopping import audit
 from evo.store import Store, curve
-from evo.table import LiveTable, PlainLines, clock
+from evo.table import LiveTable, PlainLines, clock, model_words
 
 if TYPE_CHECKING:
     from evo.llm import Model
 
-STOPPED = 130  # as shells say it: ended by SIGINT
 GARBAGE_THRESHOLDS = (100_000, 20, 20)  # syntax trees are many small objects: at the defaults, writing spends a third of its time on them
 DRIVER_NICENESS = 5  # on CPU slots: the driver's own work must not slow a training
 
@@ -59,8 +57,10 @@ DRIVER_NICENESS = 5  # on CPU slots: the driver's own work must not slow a train
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    now: Session | None = None
     try:
-        return run(options)
+        now = session.resolve(options, Path.cwd())
+        return run(now)
     except UserError as error:
         print(f"evo.run: {error}", file=sys.stderr)
         return error.exit_code
@@ -68,16 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"evo.run: {error}", file=sys.stderr)
         return 1
     except (EvoError, HarnessError, OSError) as error:
-        print(f"evo.run: {error}; nothing finished is lost, the same command goes on", file=sys.stderr)
+        further = (
+            f"; nothing finished is lost, go on: python -m evo.run {shlex.quote(str(now.run_dir))}" if now and session.begun(now) else ""
+        )
+        print(f"evo.run: {error}{further}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("evo.run: stopped before anything was started", file=sys.stderr)
         return STOPPED
 
 
-def run(options: argparse.Namespace) -> int:
+def run(now: Session) -> int:
     """Plans, opens the run folder, drives it, says what came of it."""
-    now = session.resolve(options, Path.cwd())
     model = connect(now)
     if model is not None:
         now = replace(now, config=replace(now.config, llm=replace(now.config.llm, model=model.name)))
@@ -153,8 +155,13 @@ def make_desk(now: Session, assembled: Assembly, model: Model, dry_run: Prefligh
 
 
 def say(line: str) -> None:
-    """One line to standard output, at once."""
-    print(line, flush=True)
+    """One line to standard output, at once. A run does not end because nobody listens any more."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        drop_output()
+        with contextlib.suppress(OSError):
+            print(f"evo.run: {error.strerror}: standard output; the run goes on and says no more there", file=sys.stderr)
 
 
 # ---- driving
@@ -198,6 +205,7 @@ def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
         estimate = standing.belief.of[best]
         told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
         lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f}{told} so far, not yet confirmed by fresh draws")
+    lines += model_words(driver)
     audited = audit(standing.records, lambda index: curve(run_dir, index), driver.budget_seconds)
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     if best is not None:
@@ -278,4 +286,4 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry("evo.run", main))

@@ -20,8 +20,7 @@ from evo import operators
 from evo.assembly import Assembly, Plan
 from evo.config import Config, LlmConfig, flat, from_flat, given
 from evo.errors import UserError
-from evo.executor import held
-from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, refuse_foreign, write_atomically
+from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, held, refuse_foreign, write_atomically
 from evo.records import Candidate
 from evo.store import snapshot
 
@@ -93,6 +92,11 @@ def _suited_to_model(config: Config, said: Mapping[str, Any]) -> Config:
     if "search.tune_share" in said or not (config.llm.url or config.llm.model):
         return config
     return replace(config, search=replace(config.search, tune_share=TUNE_SHARE_BESIDE_MODEL))
+
+
+def begun(now: Session) -> bool:
+    """Whether there is something to go on with."""
+    return (now.run_dir / DATABASE).exists()
 
 
 def check(now: Session, planned: Plan) -> None:

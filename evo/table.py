@@ -53,6 +53,7 @@ class Authorship:
     written: int  # evaluated programs that it wrote
     others: int  # new programs that were made without it
     refused: int  # proposals of this session that it gave back without a usable program
+    late: int  # proposals of this session that no slot could wait for
     tokens: int  # of the whole run
     trouble: str  # what it last got wrong, or why it is not asked; "" while all is well
 
@@ -147,6 +148,7 @@ class PlainLines:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self._told_spent = False
 
     def told(self, record: Record, driver: Driver) -> None:
         self._say(plain_line(record, progress(driver)))
@@ -157,7 +159,11 @@ class PlainLines:
             self._say(_line({**fields, "why": driver.desk.trouble or answer.why}))
 
     def tick(self, driver: Driver) -> None:
-        """Nothing happens between events."""
+        """Between events only a limit can be reached."""
+        spent = driver.desk.spent if driver.desk is not None and not self._told_spent else ""
+        if spent:
+            self._told_spent = True
+            self._say(_line({"model": "asked no more", "why": spent}))
 
 
 class LiveTable:
@@ -214,8 +220,15 @@ def _failure_line(now: Progress) -> str:
     return f"failures: {reasons}; not evaluated: {now.unevaluated}"
 
 
+def model_words(driver: Driver) -> list[str]:
+    """What the model has brought, in a line; none where no model writes."""
+    model = _authorship(driver)
+    return [_model_line(model)] if model is not None else []
+
+
 def _model_line(model: Authorship) -> str:
-    said = f"model: wrote {model.written} of {model.written + model.others} new genomes, refused {model.refused}, {model.tokens} tokens"
+    said = f"model: wrote {model.written} of {model.written + model.others} new genomes, refused {model.refused}"
+    said += f", too slow for {model.late}, {model.tokens} tokens"
     return one_line(f"{said}; {model.trouble}" if model.trouble else said)
 
 
@@ -264,7 +277,7 @@ def _authorship(driver: Driver) -> Authorship | None:
         return None
     new = [r for r in driver.search.standing.records if r.candidate.proposal.operator in EXPLORATIONS and _evaluated(r)]
     written = sum(bool(r.candidate.writer) for r in new)
-    return Authorship(written, len(new) - written, desk.refused, desk.tokens, desk.trouble)
+    return Authorship(written, len(new) - written, desk.refused, desk.late, desk.tokens, desk.trouble)
 
 
 def _evaluated(record: Record) -> bool:

@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from evo import results
-from evo.cli import Parser
-from evo.executor import held
-from evo.folder import LOCK, StoreError, locked
+from evo.cli import Parser, entry
+from evo.folder import LOCK, StoreError, held, locked
 from evo.species import Shelf
 from evo.standing import Standing, assess
 from evo.store import read_text, snapshot
@@ -86,4 +85,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry("evo.views", main))

@@ -32,7 +32,8 @@ class Yield:
 
     operator: str
     children: int  # evaluated genomes
-    failed: int  # of them, without a score
+    failed: int  # of them, and got no score
+    stopped: int  # of them, early: their curves were hopeless
     better: int  # of them, believed better than each parent
     reward: float  # bits per byte, summed over them
     seconds: float  # of a slot
@@ -57,7 +58,8 @@ def _yield(operator: str, children: list[Genome], belief: Belief) -> Yield:
     return Yield(
         operator,
         len(children),
-        sum(not child.scores for child in children),
+        sum(not child.scores and child.flaw is not None for child in children),
+        sum(not child.scores and child.flaw is None for child in children),
         sum(r > 0 for r in rewards),
         sum(rewards),
         sum(child.seconds for child in children),

@@ -13,6 +13,8 @@ is said in one line. The one module of the package that reads files.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
@@ -37,20 +39,22 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sign that the terminal's encoding lacks is no reason to end
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         code = run(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except genomes.GenomeError as error:
         message = str(error)
     except OSError as error:
-        message = f"cannot read {error.filename}: {error.strerror}"
-    except UnicodeDecodeError as error:
-        message = f"not a text in UTF-8: {error}"
+        message = f"cannot read {error.filename}: {error.strerror}" if error.filename else f"cannot write: {error.strerror}"
+        _drop_output()
     print(f"genomes: {message}", file=sys.stderr)
     return 2
 
@@ -88,16 +92,35 @@ def _parser() -> Parser:
     return parser
 
 
+def _drop_output() -> None:
+    """What is still to be written goes nowhere, without another error at the end of the process."""
+    with contextlib.suppress(OSError):  # no real stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _read(path: str) -> str:
     """The text as it is, line ends included."""
-    if path == "-":
-        return sys.stdin.buffer.read().decode("utf-8")
-    with open(path, encoding="utf-8", newline="") as file:
-        return file.read()
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read().decode("utf-8")
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise genomes.ParseError(f"{path} is not a text in UTF-8: {error}") from error
+
+
+def _program(path: str) -> str:
+    """The text of a program."""
+    text = _read(path)
+    try:
+        genomes.identity(text)
+    except genomes.ParseError as error:
+        raise genomes.ParseError(f"{path}: {error}") from error
+    return text
 
 
 def _knobs(options: argparse.Namespace) -> int:
-    found = [knob for knob in genomes.knobs(_read(options.file)) if knob.tunable or not options.tunable]
+    found = [knob for knob in genomes.knobs(_program(options.file)) if knob.tunable or not options.tunable]
     if options.json:
         _print_json({"knobs": [asdict(knob) for knob in found]})
         return 0
@@ -117,7 +140,7 @@ def _range(knob: genomes.Knob) -> str:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    a, b = _read(options.a), _read(options.b)
+    a, b = _program(options.a), _program(options.b)
     edits = genomes.diff(a, b)
     facts = {"same_genome": genomes.identity(a) == genomes.identity(b), "same_species": genomes.species(a) == genomes.species(b)}
     apart = genomes.distance(a, b)
@@ -132,7 +155,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    base, a, b = (_read(path) for path in (options.base, options.a, options.b))
+    base, a, b = (_program(path) for path in (options.base, options.a, options.b))
     settle = genomes.prefer(options.prefer) if options.prefer else genomes.seeded(Random(options.seed))
     merged = genomes.merge(base, a, b, settle)
     if options.json:
@@ -168,7 +191,7 @@ def _mutate(options: argparse.Namespace) -> int:
         return 0
     if options.file is None:
         raise genomes.MutationError("mutate needs a FILE, or --list")
-    text = _read(options.file)
+    text = _program(options.file)
     child = genomes.mutate(text, Random(options.seed), options.names, genomes.contract_of(text))
     if options.json:
         _print_json(asdict(child))
@@ -186,7 +209,7 @@ def _check(options: argparse.Namespace) -> int:
     else:
         for path, report in reports.items():
             for problem in report["problems"]:
-                print(f"{path}:{problem['line']}: {problem['message']}")
+                print(f"{path}{':' if problem['line'] else ''}{problem['line'] or ''}: {problem['message']}")
             if not report["problems"]:
                 print(f"{path}: genome {report['genome']}, species {report['species']}, {report['size']} nodes, {report['knobs']} knobs")
     return 1 if any(report["problems"] for report in reports.values()) else 0

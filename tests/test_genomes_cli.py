@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -90,6 +91,35 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], said: str
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_which_of_several_files_is_wrong_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken, binary = written(tmp_path, "broken.py", "x = 1\ndef f(:\n"), str(tmp_path / "binary.py")
+    Path(binary).write_bytes(b"\xff\xfe")
+    for arguments in (["diff", str(SEED), broken], ["merge", str(SEED), broken, str(SEED)], ["knobs", broken], ["mutate", broken]):
+        assert main(arguments) == 2
+        assert f"{broken}: line 2: " in capsys.readouterr().err
+    assert main(["diff", str(SEED), binary]) == 2
+    assert f"{binary} is not a text in UTF-8" in capsys.readouterr().err
+    assert out(capsys, "check", broken, code=1).startswith(f"{broken}: line 2: ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_signs_that_a_terminal_lacks_end_nothing(encoding: str, tmp_path: Path) -> None:
+    other = written(tmp_path, "other.py", genomes.set_knobs(TEXT, {"MATRIX_LR": 0.05}))
+    command = [sys.executable, "-m", "genomes", "diff", str(SEED), other]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith(b"MATRIX_LR 0.04 ? 0.05")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_said_as_what_it_is() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "genomes", "knobs", str(SEED)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (2, "genomes: cannot write: No space left on device\n")
 
 
 def test_the_command_reads_standard_input_and_a_closed_pipe_is_no_error() -> None:

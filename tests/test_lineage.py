@@ -77,7 +77,16 @@ def test_a_child_hangs_under_its_parent() -> None:
     genomes = [
         {**node, "genome": g, "parents": p} for g, p in (("a" * 9, []), ("b" * 9, ["a" * 9]), ("c" * 9, ["b" * 9]), ("d" * 9, ["a" * 9]))
     ]
-    data = {"run": "r", "champion": None, "noise_sd": 0.1, "self_reported": False, "running": [], "duplicates": 0, "unwritten": 0}
+    data = {
+        "run": "r",
+        "champion": None,
+        "noise_sd": 0.1,
+        "self_reported": False,
+        "unfinished": [],
+        "goes_on": True,
+        "duplicates": 0,
+        "unwritten": 0,
+    }
     data["genomes"] = genomes
     starts = [text.split("  1.0")[0] for text, _ in tree_lines(data)[1:-1]]
     assert starts == ["aaaaaaaa", "├─ bbbbbbbb", "│  └─ cccccccc", "└─ dddddddd"]
@@ -85,7 +94,16 @@ def test_a_child_hangs_under_its_parent() -> None:
 
 def test_ids_are_lengthened_until_they_differ() -> None:
     node = {"operator": "mutate", "note": "n", "val_bpb": 1.0, "sd": 0.1, "n": 1, "self_reported": False, "trouble": None, "parents": []}
-    data = {"run": "r", "champion": None, "noise_sd": 0.1, "self_reported": False, "running": [], "duplicates": 0, "unwritten": 0}
+    data = {
+        "run": "r",
+        "champion": None,
+        "noise_sd": 0.1,
+        "self_reported": False,
+        "unfinished": [],
+        "goes_on": True,
+        "duplicates": 0,
+        "unwritten": 0,
+    }
     lines = tree_lines({**data, "genomes": [{**node, "genome": "0123456789"}, {**node, "genome": "0123456780"}]})
     assert lines[1][0].startswith("0123456789 ")
 
@@ -239,6 +257,8 @@ def test_a_run_can_be_looked_at_while_it_goes_on(tmp_path: Path, command: Comman
         assert code == 0
         assert f"running: #{pending.proposal.index} " in out
         assert command(tmp_path / "run", "best")[0] == 0
+    out = command(tmp_path / "run")[1]
+    assert f"nobody works on it; begun and not finished: #{pending.proposal.index} " in out
 
 
 def test_looking_changes_nothing(run: Path, command: Command) -> None:

@@ -165,6 +165,63 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
     assert snapshot("run").records[: len(kept)] == kept
 
 
+def test_a_run_on_ray_leaves_no_folder_behind(lab: Path, tmp_path: Path) -> None:
+    """Neither Ray's nor those of slots, which hold a lock in one each. A temporary folder with too long a name is not used."""
+    places = tmp_path / ("t" * 60)
+    places.mkdir()
+    before = set(Path("/tmp").glob("evo-ray-*"))
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--evals", "3", *INSTANT[:2]]
+    done_ = subprocess.run(command, env={**os.environ, "TMPDIR": str(places)}, capture_output=True, text=True, check=False)
+    assert done_.returncode == 0, done_.stderr
+    assert list(places.iterdir()) == []
+    assert set(Path("/tmp").glob("evo-ray-*")) - before == set()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_signs_that_a_terminal_lacks_end_no_command(lab: Path, encoding: str) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = ["evo.run", "run", "--lab", str(lab), "--evals", "6", "--set", "search.tune_share=1", *INSTANT]
+    for command in (
+        run,
+        ["evo.lineage", "run"],
+        ["evo.lineage", "run", "best"],
+        ["evo.lineage", "run", "show", "", "--json"],
+        ["evo.views", "run"],
+    ):
+        ended = subprocess.run([sys.executable, "-m", *command], env=env, capture_output=True, text=True, encoding=encoding, check=False)
+        assert "Traceback" not in ended.stderr, ended.stderr
+        assert ended.returncode in (0, 2)
+    assert snapshot("run").records
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(lab: Path) -> None:
+    """Its log's pipe may end before the night does."""
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--evals", "6", *INSTANT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stderr is not None
+        driver.stdout.readline()
+        driver.stdout.close()
+        said = driver.stderr.read()
+    assert driver.returncode == 0
+    assert said == "evo.run: Broken pipe: standard output; the run goes on and says no more there\n"
+    assert snapshot("run").records[-1].candidate.proposal.operator in ("final", "tune", "mutate", "crossover", "confirm")
+
+
+def test_a_failure_of_the_machinery_says_how_to_go_on(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("evo.drive.Driver.run", fails)
+        assert main(["--lab", str(lab), "--evals", "3", *INSTANT]) == 1
+    (run_dir,) = Path("runs").iterdir()
+    said = capsys.readouterr().err
+    assert said.rstrip().endswith(f"nothing finished is lost, go on: python -m evo.run {run_dir}")
+
+
 # ---- what is refused
 
 
@@ -185,6 +242,10 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
         (["--profile", "h1000"], "nearest: h100"),
         (["--gpus", "99"], "--gpus 99"),
         (["--slots", "9999"], "at most"),
+        (["--set", "evaluator.kind=instant", "--slots", str(10**20)], "at most 128 of the instant lab"),
+        (["--set", "instant.noise_sd=nan"], "instant.noise_sd is nan"),
+        (["--set", "instant.seconds=-1"], "instant.seconds is -1"),
+        (["--set", "instant.failure_share=2"], "instant.failure_share is 2"),
         (["lab"], "is no run folder"),
         (["lab/train.py"], "is a file"),
         (["n" * 300], "File name too long"),
@@ -193,6 +254,28 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
 )
 def test_wrong_input_is_refused(lab: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in refused(arguments, capsys)
+
+
+def test_an_address_where_no_cluster_answers_is_refused_at_once(lab: Path) -> None:
+    """In a process of its own: where Ray is up already, it is used. Ray itself would end the process after half a minute."""
+    command = [
+        sys.executable,
+        "-m",
+        "evo.run",
+        "run",
+        "--lab",
+        str(lab),
+        *INSTANT[:2],
+        "--evals",
+        "1",
+        "--set",
+        "run.ray_address=127.0.0.1:1",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("evo.run: no Ray cluster at 127.0.0.1:1: ")
+    assert len(ended.stderr.splitlines()) == 1
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("name", ["prepare.py", "train.py", "program.md"])

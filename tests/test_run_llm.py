@@ -104,6 +104,15 @@ def test_a_resumed_run_keeps_its_model_until_another_is_given(capsys: pytest.Cap
     assert "model: " not in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_limit_of_tokens_is_said_once_and_what_the_model_brought_in_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(competent(lambda text: true_bpb(text, 3))) as server:
+        assert run("--llm", server.url, "--set", "llm.token_limit=200") == 0
+    out = capsys.readouterr().out
+    assert out.count('model="asked no more" why="the limit of 200 tokens is reached"') == 1
+    count = sum(bool(r.candidate.writer) for r in explored())
+    assert f"model: wrote {count} of {len(explored())} new genomes, refused " in out
+
+
 def test_tokens_of_earlier_sessions_count_towards_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
     with ModelServer(competent()) as server:
         run("--llm", server.url, evals=4)

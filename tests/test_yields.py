@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from evaluator.outcome import Failed, Phase, Reason
 from evo.belief import Belief, Estimate
 from evo.history import Genome
 from evo.yields import MOST, PATIENCE, STRUCTURAL, factors, reward, yields
@@ -20,7 +21,8 @@ def run(children: Sequence[tuple[str, float | None, float]]) -> tuple[dict[str, 
     of = {"seed": Estimate(1.0, 0.001, 1)}
     for index, (operator, mean, seconds) in enumerate(children, start=1):
         scores = () if mean is None else (mean,)
-        genomes[str(index)] = Genome(str(index), index, "s", 10, operator, ("seed",), scores, int(mean is None), seconds=seconds)
+        flaw = Failed(Reason.CRASH, Phase.TRAIN, "boom") if mean is None else None
+        genomes[str(index)] = Genome(str(index), index, "s", 10, operator, ("seed",), scores, int(mean is None), flaw, seconds=seconds)
         if mean is not None:
             of[str(index)] = Estimate(mean, 0.001, 1)
     return genomes, Belief(of, 0.001, 0.0, 0.001, 0.01)
@@ -36,10 +38,13 @@ def shares(genomes: dict[str, Genome], belief: Belief) -> dict[str, float]:
 
 def test_a_child_is_worth_what_it_gains_on_its_best_parent_and_a_worse_or_failed_one_nothing() -> None:
     genomes, belief = run([("mutate", 0.99, 10.0), ("mutate", 1.01, 10.0), ("mutate", None, 30.0), ("tune", 0.98, 5.0)])
+    genomes["5"] = Genome("5", 5, "s", 10, "tune", ("seed",), (), 1, seconds=5.0, foretold=1.2)
     found = yields(genomes.values(), belief)
     assert [reward(genomes[id_], belief) for id_ in ("seed", "1", "2", "3")] == pytest.approx([0, 0.01, 0, 0])
     mutate = found["mutate"]
-    assert (mutate.children, mutate.failed, mutate.better, mutate.seconds) == (3, 1, 1, 50.0)
+    assert (mutate.children, mutate.failed, mutate.stopped, mutate.better, mutate.seconds) == (3, 1, 0, 1, 50.0)
+    tuned = found["tune"]
+    assert (tuned.children, tuned.failed, tuned.stopped) == (2, 0, 1)
     assert mutate.rate == pytest.approx(3600 * 0.01 / 50)
     assert set(found) == {"mutate", "tune"}
 

@@ -36,6 +36,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *STATEMENT_MUTATIONS,
 )
 _LITERAL_SHARE = 0.7
+_NAMED = 8  # mutations that an error names
 _TRIES = 3  # of one mutation, before the next is drawn
 
 
@@ -69,7 +70,8 @@ def mutate(text: str, rng: random.Random, names: Iterable[str] | None = None, co
                 break
             if _is_sound(parent, child, contract):
                 return Mutant(child.text, mutation.name, child.note)
-    raise MutationError(f"none of {len(catalogue)} mutations applies: {', '.join(mutation.name for mutation in catalogue)}")
+    tried = ", ".join(mutation.name for mutation in catalogue[:_NAMED])
+    raise MutationError(f"none of {len(catalogue)} mutations applies: {tried}{', …' if len(catalogue) > _NAMED else ''}")
 
 
 def _named(names: Iterable[str] | None) -> tuple[Mutation, ...]:

@@ -147,11 +147,17 @@ class Page:
         return next((count for count, (a, b) in enumerate(pairs) if a.strip() != b.strip()), min(len(search), len(self.lines) - line))
 
     def _near(self, wanted: str) -> str:
+        """By the whole line; before that, lines that only go on where the wanted one ends, such as by a comment, or set the same name."""
+        start, name = wanted.strip(), wanted.partition("=")[0].rstrip() + " ="
+        longer = [n for n, line in enumerate(self.lines, 1) if line.strip().startswith(start)]
+        same = [n for n, line in enumerate(self.lines, 1) if "=" in wanted and line.startswith(name)]
+        if longer or same:
+            return _meant([(n, self.lines[n - 1]) for n in (longer or same)[:2]])
         lines = {line.strip()[:_NEAR_CHARACTERS]: number for number, line in reversed(list(enumerate(self.lines[:_NEAR_LINES], 1)))}
         close = difflib.get_close_matches(wanted.strip()[:_NEAR_CHARACTERS], [line for line in lines if line], n=2, cutoff=0.5)
         if not close:
             return "nothing is near"
-        return "did you mean " + " or ".join(f"line {lines[line]}, {shown(self.lines[lines[line] - 1])}" for line in close) + "?"
+        return _meant([(lines[line], self.lines[lines[line] - 1]) for line in close])
 
 
 class _Spelling:
@@ -168,6 +174,11 @@ class _Spelling:
             found.append(bisect_right(self._starts, position) - 1)
             position += 1
         return found
+
+
+def _meant(lines: Sequence[tuple[int, str]]) -> str:
+    """A clause that names lines by number and text."""
+    return "did you mean " + " or ".join(f"line {number}, {shown(line)}" for number, line in lines) + "?"
 
 
 def shown(line: str) -> str:
