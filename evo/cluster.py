@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -106,10 +105,10 @@ class RayExecutor:
         address = address or os.environ.get("RAY_ADDRESS", "")
         if self._owner and address:
             _require_listener(address)
-        self._folder = _folder() if self._owner and not address else None
-        self._watchdog = _watchdog() if self._owner else None
+        folder = _folder() if self._owner and not address else None
+        self._watchdog = _watchdog(folder) if self._owner else None
         if self._owner:
-            connect(address, len(specs), self._gpus, self._folder)
+            connect(address, len(specs), self._gpus, folder)
         if self._watchdog is not None and self._watchdog.stdin is not None:
             self._watchdog.stdin.write(b"Ray is up\n")
             self._watchdog.stdin.flush()
@@ -173,12 +172,9 @@ class RayExecutor:
         if self._owner:
             ray.shutdown()
         if self._watchdog is not None:
-            self._watchdog.communicate()  # until all that was started here has ended
+            self._watchdog.communicate()  # until all that was started here has ended, and its folder is gone
             self._watchdog = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-        sweep()
+        sweep()  # what the slots' processes have left
 
     # ---- inside
 
@@ -287,9 +283,9 @@ def _require_listener(address: str) -> None:
         raise UserError(f"no Ray cluster at {address}: {error}; start it, or leave run.ray_address and RAY_ADDRESS unset") from error
 
 
-def _watchdog() -> subprocess.Popen[bytes]:
-    """Watches over the Ray processes that this process is about to start."""
-    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), str(os.getpid())]
+def _watchdog(folder: str | None) -> subprocess.Popen[bytes]:
+    """Watches over the Ray processes that this process is about to start, and over the folder of their files."""
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), str(os.getpid()), *filter(None, [folder])]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 

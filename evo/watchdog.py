@@ -1,4 +1,5 @@
-"""A small process that ends Ray's helpers after a driver that died without a word: `python watchdog.py DRIVER_PID`, standard input a pipe.
+"""A small process that ends Ray's helpers after a driver that died without a word, and removes their folder:
+`python watchdog.py DRIVER_PID [FOLDER]`, standard input a pipe.
 
 When the driver is killed, its end of the pipe closes. Ray's own processes notice by themselves within seconds, except two agents that
 first spend a minute on telling a server that is gone (Ray 2.60, `publish_error` with a limit of 60 s). What the driver had started and
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +74,8 @@ def main() -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(LOOK_SECONDS)
+    for folder in sys.argv[2:]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -165,16 +166,26 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
     assert snapshot("run").records[: len(kept)] == kept
 
 
-def test_a_run_on_ray_leaves_no_folder_behind(lab: Path, tmp_path: Path) -> None:
-    """Neither Ray's nor those of slots, which hold a lock in one each. A temporary folder with too long a name is not used."""
-    places = tmp_path / ("t" * 60)
-    places.mkdir()
-    before = set(Path("/tmp").glob("evo-ray-*"))
-    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--evals", "3", *INSTANT[:2]]
-    done_ = subprocess.run(command, env={**os.environ, "TMPDIR": str(places)}, capture_output=True, text=True, check=False)
-    assert done_.returncode == 0, done_.stderr
-    assert list(places.iterdir()) == []
-    assert set(Path("/tmp").glob("evo-ray-*")) - before == set()
+def test_a_run_on_ray_leaves_no_folder_behind_and_takes_no_place_whose_name_is_too_long(lab: Path, tmp_path: Path) -> None:
+    """Neither Ray's nor those of slots, which hold a lock in one each; also after a kill."""
+    long = tmp_path / ("t" * 60)
+    long.mkdir()
+    with tempfile.TemporaryDirectory(prefix="e", dir="/tmp") as short:
+        for name, place, end in (("a", short, "0"), ("b", str(long), "0"), ("c", short, "-9")):
+            command = [sys.executable, "-m", "evo.run", name, "--lab", str(lab), "--evals", "3" if end == "0" else "500", *INSTANT[:2]]
+            with subprocess.Popen(command, env={**os.environ, "TMPDIR": place}, stdout=subprocess.PIPE, text=True) as driver:
+                assert driver.stdout is not None
+                if end == "-9":
+                    next(line for line in driver.stdout if line.startswith("elapsed="))
+                    assert [path.name[:8] for path in Path(place).iterdir()] == ["evo-ray-"]
+                    driver.kill()
+                driver.stdout.read()
+            assert str(driver.returncode) == end
+            deadline = time.monotonic() + 20
+            while left := list(Path(place).iterdir()):
+                assert end == "-9", left
+                assert time.monotonic() < deadline, left
+                time.sleep(0.1)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
