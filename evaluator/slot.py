@@ -64,6 +64,7 @@ class SlotConfig:
     limits: Limits = field(default_factory=Limits)
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
     compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
+    compiles: bool = True  # forwarders compile the model; where programs do not, nothing hides how long that takes
     early_start: bool = False  # start the next program's processes ahead, and overlap evaluations: for GPUs, see berth.py
 
 
@@ -279,6 +280,8 @@ class Slot:
         config, cache = self.config, self.config.compile_cache if cached else ""
         spare = int(config.limits.gpu_spare_gib * _GIB) if config.device == "cuda" else 0
         more = {"EVO_DEVICE": config.device, "EVO_LAB": str(files.lab), "EVO_GPU_SPARE_BYTES": str(spare), **self._gpu_environment()}
+        if not config.compiles:
+            more["EVO_UNCOMPILED"] = "1"
         if cache:
             more |= {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
         return sandbox.Confined(

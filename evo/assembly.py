@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import genomes
 from evaluator import data as datafolder
 from evaluator import sandbox
 from evaluator.compat import CompatConfig
@@ -159,12 +160,18 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
             limits=profile.limits,
             sandbox=planned.config.evaluator.sandbox,
             compile_cache=str(Path(folder).parent / "compiled" / f"{head.device}{i}") if head.compile_cache else "",
+            compiles=_compiles(rendered.seed),
             early_start=head.device == "cuda",
         )
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
     limit = patience(profile.limits, budget)
     return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare)
+
+
+def _compiles(seed: str) -> bool:
+    """Whether the seed program is compiled, as far as its knobs say."""
+    return all(knob.value is not False for knob in genomes.knobs(seed) if knob.name == "COMPILE")
 
 
 def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:

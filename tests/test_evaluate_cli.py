@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from conftest import SmallLab
 from small_run import PROGRAM
 from tiny_lab import make_lab
 
+from evaluator.berth import Files
 from evaluator.outcome import Failed, Scored, from_dict
-from evaluator.slot import SlotConfig
+from evaluator.slot import Slot, SlotConfig
 from evo import assembly
 from evo.config import load
 from evo.evaluate import describe, main
@@ -131,6 +134,24 @@ def test_forwarders_start_early_on_gpus_alone(device: str, small_lab: SmallLab, 
     machine = Machine((0,), "a CPU", (Gpu("H100", 80.0, 9),))
     assembled = assembly.build(assembly.plan(config, machine), print)
     assert [evaluator.early_start for evaluator in assembled.evaluators if isinstance(evaluator, SlotConfig)] == [device == "cuda"]
+
+
+@pytest.mark.parametrize(("line", "compiles"), [("", True), ("COMPILE = True\n", True), ("COMPILE = False\n", False)])
+def test_forwarders_compile_nothing_where_the_seed_program_does_not(
+    line: str, compiles: bool, small_lab: SmallLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(small_lab.data).parent
+    monkeypatch.setenv("EVO_DATA_DIR", str(data))
+    lab = make_lab(tmp_path / "lab", small_lab.genome + line, small_lab.prepare)
+    profile = tmp_path / "small.toml"
+    profile.write_text(PROFILE)
+    config = load(None, [], {"run.lab": str(lab), "run.profile": str(profile), "run.data": str(data.parent / "texts")})
+    (evaluator,) = assembly.build(assembly.plan(config, Machine((0,), "a CPU", ())), print).evaluators
+    assert isinstance(evaluator, SlotConfig)
+    assert evaluator.compiles == compiles
+    with contextlib.closing(Slot(evaluator)) as slot, tempfile.TemporaryDirectory() as folder:
+        confined = slot._confined("forwarder.py", Files.lay_out(Path(folder)), Path(folder), False)
+    assert ("EVO_UNCOMPILED" in dict(confined.env)) != compiles
 
 
 def test_a_real_program_is_trained_and_scored_with_the_profiles_knobs(

@@ -79,14 +79,14 @@ def predict(model: Any, tokens: Any, out: Any) -> tuple[int, ...]:
 
 
 def rehearsed(model: Any, rows: int, length: int, floats: int) -> Predict:
-    """`predict` for (rows, length) tokens, compiled with the model as a whole, and tried; as it is where it cannot be compiled, or runs on
-    no GPU. The compiler lets the last kernel write the logits where they are to go."""
+    """`predict` for (rows, length) tokens, compiled with the model as a whole, and tried. As it is where it cannot be compiled, is not to
+    be, or runs on no GPU. The compiler lets the last kernel write the logits where they are to go."""
     import torch
 
     tokens = torch.randint(_LEAST_VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0)).to(device_of(model))
     out = torch.empty(floats, device=tokens.device)
     with torch.no_grad(), torch.random.fork_rng():
-        if tokens.device.type != "cpu":
+        if tokens.device.type != "cpu" and "EVO_UNCOMPILED" not in os.environ:
             compiled: Any = torch.compile(predict, dynamic=False)
             try:
                 compiled(model, tokens, out)
