@@ -22,6 +22,7 @@ from evaluator.task import Task
 from evaluator.waiting import Waiting
 
 _NAMES = ("first", "second")
+_WORD_SECONDS = 0.5  # for a word that has been said already: the deadline may have passed while the one before was scored
 _STILL_SECONDS = 0.03  # on cores, of one that lies still: the kernel counts in hundredths
 
 
@@ -107,7 +108,7 @@ class Forwarders:
             deadline: on the clock of time.monotonic.
         """
         for name, forwarder in list(self._running.items()):
-            if not forwarder.lie_still(max(0.0, deadline - time.monotonic())):
+            if not forwarder.lie_still(max(_WORD_SECONDS, deadline - time.monotonic())):
                 self._replaced(name)
 
     def first(self, task: Task, seed: int) -> Forwarder:

@@ -40,6 +40,7 @@ _REFUSED = (
     ("process_vm_readv", 310, 270),
     ("process_vm_writev", 311, 271),
     ("open_by_handle_at", 304, 265),  # files by number, past the root that it was given
+    ("shmget", 29, 194),  # memory that no process has mapped, and nobody counts
     ("unshare", 272, 97),  # privileges in namespaces of its own
     ("setns", 308, 268),
     ("mount", 165, 40),
@@ -57,8 +58,10 @@ _REFUSED = (
 )
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _OTHER_ABI = 0x40000000  # x86_64: numbers from here on are those of x32
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF: load a word, jump if, return
-_OFFSET_CALL, _OFFSET_ARCH = 0, 4  # in struct seccomp_data
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF: load a word, jump if, return
+_OFFSET_CALL, _OFFSET_ARCH, _OFFSET_FIRST = 0, 4, 16  # in struct seccomp_data; the last: the first argument, its lower half
+_CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEW…: as unshare
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
 _EPERM, _ENOSYS = 1, 38
 
@@ -177,6 +180,10 @@ def refuse_calls() -> None:
     numbers = [on_x86 if machine == "x86_64" else on_arm for _, on_x86, on_arm in _REFUSED]
     code = [(_LOAD, 0, 0, _OFFSET_ARCH), (_EQUAL, 1, 0, _AUDIT_ARCH[machine]), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
     code += [(_LOAD, 0, 0, _OFFSET_CALL), (_AT_LEAST, 0, 1, _OTHER_ABI), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
+    # What clone3 is to do no filter can see; without it the C library uses clone.
+    code += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
+    code += [(_EQUAL, 0, 4, _CLONE[machine]), (_LOAD, 0, 0, _OFFSET_FIRST), (_ANY_BIT, 0, 1, _NEW_NAMESPACES)]
+    code += [(_RETURN, 0, 0, _FAIL | _EPERM), (_RETURN, 0, 0, _ALLOW)]
     code += [(_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]  # to the last line
     code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _FAIL | _EPERM)]
     instructions = (_Instruction * len(code))(*(_Instruction(*line) for line in code))

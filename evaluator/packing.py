@@ -16,6 +16,10 @@ from pathlib import Path
 from evaluator.evaluate import HarnessError
 
 
+class PackingError(HarnessError):
+    """A vocabulary that is offered could not be packed: no fault of the program that asked for it, which gets another try."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """The lab's prepare.py, constants set, and the modules beside it that its data preparation imports."""
@@ -36,7 +40,7 @@ def add_vocabulary(preparation: Preparation, folder: str, size: int, cpus: tuple
     Args:
         cpus: cores to work on; empty: any.
     Raises:
-        HarnessError: it cannot be had, or not within `seconds`; the message has the last line that the preparation printed.
+        PackingError: it cannot be had, or not within `seconds`; the message has the last line that the preparation printed.
     """
     with tempfile.TemporaryDirectory(prefix="evo-pack-") as home:
         script = preparation.write(Path(home))
@@ -51,9 +55,9 @@ def add_vocabulary(preparation: Preparation, folder: str, size: int, cpus: tuple
             try:
                 said, _ = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
-                raise HarnessError(f"packing takes more than the {seconds:g} s allowed") from None
+                raise PackingError(f"packing takes more than the {seconds:g} s allowed") from None
             finally:
                 process.kill()  # nothing where it has ended
     if process.returncode:
         lines = said.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise HarnessError(lines[-1])
+        raise PackingError(f"packing a vocabulary of {size}: {lines[-1]}")

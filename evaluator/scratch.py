@@ -21,8 +21,10 @@ class Scratch:
     def __init__(self) -> None:
         sweep()
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        unheld = self.path / f"{_LOCK}.new"
+        self._lock = os.open(unheld, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unheld.rename(self.path / _LOCK)  # held from the moment that it has its name: whoever sweeps finds no other
 
     def close(self) -> None:
         """Removes the folder."""

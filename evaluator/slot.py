@@ -142,7 +142,10 @@ class Slot:
         with contextlib.ExitStack() as stage:
             with self._training:
                 began = time.monotonic()
-                ready = self._train(program, seed, budget_seconds, watch, stage)
+                try:
+                    ready = self._train(program, seed, budget_seconds, watch, stage)
+                except packing.PackingError as error:
+                    return Interrupted(str(error))
             if isinstance(ready, Failed | Stopped):
                 return replace(ready, total_seconds=time.monotonic() - began)
             if trained is not None and self._overlaps:

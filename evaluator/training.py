@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.data import Data, Vocabulary, prefault
-from evaluator.evaluate import HarnessError, Watch
+from evaluator.evaluate import Watch
 from evaluator.inside import wire
 from evaluator.outcome import MOST_LOSS, CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.printed import printable
@@ -155,9 +155,9 @@ class TrainingRun:
         self._asked = time.monotonic()
         try:
             vocabulary = self._packed(message["vocab_size"])
-        except HarnessError as error:
+        except LookupError as error:
             sizes = ", ".join(str(v.size) for v in self.data.vocabularies)
-            return self._fail(Reason.CONTRACT, f"no tokeniser of size {message['vocab_size']}; prepared are {sizes}: {error}")
+            return self._fail(Reason.CONTRACT, f"no tokeniser of size {message['vocab_size']}; prepared are {sizes}: {error.args[0]}")
         self.before_clock()
         rows = self.lend(vocabulary.train.file)
         try:
@@ -177,14 +177,15 @@ class TrainingRun:
         """The rows of a vocabulary, packed now if they were not: the program waits, and no clock runs.
 
         Raises:
-            HarnessError: it is not to be had; the message says why.
+            LookupError: there is none of that size; the message says which there are.
+            PackingError: it cannot be packed here now, whatever the program.
         """
         found = self.data.vocabulary(size)
         if found is None and self.pack is not None and size in self.data.offered:
             self.data = self.pack(size)
             found = self.data.vocabulary(size)
         if found is None:
-            raise HarnessError("no other can be packed" if self.pack is None else f"offered are {', '.join(map(str, self.data.offered))}")
+            raise LookupError("no other can be packed" if self.pack is None else f"offered are {', '.join(map(str, self.data.offered))}")
         return found
 
     def _note_step(self, message: dict[str, Any]) -> Stopped | None:

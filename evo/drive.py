@@ -28,7 +28,7 @@ from evo.executor import Executor, Finished
 from evo.lab import Rendered
 from evo.policies import NUMBERS_APART
 from evo.proof import refuse_ignored_seed
-from evo.records import CALIBRATE, Candidate, Record
+from evo.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.search import Search
 from evo.stopping import Curves, latest
 from evo.store import Store, curve
@@ -242,7 +242,7 @@ class Driver:
             self._ready.appendleft(Written(candidate, self.store.text(candidate.genome)))
             return
         known = self._known.get(candidate.genome)
-        if known is not None and known.proposal == candidate.proposal:
+        if known is not None and known.proposal == candidate.proposal and candidate.proposal.operator not in REPEATS:
             del self._known[candidate.genome]
         why = f"given up after {count} interruptions by the harness, the last: {outcome.why}"
         self._tell(Record(candidate, Unwritten(why), event.slot, event.started, event.finished))

@@ -107,6 +107,7 @@ class Policy:
     explore: Callable[[View, Random], Move]
     champion: Callable[[History, Belief], str | None]
     stops: bool = False  # ends runs early that cannot survive: `search.early_stopping`
+    widens: bool = False  # out of ideas near the survivors, it mutates anything
     models: bool = False  # looks at what the knobs' values say of the scores (evo/numeric/refine.py)
 
 
@@ -245,7 +246,7 @@ def _lowest_observed(history: History, belief: Belief) -> str | None:
 
 
 POLICIES: Mapping[str, Policy] = {
-    "evo": Policy(_evo, best, stops=True, models=True),
+    "evo": Policy(_evo, best, stops=True, widens=True, models=True),
     "greedy": Policy(_greedy, _lowest_observed),
     "random": Policy(_random, best),
     "tune-only": Policy(_tune_only, best),

@@ -1,4 +1,4 @@
-"""The rule that travels with a candidate: at which level of its learning curve it is stopped. Learned in evo/stopping.py.
+"""The rule that travels with a candidate: what its learning curve foretells, and when it is stopped. Learned in evo/stopping.py.
 
 Plain data, and what the slot's side needs to go by it.
 """
@@ -13,59 +13,56 @@ from typing import Any
 from evaluator.outcome import CurvePoint
 from evaluator.plain import checked
 
-FORMER_WINDOW = 0.5  # of rules from before they told it
-NEARER = 0.1  # standard deviations by which a level must have come down to be nearer
 LEAST_COVERED = 0.5  # of a checkpoint's window that the points must cover
+FARTHEST = 4.0  # standard deviations from the others' mean, beyond which a level or a pace counts no further
 _MOST_LOGARITHM = 700.0  # that a float holds the exponential of
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What is known about one checkpoint."""
+    """One checkpoint: the logarithm of the final value, foretold linearly by the level and by the tokens so far, both logarithms and both
+    in standard deviations from what the finished runs had."""
 
     share: float  # of the budget
-    level: float  # highest at which a run goes on
-    spread: float  # standard deviation of the level of a candidate at the bar
-    slope: float  # of the logarithm of the value over the level: what to expect of a run; shown, not decided by
-    offset: float
+    level_mean: float
+    level_sd: float  # 0: it tells nothing
+    tokens_mean: float
+    tokens_sd: float
+    value: float  # of a run at both means
+    by_level: float
+    by_tokens: float
+    spread: float  # standard deviation of a new run's value around what is foretold at the means
+    doubt_level: float  # by which the variance grows, as a share of that at the means, with the square of either distance
+    doubt_tokens: float
+    doubt_both: float  # and with twice their product
 
-    def height(self, level: float | None) -> float | None:
-        """How far a level lies above the highest at which a run goes on, in standard deviations."""
-        return None if level is None else (level - self.level) / self.spread
+    def foretold(self, level: float, tokens: float) -> tuple[float, float]:
+        """Logarithm of the final value, and its standard deviation."""
+        x, y = _distance(level, self.level_mean, self.level_sd), _distance(tokens, self.tokens_mean, self.tokens_sd)
+        variance = 1 + self.doubt_level * x * x + self.doubt_tokens * y * y + 2 * self.doubt_both * x * y
+        return self.value + self.by_level * x + self.by_tokens * y, self.spread * math.sqrt(max(variance, 1.0))
 
-    def predicted(self, level: float) -> float:
-        """The final value, bits per byte, to be expected of a run with such a level."""
-        return math.exp(min(self.offset + self.slope * level, _MOST_LOGARITHM))
+
+def _distance(x: float, mean: float, sd: float) -> float:
+    return max(-FARTHEST, min(FARTHEST, (x - mean) / sd)) if sd else 0.0
 
 
 @dataclass(frozen=True)
 class Rule:
     """When one candidate is to be stopped."""
 
-    bar: float  # bits per byte
+    bar: float  # bits per byte, that it must beat
     budget_seconds: float
     limits: tuple[Limit, ...]  # in order of their shares
     window: float  # share of the budget that a level is the mean over
+    reach: float = 0.0  # standard deviations by which what is foretold must lie above the bar
     spared: bool = False  # what it would stop is finished all the same, to count how often that would have been wrong
 
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
-    """Inverse of `dataclasses.asdict`. Limits of before there were spreads are left out: they stop nothing any more."""
-    limits = tuple(checked(Limit(**limit)) for limit in data["limits"] if "spread" in limit)
-    return checked(Rule(**{"window": FORMER_WINDOW, **data, "limits": limits}))
-
-
-def not_nearing(heights: Sequence[float | None]) -> list[float | None]:
-    """Of heights above something, those that are not lower by `NEARER` than the one before. None for all others.
-
-    Only they count against a run: one that comes nearer may be a slow starter, whose rates rise first or are high, or whose structure
-    takes longer to learn. Of 256 recorded runs one of the best was such a one (docs/log.md).
-    """
-    found, before = list[float | None](), None
-    for height in heights:
-        found.append(height if height is not None and before is not None and height > before - NEARER else None)
-        before = before if height is None else height
-    return found
+    """Inverse of `dataclasses.asdict`. Limits of former kinds are left out: they stop nothing any more."""
+    limits = tuple(checked(Limit(**limit)) for limit in data["limits"] if "by_tokens" in limit)
+    return checked(Rule(**{"window": 1.0, **data, "limits": limits}))
 
 
 class Watching:
@@ -75,24 +72,30 @@ class Watching:
         self.foretold: float | None = None  # final value, bits per byte, of a run that was stopped
         self._rule = rule
         self._points: list[CurvePoint] = []
-        self._heights: list[float | None] = []  # at the checkpoints that were judged
+        self._judged = 0  # checkpoints
 
     def __call__(self, point: CurvePoint) -> str | None:
         """One line that says why the run is stopped; None to go on."""
         self._points.append(point)
-        limits, budget = self._rule.limits, self._rule.budget_seconds
-        while len(self._heights) < len(limits) and point.seconds >= limits[len(self._heights)].share * budget:
-            limit = limits[len(self._heights)]
-            level = level_at(self._points, limit.share, self._rule.window, budget)
-            self._heights.append(limit.height(level))
-            against = not_nearing(self._heights)[-1]
-            if level is not None and against is not None and against > 0:
-                self.foretold = limit.predicted(level)
+        rule, budget = self._rule, self._rule.budget_seconds
+        while self._judged < len(rule.limits) and point.seconds >= rule.limits[self._judged].share * budget:
+            limit = rule.limits[self._judged]
+            self._judged += 1
+            level, tokens = level_at(self._points, limit.share, rule.window, budget), tokens_at(self._points, limit.share, budget)
+            if level is None or tokens is None:
+                continue
+            value, sd = limit.foretold(level, tokens)
+            if value - rule.reach * sd > math.log(rule.bar):
+                self.foretold = _exponential(value)
                 return (
-                    f"at {limit.share:.0%} of the budget its loss of {math.exp(level):.4f} foretells {self.foretold:.4f}, "
-                    f"and {self._rule.bar:.4f} must be beaten; a run goes on up to {math.exp(limit.level):.4f}, or while it comes nearer"
+                    f"at {limit.share:.0%} of the budget its loss of {_exponential(level):.4f} foretells {self.foretold:.4f} ± {sd:.1%}, "
+                    f"and {rule.bar:.4f} must be beaten; {rule.reach:.1f} times that far a run goes on"
                 )
         return None
+
+
+def _exponential(logarithm: float) -> float:
+    return math.exp(min(logarithm, _MOST_LOGARITHM))
 
 
 def level_at(curve: Iterable[CurvePoint], share: float, window: float, budget_seconds: float) -> float | None:
@@ -108,3 +111,15 @@ def level_at(curve: Iterable[CurvePoint], share: float, window: float, budget_se
             total, covered = total + seconds * point.loss, covered + seconds
         before = point.seconds
     return math.log(total / covered) if 0 < total < math.inf and covered >= LEAST_COVERED * (end - start) else None
+
+
+def tokens_at(curve: Sequence[CurvePoint], share: float, budget_seconds: float) -> float | None:
+    """Logarithm of the tokens that a run had taken at a share of the budget; None where it has not come so far, or tells none."""
+    end, seconds, tokens = share * budget_seconds, 0.0, 0
+    for point in curve:
+        if point.seconds >= end:
+            part = (end - seconds) / (point.seconds - seconds) if point.seconds > seconds else 1.0
+            reached = tokens + part * (point.tokens - tokens)
+            return math.log(reached) if reached > 0 else None
+        seconds, tokens = point.seconds, point.tokens
+    return None

@@ -208,7 +208,7 @@ class Search:
         view = self._view()
         if self.config.evals is not None and view.explorations >= self.config.evals:
             return None
-        stuck = self.history.fruitless >= self.config.widen_after
+        stuck = POLICIES[self.config.policy].widens and self.history.fruitless >= self.config.widen_after
         move = widen(view, rng) if stuck else POLICIES[self.config.policy].explore(view, rng)
         return Proposal(index, move.operator, move.parents, seed)
 
@@ -263,8 +263,10 @@ class Search:
         due = [arm for arm in (champion, self.founder.id) if self._final_due(arm, drawn)]
         if not due:
             return None
-        arm = min(due, key=lambda a: sum(1 for p in drawn if p.parents[0] == a))
-        pair = sum(1 for p in drawn if p.parents[0] == arm)
+        counts = {arm: sum(1 for p in drawn if p.parents[0] == arm) for arm in due}
+        # Slots in step must each draw both arms, or slots are compared: pairs turn round in the order of Thue and Morse, A B  B A  B A  A B.
+        arm = min(due, key=lambda a: (counts[a], (a == champion) == (counts[a].bit_count() % 2 == 1)))
+        pair = counts[arm]
         seed = Random(f"{self.config.seed}/{group}/final/{pair}").randrange(SEEDS)
         return Proposal(index, FINAL, (arm,), seed, group)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from evaluator.outcome import SELF_REPORTED, Scored
+from evaluator.outcome import SELF_REPORTED, Failed, Scored
 from evo.records import Record
 
 CONFIDENCE = 0.95
@@ -34,12 +34,15 @@ class Announcement:
     n_seed: int
     n_champion: int
     self_reported: bool = False  # the draws are the programs' own word
+    failed_seed: int = 0  # draws that gave no score
+    failed_champion: int = 0
     confidence: float = CONFIDENCE  # wider the more often the run has looked
 
     @property
     def proven(self) -> bool:
-        """The interval lies above 0: only then is a gain announced."""
-        return self.low > 0
+        """The interval lies above 0, and the champion fails no more often than the seed: only then is a gain announced. Draws that fail are
+        the worst ones, so that an interval over the others flatters whoever has more of them."""
+        return self.low > 0 and self.failed_champion <= self.failed_seed
 
     def sentence(self) -> str:
         """One line for people."""
@@ -48,17 +51,20 @@ class Announcement:
             f"{100 * self.confidence:.4g} % interval {self.low:+.4f} to {self.high:+.4f}, {self.n_champion} + {self.n_seed} fresh draws"
         )
         means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
+        failed = f"; {self.failed_champion} more of its draws failed, {self.failed_seed} of the seed's"
+        means += failed if self.failed_champion or self.failed_seed else ""
         if self.proven:
             return f"{self.champion} gains {self.gain:.4f} {val_bpb}: {means} ({interval})"
-        verdict = "which is worse" if self.high < 0 else "which noise explains"
+        verdict = "which is worse" if self.high < 0 else "which noise explains" if self.low <= 0 else "and it fails more often"
         return f"no gain to announce: {self.champion} has {val_bpb} {means}, {verdict} ({interval})"
 
 
 def announce(finals: Sequence[Record], champion: str, look: int = 1) -> Announcement | None:
     """The verdict of one group of final draws, the `look`-th of the run; None until each arm has two scores."""
     arms: dict[bool, list[float]] = {True: [], False: []}
-    own_word = False
+    own_word, failed = False, {True: 0, False: 0}
     for record in finals:
+        failed[record.candidate.proposal.parents[0] == champion] += isinstance(record.outcome, Failed)
         if isinstance(record.outcome, Scored):
             arms[record.candidate.proposal.parents[0] == champion].append(record.outcome.val_bpb)
             own_word |= record.outcome.self_reported
@@ -69,7 +75,9 @@ def announce(finals: Sequence[Record], champion: str, look: int = 1) -> Announce
     low, high, p = welch(seeds, ours, confidence)
     seed_mean, champion_mean = fmean(seeds), fmean(ours)
     gain = seed_mean - champion_mean
-    return Announcement(champion, seed_mean, champion_mean, gain, low, high, p, len(seeds), len(ours), own_word, confidence)
+    return Announcement(
+        champion, seed_mean, champion_mean, gain, low, high, p, len(seeds), len(ours), own_word, failed[False], failed[True], confidence
+    )
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:

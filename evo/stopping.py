@@ -1,18 +1,17 @@
 """Early stopping: which running candidate cannot be a survivor any more, by its learning curve and this run's own finished curves.
 
-At some checkpoints the mean loss of late is compared with what a candidate exactly as good as the bar (the value that it must beat to
-survive) would show there. That level, and its spread, come from finished runs whose loss code is the same, under the same budget: a line
-of level on final value, both as logarithms, through the better half of them. Level on value and not value on level: a run that is stopped
-is chosen by its level, so the latter would be bent by the stopping itself, and would take all candidates for average ones. The
-candidate is stopped where its level is too high for one at the bar, and is not coming nearer: by more standard deviations than would-be
-survivors show at the worst of their checkpoints, so many that about a share `false_stops` of them is lost over all checkpoints together.
-How far would-be survivors scatter is what the finished runs show, each against the line through the others; by how much they beat the bar,
-the present survivors. Who is unlike all others, such as a slow starter, is rarely among the finished, so that there is a margin.
+At some checkpoints the final value is foretold by the mean loss of late and by the tokens so far, all as logarithms: by ridge regression
+over the finished runs whose loss code is the same, under the same budget. Tokens, since under a budget of seconds a slow program or a busy
+machine has fewer, a higher loss for now and a higher value in the end; the loss alone does not tell whether a run is behind by its steps or
+by its worth. A candidate is stopped where the value foretold lies above the bar, that which it must beat to survive, by more standard
+deviations than would-be survivors' are off in all but a share `false_stops`. How far values are off is what each finished run shows against
+the line through the others, and more for one that is unlike them. That runs which were stopped teach nothing does not bend the line: they
+are chosen by what it foretells from, not by what it foretells.
 
 Rates that rise first hold a run back for as long as they do: a program is judged, and compared, from its warm-up on alone.
 
-A curve is read by share of the budget, not by step: values are under a budget too, and a program that is slow, or a machine that is
-busy, has a higher level and a higher value alike. What the rule cannot see is a machine that was busy in the beginning alone.
+A curve is read by share of the budget, not by step: values are under a budget too. What the rule cannot see is a machine that was busy in
+the beginning alone.
 
 Pure: a function of finished runs, bar and settings. A `Rule` is plain data that travels with its candidate.
 """
@@ -25,21 +24,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 
 from evaluator.outcome import CurvePoint, Scored, Stopped
+from evo.belief import MAD_TO_SD
 from evo.records import REPEATS, Candidate, Record
-from evo.rule import Limit, Rule, Watching, level_at, not_nearing
+from evo.rule import Limit, Rule, Watching, level_at, tokens_at
 from evo.statistics import t_quantile
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
 WINDOW = 0.25  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later; docs/log.md
-SETTLED = 0.1  # of the budget, after its warm-up: from here on a curve is like others
 LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
-NEAR = 0.5  # share of them, the better ones, that levels are learned from: the bar lies among them
+OUTLIERS = 3.0  # standard deviations above the median, by the median of the distances: what lies higher teaches nothing about good ones
+LEAST_SPREAD = 1e-9  # of a logarithm: repeats of a deterministic lab agree exactly
+PENALTY = 3.0  # of the ridge: as if so many runs had shown that a curve tells nothing
 SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong
-CAUTION = 1.3  # times as many standard deviations as normal surprises ask for; by recorded curves, docs/log.md
-LEAST = 16  # finished runs with the same loss code below which nothing is stopped
+CAUTION = 1.1  # times as many standard deviations as normal surprises at one checkpoint ask for; by recorded curves, docs/log.md
+LEAST = 24  # finished runs with the same loss code below which nothing is stopped
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Trace:
     loss_code: str  # genomes.loss_code
     val_bpb: float
     levels: tuple[float | None, ...]  # at each checkpoint: logarithm of the mean loss, nats per token; None: not told, or rates rise
+    tokens: tuple[float | None, ...]  # at each checkpoint: logarithm of the tokens so far; None: not told
 
 
 class Curves:
@@ -139,12 +141,13 @@ def trace(index: int, loss_code: str, val_bpb: float, curve: Sequence[CurvePoint
         warmup: share of the budget, see `Candidate.warmup`.
     """
     levels = (level_at(curve, share, WINDOW, budget_seconds) if settled(share, warmup) else None for share in CHECKPOINTS)
-    return Trace(index, loss_code, val_bpb, tuple(levels))
+    tokens = (tokens_at(curve, share, budget_seconds) for share in CHECKPOINTS)
+    return Trace(index, loss_code, val_bpb, tuple(levels), tuple(tokens))
 
 
 def settled(share: float, warmup: float) -> bool:
-    """Whether a program with such a warm-up can be compared with others at this share of the budget."""
-    return warmup == 0 or share >= warmup + SETTLED
+    """Whether a program with such a warm-up can be compared with others at this share of the budget: no rates rise in its window."""
+    return warmup == 0 or share >= warmup + WINDOW
 
 
 def learn(
@@ -159,87 +162,47 @@ def learn(
         warmup: of the candidate, share of the budget.
     """
     same = sorted((t for t in traces if loss_code and t.loss_code == loss_code), key=lambda t: t.index)[-LATEST:]
-    near = sorted(same, key=lambda t: (t.val_bpb, t.index))[: max(LEAST, math.ceil(NEAR * len(same)))]
-    lines = {k: line for k in range(len(CHECKPOINTS)) if (line := _line([(math.log(t.val_bpb), t.levels[k]) for t in near])) is not None}
-    allowed = _allowed(list(lines.values()), math.log(bar), [math.log(t.val_bpb) for t in same if t.val_bpb < bar], false_stops)
-    if allowed is None:
+    values = [math.log(t.val_bpb) for t in same]
+    if len(same) < LEAST:
         return None
+    middle = median(values)
+    highest = middle + OUTLIERS * MAD_TO_SD * median(abs(value - middle) for value in values)
+    kept = [(t, value) for t, value in zip(same, values, strict=True) if value <= highest]
     limits = []
-    for k, line in lines.items():
-        expected = _line([(t.levels[k], math.log(t.val_bpb)) for t in same if t.levels[k] is not None])
-        if expected is not None and settled(CHECKPOINTS[k], warmup):
-            spread = line.spread(math.log(bar))
-            limits.append(Limit(CHECKPOINTS[k], line.at(math.log(bar)) + allowed * spread, spread, expected.slope, expected.offset))
-    return Rule(bar, budget_seconds, tuple(limits), WINDOW)
+    for k, share in enumerate(CHECKPOINTS):
+        rows = [(level, tokens, value) for t, value in kept if (level := t.levels[k]) is not None and (tokens := t.tokens[k]) is not None]
+        if len(rows) >= LEAST and settled(share, warmup):
+            limits.append(_limit(share, rows))
+    reach = CAUTION * _quantile(1 - false_stops, len(kept) - 1)
+    return Rule(bar, budget_seconds, tuple(limits), WINDOW, reach) if limits else None
 
 
-def _allowed(lines: Sequence[_Line], bar: float, survivors: Sequence[float], false_stops: float) -> float | None:
-    """How many standard deviations a level may lie above that of a candidate at the bar; None where too few runs tell.
+def _limit(share: float, rows: Sequence[tuple[float, float, float]]) -> Limit:
+    """Ridge regression of the third on the first two, these standardised; the spread from leave-one-out residuals."""
+    count = len(rows)
+    levels, tokens, values = zip(*rows, strict=True)
+    means, sds = (fmean(levels), fmean(tokens)), (pstdev(levels), pstdev(tokens))
+    x, y = ([(v - mean) / sd if sd else 0.0 for v in column] for column, mean, sd in zip((levels, tokens), means, sds, strict=True))
+    middle = fmean(values)
+    xx, yy, xy = _sumprod(x, x) + PENALTY, _sumprod(y, y) + PENALTY, _sumprod(x, y)
+    determinant = xx * yy - xy * xy
+    doubt_x, doubt_y, doubt_xy = yy / determinant, xx / determinant, -xy / determinant  # the inverse
+    right = _sumprod(x, [v - middle for v in values]), _sumprod(y, [v - middle for v in values])
+    by_x, by_y = doubt_x * right[0] + doubt_xy * right[1], doubt_xy * right[0] + doubt_y * right[1]
+    squares = 0.0
+    for a, b, value in zip(x, y, values, strict=True):
+        leverage = 1 / count + doubt_x * a * a + doubt_y * b * b + 2 * doubt_xy * a * b
+        squares += ((value - middle - by_x * a - by_y * b) / (1 - leverage)) ** 2
+    at_means = 1 + 1 / count
+    spread = math.sqrt(max(squares / count, LEAST_SPREAD**2) * at_means)
+    doubts = doubt_x / at_means, doubt_y / at_means, doubt_xy / at_means
+    return Limit(share, means[0], sds[0], means[1], sds[1], middle, by_x, by_y, spread, *doubts)
 
-    A would-be survivor is any of the present ones, with the surprises of any of the finished runs. What counts is its worst checkpoint
-    of those at which it is not coming nearer; over all of them that is taken for a normal distribution, of which as many draws are known
-    as there are finished runs, with a margin.
 
-    Args:
-        lines: of levels over logarithms of values, through the same runs.
-        bar, survivors: logarithms of values.
-    """
-    known = [row for row in zip(*(line.surprises for line in lines), strict=True) if any(z is not None for z in row)]
-    if len(known) < LEAST:
-        return None
-    better = [[(line.at(bar) - line.at(value)) / line.spread(bar) for line in lines] for value in survivors] or [[0.0] * len(lines)]
-    above = ([None if z is None else z - lead for z, lead in zip(row, leads, strict=True)] for row in known for leads in better)
-    worst = [max(counted) for heights in above if (counted := [z for z in not_nearing(heights) if z is not None])]
-    if len(worst) < LEAST:
-        return None
-    reach = CAUTION * _quantile(1 - false_stops, len(known) - 1) * math.sqrt(1 + 1 / len(known))
-    return float(fmean(worst) + reach * pstdev(worst))
+def _sumprod(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(p * q for p, q in zip(a, b, strict=True))
 
 
 @lru_cache(maxsize=LATEST)
 def _quantile(probability: float, freedom: int) -> float:
     return t_quantile(probability, freedom)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Least squares of y on x."""
-
-    slope: float
-    offset: float
-    sd: float  # of y around the line
-    count: int
-    centre: float  # mean of x
-    squares: float  # summed, of the distances of x from it
-    surprises: tuple[float | None, ...]  # of each y: how many standard deviations of a new one it lies above the line through the others
-
-    def at(self, x: float) -> float:
-        return self.offset + self.slope * x
-
-    def spread(self, x: float) -> float:
-        """Standard deviation of a new y around the line, the line's own uncertainty included."""
-        return self.sd * math.sqrt(1 + 1 / self.count + (x - self.centre) ** 2 / self.squares)
-
-
-def _line(pairs: Sequence[tuple[float | None, float | None]]) -> _Line | None:
-    """None where there are too few pairs without a None, or where the line does not rise."""
-    known = [(x, y) for x, y in pairs if x is not None and y is not None]
-    if len(known) < LEAST:
-        return None
-    count, centre, middle = len(known), fmean(x for x, _ in known), fmean(y for _, y in known)
-    squares = math.fsum((x - centre) ** 2 for x, _ in known)
-    slope = math.fsum((x - centre) * (y - middle) for x, y in known) / squares if squares else 0.0
-    if slope <= 0:
-        return None
-    offset = middle - slope * centre
-    left = math.fsum((y - offset - slope * x) ** 2 for x, y in known)
-
-    def surprise(x: float | None, y: float | None) -> float | None:
-        """The externally studentised residual: Cook and Weisberg, Residuals and Influence in Regression (1982), section 2.2.1."""
-        if x is None or y is None:
-            return None
-        residual, kept = y - offset - slope * x, 1 - 1 / count - (x - centre) ** 2 / squares
-        variance = (left - residual**2 / kept) / (count - 3) if kept > 0 else 0.0
-        return residual / math.sqrt(variance * kept) if variance > 0 else None
-
-    return _Line(slope, offset, math.sqrt(left / (count - 2)), count, centre, squares, tuple(surprise(x, y) for x, y in pairs))

@@ -15,10 +15,10 @@ Left out: keeping what people write into the dashboard; a parameter whose value 
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import optuna
@@ -104,7 +104,7 @@ class StudyView:
             if told is None or not told.items() <= expected.items():
                 book.storage.delete_study(study._study_id)
             else:
-                book.remember(study.study_name, self._reader(study.study_name, made["reference"]), set(told))
+                book.remember(study.study_name, partial(self._reader, study.study_name, made["reference"]), set(told))
 
     def _add_missing(self, book: _Book, standing: Standing, whole: bool) -> None:
         left = sys.maxsize if whole else AT_ONCE
@@ -139,8 +139,11 @@ class StudyView:
         name = species_study(species)
         board = book.boards.get(name)
         reference = board.reference if board else members[0].candidate.genome
-        reader = board.reader if board else self._reader(name, reference)
         missing = (board.missing(members) if board else list(members))[:most]
+        if board and not missing and (board.moved <= set(board.knobs) or not board.may_grow(0, most is None)):
+            book.say(board, species_note(species, board.knobs, standing), species_facts(species, standing))
+            return 0
+        reader = board.reader if board else self._reader(name, reference)
         moved = set(board.moved) if board else set[str]()
         for record in missing:
             moved.update(_differing(reader, _read(reader, self._texts(record.candidate.genome))))
@@ -207,7 +210,11 @@ def placed_in(knob: Knob, value: Value, moved: bool = True) -> tuple[BaseDistrib
 
 
 def _params(board: _Board, values: Mapping[str, Value], moved: Container[str]) -> Params:
-    placed = {name: placed_in(board.reader.knobs[name], values[name], name in moved) for name in board.knobs if name in values}
+    placed = {
+        name: placed_in(board.reader.knobs[name], values[name], name in moved)
+        for name in board.knobs
+        if name in values and name in board.reader.knobs
+    }
     return {name: found for name, found in placed.items() if found is not None}
 
 
@@ -254,12 +261,17 @@ class _Board:
 
     study: optuna.Study
     reference: str  # genome whose knobs give names, kinds and scales
-    reader: Reader  # of the reference
+    read: Callable[[], Reader]  # makes `reader`; that takes longer than all else, and few studies grow in a session
     knobs: tuple[str, ...]  # the parameters
     moved: set[str]  # known to have moved, parameters or not yet
     indexes: set[int]
     made_with: int  # trials
     note: str
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Of the reference."""
+        return self.read()
 
     def may_grow(self, more: int, whole: bool) -> bool:
         """Is it time to make the study anew with more parameters?"""
@@ -284,13 +296,12 @@ class _Book:
         noted = all(note_ver_key(trial._trial_id) in study.system_attrs for trial in found)
         return told if noted and len(told) == len(found) else None
 
-    def remember(self, name: str, reader: Reader, indexes: set[int]) -> _Board:
+    def remember(self, name: str, read: Callable[[], Reader], indexes: set[int]) -> _Board:
         """Goes on with a study that is in the file."""
         study = optuna.load_study(study_name=name, storage=self.storage)
         attributes = self.storage.get_study_system_attrs(study._study_id)
         made, moved = attributes[MADE], set(attributes[MOVED])
-        known = tuple(knob for knob in made["knobs"] if knob in reader.knobs)
-        self.boards[name] = _Board(study, made["reference"], reader, known, moved, indexes, len(indexes), get_note(study))
+        self.boards[name] = _Board(study, made["reference"], read, tuple(made["knobs"]), moved, indexes, len(indexes), get_note(study))
         return self.boards[name]
 
     def make(self, name: str, reference: str, reader: Reader, knobs: Iterable[str]) -> _Board:
@@ -302,7 +313,7 @@ class _Book:
         self.storage.set_study_system_attr(study_id, MADE, {"version": VERSION, "reference": reference, "knobs": list(knobs)})
         self.storage.set_study_system_attr(study_id, MOVED, sorted(old.moved if old else ()))
         self.storage.set_study_system_attr(study_id, METRIC_NAMES, ["val_bpb"])
-        return self.remember(name, reader, set())
+        return self.remember(name, lambda: reader, set())
 
     def add(self, board: _Board, trial: FrozenTrial, note: str) -> None:
         """One trial and its note; `save_note` wants a trial that is still running."""

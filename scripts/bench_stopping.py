@@ -17,7 +17,7 @@ import argparse
 import json
 import lzma
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import fmean, median, quantiles
@@ -95,7 +95,7 @@ def replay(runs: list[Recorded], population: int, false_stops: float) -> Replay:
             saved, stopped = saved + run.training_seconds - at, stopped + 1
             lost, best_lost, last_lost = lost + (value < best[-1]), best_lost + (value < best[0]), last_lost + (value <= last)
             continue
-        traces.append(Trace(number, run.trace.loss_code, value, run.trace.levels))
+        traces.append(replace(run.trace, index=number))
         best = sorted([*best, value])[:population]
     return Replay(saved / sum(run.training_seconds for run in runs), stopped, survivors, lost, best_lost, last_lost)
 

@@ -13,7 +13,7 @@ from conftest import ROOT, SMALL, SmallLab
 from evaluator import data as datafolder
 from evaluator.evaluate import HarnessError
 from evaluator.key import measurement_key
-from evaluator.outcome import Failed, Reason, Scored
+from evaluator.outcome import Interrupted, Scored
 from evaluator.packing import Preparation, add_vocabulary
 from evaluator.slot import Slot, SlotConfig
 from evo import lab
@@ -65,16 +65,15 @@ def test_a_package_that_makes_programs_faster_is_part_of_the_key(
     assert key.endswith("torch 1.2.3 | cudnn-frontend 1.2.3" if said else "torch 1.2.3")
 
 
-def test_what_cannot_be_packed_is_a_failure_that_says_why(config: SlotConfig, small_lab: SmallLab, tmp_path: Path) -> None:
+def test_what_cannot_be_packed_is_no_fault_of_the_program(config: SlotConfig, small_lab: SmallLab, tmp_path: Path) -> None:
     config = replace(config, data=str(shutil.copytree(config.data, tmp_path / "data")), modules=())
     slot = Slot(config)
     try:
         outcome = slot(small_lab.genome.replace("256", "400"), 0, 1.0)
     finally:
         slot.close()
-    assert isinstance(outcome, Failed)
-    assert outcome.reason is Reason.CONTRACT
-    assert "no tokeniser of size 400; prepared are 256: ModuleNotFoundError" in outcome.message
+    assert isinstance(outcome, Interrupted)
+    assert outcome.why.startswith("packing a vocabulary of 400: ModuleNotFoundError")
 
 
 def test_packing_has_a_limit(config: SlotConfig) -> None:

@@ -338,6 +338,20 @@ def test_final_draws_are_paired_under_common_fresh_seeds() -> None:
     assert not {p.seed for p in drawn} & {r.candidate.proposal.seed for r in records if r.candidate.proposal.operator != FINAL}
 
 
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_slots_in_step_draw_both_arms(slots: int) -> None:
+    """Else a slot that scores unlike the others would pass for a gain."""
+    found = search(evals=30)
+    world, on = World(improving), dict[int, set[tuple[str, ...]]]()
+    while asked := found.ask(slots):  # all slots are free at once, time after time
+        for slot, proposal in enumerate(asked):
+            if proposal.operator == FINAL:
+                on.setdefault(slot, set()).add(proposal.parents)
+            found.tell(world.evaluate(proposal))
+    assert found.champion != FOUNDER.id
+    assert [len(arms) for arms in on.values()] == [2] * slots
+
+
 def test_final_draws_wait_for_what_is_pending() -> None:
     found = search(evals=None)
     world = World(improving)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated import scored
 
+from evaluator.outcome import Failed, Phase, Reason
 from evo.records import FINAL, Candidate, Proposal, Record
 from evo.statistics import announce, t_cdf, t_quantile, welch
 
@@ -95,6 +96,19 @@ def test_a_loss_is_never_announced_as_a_gain() -> None:
     assert said is not None
     assert not said.proven
     assert "which is worse" in said.sentence()
+
+
+def test_a_champion_that_fails_more_often_than_the_seed_is_no_gain_and_its_failures_are_told() -> None:
+    """The draws that fail are its worst ones."""
+    good = draws([0.90, 0.91, 0.90, 0.91], [1.00, 1.01, 1.00, 1.01])
+    broken = Failed(Reason.NOT_FINITE, Phase.TRAIN, "nan")
+    best, seed = (Record(record.candidate, broken) for record in (good[0], good[-1]))
+    for more, proven in (([], True), ([best], False), ([seed], True), ([best, seed], True)):
+        said = announce([*good, *more], "best")
+        assert said is not None
+        assert said.proven == proven
+        assert ("draws failed" in said.sentence()) == bool(more)
+        assert said.sentence().startswith("best gains" if proven else "no gain to announce: best has")
 
 
 def test_nothing_is_announced_from_fewer_than_two_draws_per_arm() -> None:

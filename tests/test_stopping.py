@@ -11,7 +11,7 @@ import pytest
 
 from evaluator.outcome import CurvePoint
 from evaluator.training import add_point
-from evo.rule import Rule, Watching, level_at, rule_from_dict
+from evo.rule import Rule, Watching, level_at, rule_from_dict, tokens_at
 from evo.stopping import CHECKPOINTS, LEAST, WINDOW, Trace, learn, trace
 
 BUDGET, POPULATION = 10.0, 16
@@ -69,7 +69,7 @@ def test_hardly_a_survivor_is_lost_the_best_never_and_slow_learners_cost_little(
                 continue
             known.append(run.trace(index))
             best = sorted([*best, run.val_bpb])[:POPULATION]
-    assert survivors > 100
+    assert survivors > 80
     assert lost <= 0.03 * survivors
     assert sum(saved) / len(saved) > 0.2
     assert max(slow) <= 0.35 * BUDGET
@@ -82,22 +82,36 @@ def test_a_curve_too_high_for_a_float_says_nothing_and_harms_nobody() -> None:
     known = [*traces(40), trace(40, "usual", 2.5, wild, BUDGET)]
     rule = learn(known, "usual", sorted(t.val_bpb for t in known)[POPULATION], 0.02, BUDGET)
     assert rule is not None
-    assert all(math.isfinite(limit.predicted(level)) for limit in rule.limits for level in (1e4, 700.0))
+    foretold = [limit.foretold(level, tokens) for limit in rule.limits for level in (1e4, 700.0) for tokens in (0.0, 43.0)]
+    assert all(math.isfinite(value) and 0 < sd < math.inf for value, sd in foretold)
 
 
-def test_a_slow_starter_that_comes_nearer_is_let_go_on_and_one_that_stays_behind_is_not() -> None:
-    """Rates that rise first, say: its loss is higher by a quarter in the beginning, and as good as the best's in the end."""
-    known = traces(80)
-    rule = learn(known, "usual", sorted(t.val_bpb for t in known)[POPULATION], 0.02, BUDGET)
+def test_who_has_fewer_tokens_for_now_is_not_taken_for_worse_than_it_will_be() -> None:
+    """Half of all runs are slow from the beginning, by a busy machine: what they are behind by in loss they are behind by in the end too,
+    but no more. Without their tokens the same loss would mean a worse program."""
+    rng, known = Random("paces"), list[Trace]()
+    for index in range(80):
+        pace = rng.choice((0.5, 1.0))
+        known.append(paced(drawn(rng), pace).trace(index))
+    bar = sorted(t.val_bpb for t in known)[len(known) // 2]
+    rule = learn(known, "usual", bar, 0.02, BUDGET)
     assert rule is not None
-    for seed in range(20):
-        run = drawn(Random(f"slow/{seed}"), worth=-0.03)
-        catching_up = [replace(p, loss=(p.loss or 0.0) * (1 + 0.25 * math.exp(-p.seconds))) for p in run.curve]
-        staying = [replace(p, loss=(p.loss or 0.0) * 1.25) for p in run.curve]
-        heights = [limit.height(level_at(catching_up, limit.share, WINDOW, BUDGET)) for limit in rule.limits]
-        assert any(height is not None and height > 0 for height in heights)
-        assert ended(rule, Drawn(run.val_bpb, tuple(catching_up))) is None
-        assert ended(rule, Drawn(run.val_bpb, tuple(staying))) is not None
+    slow, fast = paced(drawn(Random(5), worth=0.0), 0.5), paced(drawn(Random(5), worth=0.0), 1.0)
+    same_loss = Drawn(fast.val_bpb, tuple(replace(p, loss=q.loss) for p, q in zip(fast.curve, slow.curve, strict=True)))
+    late = rule.limits[5]
+    values = []
+    for run in (slow, same_loss):
+        level, tokens = level_at(run.curve, late.share, rule.window, BUDGET), tokens_at(run.curve, late.share, BUDGET)
+        assert level is not None
+        assert tokens is not None
+        values.append(late.foretold(level, tokens)[0])
+    assert values[0] < values[1]
+
+
+def paced(run: Drawn, pace: float) -> Drawn:
+    """The run at a share of its steps: behind in loss at first, and by less in the end."""
+    points = tuple(replace(p, tokens=int(p.tokens * pace), loss=(p.loss or 0.0) * (1 + 0.1 * (1 - pace))) for p in run.curve)
+    return Drawn(run.val_bpb * (1 + 0.02 * (1 - pace)), points)
 
 
 def warming(run: Drawn, until: float) -> tuple[CurvePoint, ...]:
@@ -113,7 +127,7 @@ def test_a_program_whose_rates_rise_first_is_judged_from_then_on_alone() -> None
     without, told = (learn(known, "usual", bar, 0.02, BUDGET, warmup) for warmup in (0.0, 0.3))
     assert without is not None
     assert told is not None
-    assert [limit for limit in without.limits if limit.share >= 0.4] == list(told.limits)
+    assert [limit for limit in without.limits if limit.share >= 0.6] == list(told.limits)
     for seed in range(10):
         run, hopeless = drawn(Random(f"rising/{seed}"), worth=-0.03), drawn(Random(f"rising/{seed}"), worth=0.3)
         late = [Drawn(each.val_bpb, warming(each, 0.3)) for each in (run, hopeless)]
@@ -127,7 +141,7 @@ def test_levels_of_a_warm_up_teach_nothing_about_programs_without() -> None:
     rising = [drawn(Random(f"rising/{k}")) for k in range(10)]
     late = [trace(80 + k, "usual", run.val_bpb, warming(run, 0.3), BUDGET, warmup=0.3) for k, run in enumerate(rising)]
     rules = [learn([*known, *more], "usual", 2.6, 0.02, BUDGET) for more in ([], late)]
-    early = [[limit.level for limit in rule.limits if limit.share < 0.3] for rule in rules if rule]
+    early = [[limit.level_mean for limit in rule.limits if limit.share < 0.5] for rule in rules if rule]
     assert early[1] == pytest.approx(early[0], abs=0.02)
 
 
@@ -137,11 +151,11 @@ def test_too_few_runs_teach_nothing() -> None:
 
 
 def test_runs_with_other_loss_code_are_never_compared() -> None:
-    others = [Trace(t.index, "smoothed", t.val_bpb, tuple(1.3 * level for level in t.levels if level)) for t in traces(60, seed=1)]
-    usual = [Trace(t.index + 60, *(t.loss_code, t.val_bpb, t.levels)) for t in traces(60)]
+    others = [replace(t, loss_code="smoothed", levels=tuple(1.3 * level for level in t.levels if level)) for t in traces(60, seed=1)]
+    usual = [replace(t, index=t.index + 60) for t in traces(60)]
     assert learn([*others, *usual], "usual", 2.6, 0.02, BUDGET) == learn(usual, "usual", 2.6, 0.02, BUDGET)
     assert learn([*others, *usual], "of its own", 2.6, 0.02, BUDGET) is None
-    silent = [Trace(t.index, "", t.val_bpb, t.levels) for t in usual]
+    silent = [replace(t, loss_code="") for t in usual]
     assert learn(silent, "", 2.6, 0.02, BUDGET) is None, "programs that report no loss have none in common"
 
 
@@ -170,7 +184,7 @@ def test_a_curve_without_losses_is_never_stopped_and_an_exploding_one_is_at_once
 def test_losses_that_say_nothing_of_the_value_stop_nobody() -> None:
     """Not because of any test for it: their spread is as wide as they are."""
     rng, known = Random(3), traces(100)
-    shuffled = [Trace(t.index, t.loss_code, other.val_bpb, t.levels) for t, other in zip(known, rng.sample(known, 100), strict=True)]
+    shuffled = [replace(t, val_bpb=other.val_bpb) for t, other in zip(known, rng.sample(known, 100), strict=True)]
     rule = learn(shuffled, "usual", 2.6, 0.02, BUDGET)
     assert sum(ended(rule, drawn(rng)) is not None for _ in range(100)) <= 25
 
@@ -188,33 +202,31 @@ def test_a_curve_that_was_thinned_out_tells_the_same_as_the_whole(every: float) 
         assert told == pytest.approx(exact, abs=2e-3)
 
 
-def test_limits_of_before_there_were_spreads_stop_nobody() -> None:
+def test_limits_of_former_kinds_stop_nobody() -> None:
     rule = learn(traces(60), "usual", 2.6, 0.02, BUDGET)
     assert rule is not None
     stored = asdict(rule)
     assert rule_from_dict(stored) == rule
     for limit in stored["limits"]:
-        del limit["spread"]
+        for name in ("by_level", "by_tokens", "level_mean"):
+            del limit[name]
+        limit["level"] = 1.5
     older, hopeless = rule_from_dict(stored), drawn(Random(2), worth=0.3)
     assert ended(rule, hopeless) is not None
     assert ended(older, hopeless) is None
 
 
 def test_a_rule_is_gone_by_with_the_window_that_it_was_learned_with() -> None:
-    """Also in a session of a later version: a rule of before windows were told had half of the budget."""
+    """Also in a session of a later version, whose window may be another."""
     rule = learn(traces(60), "usual", 2.6, 0.02, BUDGET)
     assert rule is not None
-    limit = replace(rule.limits[5], level=0.0)
-    falling = tuple(CurvePoint(BUDGET * k / 40, k, k, math.exp(1.0 - k / 40)) for k in range(1, 41))
+    falling = tuple(CurvePoint(BUDGET * k / 40, k, 3000 * k, math.exp(2.5 - k / 40)) for k in range(1, 41))
     heights = {}
     for window in (0.2, 0.5):
-        watch = Watching(replace(rule, limits=(rule.limits[0], limit), window=window))
+        watch = Watching(replace(rule, limits=(rule.limits[5],), window=window, bar=0.1))
         notes = [said for point in falling if (said := watch(point))]
         heights[window] = float(notes[0].split("its loss of ")[1].split()[0])
     assert heights[0.2] < heights[0.5]
-    former = asdict(rule)
-    del former["window"]
-    assert rule_from_dict(former).window == 0.5
 
 
 def test_a_rule_is_plain_data_and_says_why() -> None:

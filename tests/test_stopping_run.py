@@ -110,8 +110,9 @@ def test_records_with_rules_survive_storage(records: tuple[Record, ...]) -> None
 
 
 def test_on_a_real_slot_a_slow_learner_loses_the_rest_of_its_budget_and_a_good_one_does_not(small_lab: SmallLab, tmp_path: Path) -> None:
-    limits = tuple(Limit(share, math.log(5.0), 0.5, 1.0, -0.4) for share in (0.2, 0.3))  # nats; a byte of no model has 5.5
-    budget, rule = 2.0, Rule(3.0, 2.0, limits, 0.5)
+    level = math.log(5.0)  # nats; a byte of no model has 5.5
+    limits = tuple(Limit(share, level, 0.05, 10.0, 0.0, math.log(3.0), 0.05, 0.0, 0.01, 0.0, 0.0, 0.0) for share in (0.2, 0.3))
+    budget, rule = 2.0, Rule(3.0, 2.0, limits, 0.5, reach=0.5)
     config = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test")
     (tmp_path / "outcomes").mkdir()
     executor = InlineExecutor((SlotSpec("cpu0", config, str(tmp_path), budget, 60.0),))
