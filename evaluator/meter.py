@@ -148,6 +148,30 @@ def cpu_seconds(pids: list[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+class Worked:
+    """Time on a core from a first look on. The kernel adds the time of an ended child to its parent, unless that ignores the end of its
+    children; so each process's own time is kept as well, as far as looks have seen it, and the larger of the two sums counts."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None  # seconds by the kernel's sums
+        self._began: dict[tuple[int, str], int] = {}  # (pid, when it started) -> own ticks at the first look; 0 of one that came later
+        self._seen: dict[tuple[int, str], int] = {}
+        self.seconds = 0.0
+
+    def look(self, pids: list[int]) -> None:
+        """Takes in what has been spent until now."""
+        summed, first = cpu_seconds(pids), self._first is None
+        self._first = summed if self._first is None else self._first
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                fields = _stat(pid)
+                key, ticks = (pid, fields[19]), int(fields[11]) + int(fields[12])
+                self._began.setdefault(key, ticks if first else 0)
+                self._seen[key] = ticks
+        own = sum(ticks - self._began[key] for key, ticks in self._seen.items()) / os.sysconf("SC_CLK_TCK")
+        self.seconds = max(self.seconds, summed - self._first, own)
+
+
 def folder_bytes(folder: str) -> int:
     """Disk space of all files in a folder; links are not followed."""
     total, open_ = 0, [folder]

@@ -25,7 +25,7 @@ from typing import Any
 
 from evaluator import bare
 from evaluator.launch import NOT_SEALED, SEALED
-from evaluator.meter import cpu_seconds, descendants, stopped
+from evaluator.meter import Worked, cpu_seconds, descendants, stopped
 from evaluator.template import Copy, Template, shared
 
 INSIDE = Path(__file__).parent / "inside"
@@ -114,6 +114,10 @@ class Process:
     def cpu_seconds(self) -> float:
         """Time that it and all it started have spent on a core; 0 where there is no /proc."""
         return cpu_seconds(descendants(self._launcher.pid))
+
+    def note_work(self, worked: Worked) -> None:
+        """Lets it look at what it and all it started have spent."""
+        worked.look(descendants(self._launcher.pid))
 
     def freeze(self) -> bool:
         """Stops all threads of it and of what it has started, until `thaw`; False where that does not work. It can be ended meanwhile."""

@@ -21,12 +21,14 @@ from typing import Any
 from evaluator.data import Data, Vocabulary, prefault
 from evaluator.evaluate import Watch
 from evaluator.inside import wire
+from evaluator.meter import Worked
 from evaluator.outcome import MOST_LOSS, CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.printed import printable
 from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
 _MESSAGES, _MESSAGES_A_SECOND = 100, 20  # from a program; prepare.py sends five a second of the budget, and few besides
+_LOOK_SECONDS = 0.05  # between two looks at what a program does in its grace
 _LOSSES_TOLD = 3  # of a failure, beside its curve
 _CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
 _PEAK_GIB_MAX = 1e6  # that a process can tell of its memory: more than any machine has
@@ -92,8 +94,9 @@ class TrainingRun:
     _clock_start: float = math.inf
     _vocabulary: Vocabulary | None = None
     _curve: list[CurvePoint] = field(default_factory=list)
-    _spent: float | None = None  # seconds on a core, when the budget ended
-    _end_of_budget: threading.Timer | None = None
+    _worked: Worked = field(default_factory=Worked)  # after the budget
+    _grace: threading.Thread | None = None  # looks at it
+    _over: threading.Event = field(default_factory=threading.Event)  # nothing more is to be looked at
 
     def run(self) -> Trained | Stopped | Failed:
         """Holds the conversation to its end; the process and all it started are gone afterwards."""
@@ -104,8 +107,7 @@ class TrainingRun:
         except (wire.WireError, KeyError, TypeError, ValueError, ArithmeticError) as error:
             ended = self._fail(Reason.CONTRACT, f"the process broke the protocol of prepare.py: {error}")
         finally:
-            if self._end_of_budget is not None:
-                self._end_of_budget.cancel()
+            self._over.set()
             exit_ = self.process.end()
         ended = self._explain(exit_) if ended is None else ended
         if isinstance(ended, Stopped):
@@ -166,9 +168,8 @@ class TrainingRun:
             self._clock_start = time.monotonic()
             go = {"op": "go", "budget_seconds": self.budget_seconds, "rows": vocabulary.train.rows, "row_tokens": self.data.length + 1}
             wire.send(self.channel, go, (rows,))
-            self._end_of_budget = threading.Timer(self.budget_seconds, self._note_spent)
-            self._end_of_budget.daemon = True
-            self._end_of_budget.start()
+            self._grace = threading.Thread(target=self._look_at_the_grace, name="grace", daemon=True)
+            self._grace.start()
         finally:
             os.close(rows)
         return None
@@ -230,15 +231,24 @@ class TrainingRun:
         setup = self._asked - self._born
         return Trained(self._vocabulary, seconds, setup, steps, tokens, parameters, peak, tuple(self._curve))
 
-    def _note_spent(self) -> None:
-        self._spent = self.process.cpu_seconds()
+    def _look_at_the_grace(self) -> None:
+        """From the end of the budget on, often, since what has ended may be counted nowhere."""
+        wait = self.budget_seconds
+        while not self._over.wait(wait):
+            self.process.note_work(self._worked)
+            wait = _LOOK_SECONDS
 
     def _late_work(self) -> Failed | None:
         """The grace is for a machine that is busy, not for training: what counts against it is time on a core."""
         allowed = max(self.limits.late_seconds, self.limits.late_share * self.budget_seconds)
-        if self._spent is None or (worked := self.process.cpu_seconds() - self._spent) <= allowed:
+        self._over.set()
+        if self._grace is not None:
+            self._grace.join()
+        if self._elapsed() > self.budget_seconds:
+            self.process.note_work(self._worked)
+        if self._worked.seconds <= allowed:
             return None
-        return self._fail(Reason.OVERRAN, f"worked for {worked:.1f} s on a core after its budget, allowed are {allowed:.1f}")
+        return self._fail(Reason.OVERRAN, f"worked for {self._worked.seconds:.1f} s on a core after its budget, allowed are {allowed:.1f}")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._clock_start

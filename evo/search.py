@@ -264,7 +264,7 @@ class Search:
         if not due:
             return None
         counts = {arm: sum(1 for p in drawn if p.parents[0] == arm) for arm in due}
-        # Slots in step must each draw both arms, or slots are compared: pairs turn round in the order of Thue and Morse, A B  B A  B A  A B.
+        # Slots in step must each draw both arms, or slots are compared: pairs turn round as Thue and Morse had it, A B  B A  B A  A B.
         arm = min(due, key=lambda a: (counts[a], (a == champion) == (counts[a].bit_count() % 2 == 1)))
         pair = counts[arm]
         seed = Random(f"{self.config.seed}/{group}/final/{pair}").randrange(SEEDS)

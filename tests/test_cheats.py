@@ -59,7 +59,7 @@ WHILE_TRAINED = {
     "i18_daemon": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
     "i22_work_beside_the_clock": (Reason.OVERRAN, Phase.TRAIN, "had not arrived"),
 }
-IN_THE_GRACE = "i02_training_in_the_grace"
+IN_THE_GRACE = ("i02_training_in_the_grace", "i02_training_in_a_child")
 ON_A_GPU = {
     "i15_gpu_memory": (Reason.OUT_OF_MEMORY, "more GPU memory than the card's less 8 GiB"),
     "i22_work_queued_on_the_gpu": (Reason.OVERRAN, "had not arrived"),
@@ -129,7 +129,7 @@ def all_in_one(chosen: tuple[str, ...], known: dict[str, object]) -> str:
 
 
 def test_every_item_of_the_list_has_a_program_and_every_program_a_test() -> None:
-    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, OFFSET, SEED_SEARCH, LEARNER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, IN_THE_GRACE}
+    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, OFFSET, SEED_SEARCH, LEARNER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, *IN_THE_GRACE}
     assert listed == set(names("cheats")) - {"honest"}
     heads = [read("cheats", name).split('"""')[1].split(". ")[0] for name in listed]  # "2, 11"
     covered = {int(number) for head in heads for number in re.findall(r"\d+", head)}
@@ -212,9 +212,10 @@ def test_a_program_that_takes_more_than_its_share_is_ended_and_gone(slot: Slot, 
     assert "sleep 86397" not in table
 
 
-def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", IN_THE_GRACE)
+def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(slot: Slot, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot, "config", replace(slot.config, limits=replace(slot.config.limits, grace_seconds=60.0)))
-    outcome = slot(read("cheats", IN_THE_GRACE), 1, 0.5)
+    outcome = slot(read("cheats", name), 1, 0.5)
     assert isinstance(outcome, Failed), outcome
     assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SAVE), outcome
     assert "on a core after its budget, allowed are 0.5" in outcome.message

@@ -110,6 +110,36 @@ def test_a_folder_s_size_follows_no_link(tmp_path: Path) -> None:
 
 
 @linux
+def test_privileges_that_were_given_up_are_not_regained_in_a_namespace_of_ones_own() -> None:
+    """Neither by unshare nor by clone; to fork, to start threads and commands stays possible."""
+    code = """
+import ctypes, os, subprocess, sys, threading
+from evaluator import kernel
+kernel.give_up_privileges()
+kernel.refuse_calls()
+libc = ctypes.CDLL(None, use_errno=True)
+clone, clone3, shmget = {"x86_64": (56, 435, 29), "aarch64": (220, 435, 194)}[os.uname().machine]
+def refused(*arguments):
+    ended = libc.syscall(*arguments)
+    if ended == 0:
+        os._exit(3)
+    return ended == -1 and ctypes.get_errno()
+new_user, sigchld = 0x10000000, 17
+print(refused(clone, new_user | sigchld, 0, 0, 0, 0), refused(clone3, 0, 0), refused(shmget, 0, 4096, 0o1600))
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+thread = threading.Thread(target=print, args=("thread",))
+thread.start()
+thread.join()
+print(subprocess.run(["echo", "command"], capture_output=True, text=True).stdout.strip())
+"""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1", "38", "1", "thread", "command"], done.stderr
+
+
+@linux
 def test_time_on_a_core_counts_that_of_ended_children_too() -> None:
     burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {burn!r}])"
