@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from evaluator.card import Card
 
 _TMPFS = ("tmp", "dev/shm")  # of a root that was built for the program
+_ENTRY_BYTES = 4096  # of disk, at least, that what has a name counts as: inodes are limited too
 _JUMP_TASKS, _JUMP_SHARE = 64, 0.125  # what a glance takes for a sign: so many new tasks on the machine, that share of the allowed memory
 
 
@@ -173,15 +174,14 @@ class Worked:
 
 
 def folder_bytes(folder: str) -> int:
-    """Disk space of all files in a folder; links are not followed."""
+    """Disk space of all that is in a folder, empty files and folders as well; links are not followed."""
     total, open_ = 0, [folder]
     while open_:
         with contextlib.suppress(OSError), os.scandir(open_.pop()) as entries:  # it may have gone meanwhile
             for entry in entries:
+                total += max(_ENTRY_BYTES, 512 * entry.stat(follow_symlinks=False).st_blocks)
                 if entry.is_dir(follow_symlinks=False):
                     open_.append(entry.path)
-                else:
-                    total += 512 * entry.stat(follow_symlinks=False).st_blocks
     return total
 
 

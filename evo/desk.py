@@ -59,6 +59,7 @@ class Desk:
         self._token_limit = token_limit
         self._busy: dict[int, Proposal] = {}  # in the order in which they were started
         self._taken_back: set[int] = set()  # their calls are still under way
+        self._too_late: list[Answer] = []
         self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._failures = 0  # of the endpoint, in a row
         self._closed_until = 0.0  # monotonic
@@ -120,7 +121,12 @@ class Desk:
                 raise arrived
             late = arrived.proposal.index in self._taken_back
             self._note(arrived)
-            found += [] if late else [arrived]
+            (self._too_late if late else found).append(arrived)
+        return found
+
+    def too_late(self) -> list[Answer]:
+        """Since the last call: answers to proposals that had been taken back. Nothing comes of them, but what they have cost counts."""
+        found, self._too_late = self._too_late, []
         return found
 
     def _note(self, answer: Answer) -> None:

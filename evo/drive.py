@@ -220,8 +220,11 @@ class Driver:
             else:
                 self._accept(answer.written)
             if answer.exchange:  # last: what is stored under an index that a kill leaves unused would be taken for another's
-                self.store.keep_exchange(answer.proposal.index, answer.exchange)
+                self.store.keep_exchange(str(answer.proposal.index), answer.exchange)
             self._watcher.answered(answer, self)
+        for answer in self.desk.too_late() if self.desk is not None else ():
+            if answer.exchange:  # the index is that of a program which it has not written
+                self.store.keep_exchange(f"{answer.proposal.index}.late", answer.exchange)
 
     def _take(self, event: Finished) -> None:
         candidate = self.candidates.pop(event.index)

@@ -39,7 +39,7 @@ OUTLIERS = 3.0  # standard deviations above the median, by the median of the dis
 LEAST_SPREAD = 1e-9  # of a logarithm: repeats of a deterministic lab agree exactly
 PENALTY = 3.0  # of the ridge: as if so many runs had shown that a curve tells nothing
 SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong
-CAUTION = 1.1  # times as many standard deviations as normal surprises at one checkpoint ask for; by recorded curves, docs/log.md
+CAUTION = 1.15  # times as many standard deviations as normal surprises at one checkpoint ask for; by recorded curves, docs/log.md
 LEAST = 24  # finished runs with the same loss code below which nothing is stopped
 
 

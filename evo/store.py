@@ -153,9 +153,9 @@ class Store:
         self._insert("records", row, "finished")
         outcome_path(self.run_dir, index).unlink(missing_ok=True)
 
-    def keep_exchange(self, index: int, exchange: str) -> None:
-        """Stores what was said with a model about a proposal, as JSON; a later one under the same index replaces it."""
-        write_atomically(self.run_dir / "prompts" / f"{index}.json", exchange)
+    def keep_exchange(self, name: str, exchange: str) -> None:
+        """Stores what was said with a model, as JSON, under the index of the proposal, or that and `.late`; a later one replaces it."""
+        write_atomically(self.run_dir / "prompts" / f"{name}.json", exchange)
 
     # ---- reading
 

@@ -147,4 +147,6 @@ def test_what_is_taken_back_comes_to_nothing_more_but_its_tokens(monkeypatch: py
     while subject.tokens < 21 and time.monotonic() < deadline:
         seen += [a.proposal.index for a in subject.answers(wait_seconds=0.1)]
     assert seen == [3]
+    assert [late.proposal.index for late in subject.too_late()] == [1]
+    assert subject.too_late() == []
     assert subject.take_back() is None

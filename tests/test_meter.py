@@ -107,6 +107,11 @@ def test_a_folder_s_size_follows_no_link(tmp_path: Path) -> None:
     assert before >= MIB
     assert folder_bytes(str(tmp_path)) - before < 8192
     assert folder_bytes(str(tmp_path / "gone")) == 0
+    before = folder_bytes(str(tmp_path))
+    for k in range(10):
+        (tmp_path / "inner" / str(k)).touch()
+        (tmp_path / f"folder {k}").mkdir()
+    assert folder_bytes(str(tmp_path)) - before >= 20 * 4096
 
 
 @linux
