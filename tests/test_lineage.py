@@ -72,39 +72,22 @@ def test_the_tree_holds_every_genome_once_with_branches(run: Path, command: Comm
     assert "±" in out
 
 
+TREE = {"run": "r", "champion": None, "noise_sd": 0.1, "self_reported": False, "unfinished": [], "goes_on": True}
+TREE |= {"duplicates": 0, "unwritten": 0}
+
+
 def test_a_child_hangs_under_its_parent() -> None:
     node = {"operator": "mutate", "note": "n", "val_bpb": 1.0, "sd": 0.1, "n": 1, "self_reported": False, "trouble": None}
     genomes = [
         {**node, "genome": g, "parents": p} for g, p in (("a" * 9, []), ("b" * 9, ["a" * 9]), ("c" * 9, ["b" * 9]), ("d" * 9, ["a" * 9]))
     ]
-    data = {
-        "run": "r",
-        "champion": None,
-        "noise_sd": 0.1,
-        "self_reported": False,
-        "unfinished": [],
-        "goes_on": True,
-        "duplicates": 0,
-        "unwritten": 0,
-    }
-    data["genomes"] = genomes
-    starts = [text.split("  1.0")[0] for text, _ in tree_lines(data)[1:-1]]
+    starts = [text.split("  1.0")[0] for text, _ in tree_lines({**TREE, "genomes": genomes})[1:-1]]
     assert starts == ["aaaaaaaa", "├─ bbbbbbbb", "│  └─ cccccccc", "└─ dddddddd"]
 
 
 def test_ids_are_lengthened_until_they_differ() -> None:
     node = {"operator": "mutate", "note": "n", "val_bpb": 1.0, "sd": 0.1, "n": 1, "self_reported": False, "trouble": None, "parents": []}
-    data = {
-        "run": "r",
-        "champion": None,
-        "noise_sd": 0.1,
-        "self_reported": False,
-        "unfinished": [],
-        "goes_on": True,
-        "duplicates": 0,
-        "unwritten": 0,
-    }
-    lines = tree_lines({**data, "genomes": [{**node, "genome": "0123456789"}, {**node, "genome": "0123456780"}]})
+    lines = tree_lines({**TREE, "genomes": [{**node, "genome": "0123456789"}, {**node, "genome": "0123456780"}]})
     assert lines[1][0].startswith("0123456789 ")
 
 
