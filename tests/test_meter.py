@@ -114,7 +114,7 @@ def test_a_folder_s_size_follows_no_link(tmp_path: Path) -> None:
     assert folder_bytes(str(tmp_path)) - before >= 20 * 4096
 
 
-@linux
+@needs_namespaces
 def test_privileges_that_were_given_up_are_not_regained_in_a_namespace_of_ones_own() -> None:
     """Neither by unshare nor by clone; to fork, to start threads and commands stays possible."""
     code = """
