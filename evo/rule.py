@@ -55,14 +55,14 @@ class Rule:
     budget_seconds: float
     limits: tuple[Limit, ...]  # in order of their shares
     window: float  # share of the budget that a level is the mean over
-    reach: float = 0.0  # standard deviations by which what is foretold must lie above the bar
+    reach: float  # standard deviations by which what is foretold must lie above the bar
     spared: bool = False  # what it would stop is finished all the same, to count how often that would have been wrong
 
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
     """Inverse of `dataclasses.asdict`. Limits of former kinds are left out: they stop nothing any more."""
     limits = tuple(checked(Limit(**limit)) for limit in data["limits"] if "by_tokens" in limit)
-    return checked(Rule(**{"window": 1.0, **data, "limits": limits}))
+    return checked(Rule(**{"window": 1.0, "reach": 0.0, **data, "limits": limits}))
 
 
 class Watching:

@@ -41,10 +41,6 @@ class Unit:
     text: str
 
     @property
-    def is_leaf(self) -> bool:
-        return all(not clause.body for clause in self.clauses)
-
-    @property
     def is_definition(self) -> bool:
         return self.label.startswith(("def ", "class "))
 

@@ -1,4 +1,4 @@
-"""How much of recorded full runs could be saved at most by stopping on their curves: a bound on any rule of that kind, not a rule.
+"""How much of recorded full runs could be saved by stopping on their curves with hindsight: a yardstick for evo/stopping.py, not a rule.
 
     python scripts/bound_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz|RUN] [--population 16] [--orders 20] [--lost 0.02]
 
@@ -22,10 +22,13 @@ from statistics import median
 import numpy as np
 from bench_stopping import DEFAULT, Recorded, read
 
-from evo.rule import level_at
+from evo import stopping
+from evo.rule import level_at, tokens_at
+from evo.stopping import WINDOW
 from evo.store import StoreError
 
-CHECKPOINTS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
+CHECKPOINTS = (0.1, *stopping.CHECKPOINTS)  # shares of the budget
+LATELY = 0.1  # of the budget
 MARGINS = np.arange(-1.0, 6.0, 0.1)  # standard deviations
 FOLDS = 10
 PENALTIES = np.logspace(-1, 4, 11)
@@ -37,11 +40,9 @@ def features(runs: list[Recorded], checkpoint: int) -> np.ndarray:
     rows = []
     for run in runs:
         budget, curve = run.budget_seconds, run.curve
-        levels = [level_at(curve, share, min(share, 0.25), budget) for share in CHECKPOINTS[: checkpoint + 1]]
-        at, before = (
-            np.interp(max(0.0, CHECKPOINTS[checkpoint] - back) * budget, [p.seconds for p in curve], [p.tokens for p in curve])
-            for back in (0.0, 0.1)
-        )
+        levels = [level_at(curve, share, min(share, WINDOW), budget) for share in CHECKPOINTS[: checkpoint + 1]]
+        told = [tokens_at(curve, CHECKPOINTS[checkpoint] - back, budget) for back in (0.0, LATELY)]
+        at, before = (0.0 if logarithm is None else math.exp(logarithm) for logarithm in told)
         rows.append([math.nan if level is None else level for level in levels] + [math.log(max(1.0, at)), math.log(max(1.0, at - before))])
     found = np.array(rows)
     found = np.where(np.isnan(found), np.nanmedian(found, axis=0), found)
@@ -116,7 +117,7 @@ def main() -> int:
         saved, lost = play(runs, y, foretold - margin * spread, orders, options.population)
         if lost <= options.lost:
             correlation = [round(float(np.corrcoef(foretold[better, k], y[better])[0, 1]), 2) for k in (2, 4, 7, 9)]
-            print(f"{len(runs)} runs: {saved:.1%} saved at most, {lost:.1%} of would-be survivors lost, margin {margin:.1f}")
+            print(f"{len(runs)} runs: {saved:.1%} saved with hindsight, {lost:.1%} of would-be survivors lost, margin {margin:.1f}")
             print(f"in the better half predictions and values correlate by {correlation} at 20, 30, 50 and 70 % of the budget")
             return 0
     print(f"{len(runs)} runs: no margin up to {MARGINS[-1]:.1f} loses as little")
