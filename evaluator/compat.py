@@ -27,7 +27,7 @@ from evaluator.evaluate import Watch
 from evaluator.inside import wire
 from evaluator.outcome import LEAST_BPB, MOST_BPB, MOST_LOSS, CurvePoint, Failed, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.printed import one_below_the_other, printable, read_log
-from evaluator.scratch import Evaluations
+from evaluator.scratch import KERNELS_BYTES, Evaluations, Kept
 from evaluator.splice import spliced
 from evaluator.training import Limits, add_point, failure, how_it_ended, what_was_raised
 
@@ -56,7 +56,7 @@ class CompatConfig:
     threads: int = 1
     limits: Limits = field(default_factory=Limits)
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
-    compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
+    compile_cache: str = ""  # folder that keeps compiled kernels between programs and runs; empty: none
 
 
 class Compat:
@@ -67,6 +67,7 @@ class Compat:
         self.measurement_key = config.measurement_key
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._evaluations = Evaluations()
+        self._kept = Kept(config.compile_cache, KERNELS_BYTES) if config.compile_cache else None
 
     def __call__(
         self,
@@ -88,6 +89,8 @@ class Compat:
 
     def close(self) -> None:
         self._evaluations.close()
+        if self._kept is not None:
+            self._kept.close()
 
     def _run(self, folder: Path, program: str, budget_seconds: float, watch: Watch | None) -> Outcome:
         began, log = time.monotonic(), folder / "log.txt"

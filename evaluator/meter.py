@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,10 +25,11 @@ class Allowance:
 
     memory_bytes: int
     tasks: int  # processes and threads
-    disk_bytes: int  # of all files in `folder`
+    disk_bytes: int  # of all files in `folder`, and of those in `shared` that have changed since the start
     folder: str
     gpu: str = ""  # value of CUDA_VISIBLE_DEVICES
     gpu_free_bytes: int = 0  # memory of the card that must stay free; 0: any may be used
+    shared: tuple[str, ...] = ()  # folders that it writes to beside others, and that may hold much from before
 
 
 class Meter:
@@ -41,6 +43,7 @@ class Meter:
         """
         self._parent, self._allowance, self._init, self._own_root = parent, allowance, init, init is not None
         self._seen = _glance()
+        self._began, self._shared_bytes, self._shared_due = time.time(), 0, 0.0
         self._card: Card | None = None
         if allowance.gpu_free_bytes:
             with contextlib.suppress(OSError):  # no NVML here: then the allocator's own cap is all there is
@@ -68,7 +71,14 @@ class Meter:
             return "memory"
         if self._card is not None and self._card.free_bytes() < allowed.gpu_free_bytes:
             return "GPU memory"
-        return "disk" if folder_bytes(allowed.folder) > allowed.disk_bytes else None
+        return "disk" if self._disk_bytes() > allowed.disk_bytes else None
+
+    def _disk_bytes(self) -> int:
+        """Shared folders can hold very many files: they are looked through so often that it takes a twentieth of a core."""
+        if (began := time.monotonic()) >= self._shared_due:
+            self._shared_bytes = sum(folder_bytes(folder, self._began) for folder in self._allowance.shared)
+            self._shared_due = began + 20 * (time.monotonic() - began)
+        return folder_bytes(self._allowance.folder) + self._shared_bytes
 
 
 def descendants(pid: int) -> list[int]:
@@ -173,13 +183,18 @@ class Worked:
         self.seconds = max(self.seconds, summed - self._first, own)
 
 
-def folder_bytes(folder: str) -> int:
-    """Disk space of all that is in a folder, empty files and folders as well; links are not followed."""
+def folder_bytes(folder: str, since: float = 0.0) -> int:
+    """Disk space of all that is in a folder, empty files and folders as well; links are not followed.
+
+    Args:
+        since: seconds since the epoch; what has not changed from then on is left out.
+    """
     total, open_ = 0, [folder]
     while open_:
         with contextlib.suppress(OSError), os.scandir(open_.pop()) as entries:  # it may have gone meanwhile
             for entry in entries:
-                total += max(_ENTRY_BYTES, 512 * entry.stat(follow_symlinks=False).st_blocks)
+                stat = entry.stat(follow_symlinks=False)
+                total += max(_ENTRY_BYTES, 512 * stat.st_blocks) if stat.st_ctime >= since else 0
                 if entry.is_dir(follow_symlinks=False):
                     open_.append(entry.path)
     return total

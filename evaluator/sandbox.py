@@ -306,6 +306,7 @@ def _spec(what: Confined) -> dict[str, Any]:
             "folder": what.cwd,
             "gpu": what.gpu,
             "gpu_free_bytes": what.gpu_free_bytes,
+            "shared": [folder for folder in what.writable if folder != what.cwd],
         },
         "data_bytes": what.data_bytes,
         "file_bytes": what.file_bytes,

@@ -1,5 +1,5 @@
 """Folders for what an evaluation needs on disk. They go when their owner closes them; those of owners that were killed go when the next
-one is made: a folder belongs to whoever holds the lock on its file, and a lock dies with its process."""
+one is made: a folder belongs to whoever holds the lock on its file, and a lock dies with its process. One kind stays: `Kept`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from evaluator.meter import folder_bytes
+
 _PREFIX = "evo-slot-"
 _LOCK = "lock"
+KERNELS_BYTES = 16 * 2**30  # of compiled ones that are kept for the next run: hundreds of programs'
 
 
 class Scratch:
@@ -51,6 +54,26 @@ class Evaluations:
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
+
+
+class Kept:
+    """A folder that outlives whoever works with it, as several may at once. The first of them empties it if it has grown too large."""
+
+    def __init__(self, path: str, most_bytes: int) -> None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        with contextlib.suppress(BlockingIOError):  # others are at work
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder_bytes(path) > most_bytes:
+                shutil.rmtree(path, ignore_errors=True)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        Path(path).mkdir(exist_ok=True)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def sweep() -> None:

@@ -40,7 +40,7 @@ from evaluator.lending import Library
 from evaluator.outcome import MOST_BPB, Failed, Interrupted, Outcome, Phase, Reason, Scored, Stopped
 from evaluator.printed import read_log
 from evaluator.scoring import Judge, Verdict, task_for
-from evaluator.scratch import Evaluations
+from evaluator.scratch import KERNELS_BYTES, Evaluations, Kept
 from evaluator.task import Task
 from evaluator.training import Limits, Trained, TrainingRun, failure
 
@@ -64,7 +64,7 @@ class SlotConfig:
     threads: int = 1
     limits: Limits = field(default_factory=Limits)
     sandbox: str = "auto"  # "auto": the strongest that works; or "namespaces", "process"
-    compile_cache: str = ""  # folder that keeps compiled kernels between programs; empty: none
+    compile_cache: str = ""  # folder that keeps compiled kernels between programs and runs; empty: none
     compiles: bool = True  # forwarders compile the model; where programs do not, nothing hides how long that takes
     early_start: bool = False  # start the next program's processes ahead, and overlap evaluations: for GPUs, see berth.py
 
@@ -119,6 +119,8 @@ class Slot:
         self.measurement_key = config.measurement_key
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
         self._held = contextlib.ExitStack()
+        if config.compile_cache:
+            self._held.callback(Kept(config.compile_cache, KERNELS_BYTES).close)
         self._template = self._held.enter_context(sandbox.template(self.level, config.device, config.threads))
         self._data: Data = datafolder.load(config.data)
         self._usual = self._data.vocabularies[0]  # the vocabulary of the last program that trained; the best guess at the next one's

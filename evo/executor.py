@@ -51,8 +51,6 @@ class SlotSpec:
         """The evaluator itself, in the process that is to use it."""
         if isinstance(self.evaluator, Landscape):
             return Instant(self.evaluator)
-        if self.evaluator.compile_cache:
-            Path(self.evaluator.compile_cache).mkdir(parents=True, exist_ok=True)
         return Compat(self.evaluator) if isinstance(self.evaluator, CompatConfig) else Slot(self.evaluator)
 
 

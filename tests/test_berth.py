@@ -297,6 +297,30 @@ def test_who_has_seen_validation_rows_leaves_no_note_in_the_compile_cache(slot: 
     assert [path.name for path in Path(slot.config.compile_cache).rglob("chunk-*")] == ["chunk-0"]
 
 
+FILLS_THE_CACHE = """def main():
+    import os, time
+    os.makedirs(os.environ["TORCHINDUCTOR_CACHE_DIR"], exist_ok=True)
+    for k in range(16):
+        with open(f"{os.environ['TORCHINDUCTOR_CACHE_DIR']}/{k}", "wb") as file:
+            file.write(os.urandom(1 << 20))
+    time.sleep(30)
+"""
+
+
+@needs_namespaces
+def test_what_a_program_writes_to_the_compile_cache_is_bounded_and_what_others_wrote_is_not_its_own(
+    config: SlotConfig, repeatable: str, tmp_path: Path
+) -> None:
+    cache = tmp_path / "kernels"
+    cache.mkdir()
+    (cache / "of_others").write_bytes(os.urandom(64 << 20))
+    with contextlib.closing(Slot(replace(config, compile_cache=str(cache)))) as made:
+        assert isinstance(made(repeatable, 1, 0.5), Scored)
+        outcome = made(repeatable.replace("def main():\n", FILLS_THE_CACHE, 1), 1, 0.5)
+    assert isinstance(outcome, Failed), outcome
+    assert (outcome.reason, outcome.message) == (Reason.TOO_BIG, "more on disk than the 0.01 GiB allowed")
+
+
 def test_forwarders_that_were_started_early_share_nothing(slot: Slot) -> None:
     """tests/test_cheats.py has the same program where they are started late."""
     outcome = slot(read("cheats", "i09_replays_answers"), 1, 20.0)

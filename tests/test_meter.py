@@ -99,6 +99,26 @@ def test_what_a_program_holds_too_much_of_is_named(code: str, found: str | None,
         assert meter.exceeded() is None
 
 
+@linux
+@pytest.mark.parametrize(("own", "shared", "found"), [(0, 1, None), (0, 4, "disk"), (3, 2, "disk"), (3, 0, None)])
+def test_what_is_written_to_a_shared_folder_counts_and_what_was_there_before_does_not(
+    own: int, shared: int, found: str | None, tmp_path: Path
+) -> None:
+    folder, others = tmp_path / "own", tmp_path / "shared"
+    (others / "inner").mkdir(parents=True)
+    folder.mkdir()
+    (others / "before").write_bytes(os.urandom(8 * MIB))
+    time.sleep(0.02)  # a file's time is the kernel's last tick
+    meter = Meter(os.getpid(), Allowance(1 << 50, 1 << 20, 4 * MIB - 1, str(folder), shared=(str(others),)), init=None)
+    assert meter.exceeded() is None
+    for where, mebibytes in ((folder, own), (others / "inner", shared)):
+        with open(where / "block", "wb") as block:
+            block.write(os.urandom(mebibytes * MIB))
+            os.fsync(block.fileno())
+    time.sleep(0.05)  # the folder has been looked through lately
+    assert meter.exceeded() == found
+
+
 def test_a_folder_s_size_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "block").write_bytes(bytes(MIB))

@@ -16,7 +16,7 @@ from conftest import SmallLab
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored, from_dict, to_dict
-from evaluator.scratch import Scratch
+from evaluator.scratch import Kept, Scratch
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
 
@@ -230,6 +230,23 @@ def test_a_slot_leaves_no_descriptor_and_no_folder_behind(
     assert open_descriptors() == before
     slot.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_folder_that_has_grown_too_large_is_emptied_by_who_comes_first_and_by_no_one_beside(tmp_path: Path) -> None:
+    path = tmp_path / "kernels" / "cuda0"
+    first = Kept(str(path), 1 << 20)
+    (path / "inner").mkdir()
+    (path / "inner" / "block").write_bytes(os.urandom(2 << 20))
+    second = Kept(str(path), 1 << 20)
+    first.close()
+    third = Kept(str(path), 1 << 20)
+    assert (path / "inner" / "block").exists()
+    second.close()
+    third.close()
+    Kept(str(path), 4 << 20).close()
+    assert (path / "inner" / "block").exists()
+    Kept(str(path), 1 << 20).close()
+    assert list(path.iterdir()) == []
 
 
 def test_the_folder_of_a_killed_owner_goes_and_that_of_a_living_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -414,7 +414,8 @@ def rehearse(model: GPT, optimisers: list[torch.optim.Optimizer], loss_of) -> No
     """A few steps on random tokens, to compile everything and fill the caches, and then all as it was."""
     weights = copy.deepcopy(model.state_dict())
     batches = prepare.warmup_batches(DEVICE_BATCH_SIZE, VOCAB_SIZE)
-    with torch.random.fork_rng():  # restores the random state of the CPU and of the GPUs
+    on = [torch.cuda.current_device()] if prepare.device().type == "cuda" else []
+    with torch.random.fork_rng(on):  # restores the random state of the CPU and of this GPU; it would start up all others
         train(model, optimisers, loss_of, (next(batches) for _ in range(DRY_STEPS * accumulation())))
     model.load_state_dict(weights)
     for optimiser in optimisers:

@@ -85,7 +85,8 @@ def rehearsed(model: Any, rows: int, length: int, floats: int) -> Predict:
 
     tokens = torch.randint(_LEAST_VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0)).to(device_of(model))
     out = torch.empty(floats, device=tokens.device)
-    with torch.no_grad(), torch.random.fork_rng():
+    on = [tokens.device.index] if tokens.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(on):
         if tokens.device.type != "cpu" and "EVO_UNCOMPILED" not in os.environ:
             compiled: Any = torch.compile(predict, dynamic=False)
             try:
