@@ -77,8 +77,10 @@ def population(history: History, belief: Belief, size: int, species_share: float
 
 
 def best(history: History, belief: Belief) -> str | None:
-    """The genome to hand out: best by belief, simpler in ties."""
-    return next(ranking(history.genomes, belief), None)
+    """The genome to hand out: best by belief, simpler in ties; but nobody who is believed to be worse than the seed."""
+    seed = next((g.id for g in history.genomes.values() if not g.parents and g.id in belief.of), None)
+    most = belief.of[seed].mean if seed is not None else math.inf
+    return next((id_ for id_ in ranking(history.genomes, belief) if belief.of[id_].mean <= most), None)
 
 
 def parent_weights(candidates: Sequence[str], belief: Belief, tries: Mapping[str, int]) -> list[float]:

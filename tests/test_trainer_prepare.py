@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import data_folder
@@ -361,12 +362,13 @@ def write_parquet(path: Path, columns: dict[str, list]) -> None:
 
 
 def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_path: Path) -> None:
-    documents = [f"document {i}: {CHINESE[:40]} {'words and more words ' * (i % 7)}" for i in range(200)]
+    random = Random(0)
+    documents = [f"document {i}: {CHINESE[:40]} {random.randbytes(100).hex()} {'words and more words ' * (i % 7)}" for i in range(200)]
     digests = set()
     for kind in ("parquet", "jsonl", "jsonl.gz", "jsonl.zst"):
         folder = tmp_path / kind
         folder.mkdir()
-        for shard, part in enumerate((documents[:150], documents[150:])):
+        for shard, part in enumerate((documents[:190], documents[190:])):
             path = folder / f"shard_{shard:05d}.{kind}"
             if kind == "parquet":
                 write_parquet(path, {"text": part})
@@ -378,9 +380,27 @@ def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_pa
         digests.add(manifest["data_sha256"])
         strings = token_strings(data, 256)
         train = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel()).decode(errors="ignore")
-        assert "document 149" in train
-        assert "document 150" not in train
+        assert "document 189" in train
+        assert "document 190" not in train
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(("small", "large"), [("a.txt", "b.txt"), ("b.txt", "a.txt"), ("a.txt", "b.jsonl")])
+def test_of_files_that_are_unlike_none_is_given_up_for_validation(prepare: ModuleType, tmp_path: Path, small: str, large: str) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, count in ((small, 300), (large, 900)):
+        lines = (f"{name} document {i}: {CHINESE[:40]} {'words and more words ' * (150 + i % 7)}" for i in range(count))
+        (folder / name).write_text("".join(json.dumps({"text": line}) + "\n" if name.endswith("jsonl") else f"{line}\n" for line in lines))
+    data, manifest = prepared(prepare, tmp_path / "data", folder)
+    held = json.loads((data / "slices.json").read_text())
+    texts = [text for part in ("val", "heldout") for text in held[part]]
+    assert len({text.partition(" ")[0] for text in texts}) == 2  # of both
+    strings = token_strings(data, 256)
+    train = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel()).decode(errors="ignore")
+    assert not any(text[:60] in train for text in texts)
+    assert sum(map(len, texts)) < 0.04 * sum(path.stat().st_size for path in folder.iterdir())
+    assert f"{large} document" in train
 
 
 def test_a_single_file_gives_all_three_parts(prepare: ModuleType, tmp_path: Path) -> None:

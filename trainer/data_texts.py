@@ -25,6 +25,8 @@ TRAIN_PACKAGES = ("test", "ray", "openai", "sqlalchemy", "pip", "pyarrow", "libc
 VAL_PACKAGES = ("idlelib", "tkinter", "turtledemo", "pydoc_data")
 HELDOUT_PACKAGES = ("optuna", "optuna_dashboard", "hypothesis")
 
+HELD_BACK = 0.1  # of the text, at most: files that hold more are not given up for validation as a whole
+
 Documents = Callable[[], Iterator[str]]  # may be read again and again
 Slices = tuple[list[str], list[str], Documents]  # validation, held-out, and training documents
 
@@ -141,7 +143,8 @@ def _read_packages(parts: dict[str, Files], train_bytes: int) -> Slices:
 
 
 def path_source(paths: Iterable[Path], settings: Settings) -> Source:
-    """Text of files. Validation: the last 2 % of the files, at least one; of a single file, every 33rd document."""
+    """Text of files. Validation: the last 2 % of the files, at least one. Of a single file, and where these hold more than a tenth of the
+    text and are no Parquet shards: every 33rd document of all files."""
     files, paths = [], tuple(paths)
     for path in paths:
         if not path.exists():
@@ -151,18 +154,27 @@ def path_source(paths: Iterable[Path], settings: Settings) -> Source:
         if not chosen:
             raise DataError(f"--from {path}: no file ends in {', '.join(READERS)}")
         files += chosen
-    identity = digest([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
+    rule = ["every 33rd"] if len(files) > 1 and not _held_back(files) else []
+    identity = digest([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files] + rule)
     absolute = tuple(str(path.resolve()) for path in paths)
     return Source(" ".join(map(str, paths)), absolute, identity, absolute, lambda: _read_files(files, settings))
 
 
+def _held_back(files: list[Path]) -> int:
+    """How many files, the last ones, are for validation; 0: every 33rd document is."""
+    count, sizes = len(files) // 50 + 1, [path.stat().st_size for path in files]
+    shards = all(_kind(path) == ".parquet" for path in files)
+    return count if len(files) > 1 and (shards or sum(sizes[-count:]) <= HELD_BACK * sum(sizes)) else 0
+
+
 def _read_files(files: list[Path], settings: Settings) -> Slices:
-    cut, slices, most = len(files) - len(files) // 50, list[str](), 16 * settings.eval_tokens
-    while len(slices) < 3 and cut > 1:
-        cut -= 1
-        slices = list(limited(itertools.chain.from_iterable(map(_documents, files[cut:])), most))
-    if len(files) == 1:
-        slices = list(limited(itertools.islice(_documents(files[0]), 32, None, 33), most))
+    held, cut, most = _held_back(files), len(files), 16 * settings.eval_tokens
+    slices = [] if held else list(_spread(files, most))
+    if len(slices) < 3 and len(files) > 1:  # or too little text to spread
+        cut = len(files) - max(held, 1) + 1
+        while len(slices) < 3 and cut > 1:
+            cut -= 1
+            slices = list(limited(itertools.chain.from_iterable(map(_documents, files[cut:])), most))
     if len(slices) < 3:
         raise DataError(f"{files[-1]}: too few documents for a validation text: 99 in a single file, or 3 in the last of several")
     known = {digest(text) for text in slices}
@@ -172,6 +184,13 @@ def _read_files(files: list[Path], settings: Settings) -> Slices:
         return limited((text for text in texts if digest(text) not in known), settings.train_bytes)
 
     return [text for i, text in enumerate(slices) if i % 3 != 2], slices[2::3], train
+
+
+def _spread(files: list[Path], most: int) -> Iterator[str]:
+    """Every 33rd document, up to `most` bytes of which each file gives its share."""
+    total = sum(path.stat().st_size for path in files)
+    for path in files:
+        yield from limited(itertools.islice(_documents(path), 32, None, 33), math.ceil(most * path.stat().st_size / max(total, 1)))
 
 
 def _kind(path: Path) -> str:
