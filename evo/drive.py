@@ -90,6 +90,7 @@ class Driver:
         self.executor = executor
         self.candidates: dict[int, Candidate] = {}  # submitted and not told
         self.began = time.time()
+        self.hours: float | None = None  # limit of `hours_spent`
         self.evaluations = 0  # finished in this session
         self.desk = desk
         self.views = Views(store.run_dir)
@@ -116,9 +117,10 @@ class Driver:
             SeedFailsError: the seed genome gets no score, or (SeedIgnoredError) takes no seed.
             ClusterError: the slots are lost.
         """
+        self.hours = hours
         self._resume()
         try:
-            while self._step(closing=hours is not None and self.hours_spent >= hours):
+            while self._step(closing=self.time_is_up):
                 self._watcher.tick(self)
                 self._refresh_views()
         finally:
@@ -128,6 +130,11 @@ class Driver:
     def hours_spent(self) -> float:
         """With something evaluated, in this session and all before."""
         return (self._spent_before + time.time() - self.began) / 3600
+
+    @property
+    def time_is_up(self) -> bool:
+        """Nothing new is explored any more."""
+        return self.hours is not None and self.hours_spent >= self.hours
 
     def busy_seconds(self, now: float) -> float:
         """How long slots have been at work in this session, each for itself; where evaluations of a slot overlap, once."""

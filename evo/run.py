@@ -181,26 +181,29 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
             stopped = False
         except KeyboardInterrupt:
             stopped = True
-    for line in closing_words(driver, settings.run_dir, stopped):
+    for line in closing_words(driver, settings, stopped):
         say(line)
     return STOPPED if stopped else 0
 
 
-def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
+def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]:
     """What came of the run, and where to look further."""
-    standing, exhausted = driver.search.standing, driver.search.exhausted
+    standing, exhausted, run_dir = driver.search.standing, driver.search.exhausted, settings.run_dir
     elapsed, folder = clock(time.time() - driver.began), shlex.quote(str(run_dir))
     told = f"{standing.history.evaluated} new genomes evaluated, {len(standing.records)} records, {elapsed} this session"
     lines = [f"stopped: {told}; nothing finished is lost" if stopped else f"done: {told}"]
     if exhausted:
         lines.append(f"explored no further: {exhausted}")
-    best = standing.champion
+    elif driver.time_is_up and not stopped:
+        lines.append(f"explored no further: the run has worked for {driver.hours_spent:.2f} of {driver.hours:g} hours")
+    best, shown = standing.champion, standing.announcement is not None and standing.announcement.proven
     if standing.announcement is not None:
         lines.append(f"best genome: {standing.announcement.sentence()}")
         heldout = heldout_figures(standing)
         lines += [heldout["sentence"]] if heldout else []
     elif best is not None and best == standing.founder:
-        lines.append(f"best genome: {best}, the seed itself: nothing was found to be better")
+        nothing = "nothing was found to be better" if standing.history.evaluated else "nothing else was tried yet"
+        lines.append(f"best genome: {best}, the seed itself: {nothing}")
     elif best is not None:
         estimate = standing.belief.of[best]
         told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
@@ -209,12 +212,15 @@ def closing_words(driver: Driver, run_dir: Path, stopped: bool) -> list[str]:
     audited = audit(standing.records, lambda index: curve(run_dir, index), driver.budget_seconds)
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     if best is not None:
-        lines += [f"its program: {run_dir / 'best' / 'train.py'}", "look further:", f"  python -m evo.lineage {folder}"]
+        program, doubt = run_dir / "best" / "train.py", "" if shown or best == standing.founder else " (a guess: no gain is shown)"
+        lines += [f"its program: {program}{doubt}", f"  {session.command_alone(settings.config, program)}"]
+        lines += ["look further:", f"  python -m evo.lineage {folder}"]
         lines += [f"  python -m evo.lineage {folder} show {best}", f"  python -m evo.lineage {folder} best"]
         lines.append(
             f"  ({driver.views.trouble})" if driver.views.trouble else f"  optuna-dashboard {shlex.quote(str(run_dir / 'optuna.log'))}"
         )
-    lines.append(f"{'go on' if stopped else 'go further'}: python -m evo.run {folder}{'' if stopped else ' --evals MORE'}")
+    more = () if stopped else ("--hours", "MORE") if driver.time_is_up else ("--evals", "MORE")
+    lines.append(f"{'go on' if stopped else 'go further'}: {session.command_further(settings, *more)}")
     return lines
 
 

@@ -185,6 +185,12 @@ class Search:
         return group[0].parents[0] if group else POLICIES[self.config.policy].champion(self.history, self.belief)
 
     @property
+    def finals(self) -> tuple[int, int]:
+        """How many of the standing final draws have come in, and how many there are to be where none fails."""
+        group = self._group()
+        return sum(1 for p in group if p.index in self._records), 2 * self.config.final_draws if group else 0
+
+    @property
     def announcement(self) -> Announcement | None:
         """The verdict of the standing final draws; None before both arms have two scores, and where no genome beat the seed."""
         return verdict(self.history, self._group())

@@ -148,16 +148,26 @@ def save_limits(now: Session) -> None:
         write_atomically(path, text)
 
 
-def command_alone(config: Config) -> str:
-    """The command that evaluates the lab's own program as this run does, to be pasted into a shell."""
+def command_alone(config: Config, program: Path | None = None) -> str:
+    """The command that evaluates a program as this run does, to be pasted into a shell; None: the lab's own."""
     flags = {"run.lab": "--lab", "run.profile": "--profile", "run.budget_seconds": "--budget"}
-    words = ["python", "-m", "evo.evaluate", str(Path(config.run.lab) / "train.py")]
+    words = ["python", "-m", "evo.evaluate", str(program or Path(config.run.lab) / "train.py")]
     defaults = flat(Config())
     for name, value in flat(config).items():
         if value == defaults[name] or name.startswith("search.") or name in (*LIMITS, *MODEL, *PASSING):
             continue
         words += [flags[name], str(value)] if name in flags else ["--set", f"{name}={json.dumps(value)}"]
     return shlex.join(words)
+
+
+def command_further(now: Session, *more: str) -> str:
+    """The command that goes on with the run, on the slots that this session was told to take: those are not kept."""
+    flags = {name: f"--{flag}" for flag, name in FLAGS.items()}
+    words, defaults, settings = ["python", "-m", "evo.run", str(now.run_dir)], flat(Config()), flat(now.config)
+    for name in PASSING:
+        if settings[name] != defaults[name]:
+            words += [flags[name], str(settings[name])] if name in flags else ["--set", f"{name}={settings[name]}"]
+    return shlex.join([*words, *more])
 
 
 def present(run_dir: Path) -> frozenset[Path]:

@@ -23,6 +23,8 @@ from evo.records import CALIBRATE, FINAL, Record
 
 REFRESH_SECONDS = 0.5
 LINES = 8  # of the latest records in the live table
+RESULT_WIDTH = 24  # of its column: what is longer would take the place of all others on a narrow terminal
+LEAST_RATE_COUNT = 4  # evaluations of a session before their rate foretells its end
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,10 @@ class Progress:
     phase: str  # "calibrate", "explore" or "final"
     evaluated: int  # new genomes
     goal: int | None
+    finals: tuple[int, int]  # final draws that have come in, and that there are to be
     repeats: int  # other evaluations: calibration, confirmation, final draws
     elapsed_seconds: float  # this session
+    left_seconds: float | None  # until a limit ends exploration; None: no limit, or nobody knows
     best: Best | None
     seed: Best | None
     noise_sd: float
@@ -87,13 +91,15 @@ def progress(driver: Driver) -> Progress:
     outcomes = [r.outcome for r in standing.records]
     fruitless = sum(not _evaluated(r) for r in standing.records)
     operators = {driver.candidates[r.index].proposal.operator for r in running}
-    phase = FINAL if FINAL in operators else CALIBRATE if CALIBRATE in operators else "explore"
+    phase = FINAL if search.finals[1] else CALIBRATE if CALIBRATE in operators else "explore"
     return Progress(
         phase=phase,
         evaluated=standing.history.evaluated,
         goal=search.config.evals,
+        finals=search.finals,
         repeats=len(outcomes) - fruitless - standing.history.evaluated,
         elapsed_seconds=elapsed,
+        left_seconds=_left(driver, elapsed) if phase != FINAL else None,
         best=_known(driver, standing.champion),
         seed=_known(driver, standing.founder),
         noise_sd=standing.belief.noise_sd,
@@ -118,6 +124,7 @@ def plain_line(record: Record, now: Progress) -> str:
         "genome": candidate.genome or "-",
         **_said(record.outcome),
         "best": f"{now.best.mean:.4f}±{now.best.sd:.4f}" if now.best else "-",
+        **({"champion": now.best.genome[:8], "gain": f"{now.seed.mean - now.best.mean:+.4f}"} if now.best and now.seed else {}),
         **({"scores": SELF_REPORTED} if now.self_reported else {}),
         "slot": record.slot or "-",
         "seconds": f"{record.finished - record.started:.1f}",
@@ -173,12 +180,15 @@ class LiveTable:
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._latest: list[Record] = []
         self._drawn_at = 0.0
+        self._driver: Driver | None = None
 
     def __enter__(self) -> LiveTable:
         self._live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None and self._driver is not None:  # what stays on the terminal is the end
+            self._live.update(render(progress(self._driver), self._latest), refresh=True)
         self._live.stop()
 
     def told(self, record: Record, driver: Driver) -> None:
@@ -189,6 +199,7 @@ class LiveTable:
         self.tick(driver)
 
     def tick(self, driver: Driver) -> None:
+        self._driver = driver
         if time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
             self._live.update(render(progress(driver), self._latest), refresh=True)
             self._drawn_at = time.monotonic()
@@ -202,16 +213,17 @@ def render(now: Progress, latest: list[Record]) -> Group:
 
 
 def headline(now: Progress) -> str:
-    """Progress, best with its noise band, speed."""
+    """Progress, speed, best with its noise band; lines that fit a narrow terminal."""
     count = f"{now.evaluated}/{now.goal}" if now.goal is not None else str(now.evaluated)
-    parts = [f"{now.phase}  {count} evaluated + {now.repeats} repeats", clock(now.elapsed_seconds)]
-    parts.append(f"{now.per_hour:.0f} evaluations/h, slots idle {100 * now.idle_share:.0f} %")
-    lines = ["   ".join(parts)]
+    draws = f"draw {now.finals[0]}/{now.finals[1]}, " if now.phase == FINAL else ""
+    left = f", about {clock(now.left_seconds)} left" if now.left_seconds is not None else ""
+    lines = [f"{now.phase}  {draws}{count} evaluated + {now.repeats} repeats   {clock(now.elapsed_seconds)}{left}"]
+    lines.append(f"{now.per_hour:.0f} evaluations/h, slots idle {100 * now.idle_share:.0f} %")
     if now.best and now.seed:
-        gain = now.seed.mean - now.best.mean
+        gain = "the seed" if now.best.genome == now.seed.genome else f"believed gain {now.seed.mean - now.best.mean:+.4f}"
         band = f"{now.best.mean:.4f} ± {now.best.sd:.4f}"
         told = f" {SELF_REPORTED}" if now.self_reported else ""
-        lines.append(f"best {now.best.genome[:8]}  {band}{told}   believed gain {gain:+.4f}, noise of one draw {now.noise_sd:.4f}")
+        lines.append(f"best {now.best.genome[:8]}  {band}{told}   {gain}, noise of one draw {now.noise_sd:.4f}")
     return "\n".join(lines)
 
 
@@ -236,7 +248,8 @@ def _columns(*names: str) -> Table:
     """A table whose changes take what width is left, one line each."""
     table = Table(box=SIMPLE, expand=True)
     for name in names:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if name == "change" else None)
+        most = RESULT_WIDTH if name == "result" else None
+        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if name == "change" else None, max_width=most)
     return table
 
 
@@ -250,14 +263,29 @@ def _working(now: Progress) -> Table:
 def _records(latest: list[Record]) -> Table:
     table = _columns("index", "operator", "genome", "result", "change")
     for record in reversed(latest):
-        proposal, said = record.candidate.proposal, _said(record.outcome)
-        own_word = isinstance(record.outcome, Scored) and record.outcome.self_reported
-        result = f"{said['val_bpb']} {SELF_REPORTED}" if own_word else said.get("val_bpb") or f"{said['outcome']} {said.get('reason', '')}"
+        proposal, result = record.candidate.proposal, _result(record.outcome)
         style = "yellow" if isinstance(record.outcome, Failed) else ""
         table.add_row(
             str(proposal.index), proposal.operator, record.candidate.genome[:8], result, Text(one_line(record.candidate.note)), style=style
         )
     return table
+
+
+def _result(outcome: Outcome) -> str:
+    """In a few words."""
+    said = _said(outcome)
+    if isinstance(outcome, Scored):
+        return f"{said['val_bpb']} {SELF_REPORTED}" if outcome.self_reported else said["val_bpb"]
+    return f"{said['outcome']} {said['reason'].partition(' of the budget')[0]}"
+
+
+def _left(driver: Driver, elapsed: float) -> float | None:
+    """Seconds until the first limit, by the session's rate."""
+    goal, history = driver.search.config.evals, driver.search.history
+    limits = [] if driver.hours is None else [3600 * max(0.0, driver.hours - driver.hours_spent)]
+    if goal is not None and driver.evaluations >= LEAST_RATE_COUNT:
+        limits.append(max(0, goal - history.evaluated) * elapsed / driver.evaluations)
+    return min(limits, default=None)
 
 
 def _said(outcome: Outcome) -> dict[str, str]:

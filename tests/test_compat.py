@@ -424,7 +424,7 @@ def test_the_announcement_says_whose_word_it_is(gain: float) -> None:
 
 def test_the_live_table_says_whose_word_it_is() -> None:
     best = Best("champion", 1.0, 0.001)
-    now = Progress("explore", 1, None, 0, 5.0, best, best, 0.01, (), (), 0, 10.0, 0.5, None, self_reported=True)
+    now = Progress("explore", 1, None, (0, 0), 0, 5.0, None, best, best, 0.01, (), (), 0, 10.0, 0.5, None, self_reported=True)
     assert f"1.0000 ± 0.0010 {WORD}" in headline(now)
     assert WORD not in headline(replace(now, self_reported=False))
 

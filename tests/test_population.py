@@ -19,7 +19,7 @@ def world(
     values: Mapping[str, float], species: Mapping[str, str] | None = None, sizes: Mapping[str, int] | None = None
 ) -> tuple[History, Belief]:
     genomes = {
-        id_: Genome(id_, index, (species or {}).get(id_, "s"), (sizes or {}).get(id_, 10), "mutate", (), (value,), 0)
+        id_: Genome(id_, index, (species or {}).get(id_, "s"), (sizes or {}).get(id_, 10), "mutate", (next(iter(values)),) if index else (), (value,), 0)
         for index, (id_, value) in enumerate(values.items())
     }
     history = History(genomes, {}, frozenset(), (), len(genomes), 0, (0, 0), 0, len(genomes) - 1)
@@ -36,9 +36,15 @@ def test_survivors_are_the_best_in_order() -> None:
 
 
 def test_inside_the_noise_band_the_smaller_program_ranks_first() -> None:
-    history, belief = world({"large": 1.0, "small": 1.0004, "worse": 1.0006}, sizes={"large": 20, "small": 10, "worse": 5})
+    history, belief = world({"worse": 1.0006, "large": 1.0, "small": 1.0004}, sizes={"large": 20, "small": 10, "worse": 5})
     assert list(ranking(history.genomes, belief)) == ["small", "large", "worse"]
     assert best(history, belief) == "small"
+
+
+def test_a_smaller_program_that_is_believed_worse_than_the_seed_is_not_the_best() -> None:
+    history, belief = world({"seed": 1.0, "smaller": 1.0004, "better": 0.9999}, sizes={"seed": 20, "smaller": 10, "better": 30})
+    assert list(ranking(history.genomes, belief)) == ["smaller", "seed", "better"]
+    assert best(history, belief) == "seed"
 
 
 def test_a_species_takes_no_more_than_its_share_while_others_want_places() -> None:

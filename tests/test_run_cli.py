@@ -141,7 +141,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
         rest = driver.stdout.read()
     assert driver.returncode == 130
     assert time.monotonic() - began < 5
-    assert rest.splitlines()[-1] == "go on: python -m evo.run run"
+    assert rest.splitlines()[-1] == "go on: python -m evo.run run --set run.executor=inline"
     assert "Traceback" not in rest
     assert len(snapshot("run").records) >= 6
 
@@ -359,8 +359,21 @@ def test_a_lab_that_fails_is_told_with_a_command_that_can_be_pasted(lab: Path, c
 def test_commands_at_the_end_can_be_pasted(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["my run", "--lab", str(lab), "--evals", "1", *INSTANT]) == 0
     commands = [shlex.split(line.partition("python -m ")[2]) for line in capsys.readouterr().out.splitlines() if "python -m " in line]
-    assert len(commands) == 4
-    assert all(words[1] == "my run" for words in commands)
+    assert [words[0] for words in commands] == ["evo.evaluate", "evo.lineage", "evo.lineage", "evo.lineage", "evo.run"]
+    alone, *others = commands
+    assert all(words[1] == "my run" for words in others)
+    assert evaluate(alone[1:]) == 0  # the program as it lies there
+    assert "my run/best/train.py (as it is)" in capsys.readouterr().out
+    assert main([*others[-1][1:-1], "2"]) == 0
+
+
+def test_the_end_says_which_limit_was_reached_and_how_to_go_further(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--lab", str(lab), "--hours", "0.0002", "--slots", "2", *INSTANT, "--set", "instant.seconds=0.05"]) == 0
+    said = capsys.readouterr().out
+    assert "explored no further: the run has worked for 0.00 of 0.0002 hours" in said
+    assert said.splitlines()[-1] == "go further: python -m evo.run run --slots 2 --set run.executor=inline --hours MORE"
+    assert main(["other", "--lab", str(lab), "--evals", "0", *INSTANT]) == 0
+    assert "the seed itself: nothing else was tried yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"search.policy": "greedy"}', "{", '{"search.evals": "many"}'])

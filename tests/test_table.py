@@ -23,9 +23,9 @@ from evo.table import LiveTable, PlainLines, Progress, clock, plain_line, progre
 EVALS = 12
 
 
-def text_of(driver: Driver, latest: list[Record]) -> str:
+def text_of(driver: Driver, latest: list[Record], width: int = 160) -> str:
     out = io.StringIO()
-    Console(file=out, width=160, color_system=None).print(render(progress(driver), latest))
+    Console(file=out, width=width, color_system=None).print(render(progress(driver), latest))
     return out.getvalue()
 
 
@@ -34,13 +34,14 @@ class Collects(Silent):
 
     def __init__(self) -> None:
         self.seen: list[Progress] = []
-        self.last = ""
+        self.last = self.narrow = ""
         self.latest: list[Record] = []
 
     def told(self, record: Record, driver: Driver) -> None:
         self.latest.append(record)
         self.seen.append(progress(driver))
         self.last = text_of(driver, self.latest)
+        self.narrow = text_of(driver, self.latest, 80)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,39 @@ def test_the_table_shows_progress_best_work_and_failures(watched: tuple[Collects
     assert "slots idle" in watcher.last
 
 
+def test_at_eighty_columns_each_record_has_its_index_operator_genome_and_result(watched: tuple[Collects, Path]) -> None:
+    watcher, _ = watched
+    lines = watcher.narrow.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert any(isinstance(r.outcome, Failed) for r in watcher.latest)
+    for record in watcher.latest:
+        result = f"{record.outcome.val_bpb:.4f}" if isinstance(record.outcome, Scored) else type(record.outcome).__name__.lower()
+        proposal = record.candidate.proposal
+        row = next(line for line in lines if line.split()[:1] == [str(proposal.index)] and result in line)
+        assert proposal.operator in row
+        assert record.candidate.genome[:8] in row
+    assert lines[0].startswith("final  draw ")
+
+
+def test_the_time_that_is_left_goes_by_the_first_limit_and_is_told_once_it_is_known(watched: tuple[Collects, Path], tmp_path: Path) -> None:
+    watcher, _ = watched
+    assert watcher.seen[0].left_seconds is None
+    explored = [p for p in watcher.seen if p.phase == "explore"]
+    assert explored[-1].left_seconds is not None
+    assert explored[-1].left_seconds < 60
+    assert all(p.left_seconds is None for p in watcher.seen if p.phase == "final")
+    assert watcher.seen[-1].finals == (8, 8)
+
+    class Looks(Silent):
+        def told(self, record: Record, driver: Driver) -> None:
+            left.append(progress(driver).left_seconds)
+
+    left: list[float | None] = []
+    drive(tmp_path / "run", EVALS, InlineExecutor((spec(tmp_path / "run"),)), Looks(), hours=1.0)
+    assert left[0] is not None
+    assert 3590 < left[0] <= 3600
+
+
 def test_the_table_shows_what_runs_where(tmp_path: Path) -> None:
     class Looks(Silent):
         def tick(self, driver: Driver) -> None:
@@ -97,6 +131,7 @@ def test_a_live_table_is_drawn_on_a_terminal(tmp_path: Path) -> None:
         drive(run_dir, 3, InlineExecutor((spec(run_dir, Landscape(seconds=0.1)),)), table)
     assert "\x1b[" in out.getvalue()
     assert "evaluated" in out.getvalue()
+    assert "3/3 evaluated + 12 repeats" in out.getvalue().rpartition("final  draw 8/8")[2]  # the last frame is the end
 
 
 def test_each_event_is_one_line_of_pairs(tmp_path: Path) -> None:
@@ -114,7 +149,7 @@ def test_each_event_is_one_line_of_pairs(tmp_path: Path) -> None:
             assert pairs["val_bpb"] == f"{record.outcome.val_bpb:.4f}"
 
 
-NOW = Progress("explore", 1, None, 0, 5.0, None, None, 0.01, (), (), 0, 10.0, 0.5, None)
+NOW = Progress("explore", 1, None, (0, 0), 0, 5.0, None, None, None, 0.01, (), (), 0, 10.0, 0.5, None)
 
 
 @pytest.mark.parametrize("note", ['quotes " and \\ and =', "two\nlines\r\x1b[31mred\x07", "", "plain", "±0.5 → 1", "half a pair \ud800"])
