@@ -44,6 +44,9 @@ class SlotActor:
             trained.set()
             self._points.pop(ticket, None)
 
+    def started(self) -> None:
+        """Answers."""
+
     def point(self, ticket: int) -> CurvePoint | None:
         """The latest point of the running curve."""
         return self._points.get(ticket)

@@ -1,10 +1,10 @@
 """Slots on Ray: one actor each, on this machine or on a cluster. The only home of `ray`.
 
 Ray's promises are not relied upon. No call waits without a limit; an evaluation has a deadline of its own; an actor that dies, hangs or
-is out of reach is replaced, its candidate Interrupted (unless its outcome file is there: then it had finished). Actors are never
-restarted and calls never retried by Ray, which would run a candidate twice behind the driver's back. A killed driver takes its
-raylet and actors with it within seconds (watchdog.py sees to the rest); an actor's death closes the lifeline of whatever it had started
-(evaluator/launch.py).
+is out of reach is replaced, its candidate Interrupted (unless its outcome file is there: then it had finished). An actor gets work once
+its process answers, so that a slot whose machine is gone takes none until there is another machine. Actors are never restarted and calls
+never retried by Ray, which would run a candidate twice behind the driver's back. A killed driver takes its raylet and actors with it
+within seconds (watchdog.py sees to the rest); an actor's death closes the lifeline of whatever it had started (evaluator/launch.py).
 
 Not covered: machines that do not share the run folder with the driver (a kill between outcome and report loses that evaluation there).
 """
@@ -42,6 +42,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Workers at the niceness of the driver: at Ray's 15 any other work on the machine would take the cores of a training.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
+# Ray would end a slot's process when the machine's memory runs short, whoever has taken it; programs have limits of their own.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 import ray
 import ray.exceptions
@@ -53,6 +55,8 @@ LONGEST_PLACE = 22  # bytes: a socket's name has room for 104 (macOS) or 107, an
 ANSWER_SECONDS = 10.0  # for what Ray should answer at once
 ALIVE_EVERY_SECONDS = 5.0
 POINT_EVERY_SECONDS = 1.0
+START_SECONDS = 30.0  # that all slots get to start before the first of them is given work
+NO_SLOT_SECONDS = 900.0  # without any slot: then the run ends
 
 
 @dataclass
@@ -82,10 +86,14 @@ class _Place:
 
     spec: SlotSpec
     actor: Any
+    starts: Any  # reference that is ready when the actor's process answers; None once it has
+    retired: bool = False
     jobs: list[_Job] = field(default_factory=list)
 
     @property
     def is_free(self) -> bool:
+        if self.retired or self.starts is not None:
+            return False
         return not self.jobs or (self.spec.overlaps and len(self.jobs) == 1 and self.jobs[0].trained is None)
 
 
@@ -97,7 +105,7 @@ class RayExecutor:
         Args:
             address: of a running cluster; "": RAY_ADDRESS, else a cluster of our own that ends with this process.
         Raises:
-            UserError: no cluster at the address, or it has fewer GPUs than slots.
+            UserError: no cluster at the address, or it has fewer GPUs or CPUs than slots.
             ClusterError: Ray does not start here.
         """
         self._gpus = 1 if _device(specs[0]) == "cuda" else 0
@@ -112,17 +120,19 @@ class RayExecutor:
         if self._watchdog is not None and self._watchdog.stdin is not None:
             self._watchdog.stdin.write(b"Ray is up\n")
             self._watchdog.stdin.flush()
-        _check_gpus(len(specs) * self._gpus, leave=self._owner)
-        self._alive_at = time.monotonic()
+        _check_size(len(specs), "GPU" if self._gpus else "CPU", leave=self._owner)
+        self._alive_at = self._started_at = time.monotonic()
         self._tickets = 0
-        self._places = [_Place(spec, self._spawn(spec)) for spec in specs]
+        self._places = [_Place(spec, *self._spawn(spec)) for spec in specs]
+        ray.wait([place.starts for place in self._places], num_returns=len(specs), timeout=START_SECONDS)
 
     @property
     def slots(self) -> int:
-        return len(self._places)
+        return sum(not place.retired for place in self._places)
 
     @property
     def free_slots(self) -> int:
+        self._see_starts()
         return sum(place.is_free for place in self._places)
 
     def submit(self, candidate: Candidate, text: str) -> None:
@@ -145,9 +155,10 @@ class RayExecutor:
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
         busy = [(place, job) for place in self._places for job in place.jobs]
-        if not busy:
-            return None
         awaited = [reference for _, job in busy for reference in (job.result, job.trained) if reference is not None]
+        awaited += [place.starts for place in self._places if place.starts is not None]
+        if not awaited:
+            return None
         ready, _ = ray.wait(awaited, num_returns=1, timeout=timeout_seconds)
         for place, job in busy:
             if job.result in ready:
@@ -158,12 +169,26 @@ class RayExecutor:
             if time.monotonic() > job.deadline:
                 return self._lost(place, job, f"no end after {job.patience_seconds:g} s, its limits are less")
             self._follow(job)
+        self._see_starts()
         self._check_alive()
         return None
 
     def running(self) -> tuple[Running, ...]:
         busy = [(place, job) for place in self._places for job in place.jobs]
         return tuple(Running(j.index, p.spec.name, j.started, j.point) for p, j in sorted(busy, key=lambda both: both[1].started))
+
+    def renew(self, slot: str) -> None:
+        place = self._place(slot)
+        ray.kill(place.actor)
+        place.actor, place.starts = self._spawn(place.spec)
+
+    def retire(self, slot: str) -> bool:
+        place = self._place(slot)
+        if self.slots == 1:
+            return False
+        place.retired, place.starts = True, None
+        ray.kill(place.actor)
+        return True
 
     def close(self) -> None:
         for place in self._places:
@@ -178,27 +203,42 @@ class RayExecutor:
 
     # ---- inside
 
-    def _spawn(self, spec: SlotSpec) -> Any:
-        """A fresh actor. Threads for two evaluations and for two questions about them."""
+    def _spawn(self, spec: SlotSpec) -> tuple[Any, Any]:
+        """A fresh actor, and the reference that tells of its start. Threads for two evaluations and for two questions about them."""
         options = {"num_gpus": 1} if self._gpus else {"num_cpus": 1}
-        return ray.remote(SlotActor).options(max_restarts=0, max_task_retries=0, max_concurrency=4, **options).remote(spec)
+        actor: Any = ray.remote(SlotActor).options(max_restarts=0, max_task_retries=0, max_concurrency=4, **options).remote(spec)
+        return actor, actor.started.remote()
+
+    def _place(self, slot: str) -> _Place:
+        return next(place for place in self._places if place.spec.name == slot and not place.retired)
+
+    def _see_starts(self) -> None:
+        """Which slots have started. One that cannot start has, too: that shows when it is given work."""
+        waiting = [place.starts for place in self._places if place.starts is not None]
+        ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
+        for place in self._places:
+            if place.starts in ready:
+                place.starts = None
+        if any(place.starts is None and not place.retired for place in self._places):
+            self._started_at = time.monotonic()
+        elif time.monotonic() - self._started_at > NO_SLOT_SECONDS:
+            raise ClusterError(f"none of the {self.slots} slots has had a machine for {NO_SLOT_SECONDS:g} s")
 
     def _collect(self, place: _Place, job: _Job) -> Finished:
         try:
             finished: Finished = ray.get(job.result, timeout=ANSWER_SECONDS)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.ObjectLostError) as error:
-            return self._lost(place, job, f"the slot's process was lost ({type(error).__name__})")
         except ray.exceptions.RayTaskError as error:  # its text is a remote traceback
             raise _cause(place.spec.name, error) from error
+        except ray.exceptions.RayError as error:
+            return self._lost(place, job, f"the slot's process was lost ({type(error).__name__})")
         place.jobs.remove(job)
         return finished
 
     def _lost(self, place: _Place, job: _Job, why: str) -> Finished:
         """Replaces the actor. What it may have finished all the same is in its outcome file. What else ran there is lost next."""
         place.jobs.remove(job)
-        if place.actor is job.actor:
-            ray.kill(place.actor)
-            place.actor = self._spawn(place.spec)
+        if place.actor is job.actor and not place.retired:
+            self.renew(place.spec.name)
         report = read_outcomes(place.spec.run_dir).get(job.index)
         if report is not None:
             return Finished(job.index, report.outcome, report.slot, report.started, report.finished)
@@ -289,13 +329,13 @@ def _watchdog(folder: str | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
-def _check_gpus(wanted: int, leave: bool) -> None:
+def _check_size(slots: int, kind: str, leave: bool) -> None:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    have = resources.get("GPU", 0)
-    if wanted > have:
+    have = resources.get(kind, 0)
+    if slots > have:
         if leave:
             ray.shutdown()
-        raise UserError(f"the Ray cluster has {have:g} GPUs for {wanted} slots, which need one each; ask for no more")
+        raise UserError(f"the Ray cluster has {have:g} {kind}s for {slots} slots, which need one each; ask for no more")
 
 
 def _device(spec: SlotSpec) -> str:

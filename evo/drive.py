@@ -25,6 +25,7 @@ from evo import operators
 from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
+from evo.health import Health, Remedy
 from evo.lab import Rendered
 from evo.policies import NUMBERS_APART
 from evo.proof import refuse_ignored_seed
@@ -106,6 +107,8 @@ class Driver:
         self._busy: list[tuple[str, float, float]] = []  # (slot, started, finished) of this session's evaluations
         self._interruptions: dict[int, int] = {}
         self._interrupted_in_a_row = 0
+        self._health = Health()
+        self.notices: list[str] = []  # about slots, for people
         self._views_at, self._views_cost = 0.0, 0.0
 
     def run(self, hours: float | None = None) -> None:
@@ -150,7 +153,7 @@ class Driver:
         """Fills the slots and takes in one event, or none where nothing comes for a while; False at the end of the run."""
         self._take_answers(closing)
         self._fill(closing)
-        if not self.candidates:
+        if not self.candidates and not self._ready:  # else a slot is on its way
             if self.desk is None or not self.desk.busy:
                 return False
             self._take_answers(closing, wait_seconds=TICK_SECONDS)
@@ -242,6 +245,16 @@ class Driver:
         self._busy.append((event.slot, event.started, event.finished))
         self.evaluations += 1
         self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
+        self._look_after(event.slot, self._health.add(event.slot, isinstance(event.outcome, Failed)))
+
+    def _look_after(self, slot: str, remedy: Remedy) -> None:
+        """A slot where everything fails, and elsewhere not."""
+        failed = f"slot {slot}: {self._health.row(slot)} evaluations in a row have failed there, unlike elsewhere"
+        if remedy is Remedy.RENEW:
+            self.executor.renew(slot)
+            self.notices.append(f"{failed}; its processes were started anew")
+        elif remedy is Remedy.RETIRE and self.executor.retire(slot):
+            self.notices.append(f"{failed}, with new processes too; it gets no more work in this session: look after it, then go on")
 
     def _again(self, candidate: Candidate, event: Finished, outcome: Interrupted) -> None:
         count = self._interruptions[event.index] = self._interruptions.get(event.index, 0) + 1
@@ -262,12 +275,18 @@ class Driver:
         self._curves.add(record, getattr(record.outcome, "curve", ()))
         self.search.tell(record)
         self._watcher.told(record, self)
-        scored, told = self.search.history.calibrations
-        failed = isinstance(record.outcome, Failed)
-        if failed and record.candidate.proposal.operator == CALIBRATE and not scored and told >= HOPELESS:
+        if isinstance(record.outcome, Failed) and record.candidate.proposal.operator == CALIBRATE and self._hopeless():
             raise SeedFailsError(seed_failure(record))
         if record.candidate.proposal.operator == CALIBRATE:
             self._prove_seed()
+
+    def _hopeless(self) -> bool:
+        """The seed genome fails, and not on one slot alone while others are at work: that one may be broken."""
+        scored, told = self.search.history.calibrations
+        tried = [r for r in self.search.standing.records if r.candidate.proposal.operator == CALIBRATE]
+        failed = {record.slot for record in tried if isinstance(record.outcome, Failed)}
+        others = {running.slot for running in self.executor.running()} - failed
+        return not scored and told >= HOPELESS and (len(failed) > 1 or not others)
 
     def _prove_seed(self) -> None:
         run_dir = self.store.run_dir

@@ -85,7 +85,8 @@ class Executor(Protocol):
 
     @property
     def free_slots(self) -> int:
-        """How many more candidates may be submitted now. A slot may take its next one while it scores the one before."""
+        """How many more candidates may be submitted now. A slot may take its next one while it scores the one before; one whose process
+        has not started takes none, so that there may be none at all for a while."""
         ...
 
     def submit(self, candidate: Candidate, text: str) -> None:
@@ -97,7 +98,7 @@ class Executor(Protocol):
         ...
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
-        """Waits for a result, no longer than the timeout and no longer than until a slot takes its next candidate; None if there is none.
+        """Waits for a result, no longer than the timeout and no longer than until a slot takes a candidate; None if there is none.
 
         Raises:
             ClusterError: the slots are lost for good.
@@ -107,6 +108,14 @@ class Executor(Protocol):
 
     def running(self) -> tuple[Running, ...]:
         """What runs now, in order of submission."""
+        ...
+
+    def renew(self, slot: str) -> None:
+        """Gives a slot new processes. What runs there is interrupted."""
+        ...
+
+    def retire(self, slot: str) -> bool:
+        """Gives a slot no more work, and interrupts what runs there; False, and nothing is changed, where there is no other one."""
         ...
 
     def close(self) -> None:
@@ -195,11 +204,17 @@ class InlineExecutor:
     def running(self) -> tuple[Running, ...]:
         return tuple(Running(c.proposal.index, self._specs[0].name, since, None) for c, _, since in self._queue)
 
-    def close(self) -> None:
-        self._queue.clear()
+    def renew(self, slot: str) -> None:
         if self._evaluate is not None:
             self._evaluate.close()
             self._evaluate = None
+
+    def retire(self, slot: str) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._queue.clear()
+        self.renew(self._specs[0].name)
 
 
 def check_submission(executor: Executor, candidate: Candidate) -> None:

@@ -80,6 +80,7 @@ class Progress:
     per_hour: float
     idle_share: float  # of slot time in this session
     model: Authorship | None  # None: no model writes
+    notices: tuple[str, ...] = ()  # about slots
     self_reported: bool = False  # scores are the programs' own word
 
 
@@ -109,6 +110,7 @@ def progress(driver: Driver) -> Progress:
         per_hour=3600 * driver.evaluations / elapsed,
         idle_share=max(0.0, 1 - driver.busy_seconds(now) / (elapsed * driver.executor.slots)),
         model=_authorship(driver),
+        notices=tuple(driver.notices),
         self_reported=standing.history.self_reported,
     )
 
@@ -156,6 +158,7 @@ class PlainLines:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._told_spent = False
+        self._told_notices = 0
 
     def told(self, record: Record, driver: Driver) -> None:
         self._say(plain_line(record, progress(driver)))
@@ -166,7 +169,10 @@ class PlainLines:
             self._say(_line({**fields, "why": driver.desk.trouble or answer.why}))
 
     def tick(self, driver: Driver) -> None:
-        """Between events only a limit can be reached."""
+        """Between events a limit can be reached, or a slot looked after."""
+        for notice in driver.notices[self._told_notices :]:
+            self._say(_line({"notice": notice}))
+        self._told_notices = len(driver.notices)
         spent = driver.desk.spent if driver.desk is not None and not self._told_spent else ""
         if spent:
             self._told_spent = True
@@ -209,7 +215,8 @@ def render(now: Progress, latest: list[Record]) -> Group:
     """The table: a headline, what runs where, what came last."""
     failures = [Text(_failure_line(now), style="yellow")] if now.failures or now.unevaluated else []
     model = [Text(_model_line(now.model), style="yellow" if now.model.trouble else "")] if now.model else []
-    return Group(Text(headline(now)), *failures, *model, _working(now), _records(latest))
+    notices = [Text(one_line(notice), style="yellow") for notice in now.notices]
+    return Group(Text(headline(now)), *failures, *model, *notices, _working(now), _records(latest))
 
 
 def headline(now: Progress) -> str:

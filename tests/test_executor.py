@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from evaluator.instant import Instant, Landscape
 from evaluator.outcome import Failed, Interrupted, Outcome, Scored
 from evaluator.slot import SlotConfig
 from evo.cluster import RayExecutor, connect
-from evo.errors import ClusterError
+from evo.errors import ClusterError, UserError
 from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
 from evo.folder import FOLDERS, read_outcomes, write_outcome
 from evo.records import CALIBRATE, FINAL, Candidate, Proposal
@@ -202,6 +204,23 @@ def test_a_slot_that_cannot_start_says_why_in_one_line(ray_is_up: None, run_dir:
         executor.close()
 
 
+def until_free(executor: Executor, slots: int = 1) -> None:
+    deadline = time.monotonic() + 60
+    while executor.free_slots < slots:
+        assert time.monotonic() < deadline, "no slot has started"
+        assert executor.next_finished(0.5) is None
+
+
+def test_a_slot_with_new_processes_goes_on(make: Make) -> None:
+    executor = make(Landscape())
+    executor.submit(candidate(0), PROGRAM)
+    slot = wait(executor).slot
+    executor.renew(slot)
+    until_free(executor, SLOTS)
+    executor.submit(candidate(1), PROGRAM)
+    assert isinstance(wait(executor).outcome, Scored)
+
+
 def test_closing_abandons_what_runs_and_can_be_repeated(make: Make, run_dir: Path) -> None:
     executor = make(Landscape(seconds=30))
     executor.submit(candidate(0), PROGRAM)
@@ -254,6 +273,7 @@ def test_a_killed_slot_interrupts_its_candidate_and_is_replaced(ray_executor: Ca
     event = wait(executor)
     assert isinstance(event.outcome, Interrupted)
     assert "lost" in event.outcome.why
+    until_free(executor)
     executor.submit(candidate(0), PROGRAM)
     assert isinstance(wait(executor).outcome, Scored)
 
@@ -325,8 +345,77 @@ def test_a_killed_slot_interrupts_both_of_its_candidates(overlapping: RayExecuto
     events = [wait(overlapping), wait(overlapping)]
     assert sorted(event.index for event in events) == [0, 1]
     assert all(isinstance(event.outcome, Interrupted) for event in events)
+    until_free(overlapping)
     overlapping.submit(candidate(0), small_lab.genome)
     assert isinstance(wait(overlapping).outcome, Scored)
+
+
+def test_a_retired_slot_gives_back_what_runs_there_and_takes_no_more(ray_is_up: None, run_dir: Path) -> None:
+    specs = tuple(SlotSpec(f"slot{i}", Landscape(seconds=1.0), str(run_dir), 1.0, 60.0) for i in range(SLOTS))
+    with contextlib.closing(RayExecutor(specs)) as executor:
+        executor.submit(candidate(0), PROGRAM)
+        executor.submit(candidate(1), PROGRAM)
+        gone, kept = (running.slot for running in executor.running())
+        assert executor.retire(gone)
+        assert (executor.slots, executor.free_slots) == (1, 0)
+        outcomes = {event.index: event.outcome for event in (wait(executor), wait(executor))}
+        assert isinstance(outcomes[0], Interrupted)
+        assert isinstance(outcomes[1], Scored)
+        assert not executor.retire(kept)
+        executor.submit(candidate(0), PROGRAM)
+        assert executor.free_slots == 0
+        assert wait(executor).slot == kept
+
+
+def test_more_slots_than_the_cluster_has_room_for_are_refused(ray_is_up: None, run_dir: Path) -> None:
+    with pytest.raises(UserError, match=f"has {SLOTS} CPUs for {SLOTS + 1} slots"):
+        RayExecutor(tuple(spec(run_dir, Landscape()) for _ in range(SLOTS + 1)))
+
+
+NODE_DIES = """
+import sys, time
+from pathlib import Path
+import evo.cluster  # sets what ray reads when it is imported
+import ray
+from ray.cluster_utils import Cluster
+from evaluator.instant import Landscape
+from evaluator.outcome import Scored
+from evo.executor import SlotSpec
+sys.path.insert(0, sys.argv[2])
+from tiny_lab import Silent, drive
+
+run_dir, size = Path(sys.argv[1]), dict(num_cpus=1, object_store_memory=100 * 2**20)
+cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+node = cluster.add_node(**size)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": sys.argv[3]}})
+
+class Kills(Silent):
+    gone = False
+    def tick(self, driver):
+        if driver.evaluations >= 4 and not self.gone:
+            self.gone = True
+            cluster.remove_node(node, allow_graceful=False)
+
+executor = evo.cluster.RayExecutor(tuple(SlotSpec(f"cpu{i}", Landscape(seconds=0.5), str(run_dir), 1.0, 8.0) for i in range(2)))
+driver = drive(run_dir, 6, executor, Kills())
+records = driver.search.standing.records
+slots = [{r.slot for r in records[:3]}, {r.slot for r in records[-9:]}, {r.slot for r in records}]
+Path(sys.argv[4]).write_text(str([len(found) for found in slots]))  # a slot of no name: given up
+executor.close()
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_a_slot_whose_machine_is_gone_takes_no_work(tmp_path: Path) -> None:
+    """Two of Ray's node processes, of which one is killed. A slot that waits for a machine would hold a candidate to its deadline."""
+    here, found = Path(__file__).parent, tmp_path / "found"
+    arguments = [str(tmp_path / "run"), str(here), os.pathsep.join([str(here.parent), str(here)]), str(found)]
+    env = {**os.environ, "PYTHONPATH": str(here.parent)}
+    done = subprocess.run([sys.executable, "-c", NODE_DIES, *arguments], env=env, capture_output=True, text=True, timeout=150, check=False)
+    assert found.exists(), done.stderr[-3000:]
+    assert found.read_text() == "[2, 1, 2]"
 
 
 # ---- slots that outlive their driver

@@ -19,7 +19,16 @@ def world(
     values: Mapping[str, float], species: Mapping[str, str] | None = None, sizes: Mapping[str, int] | None = None
 ) -> tuple[History, Belief]:
     genomes = {
-        id_: Genome(id_, index, (species or {}).get(id_, "s"), (sizes or {}).get(id_, 10), "mutate", (next(iter(values)),) if index else (), (value,), 0)
+        id_: Genome(
+            id_,
+            index,
+            (species or {}).get(id_, "s"),
+            (sizes or {}).get(id_, 10),
+            "mutate",
+            (next(iter(values)),) if index else (),
+            (value,),
+            0,
+        )
         for index, (id_, value) in enumerate(values.items())
     }
     history = History(genomes, {}, frozenset(), (), len(genomes), 0, (0, 0), 0, len(genomes) - 1)

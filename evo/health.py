@@ -1,0 +1,56 @@
+"""Which slot is broken: one where everything fails while elsewhere it does not, as on a GPU that has an error or that a stranger fills.
+
+Such a slot is free most often, so that it would be given most of the work and spoil it. What a slot has failed in a row is held against the
+share that has failed on all others, drawn towards a quarter as if `PRIOR_COUNT` more were known: where chance explains the row in less than
+`CHANCE` of all cases, the slot gets new processes, and if it goes on failing, no more work in this session. Pure.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+PRIOR_FAILED, PRIOR_COUNT = 0.5, 2
+LEAST_ROW = 3
+CHANCE = 1e-3
+AFTER_RENEWAL = 2  # more failures in a row, then it is given up
+
+
+class Remedy(StrEnum):
+    """What is to be done about a slot."""
+
+    NOTHING = "nothing"
+    RENEW = "renew"
+    RETIRE = "retire"
+
+
+class Health:
+    """Of the slots of one session."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, int]] = {}  # slot -> (failed, evaluated)
+        self._row: dict[str, int] = {}  # slot -> failures since its last success
+        self._renewed_at: dict[str, int] = {}  # slot -> length of the row at which it was renewed
+
+    def add(self, slot: str, failed: bool) -> Remedy:
+        """Takes in how an evaluation ended."""
+        bad, count = self._counts.get(slot, (0, 0))
+        self._counts[slot] = bad + failed, count + 1
+        if not failed:
+            self._row.pop(slot, None)
+            self._renewed_at.pop(slot, None)
+            return Remedy.NOTHING
+        row = self._row[slot] = self._row.get(slot, 0) + 1
+        if row < LEAST_ROW or self._share_elsewhere(slot) ** row >= CHANCE:
+            return Remedy.NOTHING
+        if slot not in self._renewed_at:
+            self._renewed_at[slot] = row
+            return Remedy.RENEW
+        return Remedy.RETIRE if row >= self._renewed_at[slot] + AFTER_RENEWAL else Remedy.NOTHING
+
+    def row(self, slot: str) -> int:
+        """Failures in a row, up to now."""
+        return self._row.get(slot, 0)
+
+    def _share_elsewhere(self, slot: str) -> float:
+        others = [counts for name, counts in self._counts.items() if name != slot]
+        return (sum(bad for bad, _ in others) + PRIOR_FAILED) / (sum(count for _, count in others) + PRIOR_COUNT)

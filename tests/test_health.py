@@ -1,0 +1,124 @@
+"""Slots that fail: a broken one is found, whoever else fails as well is left alone, and a run does not end or drown in failures for it."""
+
+from __future__ import annotations
+
+import heapq
+from pathlib import Path
+from random import Random
+
+import pytest
+from tiny_lab import Silent, drive
+
+from evaluator.instant import Instant, Landscape
+from evaluator.outcome import Failed, Outcome, Phase, Reason
+from evo.drive import Driver
+from evo.errors import SeedFailsError
+from evo.executor import Finished, Running, check_submission
+from evo.health import Health, Remedy
+from evo.records import Candidate
+
+SLOTS, GOOD_SECONDS, BAD_SECONDS = 8, 330.0, 15.0
+
+
+def test_a_slot_that_fails_alone_is_renewed_and_then_retired() -> None:
+    health = Health()
+    for k in range(14):
+        assert health.add(f"good{k % 7}", False) is Remedy.NOTHING
+    remedies = [health.add("bad", True) for _ in range(5)]
+    assert remedies == [Remedy.NOTHING, Remedy.NOTHING, Remedy.RENEW, Remedy.NOTHING, Remedy.RETIRE]
+
+
+def test_a_slot_that_works_again_after_its_renewal_starts_anew() -> None:
+    health = Health()
+    for _ in range(20):
+        health.add("good", False)
+    assert [health.add("bad", True) for _ in range(3)][-1] is Remedy.RENEW
+    assert health.add("bad", False) is Remedy.NOTHING
+    assert [health.add("bad", True) for _ in range(3)] == [Remedy.NOTHING, Remedy.NOTHING, Remedy.RENEW]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6])
+def test_slots_that_fail_alike_are_hardly_ever_renewed_and_never_retired(share: float) -> None:
+    random, health, found = Random(1), Health(), list[Remedy]()
+    for _ in range(5000):
+        found.append(health.add(f"slot{random.randrange(SLOTS)}", random.random() < share))
+    assert found.count(Remedy.RENEW) < 15
+    assert found.count(Remedy.RETIRE) == 0
+
+
+class OneBroken:
+    """Slots in simulated time, of which the first fails everything from a moment on: and soon, so that it is free most often."""
+
+    def __init__(self, breaks_at: float, mends: bool = False) -> None:
+        self.now, self.breaks_at, self.mends = 0.0, breaks_at, mends
+        self.lab = Instant(Landscape(noise_sd=0.001))
+        self.busy: dict[int, Candidate] = {}
+        self.queue: list[tuple[float, int, int, Outcome]] = []
+        self.alive = list(range(SLOTS))
+
+    @property
+    def slots(self) -> int:
+        return len(self.alive)
+
+    @property
+    def free_slots(self) -> int:
+        return sum(slot not in self.busy for slot in self.alive)
+
+    def submit(self, candidate: Candidate, text: str) -> None:
+        check_submission(self, candidate)
+        slot = min(slot for slot in self.alive if slot not in self.busy)
+        broken = slot == 0 and self.now >= self.breaks_at
+        outcome: Outcome = Failed(Reason.CRASH, Phase.SETUP, "RuntimeError: CUDA error: unspecified launch failure")
+        if not broken:
+            outcome = self.lab(text, candidate.proposal.seed, 1.0)
+        self.busy[slot] = candidate
+        heapq.heappush(self.queue, (self.now + (BAD_SECONDS if broken else GOOD_SECONDS), candidate.proposal.index, slot, outcome))
+
+    def next_finished(self, timeout_seconds: float) -> Finished | None:
+        self.now, index, slot, outcome = heapq.heappop(self.queue)
+        del self.busy[slot]
+        return Finished(index, outcome, f"gpu{slot}", self.now, self.now + 1)
+
+    def running(self) -> tuple[Running, ...]:
+        return tuple(Running(c.proposal.index, f"gpu{slot}", 0.0, None) for slot, c in self.busy.items())
+
+    def renew(self, slot: str) -> None:
+        self.breaks_at = float("inf") if self.mends else self.breaks_at
+
+    def retire(self, slot: str) -> bool:
+        self.alive.remove(int(slot.removeprefix("gpu")))
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def failed(driver: Driver) -> int:
+    records = driver.search.standing.records
+    return sum(isinstance(r.outcome, Failed) and "CUDA error" in r.outcome.message for r in records)
+
+
+@pytest.mark.parametrize("breaks_at", [0.0, 3600.0])
+def test_a_broken_gpu_costs_a_handful_of_evaluations_and_not_the_run(tmp_path: Path, breaks_at: float) -> None:
+    executor = OneBroken(breaks_at)
+    driver = drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
+    assert 0 < failed(driver) <= 7
+    assert executor.slots == SLOTS - 1
+    assert len(driver.notices) == 2
+    assert "slot gpu0" in driver.notices[1]
+    assert driver.search.standing.announcement is not None
+
+
+def test_a_gpu_that_new_processes_mend_stays(tmp_path: Path) -> None:
+    executor = OneBroken(3600.0, mends=True)
+    driver = drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
+    assert 0 < failed(driver) <= 5
+    assert executor.slots == SLOTS
+    assert "started anew" in driver.notices[0]
+
+
+def test_a_seed_that_fails_on_two_slots_ends_the_run(tmp_path: Path) -> None:
+    executor = OneBroken(0.0)
+    executor.lab = lambda *_: Failed(Reason.CRASH, Phase.TRAIN, "no such thing")  # type: ignore[assignment]
+    with pytest.raises(SeedFailsError, match="no such thing"):
+        drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
