@@ -147,6 +147,32 @@ def test_an_exact_match_is_taken_though_others_are_near() -> None:
     assert patch(text, block("        print(step)", "        print(9)")) == text.replace("print(step)\n", "print(9)\n")
 
 
+KNOBS = 'A = 1  # rows; range 1..4\nTEXT = "a # b"  # said\nB = 2  # of it\n\n\ndef f():\n    return A  # the rows\n'
+
+
+@pytest.mark.parametrize(
+    ("search", "replace", "line"),
+    [
+        ("A = 1", "A = 2", "A = 2  # rows; range 1..4"),
+        ("A = 1  # rows", "A = 2", "A = 2  # rows; range 1..4"),  # a comment that is shortened
+        ("A = 1", "A = 2  # rows", "A = 2  # rows"),
+        ("A = 1", "A = 2\nC = 3", "A = 2\nC = 3"),  # what was said of one line need not hold of two
+        ("A = 1", "A2 = 2", "A2 = 2"),
+        ('TEXT = "a # b"', 'TEXT = "a # c"', 'TEXT = "a # c"  # said'),
+        ('A = 1\nTEXT = "a # b"\nB = 2', 'A = 1\nTEXT = "a"\nB = 2', 'TEXT = "a"  # said\nB = 2  # of it'),
+        ("    return A", "    return A + 1", "    return A + 1  # the rows"),
+    ],
+)
+def test_comments_behind_code_may_be_left_out_and_stay_with_what_they_are_about(search: str, replace: str, line: str) -> None:
+    assert f"{line}\n" in patch(KNOBS, block(search, replace)) + "\n"
+
+
+@pytest.mark.parametrize("search", ["A = 3", 'TEXT = "a', "# rows; range 1..4", "# of it", "return A"])
+def test_but_code_must_be_the_program_s(search: str) -> None:
+    text = KNOBS.replace("def f():", "def f():\n    return A  # twice")
+    assert "block 1" in message(text, block(search, "A = 2"))
+
+
 # ---- what is unclear is told
 
 

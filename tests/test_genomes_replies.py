@@ -174,7 +174,7 @@ def test_a_line_number_decides_only_between_equal_places_and_only_when_near() ->
     ("code", "said"),
     [
         ("@@\n-DEPHT = 4\n+DEPTH = 5", "hunk 1: no line of the program is 'DEPHT = 4'; did you mean line 6, 'DEPTH = 4'"),
-        ("@@\n-RATE = 0.04\n+RATE = 0.05", "did you mean line 5, 'RATE = 0.04  # of matrices'?"),  # it goes on with a comment
+        ("@@\n-RATE = 0.4\n+RATE = 0.05", "did you mean line 5, 'RATE = 0.04  # of matrices'?"),  # a name that is set there
         ("@@\n-RATE = 3  # once upon a time it was this\n+RATE = 0.05", "did you mean line 5, 'RATE = 0.04  # of matrices'?"),
         ("@@\n+DEPTH = 5", "hunk 1 has no line of the program"),
         ("@@\n DEPTH = 4", "adds and deletes no line"),

@@ -1,7 +1,7 @@
 """The program that a reply is about, by its lines: where a passage stands, and what is near one that stands nowhere.
 
 A passage must occur exactly once: as it is, else without trailing white space, else shifted as a whole to the left or right, and then what
-takes its place is shifted alike. Nothing is guessed beyond that, but for one thing: of several equal places, the one within `_HINT_LINES`
+takes its place is shifted alike, else without the comments behind code. Nothing is guessed beyond that, but for one thing: of several equal places, the one within `_HINT_LINES`
 of the line number that a diff gives is taken, if there is just one. Searching is linear, and `difflib` sees few and short lines.
 """
 
@@ -11,6 +11,7 @@ import difflib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from genomes.errors import EditError
@@ -88,11 +89,15 @@ class Page:
         Raises:
             EditError: there is none, or more than one.
         """
-        line, shift = self._place(passage)
+        place = self._place(passage) or self._place_of_code(passage)
+        if place is None:
+            raise EditError(f"{passage.where}: {self._why(passage)}; {COPY}")
+        line, shift = place
         for run in passage.runs:
-            yield self.cut(passage.where, line + run.first, line + run.end, _moved(passage, run.new, shift))
+            new = _moved(passage, run.new, shift) if shift is not None else self._with_comments(line + run.first, line + run.end, run.new)
+            yield self.cut(passage.where, line + run.first, line + run.end, new)
 
-    def _place(self, passage: Passage) -> tuple[int, _Shift]:
+    def _place(self, passage: Passage) -> tuple[int, _Shift | None] | None:
         for spelling, wanted in ((self._exact, passage.lines), (self._trimmed, [line.rstrip() for line in passage.lines])):
             matches = spelling.matches(wanted)
             if matches:
@@ -100,9 +105,25 @@ class Page:
         found = {line: self._shift(passage, line) for line in self._bare.matches([line.strip() for line in passage.lines])}
         shifts = {line: shift for line, shift in found.items() if shift is not None}
         if not shifts:
-            raise EditError(f"{passage.where}: {self._why(passage)}; {COPY}")
+            return None
         line = self._only(passage, [line for line, shift in shifts.items() if shift == _UNMOVED] or list(shifts))
         return line, shifts[line]
+
+    def _place_of_code(self, passage: Passage) -> tuple[int, _Shift | None] | None:
+        """Where the passage stands but for comments behind code, which models leave out and change; None: nowhere."""
+        matches = self._code.matches([_without_comment(line) for line in passage.lines])
+        return (self._only(passage, matches), None) if matches else None
+
+    @cached_property
+    def _code(self) -> _Spelling:
+        return _Spelling([_without_comment(line) for line in self.lines])
+
+    def _with_comments(self, first: int, end: int, new: Sequence[str]) -> Sequence[str]:
+        """Lines that take the place of as many, and set the same names: with the comments that were left out, such as a knob's range."""
+        if end - first != len(new):
+            return new
+        pairs = zip(self.lines[first:end], new, strict=True)
+        return [line + _comment(old) if not _comment(line) and _target(line) == _target(old) else line.rstrip() for old, line in pairs]
 
     def _only(self, passage: Passage, matches: Sequence[int]) -> int:
         near = [line for line in matches if abs(line + 1 - passage.hint) <= _HINT_LINES] if passage.hint else []
@@ -174,6 +195,31 @@ class _Spelling:
             found.append(bisect_right(self._starts, position) - 1)
             position += 1
         return found
+
+
+def _without_comment(line: str) -> str:
+    """Code without what follows a `#` outside of quotes; a line that is nothing but a comment stays."""
+    quote, escaped = "", False
+    for index, sign in enumerate(line):
+        if quote:
+            quote = "" if sign == quote and not escaped else quote
+            escaped = sign == "\\" and not escaped
+        elif sign in "'\"":
+            quote = sign
+        elif sign == "#":
+            return line[:index].rstrip() or line.rstrip()
+    return line.rstrip()
+
+
+def _comment(line: str) -> str:
+    """What `_without_comment` leaves out, with the blanks before it."""
+    return line.rstrip()[len(_without_comment(line)) :]
+
+
+def _target(line: str) -> str:
+    """What a line assigns to, as it is written; "" if nothing."""
+    name, equals, _ = line.partition("=")
+    return name.strip() if equals else ""
 
 
 def _meant(lines: Sequence[tuple[int, str]]) -> str:
