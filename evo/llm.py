@@ -37,6 +37,8 @@ LISTING_SECONDS = 20.0  # to name the models
 BYTES_PER_TOKEN = 4  # where a server does not count
 SECRET_CHARACTERS = 8  # a key of fewer is none
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
+LIMITS = ("max_tokens", "max_completion_tokens")
+_TEXT_PARTS = ("text", "output_text")
 _MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # of an answer, in an error
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
 
@@ -64,6 +66,8 @@ class Model:
         self.name = llm.model
         self._llm = llm
         self._key = key
+        # OpenAI's own reasoning models refuse max_tokens; most other servers know only that.
+        self._limit = LIMITS[_host(_base(llm.url)) == _host(OPENAI)]  # the name of the limit of a reply
 
     def complete(self, messages: Sequence[Message]) -> Reply:
         """The model's answer.
@@ -72,18 +76,20 @@ class Model:
             ModelError: none came, or nothing that can be read.
         """
         llm, began = self._llm, time.monotonic()
-        # OpenAI's own reasoning models refuse max_tokens; most other servers know only that.
-        name = "max_completion_tokens" if _host(_base(llm.url)) == _host(OPENAI) else "max_tokens"
-        asked: dict[str, Any] = {
-            "model": llm.model,
-            "messages": [dataclasses.asdict(message) for message in messages],
-            name: llm.max_tokens,
-        }
+        asked: dict[str, Any] = {"model": llm.model, "messages": [dataclasses.asdict(message) for message in messages]}
         if llm.temperature is not None:
             asked["temperature"] = llm.temperature
 
         async def ask(client: openai.AsyncOpenAI) -> str:
-            return str((await client.chat.completions.with_raw_response.create(**asked)).text)
+            create, limit = client.chat.completions.with_raw_response.create, self._limit
+            try:
+                return str((await create(**{**asked, limit: llm.max_tokens})).text)
+            except openai.BadRequestError as error:
+                other = next(name for name in LIMITS if name != limit)
+                if other not in error.message:  # "… is not supported, use …"
+                    raise
+                self._limit = other
+            return str((await create(**{**asked, other: llm.max_tokens})).text)
 
         prompt_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
         with translated(_base(llm.url), llm.timeout_seconds, self._key):
@@ -195,13 +201,7 @@ def _reply(data: Mapping[str, Any], prompt_bytes: int, began: float) -> Reply:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         raise ModelError(f"the endpoint answered without a message: {_short(json.dumps(data), _BODY_CHARACTERS)}")
-    content, truncated = message.get("content"), choice.get("finish_reason") == "length"
-    if content is None and truncated:
-        content = ""  # all of it went into thoughts
-    if not isinstance(content, str):
-        raise ModelError(
-            f"the model said no text (finish_reason {choice.get('finish_reason')!r}): {_short(json.dumps(message), _BODY_CHARACTERS)}"
-        )
+    content, truncated = _text(message.get("content")), choice.get("finish_reason") == "length"
     given = data.get("usage")
     usage = given if isinstance(given, dict) else {}
     return Reply(
@@ -211,6 +211,15 @@ def _reply(data: Mapping[str, Any], prompt_bytes: int, began: float) -> Reply:
         seconds=time.monotonic() - began,
         truncated=truncated,
     )
+
+
+def _text(content: object) -> str:
+    """What a message says: its text, or that of its parts. "" where all went into thoughts, calls of tools or a refusal: that was spent all
+    the same, and is an answer that does not fit."""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS else part for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
 
 
 def _spoken(content: str) -> str:

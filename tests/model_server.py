@@ -160,11 +160,11 @@ BROKEN: dict[str, Behaviour] = {
     "nothing": lambda _: Answer(),
     "empty choices": lambda _: Answer(body=b'{"choices": []}'),
     "no message": lambda _: Answer(body=b'{"choices": [{"message": null}]}'),
-    "no content": lambda _: completion(None),
 }
 USELESS: dict[str, Behaviour] = {
     "prose": lambda _: "I would make it deeper.",
     "empty": lambda _: "",
+    "no content": lambda _: completion(None),
     "wrong search": lambda _: BLOCK.format("    no such line", "    x = 1"),
     "truncated": lambda _: "NOTE: deeper\n<<<<<<< SEARCH\nDEPTH = 8",
     "no program": lambda request: BLOCK.format(program_in(request).splitlines()[0], "def ("),

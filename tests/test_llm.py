@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from model_server import BROKEN, Answer, Behaviour, ModelServer, completion, unreachable
+from model_server import BROKEN, Answer, Behaviour, ModelServer, Request, completion, unreachable
 
 from evo.config import LlmConfig
 from evo.errors import ModelError, UserError
@@ -86,6 +87,37 @@ def test_a_reply_that_was_cut_off_is_a_reply() -> None:
 def test_thoughts_and_half_characters_are_no_part_of_a_reply(said: str, text: str) -> None:
     with ModelServer(lambda _: said) as server:
         assert model(server.url).complete(ASKED).text == text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo."}], "Hello."),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Hello."}], "Hello."),
+        (["Hello."], "Hello."),
+        ([], ""),
+        (None, ""),
+        ({"text": "no form that anybody uses"}, ""),
+    ],
+)
+def test_a_reply_in_parts_is_their_text_and_one_without_any_is_counted_all_the_same(content: object, text: str) -> None:
+    said = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}
+    with ModelServer(lambda _: Answer(body=json.dumps(said).encode())) as server:
+        reply = model(server.url).complete(ASKED)
+    assert (reply.text, reply.prompt_tokens, reply.reply_tokens) == (text, 7, 5)
+
+
+def test_a_server_that_knows_the_limit_by_another_name_is_asked_by_that() -> None:
+    def behave(request: Request) -> str | Answer:
+        if "max_tokens" in request.body:
+            why = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            return Answer(400, json.dumps({"error": {"message": why}}).encode())
+        return f"at most {request.body['max_completion_tokens']}"
+
+    with ModelServer(behave) as server:
+        subject = model(server.url, max_tokens=77)
+        assert [subject.complete(ASKED).text for _ in range(2)] == ["at most 77"] * 2
+    assert len(server.requests) == 3  # once is enough to learn it
 
 
 def test_many_threads_may_call_one_model() -> None:

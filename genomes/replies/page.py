@@ -1,8 +1,9 @@
 """The program that a reply is about, by its lines: where a passage stands, and what is near one that stands nowhere.
 
 A passage must occur exactly once: as it is, else without trailing white space, else shifted as a whole to the left or right, and then what
-takes its place is shifted alike, else without the comments behind code. Nothing is guessed beyond that, but for one thing: of several equal places, the one within `_HINT_LINES`
-of the line number that a diff gives is taken, if there is just one. Searching is linear, and `difflib` sees few and short lines.
+takes its place is shifted alike, else without the comments behind code. Nothing is guessed beyond that, but for one thing: of several equal
+places, the one within `_HINT_LINES` of the line number that a diff gives is taken, if there is just one. Searching is linear, and `difflib`
+sees few and short lines.
 """
 
 from __future__ import annotations
