@@ -100,7 +100,12 @@ def plan(config: Config, machine: Machine | None = None) -> Plan:
         raise UserError(f"run.data is {run.data!r}: no such file or folder")
     machine = machine or probe()
     profile = profiles.choose(run.profile or ("cpu" if run.gpus == 0 and not machine.mps else ""), machine)
-    return Plan(config, lab, profile, machine, profiles.slot_count(profile, machine, run.gpus, run.slots))
+    return Plan(config, lab, profile, machine, profiles.slot_count(profile, machine, run.gpus, run.slots, on_cluster(config)))
+
+
+def on_cluster(config: Config) -> bool:
+    """Whether slots may be on other machines than this one."""
+    return config.run.executor == "ray" and bool(config.run.ray_address or os.environ.get("RAY_ADDRESS"))
 
 
 def build(planned: Plan, say: Say) -> Assembly:
@@ -214,7 +219,7 @@ def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:
 
 def _places(planned: Plan, head: profiles.Head) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The GPU (a value of CUDA_VISIBLE_DEVICES within this process's own) and the cores of each slot."""
-    shares = profiles.core_shares(planned.machine, planned.slots, head.threads_per_slot)
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible = given.split(",") if given else [str(i) for i in range(planned.slots)]
+    cluster, given = on_cluster(planned.config), os.environ.get("CUDA_VISIBLE_DEVICES")
+    shares = profiles.core_shares(planned.machine, planned.slots, head.threads_per_slot, cluster)
+    visible = given.split(",") if given and not cluster else [str(i) for i in range(planned.slots)]
     return zip(visible if head.device == "cuda" else [""] * planned.slots, shares, strict=False)

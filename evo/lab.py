@@ -52,8 +52,12 @@ class Lab:
     @property
     def hash(self) -> str:
         """Of what makes two runs comparable. The agenda is left out: people edit it while a run goes on."""
-        texts = "\0".join([self.prepare, self.train, *(text for _, text in self.modules)])
-        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+        return _short_hash("\0".join([self.prepare, self.train, *(text for _, text in self.modules)]))
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The same for each file."""
+        return {name: _short_hash(text) for name, text in (("prepare.py", self.prepare), ("train.py", self.train), *self.modules)}
 
     @property
     def compat(self) -> bool:
@@ -202,6 +206,10 @@ def prepare_data(preparation: Preparation, source: str, say: Callable[[str], Non
         return str(json.loads(last)["data"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'prepare.py --json must end with a line {{"data": folder, …}}, it ended with {last[:200]!r}') from error
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _read(folder: Path, name: str, role: str) -> str:

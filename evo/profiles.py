@@ -107,16 +107,17 @@ def load(path: Path) -> Profile:
     return Profile(head, tables.get("prepare", {}), tables.get("knobs", {}), limits)
 
 
-def slot_count(profile: Profile, machine: Machine, gpus: int | None, slots: int | None) -> int:
+def slot_count(profile: Profile, machine: Machine, gpus: int | None, slots: int | None, cluster: bool = False) -> int:
     """How many evaluations run at once.
 
     Args:
         gpus, slots: as asked for; None leaves it to the profile's rule.
+        cluster: this machine is one of several, whose number the executor knows.
     Raises:
-        UserError: there are fewer GPUs or cores than asked for.
+        UserError: there are fewer GPUs or cores than asked for, or the GPUs differ.
     """
     rule, threads = profile.head.slots, profile.head.threads_per_slot
-    if gpus and gpus > len(machine.gpus):
+    if gpus and gpus > len(machine.gpus) and not cluster:
         raise UserError(f"--gpus {gpus}: torch finds {len(machine.gpus)} GPUs here; ask for no more, or leave --gpus out")
     if gpus and profile.head.device != "cuda":
         raise UserError(f"--gpus {gpus}: profile {profile.head.name} runs on {profile.head.device}; use --gpus 0 or another --profile")
@@ -128,17 +129,24 @@ def slot_count(profile: Profile, machine: Machine, gpus: int | None, slots: int 
         most, why = max(1, machine.core_count // threads), f"{machine.core_count} cores, {threads} for each slot"
     else:
         most, why = 1, "one for the device"
-    if slots is not None and slots > most:
+    if slots is not None and slots > most and (not cluster or gpus):
         raise UserError(f"--slots {slots}: at most {most} here ({why}), evaluations must not share them; ask for no more")
+    models = {gpu.name for gpu in machine.gpus[: slots or most]} if profile.head.device == "cuda" else set()
+    if len(models) > 1:
+        raise UserError(
+            f"scores on GPUs of different models cannot be compared, and here are {', '.join(sorted(models))}: "
+            "choose those of one with CUDA_VISIBLE_DEVICES"
+        )
     return slots or most
 
 
-def core_shares(machine: Machine, slots: int, threads: int) -> tuple[tuple[int, ...], ...]:
+def core_shares(machine: Machine, slots: int, threads: int, cluster: bool = False) -> tuple[tuple[int, ...], ...]:
     """Disjoint sets of cores, one per slot, with `threads` cores each or an equal share where a GPU does the work.
 
-    Under a quota all are empty: containers of one host see the same core numbers, and would all be bound to the first ones.
+    Under a quota all are empty: containers of one host see the same core numbers, and would all be bound to the first ones. On a cluster
+    too, where nobody knows which slots share a machine.
     """
-    cores = machine.cores if machine.quota is None else ()
+    cores = machine.cores if machine.quota is None and not cluster else ()
     share = max(threads, len(cores) // slots) if slots * threads <= len(cores) else 0
     return tuple(cores[i * share : (i + 1) * share] for i in range(slots))  # share 0: empty, bound to no core in particular
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -80,6 +81,8 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
     limits_given = any(name in said for name in LIMITS)
     dropped = {*(LIMITS if limits_given else ()), *(("llm.model",) if "llm.url" in said else ())}
     stored: dict[str, Any] = {**flat(Config()), **started_with}  # what a run from before a setting existed went by is its default
+    if said.get("search.calibrations", math.inf) < stored["search.calibrations"]:  # raised to the number of slots when the run began
+        said = {**said, "search.calibrations": stored["search.calibrations"]}
     for name, value in said.items():
         if name not in (*LIMITS, *MODEL, *PASSING, *MEASURED) and value != stored[name]:
             raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")
@@ -105,6 +108,13 @@ def check(now: Session, planned: Plan) -> None:
     Raises:
         UserError: it is not.
     """
+    was, lab = now.meta.get("lab_files"), planned.lab
+    if now.resumed and now.meta.get("lab") != lab.hash and isinstance(was, dict):
+        changed = sorted(name for name in {*was, *lab.hashes} if was.get(name) != lab.hashes.get(name))
+        raise UserError(
+            f"{now.run_dir} was started with another lab: {', '.join(changed)} of {lab.folder} has changed since, and scores cannot be "
+            "compared; name a new folder, or undo the change and go on"
+        )
     _agree(now, _planned_identity(planned))
 
 
@@ -131,7 +141,7 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
     )
     config = replace(now.config, search=search, run=run)
     settings = {name: value for name, value in flat(config).items() if name not in (*LIMITS, *MODEL, *PASSING)}
-    return replace(now, config=config, meta={**identity, "settings": settings})
+    return replace(now, config=config, meta={**identity, "lab_files": planned.lab.hashes, "settings": settings})
 
 
 def founder(assembled: Assembly) -> Candidate:

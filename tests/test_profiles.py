@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,23 @@ def test_slots_follow_the_profile_and_the_wish(machine: Machine, name: str, gpus
 def test_more_than_there_is_is_refused(machine: Machine, name: str, gpus: int | None, slots: int | None, said: str) -> None:
     with pytest.raises(UserError, match=said):
         profiles.slot_count(profiles.choose(name, machine), machine, gpus, slots)
+
+
+def test_on_a_cluster_there_may_be_more_than_here_and_nothing_is_bound_to_the_cores_of_this_machine() -> None:
+    assert profiles.slot_count(profiles.choose("h100", HOPPERS), HOPPERS, 16, None, cluster=True) == 16
+    assert profiles.slot_count(profiles.choose("cpu", PLAIN), PLAIN, None, 7, cluster=True) == 7
+    assert profiles.slot_count(profiles.choose("cpu", PLAIN), PLAIN, None, None, cluster=True) == 2
+    assert profiles.core_shares(PLAIN, 2, 1, cluster=True) == ((), ())
+    with pytest.raises(UserError, match="at most 4"):
+        profiles.slot_count(profiles.choose("h100", HOPPERS), HOPPERS, 4, 5, cluster=True)
+
+
+def test_gpus_of_different_models_are_not_mixed() -> None:
+    mixed = replace(HOPPERS, gpus=(*HOPPERS.gpus, *SMALL_CARD.gpus))
+    assert profiles.slot_count(profiles.choose("h100", mixed), mixed, len(HOPPERS.gpus), None) == len(HOPPERS.gpus)
+    names = ", ".join(sorted([HOPPERS.gpus[0].name, SMALL_CARD.gpus[0].name]))
+    with pytest.raises(UserError, match=f"cannot be compared, and here are {names}"):
+        profiles.slot_count(profiles.choose("h100", mixed), mixed, None, None)
 
 
 @given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 4))

@@ -24,6 +24,7 @@ from evo.config import load
 from evo.errors import UserError
 from evo.evaluate import main as evaluate
 from evo.history import EXPLORATIONS
+from evo.records import CALIBRATE
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
@@ -312,9 +313,18 @@ def test_what_contradicts_a_run_is_refused(done: Path, arguments: list[str], sai
 
 def test_a_run_folder_of_another_lab_is_refused(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = make_lab(tmp_path / "other", PROGRAM.replace("0.04", "0.05"))
-    assert "was started with lab" in refused([str(done), "--lab", str(other)], capsys)
+    assert "was started with another lab: " in refused([str(done), "--lab", str(other)], capsys)
     (tmp_path / "lab" / "train.py").write_text(PROGRAM.replace("DEPTH = 4", "DEPTH = 5"))
-    assert "was started with lab" in refused([str(done)], capsys)
+    said = refused([str(done)], capsys)
+    assert "was started with another lab: train.py of " in said
+
+
+def test_the_same_command_goes_on_where_calibrations_were_raised_to_the_number_of_slots(lab: Path, tmp_path: Path) -> None:
+    command = [str(tmp_path / "run"), "--lab", str(lab), *INSTANT, "--slots", "6", "--set", "search.calibrations=4", "--evals", "2"]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert sum(r.candidate.proposal.operator == CALIBRATE for r in snapshot(tmp_path / "run").records) == 6
+    assert main([*command, "--set", "search.calibrations=7"]) == 2
 
 
 def test_a_run_folder_of_another_measurement_is_refused(done: Path) -> None:

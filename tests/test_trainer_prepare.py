@@ -445,10 +445,24 @@ def test_unreadable_input_gives_one_line_and_builds_nothing(
     assert not any(path.is_dir() for path in (tmp_path / "data").glob("*"))
 
 
+def test_halves_of_characters_and_endless_documents_are_text_all_the_same(prepare: ModuleType, tmp_path: Path) -> None:
+    path, plain = tmp_path / "odd.jsonl", [f"document {i}: {'words and more words ' * (20 + i % 7)}" for i in range(300)]
+    odd = ["half \ud800 of one", "a" * 600_000, "x" + " " * 1_200_000 + "y", ""]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*plain[:50], *odd, *plain[50:]]))
+    data, manifest = prepared(prepare, tmp_path / "data", path)
+    strings = token_strings(data, 256)
+    train = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel()).decode(errors="ignore")
+    assert "half ? of one" in train
+    assert "a" * 1000 in train
+
+
 def test_a_parquet_file_without_text_is_refused(prepare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_parquet(tmp_path / "other.parquet", {"body": ["a"]})
     assert prepare.main(["--from", str(tmp_path / "other.parquet"), "--out", str(tmp_path / "data")]) == 2
     assert "no column `text`" in capsys.readouterr().err
+    write_parquet(tmp_path / "bytes.parquet", {"text": [b"a"]})
+    assert prepare.main(["--from", str(tmp_path / "bytes.parquet"), "--out", str(tmp_path / "data")]) == 2
+    assert "its column `text` holds binary" in capsys.readouterr().err
 
 
 def test_rows_are_dealt_once_an_epoch_in_an_order_fixed_by_the_seed(prepare: ModuleType) -> None:

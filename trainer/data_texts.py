@@ -25,6 +25,7 @@ TRAIN_PACKAGES = ("test", "ray", "openai", "sqlalchemy", "pip", "pyarrow", "libc
 VAL_PACKAGES = ("idlelib", "tkinter", "turtledemo", "pydoc_data")
 HELDOUT_PACKAGES = ("optuna", "optuna_dashboard", "hypothesis")
 
+DOCUMENT_CHARACTERS = 500_000  # longer ones are cut: tokenisers recur on long runs of the same kind of character
 HELD_BACK = 0.1  # of the text, at most: files that hold more are not given up for validation as a whole
 
 Documents = Callable[[], Iterator[str]]  # may be read again and again
@@ -201,7 +202,9 @@ def _kind(path: Path) -> str:
 def _documents(path: Path) -> Iterator[str]:
     kind = _kind(path)
     try:
-        yield from (text for text in READERS[kind](path) if text)
+        for text in READERS[kind](path):
+            whole = text.encode("utf-8", "replace").decode()  # JSON can spell halves of characters, which no file can hold
+            yield from (whole[start : start + DOCUMENT_CHARACTERS] for start in range(0, len(whole), DOCUMENT_CHARACTERS))
     except (OSError, EOFError, ValueError, KeyError) as error:  # unreadable, cut short, not UTF-8, JSON or Parquet, no column or key "text"
         raise DataError(f"{path}: cannot be read as {kind[1:]} with a text in each row: {str(error).splitlines()[0]}") from error
 
@@ -212,14 +215,20 @@ def _read_parquet(path: Path) -> Iterator[str]:
     with pyarrow.parquet.ParquetFile(path) as table:
         if "text" not in table.schema_arrow.names:
             raise ValueError("no column `text`")
+        kind = str(table.schema_arrow.field("text").type)
+        if kind not in ("string", "large_string", "string_view"):
+            raise ValueError(f"its column `text` holds {kind}, not strings")
         for batch in table.iter_batches(columns=["text"]):
-            yield from batch.column(0).to_pylist()
+            yield from (text for text in batch.column(0).to_pylist() if text is not None)
 
 
 def _read_jsonl(path: Path) -> Iterator[str]:
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            row = json.loads(line) if line.strip() else {"text": ""}
+            try:
+                row = json.loads(line) if line.strip() else {"text": ""}
+            except ValueError as error:
+                raise ValueError(f"line {number} is not JSON: {error}") from error
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise ValueError(f'line {number} is not {{"text": …}}')
             yield row["text"]
