@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import genomes
-from evaluator.outcome import Failed, Interrupted, Unwritten
+from evaluator.outcome import Failed, Interrupted, Scored, Unwritten
 from evo import operators
 from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
@@ -246,6 +246,8 @@ class Driver:
         self.evaluations += 1
         self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
         self._look_after(event.slot, self._health.add(event.slot, isinstance(event.outcome, Failed)))
+        if isinstance(event.outcome, Scored):
+            self.notices += self._health.waited(event.outcome.waited_share)
 
     def _look_after(self, slot: str, remedy: Remedy) -> None:
         """A slot where everything fails, and elsewhere not."""

@@ -2,17 +2,24 @@
 
 Such a slot is free most often, so that it would be given most of the work and spoil it. What a slot has failed in a row is held against the
 share that has failed on all others, drawn towards a quarter as if `PRIOR_COUNT` more were known: where chance explains the row in less than
-`CHANCE` of all cases, the slot gets new processes, and if it goes on failing, no more work in this session. Pure.
+`CHANCE` of all cases, the slot gets new processes, and if it goes on failing, no more work in this session.
+
+And whether other work takes the cores of this machine. Pure.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from enum import StrEnum
+from statistics import median
+
+from evo.flags import WAITED_SHARE
 
 PRIOR_FAILED, PRIOR_COUNT = 0.5, 2
 LEAST_ROW = 3
 CHANCE = 1e-3
 AFTER_RENEWAL = 2  # more failures in a row, then it is given up
+LATEST = 4  # scored programs that tell whether the machine is busy
 
 
 class Remedy(StrEnum):
@@ -30,6 +37,8 @@ class Health:
         self._counts: dict[str, tuple[int, int]] = {}  # slot -> (failed, evaluated)
         self._row: dict[str, int] = {}  # slot -> failures since its last success
         self._renewed_at: dict[str, int] = {}  # slot -> length of the row at which it was renewed
+        self._waited: deque[float] = deque(maxlen=LATEST)
+        self._told = False
 
     def add(self, slot: str, failed: bool) -> Remedy:
         """Takes in how an evaluation ended."""
@@ -50,6 +59,17 @@ class Health:
     def row(self, slot: str) -> int:
         """Failures in a row, up to now."""
         return self._row.get(slot, 0)
+
+    def waited(self, share: float) -> list[str]:
+        """Takes in the share of its time in which a program that was scored waited for a core; a notice, once, when most of them do."""
+        self._waited.append(share)
+        if self._told or len(self._waited) < LATEST or median(self._waited) <= WAITED_SHARE:
+            return []
+        self._told = True
+        return [
+            f"other work takes this machine's cores: the latest {LATEST} programs waited for one in {median(self._waited):.0%} of their time "
+            "(median), so that scores are worse and noisier than they need be; end that work, or start with fewer --slots"
+        ]
 
     def _share_elsewhere(self, slot: str) -> float:
         others = [counts for name, counts in self._counts.items() if name != slot]

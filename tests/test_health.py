@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
-from tiny_lab import Silent, drive
+from tiny_lab import Silent, drive, spec
 
 from evaluator.instant import Instant, Landscape
-from evaluator.outcome import Failed, Outcome, Phase, Reason
+from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo.drive import Driver
 from evo.errors import SeedFailsError
-from evo.executor import Finished, Running, check_submission
+from evo.executor import Finished, InlineExecutor, Running, check_submission
 from evo.health import Health, Remedy
 from evo.records import Candidate
 
@@ -122,3 +123,24 @@ def test_a_seed_that_fails_on_two_slots_ends_the_run(tmp_path: Path) -> None:
     executor.lab = lambda *_: Failed(Reason.CRASH, Phase.TRAIN, "no such thing")  # type: ignore[assignment]
     with pytest.raises(SeedFailsError, match="no such thing"):
         drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
+
+
+class Busy(InlineExecutor):
+    """Says of each score that its program waited for a core."""
+
+    share = 0.0
+
+    def next_finished(self, timeout_seconds: float) -> Finished | None:
+        event = super().next_finished(timeout_seconds)
+        if event is not None and isinstance(event.outcome, Scored):
+            event = replace(event, outcome=replace(event.outcome, waited_share=self.share))
+        return event
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0, 0), (0.05, 0), (0.5, 1)])
+def test_a_machine_that_others_use_is_told_of_once(tmp_path: Path, share: float, said: int) -> None:
+    executor = Busy((spec(tmp_path / "run"),))
+    executor.share = share
+    driver = drive(tmp_path / "run", 12, executor, Silent())
+    assert len(driver.notices) == said
+    assert all("waited for one in 50% of their time" in notice for notice in driver.notices)
