@@ -22,6 +22,7 @@ from evo.errors import UserError, nearest
 from evo.policies import SearchConfig
 
 EXECUTORS = ("ray", "inline")
+LONGEST_BUDGET_SECONDS = 30 * 86400.0
 KINDS = ("slot", "instant")
 SANDBOXES = ("auto", "namespaces", "process")
 DRY_RUNS = ("auto", "always", "never")
@@ -45,6 +46,8 @@ class RunConfig:
         _one_of("run.executor", self.executor, EXECUTORS)
         for name in ("budget_seconds", "hours"):
             _positive(f"run.{name}", getattr(self, name))
+        if self.budget_seconds is not None and self.budget_seconds > LONGEST_BUDGET_SECONDS:
+            raise UserError(f"run.budget_seconds is {self.budget_seconds:g}, must be at most {LONGEST_BUDGET_SECONDS:g}: a month")
         _at_least("run.gpus", self.gpus, 0)
         _at_least("run.slots", self.slots, 1)
 

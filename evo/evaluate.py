@@ -1,6 +1,7 @@
 """`python -m evo.evaluate FILE`: evaluates one program and prints its outcome.
 
-The lab's own train.py is evaluated with the profile's knobs, since as a file it is the seed for an H100; any other file as it is.
+The lab's own train.py is evaluated with the profile's knobs, since as a file it is the seed for an H100; any other file as it is, unless
+`--render` says that it is a changed copy of that one.
 Exit code 0: scored; 1: failed, stopped or interrupted; 2: it could not be tried.
 
 With `--dry-run` it is checked and run small on the CPU instead (evo/preflight.py), for any profile on any machine, without data and
@@ -53,11 +54,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
     flags = {"run.lab": options.lab, "run.profile": options.profile, "run.budget_seconds": options.budget}
     config = load(None, options.set, flags | {"run.slots": 1})
-    program = _read(file)
-    assembled = assembly.build(assembly.plan(config), _say_to_stderr)
-    own = file.resolve() == (assembled.lab.folder / "train.py").resolve()
+    program, planned = _read(file), assembly.plan(config)
+    own = file.resolve() == (planned.lab.folder / "train.py").resolve()
+    if not own:
+        program = _rendered(file, program, planned.lab, planned.profile, options.render)
+    assembled = assembly.build(planned, _say_to_stderr)
     outcome = _evaluated(assembled, assembled.seed_text if own else program, options.seed)
-    knobs = f"the lab's own, with the knobs of profile {assembled.profile}" if own and not assembled.lab.compat else "as it is"
+    whose = "the lab's own, " if own and not assembled.lab.compat else "" if options.render and not own else None
+    knobs = f"{whose}with the knobs of profile {assembled.profile}" if whose is not None else "as it is"
     return {
         "file": str(file),
         "program": knobs,
@@ -77,7 +81,7 @@ def rehearse(options: argparse.Namespace) -> int:
     profile = profiles.find(config.run.profile, probe())
     rendered = labs.render(lab, profile, profile.head.budget_seconds)
     own = file.resolve() == (lab.folder / "train.py").resolve()
-    text = rendered.seed if own else program
+    text = rendered.seed if own else _rendered(file, program, lab, profile, options.render)
     problems = static_problems(text, lab.contract, rendered.prepare)
     verdict: Verdict | None = None
     if not problems:
@@ -154,6 +158,18 @@ def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome
         evaluator.close()
 
 
+def _rendered(file: Path, program: str, lab: labs.Lab, profile: profiles.Profile | None, wanted: bool) -> str:
+    """The program as it is evaluated, where it is not the lab's own."""
+    if profile is None or lab.compat:
+        if wanted:
+            raise UserError("--render needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")
+    elif wanted:
+        return labs.render_program(program, lab, profile)
+    elif labs.is_unrendered(program, lab, profile):
+        _say_to_stderr(f"{file} has the knobs of {lab.folder / 'train.py'}, not those of profile {profile.head.name}: --render sets these")
+    return program
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -175,6 +191,7 @@ def _parser() -> Parser:
     parser.add_argument("--budget", metavar="S", type=float, help="seconds of training (default: the profile's)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the evaluation (default: %(default)s)")
     parser.add_argument("--set", metavar="section.key=value", action="append", default=[], help="any other setting")
+    parser.add_argument("--render", action="store_true", help="FILE is a changed copy of the lab's train.py: set the profile's knobs in it")
     parser.add_argument("--dry-run", action="store_true", help="look for mistakes in seconds on the CPU; no data, no score")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -147,6 +147,29 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
         ) from error
 
 
+def render_program(program: str, lab: Lab, profile: Profile) -> str:
+    """A copy of the lab's train.py that was changed, with the profile's knobs; those that it has no more are left out.
+
+    Raises:
+        UserError: it does not parse.
+    """
+    try:
+        known = {knob.name for knob in genomes.knobs(program)}
+        return genomes.set_knobs(program, {name: value for name, value in profile.knobs.items() if name in known})
+    except genomes.GenomeError as error:
+        raise UserError(f"the program does not fit profile {profile.head.name}: {error}") from error
+
+
+def is_unrendered(program: str, lab: Lab, profile: Profile) -> bool:
+    """Whether each knob that the profile sets has the lab's value instead: then it is a copy of the lab's file, not of a run's."""
+    try:
+        own, theirs = ({knob.name: knob.value for knob in genomes.knobs(text)} for text in (program, lab.train))
+    except genomes.GenomeError:
+        return False
+    told_apart = [name for name, value in profile.knobs.items() if name in own and theirs.get(name) != value]
+    return bool(told_apart) and all(own[name] == theirs[name] for name in told_apart)
+
+
 def set_constants(text: str, values: Mapping[str, Any], what: str) -> str:
     """The program with top-level constants set; nothing else in it changes, comments included.
 

@@ -78,18 +78,21 @@ def read(run_dir: Path | str) -> Run:
     return Run(found, standing, {r.candidate.proposal.index: r for r in found.records}, goes_on)
 
 
-def resolve(run: Run, prefix: str) -> str:
-    """The full id that starts with `prefix`.
+def resolve(run: Run, asked: str) -> str:
+    """The full id that starts with what is asked for, or that of the proposal with this index (`#12`, or `12` where no id starts so).
 
     Raises:
         LineageError: none or several do.
     """
+    prefix, index = asked.lower(), asked.removeprefix("#")
     matches = [id_ for id_ in run.standing.history.genomes if id_.startswith(prefix)]
+    if not matches and index.isdecimal() and (record := run.by_index.get(int(index))) is not None:
+        matches = [id_ for id_ in run.standing.history.genomes if id_ == record.candidate.genome]
     if prefix in matches:
         return prefix
     if not matches:
         raise LineageError(
-            f"no evaluated genome starts with {prefix!r}: python -m evo.lineage {shlex.quote(str(run.snapshot.run_dir))} lists them"
+            f"no evaluated genome starts with {asked!r}: python -m evo.lineage {shlex.quote(str(run.snapshot.run_dir))} lists them"
         )
     if len(matches) > 1:
         raise LineageError(f"{prefix!r} is ambiguous: {', '.join(matches[:4])}{', …' if len(matches) > 4 else ''}")

@@ -3,7 +3,8 @@
 A run folder knows its settings: the same command, or the folder alone, goes on where it stopped. Slots, GPUs and the executor may
 change between sessions; limits that are given replace the run's; anything else that differs is refused, since scores could not be
 compared.
-Ctrl-C (or SIGTERM) stops at once and cleanly; a second one does not even tidy up. Nothing finished is lost either way.
+Ctrl-C (or SIGTERM, or a terminal that is closed) stops at once and cleanly; a second one does not even tidy up. Nothing finished is lost
+either way.
 
 Exit code 0: the run is complete; 1: the machinery failed, the run can go on; 2: it cannot be done as asked and nothing was changed;
 130: stopped by a signal.
@@ -59,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     now: Session | None = None
     try:
-        now = session.resolve(options, Path.cwd())
-        return run(now)
+        with _signals():
+            now = session.resolve(options, Path.cwd())
+            return run(now)
     except UserError as error:
         print(f"evo.run: {error}", file=sys.stderr)
         return error.exit_code
@@ -173,7 +175,7 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    with _watcher() as watcher, _signals():
+    with _watcher() as watcher:
         rendered = Rendered(assembled.prepare, assembled.seed_text)
         driver = Driver(search, store, executor, rendered, watcher, desk, assembled.budget_seconds)
         try:
@@ -247,14 +249,16 @@ def _watcher() -> Iterator[Watcher]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The first SIGINT or SIGTERM interrupts the loop, the second ends the process on the spot."""
+    """The first SIGINT, SIGTERM or SIGHUP (a terminal that is closed, unless `nohup` says otherwise) interrupts what is done, the second
+    ends the process on the spot."""
+    kinds = [kind for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) is not signal.SIG_IGN]
 
     def stop(signum: int, frame: object) -> None:
-        for kind in (signal.SIGINT, signal.SIGTERM):
+        for kind in kinds:
             signal.signal(kind, lambda *_: os._exit(STOPPED))
         raise KeyboardInterrupt
 
-    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+    before = {kind: signal.signal(kind, stop) for kind in kinds}
     try:
         yield
     finally:

@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import SmallLab
+from conftest import ROOT, SmallLab
 from small_run import PROGRAM
 from tiny_lab import make_lab
 
 from evaluator.berth import Files
 from evaluator.outcome import Failed, Scored, from_dict
 from evaluator.slot import Slot, SlotConfig
-from evo import assembly
+from evo import assembly, profiles
+from evo import lab as labs
 from evo.config import load
 from evo.evaluate import describe, main
 from evo.machine import Gpu, Machine
@@ -175,3 +176,30 @@ def test_a_real_program_is_trained_and_scored_with_the_profiles_knobs(
     facts, outcome = outcome_of(capsys.readouterr().out)
     assert isinstance(outcome, Failed)
     assert "so it goes" in outcome.message
+
+
+def test_a_changed_copy_of_the_labs_program_gets_the_profiles_knobs_where_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.py"
+    copy.write_text((ROOT / "trainer" / "train.py").read_text().replace("MLP_RATIO = 4", "MLP_RATIO = 3"))
+    command = [str(copy), "--profile", "cpu", "--dry-run"]
+    assert main([*command, "--render"]) == 0
+    said = capsys.readouterr()
+    assert "passed" in said.out
+    assert not said.err
+    main(command)
+    assert "not those of profile cpu: --render sets these" in capsys.readouterr().err
+    rendered = tmp_path / "rendered.py"
+    cpu = profiles.load(profiles.FOLDER / "cpu.toml")
+    rendered.write_text(labs.render_program(copy.read_text(), labs.load(labs.DEFAULT), cpu))
+    assert "MLP_RATIO = 3" in rendered.read_text()
+    assert main([str(rendered), "--profile", "cpu", "--dry-run"]) == 0  # a program of a run is told nothing
+    assert not capsys.readouterr().err
+
+
+def test_rendering_needs_a_profile_that_sets_knobs(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(PROGRAM)
+    assert main([str(other), "--lab", str(lab), "--render", *INSTANT]) == 2
+    assert "--render needs a lab" in capsys.readouterr().err

@@ -210,6 +210,14 @@ def test_an_ambiguous_id_names_the_candidates(run: Path, command: Command) -> No
     assert f"'{letter}' is ambiguous: " in err
 
 
+def test_a_genome_is_found_by_the_index_that_tables_show_and_in_any_case(run: Path, command: Command) -> None:
+    for genome in command.json(run)["genomes"]:
+        shown = command.json(run, "show", f"#{genome['index']}")
+        assert shown["genome"] == genome["genome"]
+        assert command.json(run, "show", genome["genome"].upper()) == shown
+    assert command(run, "show", "#9999")[0] == 2
+
+
 def test_a_folder_that_is_no_run_gets_one_line(tmp_path: Path, command: Command) -> None:
     code, _, err = command(tmp_path)
     assert code == 2

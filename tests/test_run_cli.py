@@ -129,7 +129,7 @@ def test_a_run_goes_on_from_another_folder(done: Path, tmp_path: Path, monkeypat
     assert main([f"../{done}", "--evals", "7", *INLINE]) == 0
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Signals) -> None:
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--set", "instant.seconds=0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
@@ -246,6 +246,7 @@ def test_a_failure_of_the_machinery_says_how_to_go_on(
         (["--pop", "0"], "population"),
         (["--hours", "0"], "more than 0"),
         (["--budget", "-3"], "more than 0"),
+        (["--budget", "1e12"], "must be at most 2.592e+06"),
         (["--slots", "0"], "at least 1"),
         (["--config", "nothing.toml"], "nothing.toml"),
         (["--set", "search.evls=3"], "nearest: evals"),

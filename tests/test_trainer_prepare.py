@@ -456,6 +456,12 @@ def test_halves_of_characters_and_endless_documents_are_text_all_the_same(prepar
     assert "a" * 1000 in train
 
 
+def test_prepared_data_are_no_text(prepare: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data, _ = prepared(prepare, tmp_path / "data", texts)
+    assert prepare.main(["--from", str(data), "--out", str(tmp_path / "data")]) == 2
+    assert "a folder of prepared data; name the texts" in capsys.readouterr().err
+
+
 def test_a_parquet_file_without_text_is_refused(prepare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_parquet(tmp_path / "other.parquet", {"body": ["a"]})
     assert prepare.main(["--from", str(tmp_path / "other.parquet"), "--out", str(tmp_path / "data")]) == 2

@@ -414,7 +414,7 @@ def test_the_h100_seed_elsewhere_says_how_to_render_it(tmp_path: Path) -> None:
     for name in ("prepare.py", "train.py"):
         (tmp_path / name).write_text((TRAINER / name).read_text())
     message = failing(tmp_path)
-    assert "python -m evo.evaluate trainer/train.py" in message
+    assert "python -m evo.evaluate FILE --render" in message
     assert message.count("\n") == 1
 
 

@@ -152,6 +152,8 @@ def path_source(paths: Iterable[Path], settings: Settings) -> Source:
             raise DataError(f"--from {path}: no such file or folder")
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         chosen = [p.resolve() for p in inside if _kind(p)]
+        if (path / "manifest.json").is_file():
+            raise DataError(f"--from {path}: a folder of prepared data; name the texts that it was made of, and it is found again")
         if not chosen:
             raise DataError(f"--from {path}: no file ends in {', '.join(READERS)}")
         files += chosen

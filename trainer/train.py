@@ -57,7 +57,7 @@ MUON_MOMENTUM = 0.95  # decay of Muon's mean gradient
 MUON_MOMENTUM_START = 0.85  # its value at the first step
 MUON_RAMP_STEPS = 300  # steps until it is reached
 MUON_BETA2 = 0.95  # decay of Muon's squares per neuron
-POLAR_STEPS = 5  # iterations of Muon's orthogonalisation, at most 5
+POLAR_STEPS = 5  # iterations of Muon's orthogonalisation; range 1..5
 WARMUP_RATIO = 0.0  # share of the budget in which rates rise
 WARMDOWN_RATIO = 0.5  # share of the budget in which rates fall
 FINAL_LR_FRAC = 0.0  # of the rates, at the end of the budget
@@ -427,7 +427,7 @@ def rehearse(model: GPT, optimisers: list[torch.optim.Optimizer], loss_of) -> No
 def main() -> None:
     if ATTENTION == "flex" and prepare.device().type != "cuda":
         raise SystemExit(
-            "these knobs are for an H100; `python -m evo.evaluate trainer/train.py` renders them for this machine and scores the program"
+            "these knobs are for an H100; `python -m evo.evaluate FILE --render` sets those for this machine and scores the program"
         )
     torch.manual_seed(prepare.seed())
     torch.set_float32_matmul_precision("high")
