@@ -80,7 +80,9 @@ def axis(knob: Knob) -> Axis:
     value = float(knob.value)
     if knob.kind == "power_of_two":
         exponent = round(math.log2(value))
-        return Axis(knob, POWER, exponent - 1 - ROUNDING, exponent + 1 + ROUNDING)
+        least, most = math.ceil(math.log2(max(knob.low, 1))), math.floor(math.log2(max(knob.high, 1)))
+        low, high = min(max(exponent - 1, least), exponent), max(min(exponent + 1, most), exponent)
+        return Axis(knob, POWER, low - ROUNDING, high + ROUNDING)
     if knob.kind == "float" and 0.5 <= value < 1 and knob.high < 1:  # decays: 0.99 and 0.9 are as far apart as 0.9 and 0
         place, reach = math.log1p(-value), math.log(FACTOR)
         return Axis(knob, COMPLEMENT, max(place - reach, math.log1p(-knob.high)), min(place + reach, math.log1p(-knob.low)))

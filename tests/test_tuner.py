@@ -48,6 +48,17 @@ def test_whatever_is_proposed_can_be_written_and_stays_within_the_knobs_ranges(s
     assert (genomes.identity(child) == genomes.identity(TEXT)) == (not values)
 
 
+@pytest.mark.parametrize(("range_", "allowed"), [("64..128", {64, 128}), ("100..300", {128, 256}), ("1..4096", {64, 128, 256})])
+def test_a_power_of_two_stays_in_the_range_that_its_remark_states(range_: str, allowed: set[int]) -> None:
+    (knob,) = (k for k in genomes.knobs(f"BATCH_SIZE = 128  # rows; range {range_}\n") if k.tunable)
+    assert knob.kind == "power_of_two"
+    around = axis(knob)
+    ends = (around.low, 7.0, around.high)
+    assert {
+        around.value(place + shift) for place in ends for shift in (-1e-9, 0.0, 1e-9) if around.low <= place + shift <= around.high
+    } == allowed
+
+
 def test_a_decay_near_one_moves_by_its_distance_from_one() -> None:
     knob = next(k for k in TUNABLE if k.name == "MUON_MOMENTUM")
     around = axis(dataclasses.replace(knob, value=0.99))
