@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("evaluator", "evo", "genomes", "trainer")
 ALLOWED = {"evaluator": set(), "genomes": set(), "trainer": set(), "evo": {"genomes", "evaluator"}}
-CORE = ("records", "history", "belief", "population", "policies", "search", "standing", "slots", "statistics", "rule", "stopping", "yields")
+CORE = ("records", "history", "belief", "population", "policies", "search", "standing", "slots", "statistics", "rule", "stopping")
+CORE += ("yields", "health", "flags")
 IMPURE = {"os", "time", "pathlib", "subprocess", "logging", "sqlite3", "threading", "datetime", "socket", "shutil", "tempfile", "io"}
 IMPURE |= {"secrets", "uuid", "asyncio", "multiprocessing", "ray", "numpy", "torch", "rich", "libcst"}
 NUMERIC = "evo.numeric"  # models of scores over knobs: pure as the core is, in numpy
