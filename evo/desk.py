@@ -10,6 +10,7 @@ Threads are daemons and hold nothing: a call that is under way when the process 
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -47,7 +48,7 @@ class Desk:
         """
         Args:
             calls: under way at once, at most.
-            token_limit: of the run; beyond it nothing more is asked.
+            token_limit: of the run; beyond it nothing more is asked, calls under way being taken for as large as the largest so far.
             tokens: spent before this session.
         """
         self.tokens = tokens
@@ -61,6 +62,7 @@ class Desk:
         self._taken_back: set[int] = set()  # their calls are still under way
         self._too_late: list[Answer] = []
         self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        self._largest = math.inf  # tokens of an answer of this session; until one is there, no second call under a limit
         self._failures = 0  # of the endpoint, in a row
         self._closed_until = 0.0  # monotonic
 
@@ -81,8 +83,10 @@ class Desk:
         if self.spent:
             self.trouble = self.spent
             return False
-        allowed = 1 if self._failures else self._calls
-        return len(self._busy) + len(self._taken_back) < allowed and time.monotonic() >= self._closed_until
+        under_way = len(self._busy) + len(self._taken_back)
+        if self._token_limit is not None and under_way and self.tokens + under_way * self._largest >= self._token_limit:
+            return False
+        return under_way < (1 if self._failures else self._calls) and time.monotonic() >= self._closed_until
 
     def start(self, proposal: Proposal, library: Library, standing: Standing) -> None:
         """Gives a proposal to the model; the library must not change any more."""
@@ -133,6 +137,7 @@ class Desk:
         self._busy.pop(answer.proposal.index, None)
         self._taken_back.discard(answer.proposal.index)
         self.tokens += answer.tokens
+        self._largest = max(answer.tokens, 0.0 if math.isinf(self._largest) else self._largest)
         self.refused += answer.written is None
         now = time.monotonic()
         if not answer.endpoint_failed:

@@ -115,6 +115,27 @@ def test_tokens_are_counted_and_the_limit_ends_the_asking() -> None:
     assert "100 tokens" in subject.trouble
 
 
+def test_calls_under_way_count_against_the_limit_as_if_they_were_as_large_as_the_largest() -> None:
+    gate = threading.Event()
+
+    def author(asked: Proposal) -> Answer:
+        assert asked.index == 1 or gate.wait(PATIENCE)
+        return answer(asked.index, tokens=40)
+
+    subject = desk(author, token_limit=100, calls=8)
+    subject.start(proposal(1), LIBRARY, STANDING)
+    assert not subject.open  # nobody knows yet what a call takes
+    taken(subject, 1)
+    for index in (2, 3):
+        assert subject.open
+        subject.start(proposal(index), LIBRARY, STANDING)
+    assert not subject.open  # 120 tokens, once both have come
+    assert not subject.spent
+    gate.set()
+    taken(subject, 2)
+    assert subject.spent
+
+
 def test_a_bug_in_a_call_is_raised_where_the_driver_sees_it() -> None:
     def author(asked: Proposal) -> Answer:
         raise ZeroDivisionError(asked.index)
