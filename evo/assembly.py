@@ -49,6 +49,14 @@ class Assembly:
     evaluators: tuple[SlotKind, ...]  # one per slot
     patience_seconds: float
     prepare: str = ""  # text of prepare.py as the programs see it; "" on the instant lab, which runs none
+    on_cluster: bool = False  # slots may be on other machines
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """GPUs of this machine that are evaluated on, as values of CUDA_VISIBLE_DEVICES; none where Ray gives out those of a cluster."""
+        if self.on_cluster:
+            return ()
+        return tuple(e.gpu for e in self.evaluators if isinstance(e, SlotConfig | CompatConfig) and e.device == "cuda")
 
     def specs(self, run_dir: Path) -> tuple[SlotSpec, ...]:
         """The slots of a run."""
@@ -171,7 +179,8 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
     limit = patience(profile.limits, budget)
-    return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare)
+    where = on_cluster(planned.config)
+    return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, where)
 
 
 def _compiles(seed: str) -> bool:
@@ -206,7 +215,8 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
     limit = patience(profile.limits, budget)
-    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare)
+    where = on_cluster(planned.config)
+    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, where)
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from evaluator.outcome import SELF_REPORTED, Failed, Outcome, Scored, to_dict
 from evaluator.preflight import DryRunConfig, Inconclusive, Passed, Verdict
 from evo import assembly, profiles
 from evo import lab as labs
+from evo.claims import claimed
 from evo.cli import Parser, entry
 from evo.config import load
 from evo.errors import EvoError, UserError
@@ -59,7 +60,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if not own:
         program = _rendered(file, program, planned.lab, planned.profile, options.render)
     assembled = assembly.build(planned, _say_to_stderr)
-    outcome = _evaluated(assembled, assembled.seed_text if own else program, options.seed)
+    with claimed(assembled.gpus, f"evo.evaluate {file}"):
+        outcome = _evaluated(assembled, assembled.seed_text if own else program, options.seed)
     whose = "the lab's own, " if own and not assembled.lab.compat else "" if options.render and not own else None
     knobs = f"{whose}with the knobs of profile {assembled.profile}" if whose is not None else "as it is"
     return {

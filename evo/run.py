@@ -31,6 +31,7 @@ from evaluator.outcome import SELF_REPORTED
 from evaluator.slot import SlotConfig
 from evo import assembly, session
 from evo.assembly import Assembly
+from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry
 from evo.config import LlmConfig
 from evo.desk import Desk
@@ -94,22 +95,28 @@ def run(now: Session) -> int:
         say(f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; built-in operators where it gives nothing usable")
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
+    with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
+        return _work(settings, assembled, model)
+
+
+def _work(now: Session, assembled: Assembly, model: Model | None) -> int:
+    """What `run` does once it knows what with."""
     await_orphans(now.run_dir)
     before = session.present(now.run_dir)
-    executor = make_executor(settings, assembled)
+    executor = make_executor(now, assembled)
     try:
-        with _store(settings) as store, preflight(settings.config.llm, assembled) as dry_run:
-            session.save_limits(settings)
+        with _store(now) as store, preflight(now.config.llm, assembled) as dry_run:
+            session.save_limits(now)
             for path in store.set_aside:
                 say(f"damaged: {path} cannot be read; that evaluation runs again")
-            desk = make_desk(settings, assembled, model, dry_run) if model is not None else None
-            return _drive(settings, store, executor, assembled, desk)
+            desk = make_desk(now, assembled, model, dry_run) if model is not None else None
+            return _drive(now, store, executor, assembled, desk)
     except SeedFailsError as error:
         if not now.resumed:  # all that is new is the failure that is about to be told
             executor.close()
             await_orphans(now.run_dir)
             session.remove_new(now.run_dir, before)
-        raise type(error)(f"{error}; try it alone: {session.command_alone(settings.config)}") from error
+        raise type(error)(f"{error}; try it alone: {session.command_alone(now.config)}") from error
     finally:
         executor.close()
 

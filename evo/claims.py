@@ -1,0 +1,44 @@
+"""Whose GPU is it: two drivers of one user that evaluate on the same GPU of this machine would both get worse scores without a word.
+
+A GPU is claimed by a lock on a file of its name in the machine's folder for temporary files; the lock dies with whoever holds it. GPUs of a
+cluster are Ray's to give out, and cores are shared: that others take them shows in the records (health.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from evo.errors import UserError
+
+
+@contextlib.contextmanager
+def claimed(gpus: Iterable[str], purpose: str) -> Iterator[None]:
+    """These GPUs belong to this process in the block.
+
+    Args:
+        gpus: values of CUDA_VISIBLE_DEVICES, one for each.
+        purpose: what for, as others are told.
+    Raises:
+        UserError: another process works on one of them.
+    """
+    with contextlib.ExitStack() as held:
+        for gpu in sorted(set(gpus)):
+            path = Path(tempfile.gettempdir()) / f"evo-{os.getuid()}-gpu-{re.sub('[^0-9A-Za-z-]', '_', gpu)}.lock"
+            claim = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            held.callback(os.close, claim)
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(claim, 1000, 0).decode(errors="replace") or "another process"
+                raise UserError(
+                    f"GPU {gpu} is taken by {holder}, and evaluations share none: stop it, or choose another by CUDA_VISIBLE_DEVICES"
+                ) from error
+            os.ftruncate(claim, 0)
+            os.pwrite(claim, f"process {os.getpid()} ({purpose})".encode(errors="replace"), 0)
+        yield
