@@ -290,7 +290,11 @@ def connect(address: str, slots: int, gpus: int, folder: str | None = None) -> N
             size: dict[str, Any] = {"num_cpus": slots, "num_gpus": slots * gpus, "object_store_memory": OBJECT_STORE_BYTES}
             ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, _temp_dir=folder, **size, **quiet)
     except (ConnectionError, ValueError) as error:
-        raise UserError(f"no Ray cluster at {address}: {error}; start it, or leave run.ray_address and RAY_ADDRESS unset") from error
+        token = Path.home() / ".ray" / "auth_token"  # Ray makes one at its first local start, and a cluster that finds it asks for it
+        hint = (
+            f"set RAY_AUTH_MODE=token if it asks for the token in {token}; " if token.exists() and "RAY_AUTH_MODE" not in os.environ else ""
+        )
+        raise UserError(f"no Ray cluster at {address}: {error}; {hint}start it, or leave run.ray_address and RAY_ADDRESS unset") from error
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise ClusterError(f"Ray does not start here: {error}; `--set run.executor=inline` does without") from error
 
