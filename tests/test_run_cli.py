@@ -132,7 +132,11 @@ def test_a_run_goes_on_from_another_folder(done: Path, tmp_path: Path, monkeypat
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Signals) -> None:
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--set", "instant.seconds=0.05"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+
+    def as_in_a_terminal() -> None:
+        signal.signal(kind, signal.SIG_DFL)  # these tests may run under nohup
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=as_in_a_terminal) as driver:
         assert driver.stdout is not None
         for line in driver.stdout:
             if "index=5" in line:
@@ -145,6 +149,20 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
     assert rest.splitlines()[-1] == "go on: python -m evo.run run --set run.executor=inline"
     assert "Traceback" not in rest
     assert len(snapshot("run").records) >= 6
+
+
+def test_a_run_under_nohup_does_not_end_with_its_terminal(lab: Path) -> None:
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--evals", "30", "--set", "instant.seconds=0.05"]
+
+    def as_nohup_does() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=as_nohup_does) as driver:
+        assert driver.stdout is not None
+        next(line for line in driver.stdout if "index=5" in line)
+        os.kill(driver.pid, signal.SIGHUP)
+        assert "done: 30 new genomes" in driver.stdout.read()
+    assert driver.returncode == 0
 
 
 def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
