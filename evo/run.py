@@ -258,7 +258,7 @@ def _watcher() -> Iterator[Watcher]:
 def _signals() -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP (a terminal that is closed, unless `nohup` says otherwise) interrupts what is done, the second
     ends the process on the spot."""
-    kinds = [kind for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) is not signal.SIG_IGN]
+    kinds = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
 
     def stop(signum: int, frame: object) -> None:
         for kind in kinds:

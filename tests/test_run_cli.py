@@ -134,7 +134,8 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--set", "instant.seconds=0.05"]
 
     def as_in_a_terminal() -> None:
-        signal.signal(kind, signal.SIG_DFL)  # these tests may run under nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it that starts a command in the background
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=as_in_a_terminal) as driver:
         assert driver.stdout is not None
