@@ -291,7 +291,7 @@ def test_hours_that_are_spent_end_a_run_whose_model_never_answers(tmp_path: Path
         gate.wait()
         return Answer(proposal, None, "too late", False, 0, "")
 
-    driver = drive(tmp_path / "run", 10_000, slow_slots(tmp_path / "run", 2), desk=Desk(never, calls=2), hours=0.5 / 3600)
+    driver = drive(tmp_path / "run", 10_000, slow_slots(tmp_path / "run", 2), desk=Desk(never, calls=2), hours=2 / 3600)
     gate.set()
     assert driver.search.finished
     assert any(isinstance(r.outcome, Unwritten) and "time was up" in r.outcome.why for r in snapshot(tmp_path / "run").records)
