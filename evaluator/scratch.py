@@ -61,13 +61,16 @@ class Kept:
 
     def __init__(self, path: str, most_bytes: int) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
-        with contextlib.suppress(BlockingIOError):  # others are at work
+        self._lock, real = -1, os.path.realpath(path)
+        with contextlib.suppress(OSError):  # others are at work; or no lock can be had here, and it goes on growing
+            self._lock = os.open(f"{real}.lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if folder_bytes(path) > most_bytes:
-                shutil.rmtree(path, ignore_errors=True)
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
-        Path(path).mkdir(exist_ok=True)
+            if folder_bytes(real) > most_bytes:
+                shutil.rmtree(real, ignore_errors=True)
+        Path(real).mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):
+            if self._lock >= 0:
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def close(self) -> None:
         """Idempotent."""

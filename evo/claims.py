@@ -1,6 +1,7 @@
 """Whose GPU is it: two drivers of one user that evaluate on the same GPU of this machine would both get worse scores without a word.
 
-A GPU is claimed by a lock on a file of its name in the machine's folder for temporary files; the lock dies with whoever holds it. GPUs of a
+A GPU is claimed by a lock on a file of its name in a folder that all jobs of a machine share; the lock dies with whoever holds it. It is a
+courtesy: where no such file can be made or locked, or a GPU is called by its number here and by its UUID there, nobody is told. GPUs of a
 cluster are Ray's to give out, and cores are shared: that others take them shows in the records (health.py).
 """
 
@@ -10,11 +11,12 @@ import contextlib
 import fcntl
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evo.errors import UserError
+
+FOLDER = Path("/tmp")  # not TMPDIR, which may be a job's own
 
 
 @contextlib.contextmanager
@@ -28,9 +30,11 @@ def claimed(gpus: Iterable[str], purpose: str) -> Iterator[None]:
         UserError: another process works on one of them.
     """
     with contextlib.ExitStack() as held:
-        for gpu in sorted(set(gpus)):
-            path = Path(tempfile.gettempdir()) / f"evo-{os.getuid()}-gpu-{re.sub('[^0-9A-Za-z-]', '_', gpu)}.lock"
-            claim = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        for gpu in sorted({_name(gpu) for gpu in gpus}):
+            try:
+                claim = os.open(FOLDER / f"evo-{os.getuid()}-gpu-{re.sub('[^0-9A-Za-z-]', '_', gpu)}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+            except OSError:
+                continue
             held.callback(os.close, claim)
             try:
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,6 +43,13 @@ def claimed(gpus: Iterable[str], purpose: str) -> Iterator[None]:
                 raise UserError(
                     f"GPU {gpu} is taken by {holder}, and evaluations share none: stop it, or choose another by CUDA_VISIBLE_DEVICES"
                 ) from error
+            except OSError:  # no locks there
+                continue
             os.ftruncate(claim, 0)
             os.pwrite(claim, f"process {os.getpid()} ({purpose})".encode(errors="replace"), 0)
         yield
+
+
+def _name(gpu: str) -> str:
+    stripped = gpu.strip()
+    return str(int(stripped)) if stripped.isdecimal() else stripped

@@ -131,6 +131,11 @@ class RayExecutor:
         return sum(not place.retired for place in self._places)
 
     @property
+    def starting(self) -> int:
+        self._see_starts()
+        return sum(place.starts is not None for place in self._places)
+
+    @property
     def free_slots(self) -> int:
         self._see_starts()
         return sum(place.is_free for place in self._places)
@@ -179,12 +184,13 @@ class RayExecutor:
 
     def renew(self, slot: str) -> None:
         place = self._place(slot)
-        ray.kill(place.actor)
-        place.actor, place.starts = self._spawn(place.spec)
+        if not place.retired:
+            ray.kill(place.actor)
+            place.actor, place.starts = self._spawn(place.spec)
 
     def retire(self, slot: str) -> bool:
         place = self._place(slot)
-        if self.slots == 1:
+        if place.retired or self.slots == 1:
             return False
         place.retired, place.starts = True, None
         ray.kill(place.actor)
@@ -210,7 +216,7 @@ class RayExecutor:
         return actor, actor.started.remote()
 
     def _place(self, slot: str) -> _Place:
-        return next(place for place in self._places if place.spec.name == slot and not place.retired)
+        return next(place for place in self._places if place.spec.name == slot)
 
     def _see_starts(self) -> None:
         """Which slots have started. One that cannot start has, too: that shows when it is given work."""
@@ -237,7 +243,7 @@ class RayExecutor:
     def _lost(self, place: _Place, job: _Job, why: str) -> Finished:
         """Replaces the actor. What it may have finished all the same is in its outcome file. What else ran there is lost next."""
         place.jobs.remove(job)
-        if place.actor is job.actor and not place.retired:
+        if place.actor is job.actor:
             self.renew(place.spec.name)
         report = read_outcomes(place.spec.run_dir).get(job.index)
         if report is not None:

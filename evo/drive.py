@@ -283,12 +283,12 @@ class Driver:
             self._prove_seed()
 
     def _hopeless(self) -> bool:
-        """The seed genome fails, and not on one slot alone while others are at work: that one may be broken."""
+        """The seed genome fails, and not on one slot alone while others are at work or on their way: that one may be broken."""
         scored, told = self.search.history.calibrations
         tried = [r for r in self.search.standing.records if r.candidate.proposal.operator == CALIBRATE]
         failed = {record.slot for record in tried if isinstance(record.outcome, Failed)}
         others = {running.slot for running in self.executor.running()} - failed
-        return not scored and told >= HOPELESS and (len(failed) > 1 or not others)
+        return not scored and told >= HOPELESS and (len(failed) > 1 or not (others or self.executor.starting))
 
     def _prove_seed(self) -> None:
         run_dir = self.store.run_dir

@@ -54,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if not 0 <= options.seed < SEEDS:
         raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
     flags = {"run.lab": options.lab, "run.profile": options.profile, "run.budget_seconds": options.budget}
-    config = load(None, options.set, flags | {"run.slots": 1})
+    config = load(None, options.set, flags | {"run.slots": 1, "run.executor": "inline"})
     program, planned = _read(file), assembly.plan(config)
     own = file.resolve() == (planned.lab.folder / "train.py").resolve()
     if not own:

@@ -84,6 +84,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def starting(self) -> int:
+        """How many of the slots have no process yet that answers."""
+        ...
+
+    @property
     def free_slots(self) -> int:
         """How many more candidates may be submitted now. A slot may take its next one while it scores the one before; one whose process
         has not started takes none, so that there may be none at all for a while."""
@@ -111,11 +116,12 @@ class Executor(Protocol):
         ...
 
     def renew(self, slot: str) -> None:
-        """Gives a slot new processes. What runs there is interrupted."""
+        """Gives a slot new processes, unless it is retired. What runs there is interrupted."""
         ...
 
     def retire(self, slot: str) -> bool:
-        """Gives a slot no more work, and interrupts what runs there; False, and nothing is changed, where there is no other one."""
+        """Gives a slot no more work, and interrupts what runs there; False, and nothing is changed, where there is no other one, or it is
+        retired already."""
         ...
 
     def close(self) -> None:
@@ -181,6 +187,10 @@ class InlineExecutor:
     @property
     def slots(self) -> int:
         return len(self._specs)
+
+    @property
+    def starting(self) -> int:
+        return 0
 
     @property
     def free_slots(self) -> int:

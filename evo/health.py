@@ -18,7 +18,7 @@ from evo.flags import WAITED_SHARE
 PRIOR_FAILED, PRIOR_COUNT = 0.5, 2
 LEAST_ROW = 3
 CHANCE = 1e-3
-AFTER_RENEWAL = 2  # more failures in a row, then it is given up
+AFTER_RENEWAL = 3  # more failures in a row, of which the first may come from the old processes; then it is given up
 LATEST = 4  # scored programs that tell whether the machine is busy
 
 

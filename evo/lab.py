@@ -166,7 +166,7 @@ def is_unrendered(program: str, lab: Lab, profile: Profile) -> bool:
         own, theirs = ({knob.name: knob.value for knob in genomes.knobs(text)} for text in (program, lab.train))
     except genomes.GenomeError:
         return False
-    told_apart = [name for name, value in profile.knobs.items() if name in own and theirs.get(name) != value]
+    told_apart = [name for name, value in profile.knobs.items() if name in own and name in theirs and theirs[name] != value]
     return bool(told_apart) and all(own[name] == theirs[name] for name in told_apart)
 
 

@@ -88,8 +88,9 @@ class Model:
                 other = next(name for name in LIMITS if name != limit)
                 if other not in error.message:  # "… is not supported, use …"
                     raise
-                self._limit = other
-            return str((await create(**{**asked, other: llm.max_tokens})).text)
+            said = str((await create(**{**asked, other: llm.max_tokens})).text)
+            self._limit = other
+            return said
 
         prompt_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
         with translated(_base(llm.url), llm.timeout_seconds, self._key):

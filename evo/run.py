@@ -182,7 +182,7 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    with _watcher() as watcher:
+    with _watcher() as watcher, _signals():  # again: Ray takes SIGTERM for itself when it starts
         rendered = Rendered(assembled.prepare, assembled.seed_text)
         driver = Driver(search, store, executor, rendered, watcher, desk, assembled.budget_seconds)
         try:
@@ -256,13 +256,13 @@ def _watcher() -> Iterator[Watcher]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP (a terminal that is closed, unless `nohup` says otherwise) interrupts what is done, the second
-    ends the process on the spot."""
+    """The first SIGINT, SIGTERM or SIGHUP (a terminal that is closed, unless `nohup` says otherwise) interrupts what is done, a second one
+    of the former two ends the process on the spot."""
     kinds = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
 
     def stop(signum: int, frame: object) -> None:
         for kind in kinds:
-            signal.signal(kind, lambda *_: os._exit(STOPPED))
+            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGHUP else lambda *_: os._exit(STOPPED))  # shell and kernel both hang up
         raise KeyboardInterrupt
 
     before = {kind: signal.signal(kind, stop) for kind in kinds}

@@ -29,6 +29,7 @@ from evo.statistics import Announcement
 __all__ = ["Founder", "Search", "SearchConfig"]
 
 SEEDS = 2**31  # evaluation seeds are below
+CALIBRATION_TRIES = 4  # times the calibrations that are wanted
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Search:
     def exhausted(self) -> str:
         """Why exploration cannot go on although no limit is reached; empty while it can."""
         scored, told = self.history.calibrations
-        if not scored and told >= 2 * self.config.calibrations:
+        if not scored and told >= CALIBRATION_TRIES * self.config.calibrations:
             return f"the seed genome got no score in {told} evaluations: see their logs"
         if self.history.fruitless >= self.config.give_up_after:
             return f"{self.history.fruitless} proposals in a row gave no new program"
@@ -222,10 +223,10 @@ class Search:
         return self.config.evals is not None and self.history.evaluated >= self.config.evals and not self._calibration_due()
 
     def _calibration_due(self) -> bool:
-        """Failed calibrations are replaced, up to as many again."""
+        """Failed calibrations are replaced, up to a limit that one broken slot does not reach before it is found (health.py)."""
         scored, told = self.history.calibrations
         pending = sum(1 for p in self._pending.values() if p.operator == CALIBRATE)
-        return scored + pending < self.config.calibrations and told + pending < 2 * self.config.calibrations
+        return scored + pending < self.config.calibrations and told + pending < CALIBRATION_TRIES * self.config.calibrations
 
     def _view(self) -> View:
         history, pending = self.history, self._pending.values()

@@ -166,7 +166,7 @@ def command_alone(config: Config, program: Path | None = None) -> str:
     for name, value in flat(config).items():
         if value == defaults[name] or name.startswith("search.") or name in (*LIMITS, *MODEL, *PASSING):
             continue
-        words += [flags[name], str(value)] if name in flags else ["--set", f"{name}={json.dumps(value)}"]
+        words += [flags[name], str(value)] if name in flags else ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -194,8 +195,9 @@ class LiveTable:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None and self._driver is not None:  # what stays on the terminal is the end
-            self._live.update(render(progress(self._driver), self._latest), refresh=True)
-        self._live.stop()
+            self._draw(self._driver)
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
     def told(self, record: Record, driver: Driver) -> None:
         self._latest = [*self._latest, record][-LINES:]
@@ -207,8 +209,13 @@ class LiveTable:
     def tick(self, driver: Driver) -> None:
         self._driver = driver
         if time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
+            self._draw(driver)
+
+    def _draw(self, driver: Driver) -> None:
+        """A run does not end because its terminal has gone."""
+        with contextlib.suppress(OSError):
             self._live.update(render(progress(driver), self._latest), refresh=True)
-            self._drawn_at = time.monotonic()
+        self._drawn_at = time.monotonic()
 
 
 def render(now: Progress, latest: list[Record]) -> Group:
@@ -273,7 +280,12 @@ def _records(latest: list[Record]) -> Table:
         proposal, result = record.candidate.proposal, _result(record.outcome)
         style = "yellow" if isinstance(record.outcome, Failed) else ""
         table.add_row(
-            str(proposal.index), proposal.operator, record.candidate.genome[:8], result, Text(one_line(record.candidate.note)), style=style
+            str(proposal.index),
+            proposal.operator,
+            record.candidate.genome[:8],
+            Text(one_line(result)),
+            Text(one_line(record.candidate.note)),
+            style=style,
         )
     return table
 

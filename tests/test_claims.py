@@ -6,47 +6,42 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, SmallLab
 
-from evo import assembly
-from evo.claims import claimed
+from evo import assembly, claims
 from evo.config import load
 from evo.errors import UserError
 from evo.machine import Gpu, Machine
 
-HOLDS = (
-    "import sys, time; from evo.claims import claimed\nwith claimed(sys.argv[1:], 'evo.run there'): print(1, flush=True); time.sleep(60)"
-)
+HOLDS = """
+import pathlib, sys, time
+from evo import claims
+claims.FOLDER = pathlib.Path(sys.argv[1])
+with claims.claimed(sys.argv[2:], 'evo.run there'):
+    print(1, flush=True)
+    time.sleep(60)
+"""
 TWO = Machine(tuple(range(16)), "cpu", (Gpu("H100", 80.0, 9),) * 2)
 
 
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return tmp_path
-
-
-def test_a_gpu_that_another_process_works_on_is_refused_until_that_is_killed(temporary: Path) -> None:
-    command = [sys.executable, "-c", HOLDS, "0", "GPU-8f/x"]
+def test_a_gpu_that_another_process_works_on_is_refused_until_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    command = [sys.executable, "-c", HOLDS, str(tmp_path), "0", "GPU-8f/x"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        for gpu in ("0", "GPU-8f/x"):
-            with (
-                pytest.raises(UserError, match=rf"GPU {gpu} is taken by process {other.pid} \(evo.run there\)"),
-                claimed(["1", gpu], "here"),
-            ):
+        for gpu, name in (("0", "0"), (" 00", "0"), ("GPU-8f/x", "GPU-8f/x")):
+            said = rf"GPU {name} is taken by process {other.pid} \(evo.run there\)"
+            with pytest.raises(UserError, match=said), claims.claimed(["1", gpu], "here"):
                 pass
-        with claimed(["1"], "here"):  # what was refused keeps nothing
+        with claims.claimed(["1"], "here"):  # what was refused keeps nothing
             pass
         os.kill(other.pid, signal.SIGKILL)
-    with claimed(["0", "1"], "here"):
+    with claims.claimed(["0", "1"], "here"):
         pass
 
 
@@ -62,3 +57,9 @@ def test_slots_on_gpus_of_this_machine_are_claimed_and_others_are_not(small_lab:
     assert assembly.build(cluster, print).gpus == ()
     cpu = assembly.plan(load(None, ["run.profile=cpu"]), replace(TWO, gpus=()))
     assert assembly.build(cpu, print).gpus == ()
+
+
+def test_where_no_lock_can_be_had_nobody_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "FOLDER", tmp_path / "not there")
+    with claims.claimed(["0"], "here"):
+        pass

@@ -160,7 +160,8 @@ KNOBS = 'A = 1  # rows; range 1..4\nTEXT = "a # b"  # said\nB = 2  # of it\n\n\n
         ("A = 1", "A2 = 2", "A2 = 2"),
         ('TEXT = "a # b"', 'TEXT = "a # c"', 'TEXT = "a # c"  # said'),
         ('A = 1\nTEXT = "a # b"\nB = 2', 'A = 1\nTEXT = "a"\nB = 2', 'TEXT = "a"  # said\nB = 2  # of it'),
-        ("    return A", "    return A + 1", "    return A + 1  # the rows"),
+        ("    return A", "    return A + 1", "    return A + 1"),
+        ('TEXT = "a # b"\nB = 2', 'TEXT = """a\nB = 2"""', 'TEXT = """a\nB = 2"""'),
     ],
 )
 def test_comments_behind_code_may_be_left_out_and_stay_with_what_they_are_about(search: str, replace: str, line: str) -> None:

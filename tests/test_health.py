@@ -25,8 +25,8 @@ def test_a_slot_that_fails_alone_is_renewed_and_then_retired() -> None:
     health = Health()
     for k in range(14):
         assert health.add(f"good{k % 7}", False) is Remedy.NOTHING
-    remedies = [health.add("bad", True) for _ in range(5)]
-    assert remedies == [Remedy.NOTHING, Remedy.NOTHING, Remedy.RENEW, Remedy.NOTHING, Remedy.RETIRE]
+    remedies = [health.add("bad", True) for _ in range(6)]
+    assert remedies == [Remedy.NOTHING, Remedy.NOTHING, Remedy.RENEW, Remedy.NOTHING, Remedy.NOTHING, Remedy.RETIRE]
 
 
 def test_a_slot_that_works_again_after_its_renewal_starts_anew() -> None:
@@ -50,12 +50,14 @@ def test_slots_that_fail_alike_are_hardly_ever_renewed_and_never_retired(share: 
 class OneBroken:
     """Slots in simulated time, of which the first fails everything from a moment on: and soon, so that it is free most often."""
 
-    def __init__(self, breaks_at: float, mends: bool = False) -> None:
+    starting = 0
+
+    def __init__(self, breaks_at: float, mends: bool = False, slots: int = SLOTS) -> None:
         self.now, self.breaks_at, self.mends = 0.0, breaks_at, mends
         self.lab = Instant(Landscape(noise_sd=0.001))
         self.busy: dict[int, Candidate] = {}
         self.queue: list[tuple[float, int, int, Outcome]] = []
-        self.alive = list(range(SLOTS))
+        self.alive = list(range(slots))
 
     @property
     def slots(self) -> int:
@@ -103,11 +105,17 @@ def failed(driver: Driver) -> int:
 def test_a_broken_gpu_costs_a_handful_of_evaluations_and_not_the_run(tmp_path: Path, breaks_at: float) -> None:
     executor = OneBroken(breaks_at)
     driver = drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
-    assert 0 < failed(driver) <= 7
+    assert 0 < failed(driver) <= 8
     assert executor.slots == SLOTS - 1
     assert len(driver.notices) == 2
     assert "slot gpu0" in driver.notices[1]
     assert driver.search.standing.announcement is not None
+
+
+def test_two_gpus_of_which_one_is_broken_from_the_start_leave_the_seed_its_repeats(tmp_path: Path) -> None:
+    driver = drive(tmp_path / "run", 20, OneBroken(0.0, slots=2), Silent())
+    assert driver.search.history.calibrations[0] == 4
+    assert driver.executor.slots == 1
 
 
 def test_a_gpu_that_new_processes_mend_stays(tmp_path: Path) -> None:

@@ -156,8 +156,8 @@ def test_a_failed_calibration_is_replaced_and_a_seed_that_always_fails_ends_the_
     while proposals := found.ask(1):
         record = World(neutral).evaluate(proposals[0])
         found.tell(Record(record.candidate, Failed(Reason.CRASH, Phase.IMPORT, "boom")))
-    assert found.history.calibrations == (0, 8)
-    assert "no score in 8 evaluations" in found.exhausted
+    assert found.history.calibrations == (0, 16)
+    assert "no score in 16 evaluations" in found.exhausted
     assert found.finished
     assert found.champion is None
 

@@ -386,8 +386,8 @@ def test_parquet_shards_and_jsonl_hold_the_same_text(prepare: ModuleType, tmp_pa
 
 
 @pytest.mark.parametrize(("small", "large"), [("a.txt", "b.txt"), ("b.txt", "a.txt"), ("a.txt", "b.jsonl")])
-def test_of_files_that_are_unlike_none_is_given_up_for_validation(prepare: ModuleType, tmp_path: Path, small: str, large: str) -> None:
-    folder = tmp_path / "texts"
+def test_of_files_that_are_unlike_none_is_given_up_for_validation(tmp_path: Path, small: str, large: str) -> None:
+    prepare, folder = load(tmp_path, TRAIN_BYTES=20_000_000), tmp_path / "texts"
     folder.mkdir()
     for name, count in ((small, 300), (large, 900)):
         lines = (f"{name} document {i}: {CHINESE[:40]} {'words and more words ' * (150 + i % 7)}" for i in range(count))
@@ -400,7 +400,18 @@ def test_of_files_that_are_unlike_none_is_given_up_for_validation(prepare: Modul
     train = b"".join(strings[token] for token in rows_of(data, manifest, 256, "train").ravel()).decode(errors="ignore")
     assert not any(text[:60] in train for text in texts)
     assert sum(map(len, texts)) < 0.04 * sum(path.stat().st_size for path in folder.iterdir())
+    assert f"{small} document" in train
     assert f"{large} document" in train
+
+
+def test_many_small_files_beside_a_large_one_are_in_the_validation_text_too(prepare: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, kilobytes in [*((f"a{i:02}.txt", 30) for i in range(30)), ("b.txt", 240)]:
+        (folder / name).write_text("".join(f"{name} line {i}: {'words and more words ' * 12}\n" for i in range(4 * kilobytes)))
+    data, _ = prepared(prepare, tmp_path / "data", folder)
+    held = json.loads((data / "slices.json").read_text())
+    assert len({text.partition(" ")[0] for part in ("val", "heldout") for text in held[part]}) > 5
 
 
 def test_a_single_file_gives_all_three_parts(prepare: ModuleType, tmp_path: Path) -> None:

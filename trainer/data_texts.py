@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ TRAIN_PACKAGES = ("test", "ray", "openai", "sqlalchemy", "pip", "pyarrow", "libc
 VAL_PACKAGES = ("idlelib", "tkinter", "turtledemo", "pydoc_data")
 HELDOUT_PACKAGES = ("optuna", "optuna_dashboard", "hypothesis")
 
-DOCUMENT_CHARACTERS = 500_000  # longer ones are cut: tokenisers recur on long runs of the same kind of character
+LONGEST_BLANK = (
+    500_000  # characters of white space in a row: documents with more are cut, since the tokeniser's stack ends at twice as many
+)
 HELD_BACK = 0.1  # of the text, at most: files that hold more are not given up for validation as a whole
 
 Documents = Callable[[], Iterator[str]]  # may be read again and again
@@ -152,7 +155,7 @@ def path_source(paths: Iterable[Path], settings: Settings) -> Source:
             raise DataError(f"--from {path}: no such file or folder")
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         chosen = [p.resolve() for p in inside if _kind(p)]
-        if (path / "manifest.json").is_file():
+        if not chosen and (path / "manifest.json").is_file():
             raise DataError(f"--from {path}: a folder of prepared data; name the texts that it was made of, and it is found again")
         if not chosen:
             raise DataError(f"--from {path}: no file ends in {', '.join(READERS)}")
@@ -172,7 +175,7 @@ def _held_back(files: list[Path]) -> int:
 
 def _read_files(files: list[Path], settings: Settings) -> Slices:
     held, cut, most = _held_back(files), len(files), 16 * settings.eval_tokens
-    slices = [] if held else list(_spread(files, most))
+    slices = [] if held else list(_spread(files, most, settings.train_bytes))
     if len(slices) < 3 and len(files) > 1:  # or too little text to spread
         cut = len(files) - max(held, 1) + 1
         while len(slices) < 3 and cut > 1:
@@ -189,11 +192,14 @@ def _read_files(files: list[Path], settings: Settings) -> Slices:
     return [text for i, text in enumerate(slices) if i % 3 != 2], slices[2::3], train
 
 
-def _spread(files: list[Path], most: int) -> Iterator[str]:
-    """Every 33rd document, up to `most` bytes of which each file gives its share."""
-    total = sum(path.stat().st_size for path in files)
-    for path in files:
-        yield from limited(itertools.islice(_documents(path), 32, None, 33), math.ceil(most * path.stat().st_size / max(total, 1)))
+def _spread(files: list[Path], most: int, used: int) -> Iterator[str]:
+    """At most `most` bytes of a single file's every 33rd document; of several files' every 33rd, or fewer where that is enough to be spread
+    over all that is used for training, `used` bytes from the first file on."""
+    documents, stride = itertools.chain.from_iterable(map(_documents, files)), 33
+    if len(files) > 1:
+        stride = max(stride, math.ceil(min(used, sum(path.stat().st_size for path in files)) / most))
+        documents = limited(documents, used + most)
+    return limited(itertools.islice(documents, stride - 1, None, stride), most)
 
 
 def _kind(path: Path) -> str:
@@ -205,10 +211,17 @@ def _documents(path: Path) -> Iterator[str]:
     kind = _kind(path)
     try:
         for text in READERS[kind](path):
-            whole = text.encode("utf-8", "replace").decode()  # JSON can spell halves of characters, which no file can hold
-            yield from (whole[start : start + DOCUMENT_CHARACTERS] for start in range(0, len(whole), DOCUMENT_CHARACTERS))
+            if text:
+                yield from _cut(text.encode("utf-8", "replace").decode())  # JSON can spell halves of characters, which no file can hold
     except (OSError, EOFError, ValueError, KeyError) as error:  # unreadable, cut short, not UTF-8, JSON or Parquet, no column or key "text"
         raise DataError(f"{path}: cannot be read as {kind[1:]} with a text in each row: {str(error).splitlines()[0]}") from error
+
+
+def _cut(text: str) -> list[str]:
+    """The document, in pieces where it has endless white space."""
+    if len(text) <= LONGEST_BLANK or max(map(len, re.findall(r"\s+", text)), default=0) <= LONGEST_BLANK:
+        return [text]
+    return [text[start : start + LONGEST_BLANK] for start in range(0, len(text), LONGEST_BLANK)]
 
 
 def _read_parquet(path: Path) -> Iterator[str]:
@@ -221,7 +234,7 @@ def _read_parquet(path: Path) -> Iterator[str]:
         if kind not in ("string", "large_string", "string_view"):
             raise ValueError(f"its column `text` holds {kind}, not strings")
         for batch in table.iter_batches(columns=["text"]):
-            yield from (text for text in batch.column(0).to_pylist() if text is not None)
+            yield from batch.column(0).to_pylist()
 
 
 def _read_jsonl(path: Path) -> Iterator[str]:

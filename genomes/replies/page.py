@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from genomes.errors import EditError
-from genomes.source import Splice, split_lines
+from genomes.errors import EditError, ParseError
+from genomes.source import Splice, parse, split_lines
 
 MOST_PASSAGES = 64  # blocks, or hunks, in a reply
 COPY = "copy whole lines of the program, with their indentation"
@@ -124,7 +124,7 @@ class Page:
         if end - first != len(new):
             return new
         pairs = zip(self.lines[first:end], new, strict=True)
-        return [line + _comment(old) if not _comment(line) and _target(line) == _target(old) else line.rstrip() for old, line in pairs]
+        return [line + _comment(old) if not _comment(line) and "" != _target(line) == _target(old) else line for old, line in pairs]
 
     def _only(self, passage: Passage, matches: Sequence[int]) -> int:
         near = [line for line in matches if abs(line + 1 - passage.hint) <= _HINT_LINES] if passage.hint else []
@@ -218,7 +218,11 @@ def _comment(line: str) -> str:
 
 
 def _target(line: str) -> str:
-    """What a line assigns to, as it is written; "" if nothing."""
+    """What a line assigns to, as it is written; "" if nothing, or if the statement does not end with the line."""
+    try:
+        parse(line.strip())
+    except ParseError:
+        return ""
     name, equals, _ = line.partition("=")
     return name.strip() if equals else ""
 
