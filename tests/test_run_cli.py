@@ -152,6 +152,18 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
     assert len(snapshot("run").records) >= 6
 
 
+def test_a_run_on_ray_is_stopped_cleanly_by_sigterm(lab: Path) -> None:
+    """Ray has a handler of its own, that ends the process on the spot."""
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT[:2], "--set", "instant.seconds=0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+        assert driver.stdout is not None
+        next(line for line in driver.stdout if "index=5" in line)
+        os.kill(driver.pid, signal.SIGTERM)
+        rest = driver.stdout.read()
+    assert driver.returncode == 130
+    assert rest.splitlines()[-1] == "go on: python -m evo.run run"
+
+
 def test_a_run_under_nohup_does_not_end_with_its_terminal(lab: Path) -> None:
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--evals", "30", "--set", "instant.seconds=0.05"]
 
