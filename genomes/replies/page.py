@@ -23,6 +23,7 @@ COPY = "copy whole lines of the program, with their indentation"
 _COUNTED = 20  # matches, before it is "many"
 _HINT_LINES = 10  # between the line number of a diff and the place that it is taken to mean
 _NEAR_LINES, _NEAR_CHARACTERS = 1000, 120  # that are compared for what is near
+_COMMENTED = 100  # lines at once, that comments are kept with
 _SHOWN = 80  # characters of a line in a message
 
 _Shift = tuple[str, str]  # what every line of a passage has at its start, what the program has there instead; one of them is empty
@@ -121,7 +122,7 @@ class Page:
 
     def _with_comments(self, first: int, end: int, new: Sequence[str]) -> Sequence[str]:
         """Lines that take the place of as many, and set the same names: with the comments that were left out, such as a knob's range."""
-        if end - first != len(new):
+        if end - first != len(new) or len(new) > _COMMENTED:
             return new
         pairs = zip(self.lines[first:end], new, strict=True)
         return [line + _comment(old) if not _comment(line) and "" != _target(line) == _target(old) else line for old, line in pairs]
