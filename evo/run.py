@@ -222,7 +222,7 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     if best is not None:
         program, doubt = run_dir / "best" / "train.py", "" if shown or best == standing.founder else " (a guess: no gain is shown)"
-        lines += [f"its program: {program}{doubt}", f"  {session.command_alone(settings.config, program)}"]
+        lines += [f"its program: {program}{doubt}; measure it again:", f"  {session.command_alone(settings.config, program)}"]
         lines += ["look further:", f"  python -m evo.lineage {folder}"]
         lines += [f"  python -m evo.lineage {folder} show {best}", f"  python -m evo.lineage {folder} best"]
         lines.append(
