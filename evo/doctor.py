@@ -160,7 +160,7 @@ def confinement() -> Check:
     """How well programs are kept in."""
     level, why = sandbox.level()
     if level == "namespaces":
-        return Check("sandbox", OK, "namespaces: programs see no files but their own, no network, no other process")
+        return Check("sandbox", OK, "namespaces: programs see no files but their own and the system's, no network, no other process")
     remedy = "use Linux, locally or in a container" if sys.platform != "linux" else (
         "be root, or allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`, on Ubuntu 24.04 also"
         " `kernel.apparmor_restrict_unprivileged_userns=0`); in Docker: `--cap-add SYS_ADMIN --security-opt seccomp=unconfined"
