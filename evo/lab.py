@@ -147,7 +147,7 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
         ) from error
 
 
-def render_program(program: str, lab: Lab, profile: Profile) -> str:
+def render_program(program: str, profile: Profile) -> str:
     """A copy of the lab's train.py that was changed, with the profile's knobs; those that it has no more are left out.
 
     Raises:
