@@ -74,10 +74,10 @@ class Meter:
         return "disk" if self._disk_bytes() > allowed.disk_bytes else None
 
     def _disk_bytes(self) -> int:
-        """Shared folders can hold very many files: they are looked through so often that it takes a twentieth of a core."""
+        """Shared folders can hold very many files: they are looked through so often that it takes a hundredth of a core."""
         if (began := time.monotonic()) >= self._shared_due:
             self._shared_bytes = sum(folder_bytes(folder, self._began) for folder in self._allowance.shared)
-            self._shared_due = began + 20 * (time.monotonic() - began)
+            self._shared_due = began + 100 * (time.monotonic() - began)
         return folder_bytes(self._allowance.folder) + self._shared_bytes
 
 

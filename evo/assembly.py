@@ -81,6 +81,11 @@ class Plan:
         return self.profile.head.name if self.profile else "instant"
 
     @property
+    def on_cluster(self) -> bool:
+        """Whether slots may be on other machines than this one."""
+        return _on_cluster(self.config)
+
+    @property
     def budget_seconds(self) -> float:
         return self.config.run.budget_seconds or (self.profile.head.budget_seconds if self.profile else INSTANT_BUDGET_SECONDS)
 
@@ -108,11 +113,10 @@ def plan(config: Config, machine: Machine | None = None) -> Plan:
         raise UserError(f"run.data is {run.data!r}: no such file or folder")
     machine = machine or probe()
     profile = profiles.choose(run.profile or ("cpu" if run.gpus == 0 and not machine.mps else ""), machine)
-    return Plan(config, lab, profile, machine, profiles.slot_count(profile, machine, run.gpus, run.slots, on_cluster(config)))
+    return Plan(config, lab, profile, machine, profiles.slot_count(profile, machine, run.gpus, run.slots, _on_cluster(config)))
 
 
-def on_cluster(config: Config) -> bool:
-    """Whether slots may be on other machines than this one."""
+def _on_cluster(config: Config) -> bool:
     return config.run.executor == "ray" and bool(config.run.ray_address or os.environ.get("RAY_ADDRESS"))
 
 
@@ -179,8 +183,9 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
     limit = patience(profile.limits, budget)
-    where = on_cluster(planned.config)
-    return Assembly(planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, where)
+    return Assembly(
+        planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, planned.on_cluster
+    )
 
 
 def _compiles(seed: str) -> bool:
@@ -215,8 +220,7 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
     limit = patience(profile.limits, budget)
-    where = on_cluster(planned.config)
-    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, where)
+    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, planned.on_cluster)
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:
@@ -229,7 +233,7 @@ def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:
 
 def _places(planned: Plan, head: profiles.Head) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The GPU (a value of CUDA_VISIBLE_DEVICES within this process's own) and the cores of each slot."""
-    cluster, given = on_cluster(planned.config), os.environ.get("CUDA_VISIBLE_DEVICES")
-    shares = profiles.core_shares(planned.machine, planned.slots, head.threads_per_slot, cluster)
-    visible = given.split(",") if given and not cluster else [str(i) for i in range(planned.slots)]
+    given = "" if planned.on_cluster else os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    shares = profiles.core_shares(planned.machine, planned.slots, head.threads_per_slot, planned.on_cluster)
+    visible = given.split(",") if given else [str(i) for i in range(planned.slots)]
     return zip(visible if head.device == "cuda" else [""] * planned.slots, shares, strict=False)

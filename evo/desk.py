@@ -62,7 +62,7 @@ class Desk:
         self._taken_back: set[int] = set()  # their calls are still under way
         self._too_late: list[Answer] = []
         self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
-        self._largest = math.inf  # tokens of an answer of this session; until one is there, no second call under a limit
+        self._largest: int | None = None  # tokens of an answer of this session; until one is there, no second call under a limit
         self._failures = 0  # of the endpoint, in a row
         self._closed_until = 0.0  # monotonic
 
@@ -84,9 +84,13 @@ class Desk:
             self.trouble = self.spent
             return False
         under_way = len(self._busy) + len(self._taken_back)
-        if self._token_limit is not None and under_way and self.tokens + under_way * self._largest >= self._token_limit:
+        if self._token_limit is not None and under_way and self._tokens_after(under_way) >= self._token_limit:
             return False
         return under_way < (1 if self._failures else self._calls) and time.monotonic() >= self._closed_until
+
+    def _tokens_after(self, calls: int) -> float:
+        """What will have been spent, at most as far as anybody knows, when the calls under way have come."""
+        return self.tokens + calls * self._largest if self._largest is not None else math.inf
 
     def start(self, proposal: Proposal, library: Library, standing: Standing) -> None:
         """Gives a proposal to the model; the library must not change any more."""
@@ -137,7 +141,7 @@ class Desk:
         self._busy.pop(answer.proposal.index, None)
         self._taken_back.discard(answer.proposal.index)
         self.tokens += answer.tokens
-        self._largest = max(answer.tokens, 0.0 if math.isinf(self._largest) else self._largest)
+        self._largest = max(answer.tokens, self._largest or 0)
         self.refused += answer.written is None
         now = time.monotonic()
         if not answer.endpoint_failed:

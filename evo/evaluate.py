@@ -62,8 +62,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     assembled = assembly.build(planned, _say_to_stderr)
     with claimed(assembled.gpus, f"evo.evaluate {file}"):
         outcome = _evaluated(assembled, assembled.seed_text if own else program, options.seed)
-    whose = "the lab's own, " if own and not assembled.lab.compat else "" if options.render and not own else None
-    knobs = f"{whose}with the knobs of profile {assembled.profile}" if whose is not None else "as it is"
+    rendered = not assembled.lab.compat if own else options.render
+    whose = "the lab's own, " if own else ""
+    knobs = f"{whose}with the knobs of profile {assembled.profile}" if rendered else "as it is"
     return {
         "file": str(file),
         "program": knobs,

@@ -37,7 +37,7 @@ LISTING_SECONDS = 20.0  # to name the models
 BYTES_PER_TOKEN = 4  # where a server does not count
 SECRET_CHARACTERS = 8  # a key of fewer is none
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
-LIMITS = ("max_tokens", "max_completion_tokens")
+_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 _TEXT_PARTS = ("text", "output_text")
 _MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # of an answer, in an error
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
@@ -66,8 +66,8 @@ class Model:
         self.name = llm.model
         self._llm = llm
         self._key = key
-        # OpenAI's own reasoning models refuse max_tokens; most other servers know only that.
-        self._limit = LIMITS[_host(_base(llm.url)) == _host(OPENAI)]  # the name of the limit of a reply
+        # The name of a reply's limit: OpenAI's own reasoning models refuse max_tokens; most other servers know only that.
+        self._limit = "max_completion_tokens" if _host(_base(llm.url)) == _host(OPENAI) else "max_tokens"
 
     def complete(self, messages: Sequence[Message]) -> Reply:
         """The model's answer.
@@ -85,7 +85,7 @@ class Model:
             try:
                 return str((await create(**{**asked, limit: llm.max_tokens})).text)
             except openai.BadRequestError as error:
-                other = next(name for name in LIMITS if name != limit)
+                other = next(name for name in _LIMIT_NAMES if name != limit)
                 if other not in error.message:  # "… is not supported, use …"
                     raise
             said = str((await create(**{**asked, other: llm.max_tokens})).text)

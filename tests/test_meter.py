@@ -115,7 +115,7 @@ def test_what_is_written_to_a_shared_folder_counts_and_what_was_there_before_doe
         with open(where / "block", "wb") as block:
             block.write(os.urandom(mebibytes * MIB))
             os.fsync(block.fileno())
-    time.sleep(0.05)  # the folder has been looked through lately
+    time.sleep(0.5)  # the folder has been looked through lately
     assert meter.exceeded() == found
 
 
