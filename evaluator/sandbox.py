@@ -189,7 +189,9 @@ def _start(what: Confined, spec: dict[str, Any], log: int, channel: int | None) 
     """The launcher."""
     lifeline, report = spec["lifeline"], spec["report"]
     if what.template is not None:
-        return what.template.fork(spec, lifeline, report, log, channel)
+        copy = what.template.fork(spec, lifeline, report, log, channel)
+        if copy is not None:
+            return copy
     if channel is not None:
         spec["env"]["EVO_CHANNEL"] = str(channel)
     return subprocess.Popen(
@@ -251,7 +253,7 @@ def environment(threads: int, **more: str) -> tuple[tuple[str, str], ...]:
 @contextlib.contextmanager
 def template(level: str, device: str, threads: int) -> Iterator[Template | None]:
     """What processes of `environment(threads)` come of, where one can be used (template.py)."""
-    if level != "namespaces" or device != "cpu":
+    if level != "namespaces":
         yield None
         return
     with shared(environment(threads, EVO_DEVICE=device)) as made:

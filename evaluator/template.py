@@ -3,8 +3,8 @@ seconds of a core, to fork a few milliseconds (as Android's zygote does, and for
 
 It holds nothing but libraries and the launcher, sees no program, and keeps nothing of what it starts. A copy does what launch.py does
 otherwise, only that its last step is no exec: capabilities are dropped by hand. What programs of one template share is the layout of their
-memory. Not at level "process", where a program could reach into the template of the next; not on a GPU, where processes start early, and
-whose driver may be initialised by an import and does not survive a fork.
+memory. Not at level "process", where a program could reach into the template of the next. A GPU's driver does not survive a fork: where
+an import has started one up, or anything else that a copy would share, there are no copies, and each process imports for itself.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from typing import Any
 from evaluator import kernel, launch
 from evaluator.evaluate import HarnessError
 from evaluator.inside import wire
+from evaluator.meter import descendants
 
 _PROJECT = str(Path(__file__).resolve().parent.parent)
 _START_SECONDS = 120.0
 _FDS_MOST = 4  # lifeline, report, log, channel
+_CARDS = ("/dev/nvidia", "/dev/dri", "/dev/kfd")
 _FAILED = 125  # exit code of a launcher that left no report
 
 
@@ -82,8 +84,8 @@ class Template:
         with self._lock:
             self._started()
 
-    def fork(self, spec: dict[str, Any], lifeline: int, report: int, log: int, channel: int | None) -> Copy:
-        """A copy that runs launch.py's `run(spec)`; it gets copies of the descriptors.
+    def fork(self, spec: dict[str, Any], lifeline: int, report: int, log: int, channel: int | None) -> Copy | None:
+        """A copy that runs launch.py's `run(spec)`; it gets copies of the descriptors. None: this template cannot be copied.
 
         Raises:
             HarnessError: there is no getting one.
@@ -100,7 +102,7 @@ class Template:
                     while received is not None and received[0]["op"] == "ready":
                         received = wire.receive(self._channel, 1, deadline)
                     if received is not None:
-                        return Copy(received[0]["pid"], received[1][0])
+                        return Copy(received[0]["pid"], received[1][0]) if received[0]["op"] == "forked" else None
                 self._end()
         raise HarnessError("no process can be forked; why is on standard error")
 
@@ -168,6 +170,8 @@ def main() -> None:
 
     kernel.set_name("template")
     trainee.import_libraries(os.environ["EVO_DEVICE"])
+    if unfit := shared_by_copies():
+        print(f"programs start from nothing, since what their libraries import {unfit}", file=sys.stderr, flush=True)
     try:
         wire.send(channel, {"op": "ready"})
     except ConnectionError:  # the slot ended meanwhile
@@ -186,6 +190,11 @@ def main() -> None:
                 received = None
             if received is None:
                 os._exit(0)
+            if unfit:
+                for descriptor in received[1]:
+                    os.close(descriptor)
+                wire.send(channel, {"op": "unfit"})
+                continue
             pid = os.fork()
             if pid == 0:
                 channel.detach()
@@ -195,6 +204,17 @@ def main() -> None:
             end = os.pidfd_open(pid)
             wire.send(channel, {"op": "forked", "pid": pid}, (end,))
             copies[end] = pid
+
+
+def shared_by_copies() -> str:
+    """What this process has that its copies would share, or miss, in words; "" where there is nothing."""
+    opened = (os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))
+    device = next((path for path in opened if path.startswith(_CARDS)), "")
+    if device:
+        return f"opens {device}"
+    if descendants(os.getpid()):
+        return "starts a process"
+    return "starts a thread" if threading.active_count() > 1 else ""
 
 
 def _launch(spec: dict[str, Any], fds: list[int]) -> None:

@@ -39,7 +39,7 @@ def one(policy: str, slots: int, marks: Sequence[int], oddity: Oddity, seed: int
     """One run of one policy."""
     problem = _PROBLEM[0]
     if policy in OURS:
-        proposer: course.Proposer = Core(problem, policy, seed)
+        proposer: course.Proposer = Core(problem, policy, seed, slots)
     else:
         from searchbench.rivals import rival
 

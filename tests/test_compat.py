@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import json
+import os
 import random
 import socket
 import subprocess
@@ -164,14 +165,15 @@ def test_a_crash_shows_the_frames_of_the_program_alone(short: Compat) -> None:
 def test_a_program_that_does_not_end_is_ended_with_all_that_it_started(short: Compat) -> None:
     limits = replace(LIMITS, setup_seconds=1, grace_seconds=0.2, score_seconds=0.3)
     impatient = Compat(replace(short.config, limits=limits))
-    body = "import subprocess, time\nsubprocess.Popen(['sleep', '86397'], start_new_session=True)\ntime.sleep(60)"
+    mark = f"86398.{os.getpid()}"  # no other process of the tests leaves the same one behind
+    body = f"import subprocess, time\nsubprocess.Popen(['sleep', '{mark}'], start_new_session=True)\ntime.sleep(60)"
     try:
         outcome = failed(impatient(SHORT.format(body=body), 1, 0.5))
     finally:
         impatient.close()
     assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SETUP)
     assert "still ran after 2 s" in outcome.message
-    assert "sleep 86397" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"sleep {mark}" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
 # ---- what a program sees

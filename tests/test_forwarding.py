@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SmallLab
+from conftest import ROOT, SmallLab
 
 from evaluator import data as datafolder
 from evaluator import sandbox
@@ -222,8 +222,8 @@ def test_gpu_memory_is_shared_with_a_process_that_knows_its_name_alone() -> None
 
 
 @needs_cuda
-def test_importing_libraries_early_makes_no_cuda_context() -> None:
-    code = "import forwarder, torch, trainee; trainee.import_libraries('cuda'); print(torch.cuda.is_initialized())"
-    env = {**os.environ, "PYTHONPATH": str(sandbox.INSIDE)}
+def test_importing_libraries_early_starts_up_no_driver_so_that_a_copy_can_be_made() -> None:
+    code = "import trainee; trainee.import_libraries('cuda'); from evaluator import template; print(repr(template.shared_by_copies()))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(sandbox.INSIDE), str(ROOT), os.environ.get("PYTHONPATH", "")])}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "False"
+    assert said.strip() == "''"

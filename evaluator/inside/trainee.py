@@ -3,6 +3,7 @@ here is believed, it only helps to explain failures. What counts (clock, data, m
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -10,7 +11,7 @@ import random
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import wire  # this folder is on the path, and all of the harness that exists in here
@@ -57,15 +58,30 @@ def import_libraries(device: str) -> None:
     """What most genomes need: slow to import, and the same for all. Compilers too on a GPU, where the time is free. The collector, which
     would take a fifth of the time to find nothing, rests meanwhile, and never looks at these libraries again."""
     gc.disable()
-    names = ["numpy", "torch"] + (["torch._dynamo", "torch._inductor.compile_fx"] if device == "cuda" else [])
-    for name in names:
+    for name in ("numpy", "torch"):
         importlib.import_module(name)
     if device == "cuda":
+        with without_the_driver():
+            importlib.import_module("torch._inductor.compile_fx")
         remember_more()
     else:
         spare_the_compiler()
     gc.freeze()
     gc.enable()
+
+
+@contextlib.contextmanager
+def without_the_driver() -> Iterator[None]:
+    """A compiler that asks, while it is imported, whether there is a GPU is told so, and does not start up its driver to find out: what
+    holds a driver cannot be forked (template.py), and takes memory of the card."""
+    import torch
+
+    ask = torch.cuda.is_available
+    torch.cuda.is_available = lambda: True
+    try:
+        yield
+    finally:
+        torch.cuda.is_available = ask
 
 
 def remember_more() -> None:

@@ -18,7 +18,7 @@ CALIBRATIONS = 4
 
 def cost(problem: Problem, count: int) -> dict[str, float]:
     """Milliseconds of ask + tell and of writing for the tuner, seconds of resuming, at `count` records; megabytes of memory."""
-    core = Core(problem, "evo", 0)
+    core = Core(problem, "evo", 0, CALIBRATIONS)
     records = _records(core, problem, count)
     started = time.perf_counter()
     core.search.resume(records)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo import operators
 from evo.policies import NUMBERS_APART
@@ -15,14 +17,15 @@ FRUITLESS = 500  # proposals in a row without a program: then the policy has com
 
 
 class Core:
-    """One run of `search.policy`."""
+    """One run of `search.policy`, whose first wave repeats the seed on every slot, as a run's does (evo/session.py)."""
 
-    def __init__(self, problem: Problem, policy: str, seed: int, **settings: object) -> None:
+    def __init__(self, problem: Problem, policy: str, seed: int, slots: int, **settings: object) -> None:
         self.problem = problem
         self.text = problem.text
         self.founder = operators.describe_seed(self.text)
         self.seed = seed
         config = SearchConfig(policy=policy, seed=seed, **settings)  # type: ignore[arg-type]
+        config = replace(config, calibrations=max(config.calibrations, slots))
         self.texts = {self.founder.genome: self.text}
         founder = Founder(self.founder.genome, self.founder.species, self.founder.size)
         self.search = Search(config, founder, Shelf(self.texts.__getitem__))
@@ -64,7 +67,7 @@ class Core:
 
 def announced(problem: Problem, evals: int, slots: int, seed: int) -> bool:
     """Does a whole run, final draws and all, announce a gain?"""
-    core = Core(problem, "evo", seed, evals=evals)
+    core = Core(problem, "evo", seed, slots, evals=evals)
     run(core, problem, slots, [10 * evals], seed)
     said = core.search.announcement
     return said is not None and said.proven
