@@ -168,9 +168,9 @@ class Scoring:
         """
         rows = self._random_rows(max(twins.LEAST, math.ceil(self.task.rows * twins.SHARE)))
         before = self._nats[self._order.argsort()[rows].to(self._nats.device)]
-        cuts, compared = twins.choose_cuts(before.cpu(), self.rng), twins.Comparison()
-        _refuse_if(compared.add((self._nats_of(forwarder, rows, cuts) - before).cpu(), cuts))
-        _refuse_if(compared.conclude())
+        cuts = twins.choose_cuts(before.cpu(), self.rng)
+        if found := twins.finding((self._nats_of(forwarder, rows, cuts) - before).cpu(), cuts):
+            raise Refused(Reason.NOT_CAUSAL, found)
 
     def _nats_of(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Any:
         """(n, T) nats of these jobs. They are sent in chunks of one shape, each before the answer to the last is read.
@@ -243,11 +243,6 @@ def _refuse_what_is_not_finite(nats: Any) -> None:
         raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
     if bool(nats.isinf().any()):
         raise Refused(Reason.NOT_FINITE, "the cross-entropy of the logits overflows")
-
-
-def _refuse_if(finding: str) -> None:
-    if finding:
-        raise Refused(Reason.NOT_CAUSAL, finding)
 
 
 class _Judge:

@@ -68,6 +68,7 @@ WHILE_SCORED = {
     "i05_false_verdict": (Reason.BAD_LOGITS, "verdict"),
     "i05_weights_that_run": (Reason.CRASH, "Weights only load failed"),
     "i06_own_loss": (Reason.BAD_LOGITS, "gave shape ()"),
+    "i07_dithered_look": (Reason.NOT_CAUSAL, "they look ahead"),
     "i07_first_positions": (Reason.NOT_CAUSAL, "changed with what follows"),
     "i07_next_token": (Reason.NOT_CAUSAL, "changed with what follows"),
     "i07_small_look": (Reason.NOT_CAUSAL, "they look ahead"),
