@@ -19,7 +19,7 @@ from pathlib import Path
 from evaluator import sandbox
 from evaluator.forwarding import Forwarder, Forwarders
 from evaluator.scratch import Evaluations
-from evaluator.task import Task
+from evaluator.task import Task, Weights
 from evaluator.waiting import Waiting
 
 
@@ -97,12 +97,15 @@ class Berth:
         self._started.close()
 
     def _start_forwarder(self, name: str, cached: bool) -> Forwarder:
-        folder, weights = self.files.lab.parent, str(self.files.weights)
-        (folder / name).mkdir(exist_ok=True)  # it is there if this one replaces another, which has seen no weights
+        folder = self.files.lab.parent
+        given = folder / f"{name}_given"
+        for path in (folder / name, given):
+            path.mkdir(exist_ok=True)  # it is there if this one replaces another, which has seen no weights
+        weights = Weights(str(self.files.weights), str(given / self.files.weights.name))
         what = self._confine("forwarder.py", self.files, folder / name, cached)
         # The card's memory is watched in whoever is set up beside it: it would be ended for what the other has taken.
-        told = replace(what, readable=(*what.readable, weights), env=(*what.env, ("EVO_WEIGHTS", weights)), gpu_free_bytes=0)
-        return Forwarder(told, folder / f"{name}.txt")
+        told = replace(what, readable=(*what.readable, str(given)), env=(*what.env, ("EVO_WEIGHTS", weights.given)), gpu_free_bytes=0)
+        return Forwarder(told, folder / f"{name}.txt", weights)
 
 
 class Berths:

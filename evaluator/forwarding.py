@@ -5,6 +5,9 @@ it is timed they are frozen: not one of their threads runs. When the training pr
 first has been scored and is dead. On a CPU they are started only then: earlier they would take cores from a set-up. What dies before it
 has seen weights is replaced.
 
+None finds the weights before it has built and tried its model on random tokens: then it is the judge who gives them, and counts the time to
+the first logits. What takes long is done by then, but for what only a training on would take.
+
 A folder of compiled kernels that programs share is open to those that build early, and read-only before they load: who has seen a
 validation row can leave no file there.
 """
@@ -17,8 +20,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from evaluator.task import Task
+from evaluator import sandbox
+from evaluator.task import Task, Weights
 from evaluator.waiting import Waiting
 
 _NAMES = ("first", "second")
@@ -44,32 +49,35 @@ class Forwarder(Waiting):
     """One forwarding process, and the memory shared with it once it loads."""
 
     memory: int = -1  # descriptor, once it loads
-    told_to_build, _built = False, False
+    told_to_build, built = False, False
     _spent: float = 0.0  # seconds on cores, when it was frozen
 
+    def __init__(self, what: sandbox.Confined, log: Path, weights: Weights) -> None:
+        super().__init__(what, log)
+        self.weights = weights
+
     def build(self, task: Task, seed: int, rehearse: bool) -> None:
-        """Lets it build the model and, if it is to rehearse, compile it for chunks of this task. Returns at once."""
+        """Lets it build the model and try it on a chunk of this task, compiled as a whole if it is to rehearse. Returns at once."""
         self.told_to_build = True
         chunk = {"rows": task.chunk_rows, "length": task.length, "floats": task.place_floats}
         self.tell({"op": "build", "seed": seed, "rehearse": rehearse, **chunk})
 
     def load(self, task: Task) -> None:
-        """Lets it load the weights, which are there. It must have been told to build. Returns at once; the judge hears from it."""
-        if self._built:
+        """Makes it ready for the judge, who gives it the weights. It must have been told to build."""
+        if self.built:
             self.process.thaw()
         self.memory = shared_memory(task.memory_bytes)
-        self.tell({"op": "load"}, (self.memory,))
 
     def lie_still(self, seconds: float) -> bool:
         """Waits until it has built, if it was told to, and freezes it. False if it does not come to that, or if it has run since. Before it
         loads. Idempotent."""
         if not self.settle():
             return False
-        if self.told_to_build and not self._built:
-            self._built = self.hear("built", seconds) and self.process.freeze()
+        if self.told_to_build and not self.built:
+            self.built = self.hear("built", seconds) and self.process.freeze()
             self._spent = self.process.cpu_seconds()
-            return self._built
-        return not self._built or self.process.cpu_seconds() - self._spent < _STILL_SECONDS
+            return self.built
+        return not self.built or self.process.cpu_seconds() - self._spent < _STILL_SECONDS
 
     def end(self) -> None:
         """Ends it and waits until nothing of it is left. Idempotent."""

@@ -21,7 +21,9 @@ import socket
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from evaluator import twins
@@ -31,8 +33,9 @@ from evaluator.inside.devicememory import DeviceMemory
 from evaluator.inside.hostmemory import on_its_way, pinned
 from evaluator.nats import cross_entropy
 from evaluator.outcome import Reason
-from evaluator.task import PLACES, Task
+from evaluator.task import PLACES, Task, Weights
 
+_FIRST_TIMES = 5.0  # of what a chunk takes, that the first may take longer: caches are cold
 VERSION = 8  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
@@ -49,17 +52,25 @@ class Forwarder:
     """The judge's end of one forwarding process. Chunks are answered in the order in which they are sent."""
 
     channel: socket.socket
+    weights: Weights
+    descriptor: int  # of the memory
     memory: Any  # of the host, shared with it; a place of it holds a chunk's tokens, then their logits
     logits_memory: DeviceMemory | None  # of the GPU, where the logits come instead if it can map it
     task: Task
     deadline: float  # on the clock of time.monotonic
+    built: bool  # whether it has said so already
     pinned: bool = False  # whether its side of the host memory is, as it reports it
+    given: float = 0.0  # when it was given the weights, on the same clock
+    times: list[float] = field(default_factory=list)  # when its logits came, from then on
 
     def ready(self) -> int:
-        """Waits until it has loaded the weights, and agrees with it on the memory; the number of parameters, as it reports it."""
+        """Waits until it has built, gives it the weights, and agrees with it on the memory; the number of parameters, as it reports it."""
+        if not self.built:
+            self._reply()
+        os.link(self.weights.file, self.weights.given)
+        self.given = time.monotonic()
+        self._tell({"op": "load"}, (self.descriptor,))
         message = self._reply()
-        if message["op"] == "built":  # the slot did not wait for it
-            message = self._reply()
         parameters = int(_number(message, "parameters"))
         handle = self.logits_memory.handle if self.logits_memory else ""
         self._tell({"op": "share", "handle": handle, "bytes": self.task.memory_bytes})
@@ -77,9 +88,23 @@ class Forwarder:
         torch.frombuffer(self.memory, dtype=torch.int64, count=tokens.numel(), offset=offset).copy_(tokens.reshape(-1))
         self._tell({"op": "forward", "rows": len(tokens), "length": self.task.length, "offset": offset})
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def refuse_a_late_start(self, usual: float) -> None:
+        """Whoever trains on while it loads, or before it predicts, is late with its first logits alone: later on its predictions would
+        depend on how many rows came before, which the other forwarder's do not share.
+
+        Args:
+            usual: seconds that the logits of a chunk take.
+        Raises:
+            Refused: it is.
+        """
+        took, allowed = self.times[0], self.task.first_seconds + _FIRST_TIMES * usual
+        if took > allowed:
+            said = f"took {took:.1f} s to load its weights and predict a first chunk, allowed are {allowed:.1f}"
+            raise Refused(Reason.OVERRAN, f"{said}: training ends with the budget")
+
+    def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         try:
-            wire.send(self.channel, message)
+            wire.send(self.channel, message, fds)
         except ConnectionError:
             raise Refused(Reason.CRASH, "the process ended while it was scored") from None
 
@@ -88,6 +113,7 @@ class Forwarder:
         import torch
 
         task, reply = self.task, self._reply()
+        self.times.append(time.monotonic() - self.given)
         if reply["op"] != "logits":
             raise Refused(Reason.BAD_LOGITS, str(reply.get("message", reply["op"]))[:500])
         shape = reply.get("shape")
@@ -143,6 +169,7 @@ class Scoring:
             raise Refused(Reason.TAMPERED, str(tampered)) from None
         self._order = torch.tensor(self.rng.sample(range(task.rows), task.rows))
         self._nats = torch.empty(0)  # (rows, T) of the first pass, in its order
+        self._usual = 0.0  # seconds of a chunk there
 
     def score(self, forwarder: Forwarder) -> dict[str, Any]:
         """The first pass.
@@ -155,6 +182,9 @@ class Scoring:
         import torch
 
         self._nats = self._nats_of(forwarder, self._order, torch.full_like(self._order, self.task.length))
+        gaps = [after - before for before, after in pairwise(forwarder.times)]
+        self._usual = median(gaps) if gaps else 0.0
+        forwarder.refuse_a_late_start(self._usual)
         counted = self.data.counted[self._order].to(self._nats.device)
         total = float(self._nats.where(counted, 0.0).sum(dtype=torch.float64))
         return {"op": "verdict", "val_bpb": total / math.log(2) / self.data.bytes}
@@ -169,7 +199,9 @@ class Scoring:
         rows = self._random_rows(max(twins.LEAST, math.ceil(self.task.rows * twins.SHARE)))
         before = self._nats[self._order.argsort()[rows].to(self._nats.device)]
         cuts = twins.choose_cuts(before.cpu(), self.rng)
-        if found := twins.finding((self._nats_of(forwarder, rows, cuts) - before).cpu(), cuts):
+        change = (self._nats_of(forwarder, rows, cuts) - before).cpu()
+        forwarder.refuse_a_late_start(self._usual)
+        if found := twins.finding(change, cuts):
             raise Refused(Reason.NOT_CAUSAL, found)
 
     def _nats_of(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Any:
@@ -255,11 +287,12 @@ class _Judge:
         self._scoring: Scoring | None = None
         self._lent: DeviceMemory | None = None
 
-    def answer(self, op: str, task: Task, channel: socket.socket, descriptor: int) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any], channel: socket.socket, descriptor: int) -> dict[str, Any]:
         """The reply to one request of the slot; nothing refers to the shared host memory afterwards."""
-        memory = mmap.mmap(descriptor, task.memory_bytes)
-        os.close(descriptor)
-        forwarder = Forwarder(channel, memory, self._lend(task), task, time.monotonic() + task.seconds)
+        op, task = request["op"], Task(**request["task"])
+        memory, deadline = mmap.mmap(descriptor, task.memory_bytes), time.monotonic() + task.seconds
+        weights = Weights(**request["weights"])
+        forwarder = Forwarder(channel, weights, descriptor, memory, self._lend(task), task, deadline, request["built"])
         try:
             parameters = forwarder.ready()
             with pinned(memory, "" if forwarder.logits_memory else task.device) as is_pinned:
@@ -269,6 +302,8 @@ class _Judge:
         except Refused as refusal:
             self._scoring = None
             return {"op": "refused", "reason": refusal.reason.value, "message": str(refusal), "trace": refusal.trace}
+        finally:
+            os.close(descriptor)
 
     def _judged(self, op: str, task: Task, forwarder: Forwarder) -> dict[str, Any]:
         if op == "score":
@@ -327,7 +362,7 @@ def serve(control: socket.socket) -> None:
             continue
         channel_fd, memory_fd = descriptors
         with socket.socket(fileno=channel_fd) as channel:
-            reply = judge.answer(message["op"], Task(**message["task"]), channel, memory_fd)
+            reply = judge.answer(message, channel, memory_fd)
         wire.send(control, reply)
 
 

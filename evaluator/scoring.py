@@ -97,7 +97,8 @@ class Judge:
 
     def _ask(self, what: str, task: Task, forwarder: Forwarder) -> Verdict:
         self.wait()
-        wire.send(self._control, {"op": what, "task": asdict(task)}, (forwarder.channel.fileno(), forwarder.memory))
+        request = {"op": what, "task": asdict(task), "weights": asdict(forwarder.weights), "built": forwarder.built}
+        wire.send(self._control, request, (forwarder.channel.fileno(), forwarder.memory))
         reply = self._receive(task.seconds + _MARGIN_SECONDS)
         if reply["op"] == "refused":
             return Verdict(None, 0, reply["reason"], reply["message"], reply["trace"])

@@ -11,11 +11,11 @@ Out of reach, at the strongest level:
   Both are bounded by `setup_seconds`, to which the scoring of the program before adds its time where they overlap, and a set-up that is
   longer than the seed genome's is flagged. With data of one's own (--from) the former is no use.
 - Luck: a program may ignore its seed, and then keeps the luck of its own one, about one sd of the seeds, under every confirmation.
-- A look ahead, or learning while scored, of less than 0.003 nats a token, or at a position in a hundred of its rows (twins.py).
+- A look ahead, or learning while scored, that changes less than 0.003 nats a token (twins.py).
 - A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or training rows, or code for
   the next program; a socket in it could carry a validation row to a program that is set up meanwhile. At level "process" also a file.
 - Notes on files that all can read, such as the interpreter's: a lock (flock), a hint (F_SET_RW_HINT). A few bits, to a program that looks.
-- Training on while weights are loaded, on rows that the weights carry: as long as scoring may take; the time of scoring is recorded.
+- Training on while weights are loaded, on rows that the weights carry: for another grace.
 - Kernel exploits, timing and other side channels, GPU memory that an earlier process left, pinned host memory (launch.py).
 At level "process" files, other processes and network are open, too, and only changes to the lab and to the training rows are noticed. The
 level is recorded with every score.
@@ -45,6 +45,7 @@ from evaluator.task import Task
 from evaluator.training import Limits, Trained, TrainingRun, failure
 
 _GIB = 2**30
+_LOADED_A_SECOND = 2**28  # bytes of weights, on a busy machine
 _TORCH_SAYS = re.compile(r"Tried to allocate (?P<tried>[\d.]+) (?P<unit>\w+)\..* of which (?P<free>[\d.]+) (?P<unit_free>\w+) is free")
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BEFORE_THE_CLOCK = (Phase.START, Phase.IMPORT, Phase.SETUP)
@@ -261,7 +262,8 @@ class Slot:
     def _score(self, ready: Ready, seed: int, heldout: bool) -> Verdict:
         """Two passes, each with a forwarder of its own, and a third over the held-out rows if they are asked for."""
         judge, forwarders, vocabulary = self._ready_judge(), ready.berth.forwarders, ready.trained.vocabulary
-        task = self._task(vocabulary, vocabulary.val)
+        first_seconds = self.config.limits.grace_seconds + ready.berth.files.weights.stat().st_size / _LOADED_A_SECOND
+        task = replace(self._task(vocabulary, vocabulary.val), first_seconds=first_seconds)
         try:
             verdict = judge.score(task, forwarders.first(task, seed))
             if verdict.reason:
@@ -269,7 +271,7 @@ class Slot:
             refusal = judge.check(task, forwarders.second(task, seed))
             if refusal.reason or not heldout:
                 return refusal if refusal.reason else verdict
-            task = self._task(vocabulary, vocabulary.heldout)
+            task = replace(self._task(vocabulary, vocabulary.heldout), first_seconds=first_seconds)
             other = judge.score(task, forwarders.third(task, seed))
             return other if other.reason else replace(verdict, heldout_bpb=other.val_bpb)
         except BaseException:

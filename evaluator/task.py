@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Task:
     vocab: int
     device: str
     seconds: float  # that one forwarder may take once it is asked: for loading, and for its share of the rows
+    first_seconds: float = math.inf  # from its word to load to its first logits, beyond what others take
 
     @property
     def chunk_rows(self) -> int:
@@ -44,3 +46,11 @@ class Task:
     def memory_bytes(self) -> int:
         """Memory that judge and forwarder share: of the host, and as much again of a GPU."""
         return PLACES * self.place_bytes
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The file that a training leaves, and where a forwarder finds it once it is given: another name of it, in a folder that is empty."""
+
+    file: str
+    given: str

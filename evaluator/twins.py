@@ -57,7 +57,7 @@ def finding(change: Any, cuts: Any) -> str:
     for twins in (last[::2], last[1::2]):  # cut at random, and behind a good prediction
         more = float(twins.mean() - elsewhere.mean())
         if more > LAST_NATS + STANDARD_ERRORS * float(elsewhere.std()) / len(twins) ** 0.5:
-            return f"predictions changed by {more:.4f} nats more in the mean when the token that they predict was taken away: they look ahead"
+            return f"predictions changed by {more:.4f} nats more than others when the token that they predict was gone: they look ahead"
     lost = float(change.sum() / cuts.sum())
     if lost > ALL_NATS:
         return f"predictions lost {lost:.4f} nats in the mean in another process: the model learns while it is scored, or looks ahead"

@@ -15,7 +15,7 @@ from evo.records import CALIBRATE, Record
 WAITED_SHARE = 0.1  # of the time in which the training thread could run: from here on others had its core
 SLOW_SHARE = 0.9  # of the usual steps a second of the same genome
 LATE_SHARE, LATE_SECONDS = 0.03, 0.5  # of the usual training time, and no less than: how much later weights may come
-SETUP_TIMES, SETUP_SECONDS = 3.0, 10.0  # the usual set-up, and no less than so much beyond it
+LONG_TIMES, LONG_SECONDS = 3.0, 10.0  # a set-up, or a scoring, of so many times the usual one, and no less than so much beyond it
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Usual:
     rates: Mapping[str, tuple[float, ...]]  # genome -> steps a second of its evaluations
     training_seconds: float | None  # medians of the calibration
     setup_seconds: float | None
+    score_seconds: float | None
 
 
 def usual(records: Iterable[Record]) -> Usual:
@@ -34,9 +35,13 @@ def usual(records: Iterable[Record]) -> Usual:
     for record, outcome in scored:
         rates.setdefault(record.candidate.genome, []).append(_rate(outcome))
     seed = [outcome for record, outcome in scored if record.candidate.proposal.operator == CALIBRATE]
-    times = [outcome.training_seconds for outcome in seed], [outcome.setup_seconds for outcome in seed if outcome.setup_seconds]
-    training, setup = (median(seconds) if len(seconds) > 1 else None for seconds in times)
-    return Usual({genome: tuple(found) for genome, found in rates.items()}, training, setup)
+    times = (
+        [outcome.training_seconds for outcome in seed],
+        [outcome.setup_seconds for outcome in seed if outcome.setup_seconds],
+        [outcome.score_seconds for outcome in seed if outcome.score_seconds],
+    )
+    training, setup, score = (median(seconds) if len(seconds) > 1 else None for seconds in times)
+    return Usual({genome: tuple(found) for genome, found in rates.items()}, training, setup, score)
 
 
 def of(record: Record, usual: Usual) -> list[str]:
@@ -51,9 +56,13 @@ def of(record: Record, usual: Usual) -> list[str]:
         found.append(f"{rate:.2f} steps a second, {median(rates):.2f} in the median of {len(rates)} evaluations of this genome")
     if (late := _beyond(outcome.training_seconds, usual.training_seconds)) > max(LATE_SECONDS, LATE_SHARE * outcome.training_seconds):
         found.append(f"its weights came {late:.1f} s later than the seed genome's do")
-    extra = _beyond(outcome.setup_seconds, usual.setup_seconds)
-    if extra > max(SETUP_SECONDS, (SETUP_TIMES - 1) * (outcome.setup_seconds - extra)):
-        found.append(f"{outcome.setup_seconds:.0f} s from its start to the first real batch, {extra:.0f} s more than the seed genome's")
+    for seconds, seed, what in (
+        (outcome.setup_seconds, usual.setup_seconds, "from its start to the first real batch"),
+        (outcome.score_seconds, usual.score_seconds, "to be scored"),
+    ):
+        extra = _beyond(seconds, seed)
+        if extra > max(LONG_SECONDS, (LONG_TIMES - 1) * (seconds - extra)):
+            found.append(f"{seconds:.0f} s {what}, {extra:.0f} s more than the seed genome's")
     return found
 
 

@@ -228,7 +228,7 @@ def probe():
     def named(path):
         return path.rsplit('/', 1)[-1]
     beside = os.path.dirname(os.environ["EVO_LAB"])
-    weights = beside + "/weights.pt"
+    weights = os.environ.get("EVO_WEIGHTS", "")
     links = [tried(lambda: os.readlink(f"/proc/self/fd/{n}")) for n in os.listdir("/proc/self/fd")]
     return "; ".join(f"{name} {value}" for name, value in (
         ("beside", sorted(os.listdir(beside))),
@@ -266,7 +266,7 @@ def test_a_forwarder_reads_its_weights_writes_nothing_to_them_and_sees_no_other_
     assert isinstance(outcome, Failed), outcome
     found = facts(outcome.message.removeprefix("RuntimeError: "))
     assert len(lab_folders(slot)) == 1  # the next berth's, made before this one answered
-    assert (found["beside"], found["berths"]) == ("['first', 'lab', 'weights.pt']", "1")
+    assert (found["beside"], found["berths"]) == ("['first', 'first_given', 'lab']", "1")
     assert (found["read"], found["write"]) == ("True", "OSError")  # a read-only mount
     assert int(found["processes"]) <= 2
     assert found["files"] == "1"  # its own memory
@@ -351,20 +351,20 @@ CROWDED = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "") + "-crowded"  # in a fol
 _begun = []
 
 
-def first_look():
+def second_look():
     weights = os.environ.get("EVO_WEIGHTS")
-    if _begun or not weights or not os.path.getsize(weights):  # it trains, or rehearses
+    if not weights or not os.path.exists(weights):  # it trains, or rehearses
         return False
     _begun.append(True)
-    return True
+    return len(_begun) == 2
 """
 
 
 def when_scored(genome: str, then: str) -> str:
-    """The program, with a model that does that first when it is asked for the first chunk of the text."""
+    """The program, with a model that does that first when it is asked for the second chunk of the text: the first must come soon."""
     line = "        x = self.embedding"
     assert genome.count(line) == 1
-    return genome.replace(line, f"        if first_look():\n            {then}\n{line}") + SCORED
+    return genome.replace(line, f"        if second_look():\n            {then}\n{line}") + SCORED
 
 
 def overlapping(slot: Slot, first: str, second: str) -> tuple[Outcome, Outcome, float, float]:

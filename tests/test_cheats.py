@@ -65,6 +65,7 @@ ON_A_GPU = {
     "i22_work_queued_on_the_gpu": (Reason.OVERRAN, "had not arrived"),
 }
 WHILE_SCORED = {
+    "i02_training_while_loaded": (Reason.OVERRAN, "to load its weights and predict a first chunk, allowed are 1."),
     "i05_false_verdict": (Reason.BAD_LOGITS, "verdict"),
     "i05_weights_that_run": (Reason.CRASH, "Weights only load failed"),
     "i06_own_loss": (Reason.BAD_LOGITS, "gave shape ()"),
@@ -80,6 +81,13 @@ WHILE_SCORED = {
 }
 TOLD_ELSEWHERE = {16: "tests/test_heldout.py"}  # thousands of looks at one text: no program's doing
 
+LOOKS_FOR_WEIGHTS = """
+def build_model():
+    import os, pathlib
+    given = os.environ.get("EVO_WEIGHTS")  # a forwarder's
+    if given:
+        raise OSError(f"given {[*pathlib.Path(given).parent.iterdir()]}")
+"""
 RUN_ALL = """
     for name, text in CHEATS.items():
         space = {"__name__": name}
@@ -245,6 +253,21 @@ def test_a_model_that_predicts_by_other_means_is_refused(slot: Slot, name: str) 
     assert (outcome.reason, outcome.phase) == (reason, Phase.SCORE), outcome
     assert words in outcome.message
     assert "CHEATED" not in outcome.message + outcome.trace + outcome.log
+
+
+def test_who_trains_on_before_its_first_prediction_is_refused_as_who_does_so_while_it_loads(slot: Slot) -> None:
+    program = read("cheats", "i02_training_while_loaded").replace('WHEN = "loaded"', 'WHEN = "predicted"')
+    outcome = slot(program, 1, BUDGET_SECONDS)
+    assert isinstance(outcome, Failed), outcome
+    assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SCORE), outcome
+
+
+def test_who_builds_its_model_to_be_scored_finds_no_weights_yet(slot: Slot) -> None:
+    """What it would do with them then would not be on the judge's clock."""
+    program = read("cheats", "honest").replace("def build_model():\n", LOOKS_FOR_WEIGHTS, 1)
+    outcome = slot(program, 1, BUDGET_SECONDS)
+    assert isinstance(outcome, Failed), outcome
+    assert (outcome.phase, outcome.message) == (Phase.SCORE, "OSError: given []")
 
 
 def test_rows_that_a_program_changes_where_files_are_open_are_noticed(config: SlotConfig, tmp_path: Path, small_lab: SmallLab) -> None:

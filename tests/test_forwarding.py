@@ -26,7 +26,7 @@ from evaluator.inside.devicememory import DeviceMemory
 from evaluator.inside.hostmemory import pinned
 from evaluator.outcome import Failed
 from evaluator.scoring import task_for
-from evaluator.task import Task
+from evaluator.task import Task, Weights
 from evaluator.template import Template
 from evaluator.training import Limits, TrainingRun
 
@@ -41,21 +41,24 @@ def small_task(lab: SmallLab) -> Task:
 
 def confined(tmp_path: Path, small_lab: SmallLab) -> sandbox.Confined:
     """What a forwarder gets that has no weights yet, and whose program leaves a file when it is imported."""
-    for name in ("lab", "work", "root"):
+    for name in ("lab", "work", "root", "given"):
         (tmp_path / name).mkdir()
     leave = "import os\nwith open('imported', 'w') as file:\n    file.write(os.environ['EVO_SEED'])\n"
     (tmp_path / "lab" / "train.py").write_text(leave + small_lab.genome)
     (tmp_path / "lab" / "prepare.py").write_text(small_lab.prepare)
-    (tmp_path / "weights.pt").touch()
-    lab, work, weights = (str(tmp_path / name) for name in ("lab", "work", "weights.pt"))
-    env = sandbox.environment(1, EVO_DEVICE="cpu", EVO_LAB=lab, EVO_WEIGHTS=weights)
+    lab, work, given = (str(tmp_path / name) for name in ("lab", "work", "given"))
+    env = sandbox.environment(1, EVO_DEVICE="cpu", EVO_LAB=lab, EVO_WEIGHTS=weights_in(tmp_path).given)
     root, level = str(tmp_path / "root"), sandbox.level()[0]
-    return sandbox.Confined("forwarder.py", work, (lab, weights), (work,), (), env, (), 2 << 30, 2 << 30, 256, 1 << 20, level, root)
+    return sandbox.Confined("forwarder.py", work, (lab, given), (work,), (), env, (), 2 << 30, 2 << 30, 256, 1 << 20, level, root)
+
+
+def weights_in(folder: Path) -> Weights:
+    return Weights(str(folder / "weights.pt"), str(folder / "given" / "weights.pt"))
 
 
 @pytest.fixture
 def forwarder(tmp_path: Path, small_lab: SmallLab) -> Iterator[Forwarder]:
-    made = Forwarder(confined(tmp_path, small_lab), tmp_path / "log.txt")
+    made = Forwarder(confined(tmp_path, small_lab), tmp_path / "log.txt", weights_in(tmp_path))
     yield made
     made.end()
 
@@ -76,8 +79,10 @@ def test_a_forwarder_imports_the_program_and_reads_its_weights_only_when_it_is_t
     assert forwarder.lie_still(60.0)
     assert (tmp_path / "work" / "imported").read_text() == "7"  # the seed, which comes with the word
     state = {"embedding.weight": torch.zeros(256, 32), "head.weight": torch.zeros(256, 32), "head.bias": torch.zeros(256)}
-    torch.save(state, tmp_path / "weights.pt")  # the inode that its sandbox shows
+    torch.save(state, weights_in(tmp_path).file)
+    os.link(weights_in(tmp_path).file, weights_in(tmp_path).given)  # as the judge does
     forwarder.load(small_task(small_lab))
+    forwarder.tell({"op": "load"}, (forwarder.memory,))
     assert hear(forwarder) == {"op": "ready", "parameters": 2 * 256 * 32 + 256}
 
 
@@ -123,7 +128,7 @@ def test_a_start_that_fails_leaves_no_process_and_no_descriptor(tmp_path: Path, 
     def start(name: str, cached: bool) -> Forwarder:
         closed = Template(sandbox.environment(1))
         closed.close()
-        made.append(Forwarder(what if name == "first" else replace(what, template=closed), tmp_path / "log.txt"))
+        made.append(Forwarder(what if name == "first" else replace(what, template=closed), tmp_path / "log.txt", weights_in(tmp_path)))
         return made[-1]
 
     with pytest.raises(HarnessError, match="closed"):

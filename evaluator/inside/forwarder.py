@@ -78,16 +78,16 @@ def predict(model: Any, tokens: Any, out: Any) -> tuple[int, ...]:
     return tuple(logits.shape)
 
 
-def rehearsed(model: Any, rows: int, length: int, floats: int) -> Predict:
-    """`predict` for (rows, length) tokens, compiled with the model as a whole, and tried. As it is where it cannot be compiled, is not to
-    be, or runs on no GPU. The compiler lets the last kernel write the logits where they are to go."""
+def rehearsed(model: Any, rows: int, length: int, floats: int, whole: bool) -> Predict:
+    """`predict` for (rows, length) random tokens, tried, and compiled with the model as a whole if it is to be. As it is where it cannot be
+    compiled, or runs on no GPU. The compiler lets the last kernel write the logits where they are to go."""
     import torch
 
     tokens = torch.randint(_LEAST_VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0)).to(device_of(model))
     out = torch.empty(floats, device=tokens.device)
     on = [tokens.device.index] if tokens.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(on):
-        if tokens.device.type != "cpu" and "EVO_UNCOMPILED" not in os.environ:
+        if whole and tokens.device.type != "cpu" and "EVO_UNCOMPILED" not in os.environ:
             compiled: Any = torch.compile(predict, dynamic=False)
             try:
                 compiled(model, tokens, out)
@@ -97,6 +97,17 @@ def rehearsed(model: Any, rows: int, length: int, floats: int) -> Predict:
                 return compiled  # type: ignore[no-any-return]
         predict(model, tokens, out)
     return predict
+
+
+def tried(model: Any, told: dict[str, Any]) -> Predict:
+    """What predicts, after a first try: what takes long only once is done before there are weights. One that is not to rehearse may be here
+    since another could not: where it fails again, so will the first real chunk, which tells it."""
+    try:
+        return rehearsed(model, told["rows"], told["length"], told["floats"], whole=told["rehearse"])
+    except Exception:
+        if told["rehearse"]:
+            raise
+        return predict
 
 
 def give_back_memory() -> None:
@@ -194,7 +205,7 @@ def serve(channel: socket.socket, told: dict[str, Any], _: list[int]) -> None:
     if not told["rehearse"]:
         leave_shared_cache()
     model = build()
-    call = rehearsed(model, told["rows"], told["length"], told["floats"]) if told["rehearse"] else predict
+    call = tried(model, told)
     leave_shared_cache()
     give_back_memory()
     wire.send(channel, {"op": "built"})
