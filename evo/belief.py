@@ -21,12 +21,14 @@ from itertools import islice
 from statistics import median
 
 from evo.history import Genome
+from evo.statistics import f_cdf
 
 MAD_TO_SD = 1.4826  # of a normal
 Z90 = 1.645  # 90 % of a normal's |z| lie below
 WIDE_SHARE = 0.1  # prior weight of "this edit did much"
 WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
 LEAST_LOG = -50.0  # of the ratio of two noises
+CHANCE = 0.025  # of two noises that are alike, that one is taken for smaller
 LOG_NOISE_SD = 1.0  # by which programs differ in the logarithm of their noise: by a factor of 2.7
 NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
 NOISE_UNKNOWN = 5e-3  # of the level of the scores, until two draws of one genome exist
@@ -103,13 +105,12 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
 def _narrowed(pooled: float, freedom: int, gaps: list[float]) -> float:
     """The sd of a draw by the gaps too, where these are narrower than chance explains: most probable a posteriori.
 
-    The logarithm of an sd with n degrees of freedom has a variance of about 1 / 2n; two standard errors are asked for. Then programs
+    Chance explains them if the ratio of the two variances, F distributed, is no smaller than in `CHANCE` of all cases. If not, programs
     differ: the logarithm u of an sd is normal around the pooled one's by LOG_NOISE_SD, and a gap between two draws is normal with twice
     the variance. With n gaps, and S half of their summed squares, the maximum is where S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD².
     """
     n, half_squares = len(gaps), math.fsum(g * g for g in gaps) / 2
-    chance = math.exp(-2 * math.sqrt((1 / n + 1 / freedom) / 2)) if n else 1.0
-    if not n or half_squares >= n * (chance * pooled) ** 2:
+    if not n or not pooled or f_cdf(half_squares / n / pooled**2, n, freedom) > CHANCE:
         return pooled
     low, high = max(-n * LOG_NOISE_SD**2, LEAST_LOG), 0.0  # of u - log pooled
     for _ in range(50):

@@ -14,14 +14,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from evaluator.outcome import SELF_REPORTED, Duplicate, Failed, Scored, Stopped, Unwritten
 from evo.folder import read_program, write_atomically
 from evo.population import ancestors
 from evo.records import Record
-from evo.standing import Standing, standing_finals
+from evo.standing import Standing
 
 COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 
@@ -87,27 +86,8 @@ def announcement_figures(standing: Standing) -> dict[str, Any] | None:
     said = standing.announcement
     if said is None:
         return None
-    return {**dataclasses.asdict(said), "proven": said.proven, "sentence": said.sentence(), "heldout": heldout_figures(standing)}
-
-
-def heldout_figures(standing: Standing) -> dict[str, Any] | None:
-    """Means of the announcement's final draws on the held-out text, of the champion and of the seed genome; None where none has any.
-
-    No choice was made by them, so the gain on that text is not flattered by the number of programs that were tried.
-    """
-    finals = [r.candidate.proposal for r in standing.history.finals]
-    counted = {p.index for p in standing_finals(finals, standing.history.explored_until)}
-    arms: dict[bool, list[float]] = {True: [], False: []}
-    for record in standing.history.finals:
-        outcome, proposal = record.outcome, record.candidate.proposal
-        if isinstance(outcome, Scored) and outcome.heldout_bpb is not None and proposal.index in counted:
-            arms[proposal.parents[0] == standing.champion].append(outcome.heldout_bpb)
-    if not (arms[True] and arms[False]):
-        return None
-    champion, seed = fmean(arms[True]), fmean(arms[False])
-    said = f"a gain of {seed - champion:.4f}" if champion <= seed else f"{champion - seed:.4f} worse"
-    sentence = f"on the held-out text, which chose nothing: {champion:.4f} against {seed:.4f} of the seed, {said}"
-    return {"champion_mean": champion, "seed_mean": seed, "gain": seed - champion, "sentence": sentence}
+    heldout = {**dataclasses.asdict(said.heldout), "sentence": said.heldout.sentence()} if said.heldout else None
+    return {**dataclasses.asdict(said), "proven": said.proven, "sentence": said.sentence(), "heldout": heldout}
 
 
 def _row(record: Record, line: set[str]) -> tuple[str, ...]:

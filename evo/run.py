@@ -41,7 +41,6 @@ from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
 from evo.lab import Rendered
 from evo.preflight import Preflight, for_slot, trouble
-from evo.results import heldout_figures
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.species import Shelf
@@ -208,8 +207,8 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
     best, shown = standing.champion, standing.announcement is not None and standing.announcement.proven
     if standing.announcement is not None:
         lines.append(f"best genome: {standing.announcement.sentence()}")
-        heldout = heldout_figures(standing)
-        lines += [heldout["sentence"]] if heldout else []
+        heldout = standing.announcement.heldout
+        lines += [heldout.sentence()] if heldout else []
     elif best is not None and best == standing.founder:
         nothing = "nothing was found to be better" if standing.history.evaluated else "nothing else was tried yet"
         lines.append(f"best genome: {best}, the seed itself: {nothing}")

@@ -21,6 +21,24 @@ FALSE_SHARE = 0.05  # of runs without any gain that ever announce one, at most
 
 
 @dataclass(frozen=True)
+class Heldout:
+    """What the same draws say on the held-out text: no choice was made by it, so that a gain there is not flattered by how many programs
+    were tried."""
+
+    seed_mean: float
+    champion_mean: float
+    gain: float
+    low: float  # interval of the gain, at the announcement's confidence
+    high: float
+
+    def sentence(self) -> str:
+        """One line for people."""
+        said = f"a gain of {self.gain:.4f}" if self.gain >= 0 else f"{-self.gain:.4f} worse"
+        means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
+        return f"on the held-out text, which chose nothing: {means}, {said} ({self.low:+.4f} to {self.high:+.4f})"
+
+
+@dataclass(frozen=True)
 class Announcement:
     """What the final draws say. Values in bits per byte; a positive gain is an improvement."""
 
@@ -37,12 +55,17 @@ class Announcement:
     failed_seed: int = 0  # draws that gave no score
     failed_champion: int = 0
     confidence: float = CONFIDENCE  # wider the more often the run has looked
+    heldout: Heldout | None = None  # None where draws have no score there
 
     @property
     def proven(self) -> bool:
-        """The interval lies above 0, and the champion fails no more often than the seed: only then is a gain announced. Draws that fail are
-        the worst ones, so that an interval over the others flatters whoever has more of them."""
-        return self.low > 0 and self.failed_champion <= self.failed_seed
+        """The interval lies above 0, the champion fails no more often than the seed, and it gains on the held-out text: only then is a gain
+        announced. Draws that fail are the worst ones, so that an interval over the others flatters whoever has more of them."""
+        return self.low > 0 and self.failed_champion <= self.failed_seed and not self._of_this_text_alone
+
+    @property
+    def _of_this_text_alone(self) -> bool:
+        return self.heldout is not None and self.heldout.gain <= 0
 
     def sentence(self) -> str:
         """One line for people."""
@@ -55,29 +78,36 @@ class Announcement:
         means += failed if self.failed_champion or self.failed_seed else ""
         if self.proven:
             return f"{self.champion} gains {self.gain:.4f} {val_bpb}: {means} ({interval})"
-        verdict = "which is worse" if self.high < 0 else "which noise explains" if self.low <= 0 else "and it fails more often"
+        if self.low > 0:
+            verdict = "and it fails more often" if self.failed_champion > self.failed_seed else "but does not gain on the held-out text"
+        else:
+            verdict = "which is worse" if self.high < 0 else "which noise explains"
         return f"no gain to announce: {self.champion} has {val_bpb} {means}, {verdict} ({interval})"
 
 
 def announce(finals: Sequence[Record], champion: str, look: int = 1) -> Announcement | None:
     """The verdict of one group of final draws, the `look`-th of the run; None until each arm has two scores."""
-    arms: dict[bool, list[float]] = {True: [], False: []}
-    own_word, failed = False, {True: 0, False: 0}
+    of: dict[bool, list[Record]] = {True: [], False: []}
     for record in finals:
-        failed[record.candidate.proposal.parents[0] == champion] += isinstance(record.outcome, Failed)
-        if isinstance(record.outcome, Scored):
-            arms[record.candidate.proposal.parents[0] == champion].append(record.outcome.val_bpb)
-            own_word |= record.outcome.self_reported
-    ours, seeds = arms[True], arms[False]
+        of[record.candidate.proposal.parents[0] == champion].append(record)
+    ours, seeds = ([r.outcome for r in of[arm] if isinstance(r.outcome, Scored)] for arm in (True, False))
+    failed, failed_seed = (sum(isinstance(r.outcome, Failed) for r in of[arm]) for arm in (True, False))
     if len(ours) < 2 or len(seeds) < 2:
         return None
     confidence = 1 - 2 * FALSE_SHARE / (look * (look + 1))  # two-sided: a gain is announced at one end alone
-    low, high, p = welch(seeds, ours, confidence)
-    seed_mean, champion_mean = fmean(seeds), fmean(ours)
-    gain = seed_mean - champion_mean
-    return Announcement(
-        champion, seed_mean, champion_mean, gain, low, high, p, len(seeds), len(ours), own_word, failed[False], failed[True], confidence
-    )
+    a, b = [draw.val_bpb for draw in seeds], [draw.val_bpb for draw in ours]
+    low, high, p = welch(a, b, confidence)
+    gain, own_word = fmean(a) - fmean(b), any(draw.self_reported for draw in (*seeds, *ours))
+    counts = len(seeds), len(ours), own_word, failed_seed, failed
+    return Announcement(champion, fmean(a), fmean(b), gain, low, high, p, *counts, confidence, _heldout(seeds, ours, confidence))
+
+
+def _heldout(seeds: Sequence[Scored], ours: Sequence[Scored], confidence: float) -> Heldout | None:
+    a, b = ([draw.heldout_bpb for draw in arm if draw.heldout_bpb is not None] for arm in (seeds, ours))
+    if len(a) < 2 or len(b) < 2:
+        return None
+    low, high, _ = welch(a, b, confidence)
+    return Heldout(fmean(a), fmean(b), fmean(a) - fmean(b), low, high)
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -102,6 +132,11 @@ def t_cdf(t: float, freedom: float) -> float:
     """P(T <= t) of Student's t."""
     tail = 0.5 * _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
     return 1 - tail if t >= 0 else tail
+
+
+def f_cdf(ratio: float, above: float, below: float) -> float:
+    """P(F <= ratio) of the ratio of two variances with so many degrees of freedom."""
+    return _incomplete_beta(above / 2, below / 2, above * ratio / (above * ratio + below))
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,7 +13,7 @@ from simulated import scored
 
 from evaluator.outcome import Failed, Phase, Reason
 from evo.records import FINAL, Candidate, Proposal, Record
-from evo.statistics import announce, t_cdf, t_quantile, welch
+from evo.statistics import announce, f_cdf, t_cdf, t_quantile, welch
 
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2: critical values of Student's t
 TABLE = [(0.975, 1, 12.706), (0.975, 2, 4.303), (0.975, 5, 2.571), (0.975, 10, 2.228), (0.975, 30, 2.042), (0.975, 100, 1.984)]
@@ -28,6 +30,13 @@ def test_quantile_inverts_the_distribution_and_is_odd(probability: float, freedo
     quantile = t_quantile(probability, freedom)
     assert t_cdf(quantile, freedom) == pytest.approx(probability, abs=1e-7)
     assert t_quantile(1 - probability, freedom) == pytest.approx(-quantile, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("ratio", "above", "below"), [(10.128, 1, 3), (4.459, 2, 8), (3.687, 5, 8), (2.978, 10, 10)])
+def test_the_ratio_of_two_variances_agrees_with_the_table(ratio: float, above: float, below: float) -> None:
+    """The same handbook, 1.3.6.7.3: upper critical values of F at 5 %."""
+    assert f_cdf(ratio, above, below) == pytest.approx(0.95, abs=2e-4)
+    assert f_cdf(1 / ratio, below, above) == pytest.approx(0.05, abs=2e-4)
 
 
 def test_one_degree_of_freedom_is_the_cauchy_distribution() -> None:
@@ -67,10 +76,17 @@ def test_welch_refuses_an_arm_without_spread() -> None:
         welch([1.0], [1.0, 2.0])
 
 
-def draws(champion: list[float], seed: list[float]) -> list[Record]:
+def draws(
+    champion: list[float], seed: list[float], elsewhere: Callable[[float, str], float | None] = lambda value, arm: None
+) -> list[Record]:
+    """Final draws; `elsewhere` says from a draw and its arm what the held-out text gives."""
     arms = [("best", v) for v in champion] + [("seed", v) for v in seed]
     return [
-        Record(Candidate(Proposal(10 + i, FINAL, (arm,), i, 10), arm, "s", 1, ""), scored(value)) for i, (arm, value) in enumerate(arms)
+        Record(
+            Candidate(Proposal(10 + i, FINAL, (arm,), i, 10), arm, "s", 1, ""),
+            replace(scored(value), heldout_bpb=elsewhere(value, arm)),
+        )
+        for i, (arm, value) in enumerate(arms)
     ]
 
 
@@ -109,6 +125,29 @@ def test_a_champion_that_fails_more_often_than_the_seed_is_no_gain_and_its_failu
         assert said.proven == proven
         assert ("draws failed" in said.sentence()) == bool(more)
         assert said.sentence().startswith("best gains" if proven else "no gain to announce: best has")
+
+
+@pytest.mark.parametrize(
+    ("shift", "proven", "words"), [(0.05, True, "a gain of 0.0500"), (0.1, False, "0.0000 (-"), (0.13, False, "0.0300 worse")]
+)
+def test_what_gains_on_the_text_that_it_was_chosen_by_alone_is_no_gain(shift: float, proven: bool, words: str) -> None:
+    """On the held-out text the champion has lost so much of its gain of .1."""
+    finals = draws([0.90, 0.91, 0.90, 0.91], [1.00, 1.01, 1.00, 1.01], lambda value, arm: value + (shift if arm == "best" else 0.0))
+    said = announce(finals, "best")
+    assert said is not None
+    assert said.heldout is not None
+    assert said.heldout.gain == pytest.approx(0.1 - shift, abs=1e-9)
+    assert said.heldout.low < said.heldout.gain < said.heldout.high
+    assert said.proven == proven
+    assert ("does not gain on the held-out text" in said.sentence()) != proven
+    assert words in said.heldout.sentence()
+
+
+def test_one_draw_on_the_held_out_text_says_nothing() -> None:
+    finals = draws([0.90, 0.91], [1.00, 1.01], lambda value, arm: 2.0 if value == 0.90 else None)
+    said = announce(finals, "best")
+    assert said is not None
+    assert said.heldout is None
 
 
 def test_nothing_is_announced_from_fewer_than_two_draws_per_arm() -> None:
