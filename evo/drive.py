@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from evo import operators
 from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Executor, Finished
+from evo.given import Given
 from evo.health import Health, Remedy
 from evo.lab import Rendered
 from evo.policies import NUMBERS_APART
@@ -79,12 +80,14 @@ class Driver:
         watcher: Watcher,
         desk: Desk | None = None,
         budget_seconds: float = 0.0,
+        given: Sequence[Given] = (),
     ) -> None:
         """
         Args:
             lab: the seed genome, and prepare.py as programs see it; "" for the latter where no program is run.
             desk: where a model writes; None: built-in operators alone.
             budget_seconds: of one evaluation, by which learning curves are read; 0: they are not, and no run is stopped early.
+            given: programs that people hand in, evaluated as soon as the seed genome's repeats are under way.
         """
         self.search = search
         self.store = store
@@ -103,6 +106,7 @@ class Driver:
         self._contract = genomes.contract_of(lab.seed)
         self._lab = lab
         self._ready: deque[Written] = deque()
+        self._given = deque(given)
         self._spent_before = 0.0
         self._busy: list[tuple[str, float, float]] = []  # (slot, started, finished) of this session's evaluations
         self._interruptions: dict[int, int] = {}
@@ -192,6 +196,9 @@ class Driver:
 
     def _write_next(self, closing: bool, ask_model: bool) -> bool:
         """One proposal at a time, so that each is asked with the ones before it written: a resumed run asks the same."""
+        if self._given and not self.search.calibrating:
+            self._introduce(self._given.popleft())
+            return True
         for proposal in self.search.ask(1, closing):
             if self.desk is not None and ask_model and proposal.operator in WRITES:
                 library = dataclasses.replace(self._library(), known=dict(self._known))
@@ -200,6 +207,13 @@ class Driver:
                 self._accept(operators.write(proposal, self._library()))
             return True
         return False
+
+    def _introduce(self, given: Given) -> None:
+        known = self._founder if given.genome == self._founder.genome else self._known.get(given.genome)
+        if known is not None:
+            self.notices.append(f"{given.file} is {known.genome} already, and was not added")
+            return
+        self._accept(operators.given(self.search.introduce(), self._library(), given.text, given.file))
 
     def _take_back(self, closing: bool) -> bool:
         """A slot is free and nothing is left to ask: the proposal that the model has had for longest is written without it."""

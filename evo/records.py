@@ -14,6 +14,7 @@ from evo.rule import Rule, rule_from_dict
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
 REPAIR = "repair"  # of a genome that failed
 OPTUNA = "optuna"  # knobs as Optuna would move them: the policy tune-only
+GIVEN = "given"  # a program that people hand in, as a child of the seed genome
 LATEST_SECONDS = 2.5e11  # since the epoch: the year 9892
 _OWN_PLACE = re.compile(r'File "[^"\n]*\btrain\.py", line \d+')
 REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome again under a new seed

@@ -29,7 +29,7 @@ from rich.console import Console
 from evaluator.evaluate import HarnessError
 from evaluator.outcome import SELF_REPORTED
 from evaluator.slot import SlotConfig
-from evo import assembly, session
+from evo import assembly, given, session
 from evo.assembly import Assembly
 from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry
@@ -39,6 +39,7 @@ from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
+from evo.given import Given
 from evo.lab import Rendered
 from evo.preflight import Preflight, for_slot, trouble
 from evo.search import Founder, Search
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _signals():
             now = session.resolve(options, Path.cwd())
-            return run(now)
+            return run(now, options.add)
     except UserError as error:
         print(f"evo.run: {error}", file=sys.stderr)
         return error.exit_code
@@ -80,8 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def run(now: Session) -> int:
-    """Plans, opens the run folder, drives it, says what came of it."""
+def run(now: Session, added: Sequence[Path] = ()) -> int:
+    """Plans, opens the run folder, drives it, says what came of it.
+
+    Args:
+        added: files with programs that people hand in.
+    """
     model = connect(now)
     if model is not None:
         now = replace(now, config=replace(now.config, llm=replace(now.config.llm, model=model.name)))
@@ -94,11 +99,12 @@ def run(now: Session) -> int:
         say(f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; built-in operators where it gives nothing usable")
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
+    handed_in = given.read(added, assembled.seed_text, assembled.prepare)
     with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
-        return _work(settings, assembled, model)
+        return _work(settings, assembled, model, handed_in)
 
 
-def _work(now: Session, assembled: Assembly, model: Model | None) -> int:
+def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Sequence[Given]) -> int:
     """What `run` does once it knows what with."""
     await_orphans(now.run_dir)
     before = session.present(now.run_dir)
@@ -109,7 +115,7 @@ def _work(now: Session, assembled: Assembly, model: Model | None) -> int:
             for path in store.set_aside:
                 say(f"damaged: {path} cannot be read; that evaluation runs again")
             desk = make_desk(now, assembled, model, dry_run) if model is not None else None
-            return _drive(now, store, executor, assembled, desk)
+            return _drive(now, store, executor, assembled, desk, handed_in)
     except SeedFailsError as error:
         if not now.resumed:  # all that is new is the failure that is about to be told
             executor.close()
@@ -175,7 +181,7 @@ def say(line: str) -> None:
 # ---- driving
 
 
-def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly, desk: Desk | None) -> int:
+def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly, desk: Desk | None, handed_in: Sequence[Given]) -> int:
     founder = session.founder(assembled)
     search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size), Shelf(store.text))
     if assembled.device == "cpu":
@@ -183,7 +189,7 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     with _watcher() as watcher, _signals():  # again: Ray takes SIGTERM for itself when it starts
         rendered = Rendered(assembled.prepare, assembled.seed_text)
-        driver = Driver(search, store, executor, rendered, watcher, desk, assembled.budget_seconds)
+        driver = Driver(search, store, executor, rendered, watcher, desk, assembled.budget_seconds, handed_in)
         try:
             driver.run(settings.config.run.hours)
             stopped = False
@@ -294,6 +300,9 @@ def _parser() -> Parser:
         "--llm", metavar="URL", help="a model writes, at an endpoint that speaks OpenAI's chat completions; its key: EVO_LLM_KEY"
     )
     parser.add_argument("--model", metavar="NAME", help="which model (default: the only one of --llm; without --llm: OpenAI's)")
+    parser.add_argument(
+        "--add", metavar="FILE", type=Path, action="append", default=[], help="a program to evaluate too, as it is; can be repeated"
+    )
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML")
     parser.add_argument("--profile", metavar="NAME", help="device profile by name or file (default: chosen by looking at the machine)")
     parser.add_argument("--seed", metavar="N", type=int, help="of the search (default: 0)")

@@ -22,7 +22,7 @@ from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pair
 from evo.numeric.refine import Shelf
 from evo.policies import POLICIES, SearchConfig, View, widen
 from evo.population import Population, population
-from evo.records import CALIBRATE, CONFIRM, FINAL, Candidate, Proposal, Record, lean
+from evo.records import CALIBRATE, CONFIRM, FINAL, GIVEN, Candidate, Proposal, Record, lean
 from evo.standing import Standing, refined, standing_finals, verdict
 from evo.statistics import Announcement
 
@@ -103,6 +103,13 @@ class Search:
             self._pending[proposal.index] = proposal
             asked.append(proposal)
         return tuple(asked)
+
+    def introduce(self) -> Proposal:
+        """A place for a program that people hand in: a child of the seed genome, whose text is theirs. Pending from now on."""
+        index = self._next_index()
+        proposal = Proposal(index, GIVEN, (self.founder.id,), self._rng(index).randrange(SEEDS))
+        self._pending[index] = proposal
+        return proposal
 
     def tell(self, record: Record) -> None:
         """Takes in what came of a pending proposal.
@@ -205,12 +212,12 @@ class Search:
     # ---- the next proposal: pure in (records, pending, closing)
 
     def _next(self, closing: bool) -> Proposal | None:
-        index = 1 + max(max(self._records, default=-1), max(self._pending, default=-1))
-        rng = Random(f"{self.config.seed}/{index}")
+        index = self._next_index()
+        rng = self._rng(index)
         seed = rng.randrange(SEEDS)
         if closing or self.exhausted or self._limit_reached():
             return self._next_final(index)
-        if self._calibration_due():
+        if self.calibrating:
             return Proposal(index, CALIBRATE, (), seed)
         view = self._view()
         if self.config.evals is not None and view.explorations >= self.config.evals:
@@ -219,11 +226,19 @@ class Search:
         move = widen(view, rng) if stuck else POLICIES[self.config.policy].explore(view, rng)
         return Proposal(index, move.operator, move.parents, seed)
 
-    def _limit_reached(self) -> bool:
-        return self.config.evals is not None and self.history.evaluated >= self.config.evals and not self._calibration_due()
+    def _next_index(self) -> int:
+        return 1 + max(max(self._records, default=-1), max(self._pending, default=-1))
 
-    def _calibration_due(self) -> bool:
-        """Failed calibrations are replaced, up to a limit that one broken slot does not reach before it is found (health.py)."""
+    def _rng(self, index: int) -> Random:
+        return Random(f"{self.config.seed}/{index}")
+
+    def _limit_reached(self) -> bool:
+        return self.config.evals is not None and self.history.evaluated >= self.config.evals and not self.calibrating
+
+    @property
+    def calibrating(self) -> bool:
+        """Repeats of the seed genome are due. Those that fail are replaced, up to a limit that one broken slot does not reach before it is
+        found (health.py)."""
         scored, told = self.history.calibrations
         pending = sum(1 for p in self._pending.values() if p.operator == CALIBRATE)
         return scored + pending < self.config.calibrations and told + pending < CALIBRATION_TRIES * self.config.calibrations

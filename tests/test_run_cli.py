@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,12 +20,13 @@ from conftest import ROOT, SmallLab
 from small_run import PROGRAM
 from tiny_lab import make_lab
 
+from evaluator.outcome import Scored
 from evo import assembly, session
 from evo.config import load
 from evo.errors import UserError
 from evo.evaluate import main as evaluate
 from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE
+from evo.records import CALIBRATE, GIVEN, Record
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
@@ -120,6 +122,57 @@ def test_a_larger_limit_extends_a_run_and_is_remembered(done: Path) -> None:
     before = snapshot(done).records
     assert main([str(done), *INLINE]) == 0
     assert snapshot(done).records == before
+
+
+def handed_in(path: Path, lab: Path, **values: str) -> Path:
+    """The lab's program with other numbers, in a file of its own."""
+    text = (lab / "train.py").read_text()
+    for name, value in values.items():
+        text, count = re.subn(rf"^{name} = \S+", f"{name} = {value}", text, flags=re.MULTILINE)
+        assert count == 1
+    path.write_text(text)
+    return path
+
+
+def given_records(run_dir: Path) -> list[Record]:
+    return [record for record in snapshot(run_dir).records if record.candidate.proposal.operator == GIVEN]
+
+
+def test_programs_that_people_hand_in_are_evaluated_and_become_parents(lab: Path) -> None:
+    mine = [handed_in(Path(f"{depth}.py"), lab, DEPTH=str(depth)) for depth in (7, 9)]
+    assert main(["run", "--lab", str(lab), "--evals", "40", "--add", str(mine[0]), "--add", str(mine[1]), *INSTANT]) == 0
+    records, given = snapshot("run").records, given_records(Path("run"))
+    assert [record.candidate.note for record in given] == ["7.py", "9.py"]
+    assert all(isinstance(record.outcome, Scored) for record in given)
+    assert {record.candidate.proposal.parents for record in given} == {(records[0].candidate.genome,)}
+    assert min(record.candidate.proposal.index for record in given) == 4, "after the seed's repeats, before all else"
+    ours = {record.candidate.genome for record in given}
+    assert any(ours & {*record.candidate.proposal.parents} for record in records if record.candidate.proposal.operator in EXPLORATIONS)
+
+
+def test_a_program_enters_a_run_that_was_complete_and_only_once(done: Path, lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = handed_in(Path("mine.py"), lab, DEPTH="7")
+    assert main([str(done), "--add", str(mine), *INLINE]) == 0
+    (record,) = given_records(done)
+    assert isinstance(record.outcome, Scored)
+    capsys.readouterr()
+    assert main([str(done), "--add", str(mine), "--add", str(lab / "train.py"), *INLINE]) == 0
+    assert given_records(done) == [record]
+    said = capsys.readouterr().out
+    assert f"mine.py is {record.candidate.genome} already" in said
+    assert "train.py is " in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("def main(:\n", "line 1"), ("X = 1\n", "is no program of this lab: line "), (None, "cannot read mine.py: No such file")],
+)
+def test_a_file_that_is_no_program_of_the_lab_is_refused(
+    text: str | None, words: str, done: Path, lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        Path("mine.py").write_text(text)
+    assert words in refused([str(done), "--add", "mine.py", *INLINE], capsys)
 
 
 def test_a_run_goes_on_from_another_folder(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
