@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 
@@ -28,6 +28,7 @@ Z90 = 1.645  # 90 % of a normal's |z| lie below
 WIDE_SHARE = 0.1  # prior weight of "this edit did much"
 WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
 LEAST_LOG = -50.0  # of the ratio of two noises
+MOST_DOUBT = 2.0
 CHANCE = 0.025  # of two noises that are alike, that one is taken for smaller
 LOG_NOISE_SD = 1.0  # by which programs differ in the logarithm of their noise: by a factor of 2.7
 NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
@@ -51,6 +52,7 @@ class Belief:
 
     of: Mapping[str, Estimate]
     noise_sd: float  # of one draw
+    freedom: int  # degrees of freedom of the noise
     shift: float  # typical child minus parent
     narrow_sd: float  # spread of most children around parent + shift
     wide_sd: float  # spread of the few that differ much
@@ -58,7 +60,7 @@ class Belief:
 
 def believe(genomes: dict[str, Genome]) -> Belief:
     """Estimates for every genome with a score. `genomes` has parents before children, as `history.fold` gives them."""
-    noise = noise_sd(genomes.values())
+    noise, freedom = _noise(genomes.values())
     shift, narrow, wide = _spread(genomes, noise)
     narrow_variance, wide_variance, variance = narrow * narrow, wide * wide, noise * noise
     estimates: dict[str, Estimate] = {}
@@ -73,11 +75,24 @@ def believe(genomes: dict[str, Genome]) -> Belief:
             centre, extra = prior[0] + shift, prior[1]
             moved, sd = _posterior(genome.mean - centre, variance / n, narrow_variance + extra, wide_variance + extra)
             estimates[id_] = Estimate(centre + moved, sd, n)
-    return Belief(estimates, noise, shift, narrow, wide)
+    return Belief(estimates, noise, freedom, shift, narrow, wide)
+
+
+def doubted(belief: Belief) -> Belief:
+    """The estimates as wide as they are where few draws tell the noise: a quotient by an estimated sd is not normal but Student's t, whose
+    sd is greater by the root of ν / (ν - 2), ν being the noise's degrees of freedom. At most by `MOST_DOUBT`, since that has no end."""
+    factor = math.sqrt(belief.freedom / (belief.freedom - 2)) if belief.freedom > 2 else MOST_DOUBT
+    factor = min(factor, MOST_DOUBT) if belief.freedom else 1.0  # a noise that nobody has measured is a guess on the wide side
+    return replace(belief, of={id_: Estimate(e.mean, factor * e.sd, e.n) for id_, e in belief.of.items()})
 
 
 def noise_sd(genomes: Iterable[Genome]) -> float:
-    """The usual sd of one draw.
+    """The usual sd of one draw, see `_noise`."""
+    return _noise(genomes)[0]
+
+
+def _noise(genomes: Iterable[Genome]) -> tuple[float, int]:
+    """The usual sd of one draw, and its degrees of freedom.
 
     Pooled within genomes: root of the summed squares over the summed degrees of freedom. Only the seed's first draw counts there: any
     other genome is repeated because its first draw was good, so that the gap to its first repeat is partly selection, not noise.
@@ -98,8 +113,10 @@ def noise_sd(genomes: Iterable[Genome]) -> float:
             freedom += len(draws) - 1
     scale = abs(median(firsts)) if firsts else 1.0  # no mean: one score that diverged would swamp it
     if not freedom:
-        return NOISE_UNKNOWN * scale
-    return max(_narrowed(math.sqrt(squares / freedom), freedom, gaps), NOISE_FLOOR * scale)
+        return NOISE_UNKNOWN * scale, 0
+    pooled = math.sqrt(squares / freedom)
+    narrowed = _narrowed(pooled, freedom, gaps)
+    return max(narrowed, NOISE_FLOOR * scale), freedom + (len(gaps) if narrowed < pooled else 0)
 
 
 def _narrowed(pooled: float, freedom: int, gaps: list[float]) -> float:

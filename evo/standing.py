@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evo.belief import Belief, believe
+from evo.belief import Belief, believe, doubted
 from evo.history import History, fold
 from evo.numeric.refine import Shelf, refine
 from evo.policies import POLICIES
@@ -39,7 +39,7 @@ def assess(records: Iterable[Record], policy: str = "evo", shelf: Shelf | None =
 def refined(history: History, policy: str, shelf: Shelf | None) -> Belief:
     """What is believed of each genome: by its lineage, and by its numbers where a policy looks at them."""
     belief = believe(history.genomes)
-    return refine(history.genomes, belief, shelf) if shelf is not None and POLICIES[policy].models else belief
+    return doubted(refine(history.genomes, belief, shelf) if shelf is not None and POLICIES[policy].models else belief)
 
 
 def standing_finals(finals: Iterable[Proposal], explored_until: int) -> list[Proposal]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import FOUNDER, World, drive, improving, search
 
-from evo.belief import believe, noise_sd
+from evo.belief import believe, doubted, noise_sd
 from evo.history import Genome, fold
 
 
@@ -160,6 +160,26 @@ def test_the_posterior_is_calibrated_on_simulated_runs() -> None:
         flattery.append(world.truth[champion] - found.belief.of[champion].mean)
     assert inside / total > 0.88
     assert sum(flattery) / len(flattery) < 0.003
+
+
+def test_where_four_draws_tell_the_noise_estimates_are_as_wide_as_that_asks_for() -> None:
+    """In no run is much outside of two sds, though the noise may have been taken for half of what it is."""
+    outside = []
+    for salt in range(20):
+        world = World(improving, noise_sd=0.003, salt=salt)
+        found = search(evals=40, seed=salt)
+        drive(found, world, stop_after=40)
+        wrong = [abs(world.truth[id_] - estimate.mean) > 2 * estimate.sd for id_, estimate in found.belief.of.items()]
+        outside.append(sum(wrong) / len(wrong))
+    assert max(outside) < 0.25, outside
+    assert sum(outside) / len(outside) < 0.05
+
+
+@pytest.mark.parametrize(("draws", "factor"), [(1, 1.0), (2, 2.0), (4, 3**0.5), (8, (7 / 5) ** 0.5), (400, 1.0025)])
+def test_doubt_about_the_noise_widens_estimates_and_goes_with_the_draws(draws: int, factor: float) -> None:
+    belief = believe({"seed": genome("seed", 0, (), *(1 + 0.01 * (-1) ** i for i in range(draws)))})
+    assert doubted(belief).of["seed"].sd == pytest.approx(factor * belief.of["seed"].sd, rel=1e-3)
+    assert doubted(belief).of["seed"].mean == belief.of["seed"].mean
 
 
 def test_failures_leave_every_estimate_as_it_was() -> None:
