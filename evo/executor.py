@@ -253,7 +253,7 @@ def await_orphans(run_dir: Path, timeout_seconds: float = 60.0) -> None:
         ClusterError: slots of an earlier driver are still there at the end of the timeout.
     """
     deadline = time.monotonic() + timeout_seconds
-    while (run_dir / SLOTS_LOCK).exists() and held(run_dir / SLOTS_LOCK) and not held(run_dir / LOCK):
+    while (run_dir / SLOTS_LOCK).exists() and held(run_dir / SLOTS_LOCK, shared=True) and not held(run_dir / LOCK):
         if time.monotonic() > deadline:
             raise ClusterError(f"slots of an earlier run still work in {run_dir} after {timeout_seconds:g} s: end them, then try again")
         time.sleep(0.1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ from evo.errors import one_line
 from evo.records import require_times
 
 DATABASE, LOCK = "run.sqlite", "run.lock"
+LOOK_SECONDS = 1.0  # far longer than a look at a lock takes
 FOLDERS = ("genomes", "logs", "prompts", "outcomes")
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)  # of reading what is no longer as written
 
@@ -163,31 +165,49 @@ def refuse_foreign(run_dir: Path) -> None:
 
 def locked(run_dir: Path) -> IO[str]:
     lock = (run_dir / LOCK).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _taken(lock):
         lock.seek(0)
         owner = lock.read().strip() or "?"
         lock.close()
-        raise StoreError(f"{run_dir} is being written by process {owner}: wait for it, or stop it first") from None
+        raise StoreError(f"{run_dir} is being written by process {owner}: wait for it, or stop it first")
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
 
 
-def held(path: Path) -> bool:
-    """Whether another process holds the lock file."""
+def _taken(lock: IO[str]) -> bool:
+    """Whether the lock is ours now. Who only looks at it holds it for an instant, so it is tried for a moment."""
+    deadline = time.monotonic() + LOOK_SECONDS
+    while not _free(lock.fileno(), fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def held(path: Path, shared: bool = False) -> bool:
+    """Whether another process holds the lock file. Two that look at the same moment do not see each other.
+
+    Args:
+        shared: those who hold it share it. Then two who look may see each other.
+    """
     if not path.exists():
         return False
     descriptor = os.open(path, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _free(descriptor, fcntl.LOCK_EX if shared else fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
+
+
+def _free(descriptor: int, kind: int) -> bool:
+    """Whether the lock can be had, and then it is."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def outcome_path(run_dir: Path, index: int) -> Path:

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from simulated import World, improving, scored, search
 
 import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Interrupted, Outcome, Phase, Reason, Stopped, Unwritten
+from evo.folder import LOCK, held, locked
 from evo.records import Candidate, Proposal, Record, lean, record_from_dict, record_to_dict
 from evo.store import Store, StoreError, curve, log, read_outcomes, snapshot, write_outcome
 
@@ -240,6 +242,44 @@ def test_a_start_that_was_killed_before_the_schema_is_a_new_run(tmp_path: Path) 
     (run / "run.sqlite").touch()
     with open_store(run) as store:
         assert store.records() == ()
+
+
+# ---- looking at the lock
+
+LOOKS = """
+import sys
+from pathlib import Path
+from evo.folder import held
+lock = Path(sys.argv[1])
+lock.with_name("looked").touch()
+while True:
+    held(lock)
+"""
+
+
+@pytest.fixture
+def looked_at(tmp_path: Path) -> Iterator[Path]:
+    """A run folder whose lock another process looks at all the time."""
+    (tmp_path / LOCK).touch()
+    with subprocess.Popen([sys.executable, "-c", LOOKS, str(tmp_path / LOCK)], cwd=ROOT) as looking:
+        try:
+            while not (tmp_path / "looked").exists():
+                assert looking.poll() is None
+                time.sleep(0.01)
+            yield tmp_path
+        finally:
+            looking.kill()
+
+
+def test_looking_at_a_run_disturbs_no_start(looked_at: Path) -> None:
+    for _ in range(500):
+        locked(looked_at).close()
+
+
+def test_two_that_look_at_a_run_do_not_take_each_other_for_a_writer(looked_at: Path) -> None:
+    assert not any(held(looked_at / LOCK) for _ in range(5000))
+    with locked(looked_at):
+        assert held(looked_at / LOCK)
 
 
 # ---- reading beside a writer
