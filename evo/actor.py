@@ -30,16 +30,13 @@ class SlotActor:
         Args:
             ticket: by which the others ask for it; a candidate may come twice.
         """
-        if self._evaluate is None:
-            self._hold = hold(self._spec.run_dir)
-            self._evaluate = _on_own_gpu(self._spec).make()
-        trained = self._event(ticket)
+        trained = self._event(ticket) if self._spec.overlaps else threading.Event()  # nobody asks for the latter
 
         def watch(point: CurvePoint) -> None:
             self._points[ticket] = point
 
         try:
-            return evaluate_and_file(self._spec, self._evaluate, candidate, text, watch, trained.set)
+            return evaluate_and_file(self._spec, self._evaluator(), candidate, text, watch, trained.set)
         finally:
             trained.set()
             self._points.pop(ticket, None)
@@ -52,8 +49,17 @@ class SlotActor:
         return self._points.get(ticket)
 
     def trained(self, ticket: int) -> None:
-        """Returns when the slot takes another candidate beside this one, at its end at the latest."""
+        """Returns when the slot takes another candidate beside this one, at its end at the latest. Asked once for each evaluation, where
+        they overlap."""
         self._event(ticket).wait()
+        del self._trained[ticket]  # the evaluation, which was here first or has woken this, has its own hold on it
+
+    def _evaluator(self) -> Evaluate:
+        if self._hold is None:
+            self._hold = hold(self._spec.run_dir)
+        if self._evaluate is None:
+            self._evaluate = _on_own_gpu(self._spec).make()
+        return self._evaluate
 
     def _event(self, ticket: int) -> threading.Event:
         return self._trained.setdefault(ticket, threading.Event())  # whoever comes first makes it

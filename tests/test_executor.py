@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_all
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from evaluator.evaluate import HarnessError, Watch
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import Failed, Interrupted, Outcome, Scored
 from evaluator.slot import SlotConfig
+from evo.actor import SlotActor
 from evo.cluster import RayExecutor, connect
 from evo.errors import ClusterError, UserError
 from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
@@ -229,6 +232,24 @@ def test_closing_abandons_what_runs_and_can_be_repeated(make: Make, run_dir: Pat
     executor.close()
     assert time.monotonic() - began < 10
     assert read_outcomes(run_dir) == {}
+
+
+# ---- a slot's process, here in the test's own
+
+
+@pytest.mark.parametrize("asked", ["never", "first", "last"])
+def test_a_slots_process_keeps_nothing_of_evaluations_that_have_ended(run_dir: Path, asked: str) -> None:
+    """Where evaluations overlap, the driver asks once for each whether the next may come, and that call may begin first or last."""
+    config = SlotConfig(prepare="", data="", measurement_key="test", early_start=asked != "never")
+    actor = SlotActor(SlotSpec("slot0", config, str(run_dir), 1.0, 60.0))
+    actor._evaluate, actor._hold = Broken(), hold(str(run_dir))
+    with contextlib.closing(actor._hold), ThreadPoolExecutor() as pool:
+        for ticket in range(3):
+            asking = [pool.submit(actor.trained, ticket)] if asked == "first" else []
+            actor.evaluate(candidate(ticket), PROGRAM, ticket)
+            asking += [pool.submit(actor.trained, ticket)] if asked == "last" else []
+            assert not wait_for_all(asking, timeout=10).not_done
+    assert not actor._trained
 
 
 # ---- Ray alone
