@@ -2,7 +2,9 @@
 
 Ray's promises are not relied upon. No call waits without a limit; an evaluation has a deadline of its own; an actor that dies, hangs or
 is out of reach is replaced, its candidate Interrupted (unless its outcome file is there: then it had finished). An actor gets work once
-its process answers, so that a slot whose machine is gone takes none until there is another machine. Actors are never restarted and calls
+its process answers, so that a slot whose machine is gone takes none until there is another machine. What a slot runs on is reserved for it
+from the start to the end (a placement group of its own): a new actor of it gets the GPU of the one before, and the GPU of a retired slot
+goes to no other. Only where its machine is gone it gets one of another. Actors are never restarted and calls
 never retried by Ray, which would run a candidate twice behind the driver's back. A killed driver takes its raylet and actors with it
 within seconds (watchdog.py sees to the rest); an actor's death closes the lifeline of whatever it had started (evaluator/launch.py).
 
@@ -47,6 +49,8 @@ os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 import ray
 import ray.exceptions
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 PROJECT = str(Path(__file__).resolve().parent.parent)
 OBJECT_STORE_BYTES = 100 * 2**20  # programs and outcomes are small
@@ -85,6 +89,7 @@ class _Place:
     """A slot as the driver sees it: its actor, and what runs there, which is two candidates while the first of them is scored."""
 
     spec: SlotSpec
+    reserved: PlacementGroup  # its GPU, or its core, as long as the run goes on
     actor: Any
     starts: Any  # reference that is ready when the actor's process answers; None once it has
     retired: bool = False
@@ -109,6 +114,7 @@ class RayExecutor:
             ClusterError: Ray does not start here.
         """
         self._gpus = 1 if _device(specs[0]) == "cuda" else 0
+        self._kind = "GPU" if self._gpus else "CPU"
         self._owner = not ray.is_initialized()
         address = address or os.environ.get("RAY_ADDRESS", "")
         if self._owner and address:
@@ -120,10 +126,11 @@ class RayExecutor:
         if self._watchdog is not None and self._watchdog.stdin is not None:
             self._watchdog.stdin.write(b"Ray is up\n")
             self._watchdog.stdin.flush()
-        _check_size(len(specs), "GPU" if self._gpus else "CPU", leave=self._owner)
+        _check_size(len(specs), self._kind, leave=self._owner)
         self._alive_at = self._started_at = time.monotonic()
         self._tickets = 0
-        self._places = [_Place(spec, *self._spawn(spec)) for spec in specs]
+        reserved = [placement_group([{self._kind: 1}]) for _ in specs]
+        self._places = [_Place(spec, group, *self._spawn(spec, group)) for spec, group in zip(specs, reserved, strict=True)]
         ray.wait([place.starts for place in self._places], num_returns=len(specs), timeout=START_SECONDS)
 
     @property
@@ -186,7 +193,7 @@ class RayExecutor:
         place = self._place(slot)
         if not place.retired:
             ray.kill(place.actor)
-            place.actor, place.starts = self._spawn(place.spec)
+            place.actor, place.starts = self._spawn(place.spec, place.reserved)
 
     def retire(self, slot: str) -> bool:
         place = self._place(slot)
@@ -199,6 +206,8 @@ class RayExecutor:
     def close(self) -> None:
         for place in self._places:
             ray.kill(place.actor)
+            if not self._owner:  # else it ends with our being there
+                remove_placement_group(place.reserved)
         self._places = []
         if self._owner:
             ray.shutdown()
@@ -209,9 +218,10 @@ class RayExecutor:
 
     # ---- inside
 
-    def _spawn(self, spec: SlotSpec) -> tuple[Any, Any]:
+    def _spawn(self, spec: SlotSpec, reserved: PlacementGroup) -> tuple[Any, Any]:
         """A fresh actor, and the reference that tells of its start. Threads for two evaluations and for two questions about them."""
-        options = {"num_gpus": 1} if self._gpus else {"num_cpus": 1}
+        options: dict[str, Any] = {"num_gpus": self._gpus, "num_cpus": 1 - self._gpus}
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(reserved)
         actor: Any = ray.remote(SlotActor).options(max_restarts=0, max_task_retries=0, max_concurrency=4, **options).remote(spec)
         return actor, actor.started.remote()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import shutil
@@ -437,6 +438,54 @@ def test_a_slot_whose_machine_is_gone_takes_no_work(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", NODE_DIES, *arguments], env=env, capture_output=True, text=True, timeout=150, check=False)
     assert found.exists(), done.stderr[-3000:]
     assert found.read_text() == "[2, 1, 2]"
+
+
+GPUS = """
+import os, sys, time
+from pathlib import Path
+import evo.cluster  # sets what ray reads when it is imported
+import ray
+from evaluator.slot import SlotConfig
+from evo.executor import SlotSpec
+
+config = SlotConfig(prepare="", data="", measurement_key="", device="cuda")
+specs = tuple(SlotSpec(f"gpu{i}", config, sys.argv[1], 1.0, 8.0) for i in range(3))
+evo.cluster.connect("", 3, 1)
+executor = evo.cluster.RayExecutor(specs)
+
+def gpus():
+    while executor.starting:
+        time.sleep(0.1)
+    asked = [p.actor.__ray_call__.remote(lambda _: os.environ["CUDA_VISIBLE_DEVICES"]) for p in executor._places if not p.retired]
+    return ray.get(asked, timeout=60)
+
+found = [gpus()]
+executor.renew("gpu0")
+found.append(gpus())
+executor.retire("gpu0")
+executor.renew("gpu2")
+found.append(gpus())
+time.sleep(2)  # what Ray had taken back would have been given out by now
+found.append(ray.available_resources().get("GPU", 0))
+executor.close()
+while ray.available_resources().get("GPU") != 3:
+    time.sleep(0.1)
+Path(sys.argv[2]).write_text(repr(found))
+ray.shutdown()
+"""
+
+
+def test_a_slot_keeps_its_gpu_and_that_of_a_retired_slot_goes_to_no_other(tmp_path: Path) -> None:
+    """GPUs by name alone: Ray takes our word for three, and masks them as it does real ones."""
+    found = tmp_path / "found"
+    command = [sys.executable, "-c", GPUS, str(tmp_path), str(found)]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=120, check=False)
+    assert found.exists(), done.stderr[-3000:]
+    at_first, renewed, retired, unused = ast.literal_eval(found.read_text())
+    assert sorted(at_first) == ["0", "1", "2"]
+    assert renewed == at_first
+    assert retired == at_first[1:]
+    assert unused == 0
 
 
 # ---- slots that outlive their driver
