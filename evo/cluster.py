@@ -3,10 +3,10 @@
 Ray's promises are not relied upon. No call waits without a limit; an evaluation has a deadline of its own; an actor that dies, hangs or
 is out of reach is replaced, its candidate Interrupted (unless its outcome file is there: then it had finished). An actor gets work once
 its process answers, so that a slot whose machine is gone takes none until there is another machine. What a slot runs on is reserved for it
-from the start to the end (a placement group of its own): a new actor of it gets the GPU of the one before, and the GPU of a retired slot
-goes to no other. Only where its machine is gone it gets one of another. Actors are never restarted and calls
-never retried by Ray, which would run a candidate twice behind the driver's back. A killed driver takes its raylet and actors with it
-within seconds (watchdog.py sees to the rest); an actor's death closes the lifeline of whatever it had started (evaluator/launch.py).
+from start to end (a placement group of its own): its next actor gets the same GPU, unless that machine is gone, and the GPU of a retired
+slot goes to no other. Actors are never restarted and calls never retried by Ray, which would run a candidate twice behind the driver's
+back. A killed driver takes its raylet and actors with it within seconds (watchdog.py sees to the rest); an actor's death closes the
+lifeline of whatever it had started (evaluator/launch.py).
 
 Not covered: machines that do not share the run folder with the driver (a kill between outcome and report loses that evaluation there).
 """
@@ -26,13 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluator.evaluate import HarnessError
 from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint, Interrupted
 from evaluator.scratch import sweep
 from evo.actor import SlotActor
 from evo.errors import ClusterError, UserError
-from evo.executor import Finished, Running, SlotSpec, check_submission
+from evo.executor import UNABLE, Finished, Running, SlotSpec, cannot_work, check_submission
 from evo.folder import read_outcomes
 from evo.records import Candidate
 
@@ -244,21 +243,28 @@ class RayExecutor:
         try:
             finished: Finished = ray.get(job.result, timeout=ANSWER_SECONDS)
         except ray.exceptions.RayTaskError as error:  # its text is a remote traceback
-            raise _cause(place.spec.name, error) from error
+            if not isinstance(error.cause, UNABLE):
+                raise
+            present = place.actor is job.actor and not place.retired  # else it says nothing about the slot as it is now
+            return self._given_back(place, job, cannot_work(place.spec.name, error.cause), unable=present)
         except ray.exceptions.RayError as error:
             return self._lost(place, job, f"the slot's process was lost ({type(error).__name__})")
         place.jobs.remove(job)
         return finished
 
     def _lost(self, place: _Place, job: _Job, why: str) -> Finished:
-        """Replaces the actor. What it may have finished all the same is in its outcome file. What else ran there is lost next."""
-        place.jobs.remove(job)
+        """Replaces the actor. What else ran there is lost next."""
         if place.actor is job.actor:
             self.renew(place.spec.name)
+        return self._given_back(place, job, f"{place.spec.name}: {why}")
+
+    def _given_back(self, place: _Place, job: _Job, why: str, unable: bool = False) -> Finished:
+        """The candidate, interrupted. What the slot has finished all the same is in its outcome file."""
+        place.jobs.remove(job)
         report = read_outcomes(place.spec.run_dir).get(job.index)
         if report is not None:
             return Finished(job.index, report.outcome, report.slot, report.started, report.finished)
-        return Finished(job.index, Interrupted(f"{place.spec.name}: {why}"), place.spec.name, job.started, time.time())
+        return Finished(job.index, Interrupted(why), place.spec.name, job.started, time.time(), unable)
 
     def _follow(self, job: _Job) -> None:
         """Asks the slot for the latest point, and takes an answer when there is one."""
@@ -360,12 +366,3 @@ def _check_size(slots: int, kind: str, leave: bool) -> None:
 
 def _device(spec: SlotSpec) -> str:
     return "cpu" if isinstance(spec.evaluator, Landscape) else spec.evaluator.device
-
-
-def _cause(slot: str, error: ray.exceptions.RayTaskError) -> BaseException:
-    """What a slot raised, as it would be raised here."""
-    if isinstance(error.cause, HarnessError):
-        return HarnessError(f"{slot}: {error.cause}")
-    if isinstance(error.cause, OSError):
-        return HarnessError(f"{slot} cannot work: {error.cause}")
-    return error

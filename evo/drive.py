@@ -8,6 +8,8 @@ written ahead or being written: calls run beside training (evo/desk.py), and a s
 mutation instead. Proposals without a program (Unwritten, Duplicate) take no slot. An Interrupted candidate runs again under its index;
 the third time it is given up as Unwritten, which is neutral: the harness's fault is not the program's, the genome gets no failure and may
 be proposed again. Interruptions in a row, with nothing finished between them, end the run: then it is the machinery that is broken.
+A slot that can evaluate nothing gets new processes and then no more work (evo/health.py). Its candidate runs elsewhere, and what it has
+interrupted counts for no third time. When no other slot is left, the run ends with its reason.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import genomes
+from evaluator.evaluate import HarnessError
 from evaluator.outcome import Failed, Interrupted, Scored, Unwritten
 from evo import operators
 from evo.desk import WRITES, Answer, Desk
@@ -109,7 +112,8 @@ class Driver:
         self._given = deque(given)
         self._spent_before = 0.0
         self._busy: list[tuple[str, float, float]] = []  # (slot, started, finished) of this session's evaluations
-        self._interruptions: dict[int, int] = {}
+        self._interruptions: dict[int, list[str]] = {}  # index -> slots where that happened
+        self._retired: set[str] = set()
         self._interrupted_in_a_row = 0
         self._health = Health()
         self.notices: list[str] = []  # about slots, for people
@@ -123,6 +127,7 @@ class Driver:
         Raises:
             SeedFailsError: the seed genome gets no score, or (SeedIgnoredError) takes no seed.
             ClusterError: the slots are lost.
+            HarnessError: evaluations can be made on none of them.
         """
         self.hours = hours
         self._resume()
@@ -263,28 +268,58 @@ class Driver:
         if isinstance(event.outcome, Scored):
             self.notices += self._health.waited(event.outcome.waited_share)
 
-    def _look_after(self, slot: str, remedy: Remedy) -> None:
+    def _look_after(self, slot: str, remedy: Remedy, why: str = "") -> None:
         """A slot where everything fails, and elsewhere not."""
-        failed = f"slot {slot}: {self._health.row(slot)} evaluations in a row have failed there, unlike elsewhere"
+        told = f" (the last: {why})" if why else ""
+        failed = f"slot {slot}: {self._health.row(slot)} evaluations in a row have failed there, unlike elsewhere{told}"
         if remedy is Remedy.RENEW:
-            self.executor.renew(slot)
-            self.notices.append(f"{failed}; its processes were started anew")
-        elif remedy is Remedy.RETIRE and self.executor.retire(slot):
-            self.notices.append(f"{failed}, with new processes too; it gets no more work in this session: look after it, then go on")
+            self._renew(slot, failed)
+        elif remedy is Remedy.RETIRE:
+            self._retire(slot, failed)
+
+    def _look_after_unable(self, slot: str, why: str) -> None:
+        """A slot that can evaluate nothing; `why` names it."""
+        if self._health.unable(slot) is Remedy.RENEW:
+            self._renew(slot, why)
+        elif not self._retire(slot, why):
+            raise HarnessError(why)
+
+    def _renew(self, slot: str, why: str) -> None:
+        self.executor.renew(slot)
+        self.notices.append(f"{why}; its processes were started anew")
+
+    def _retire(self, slot: str, why: str) -> bool:
+        """False, and nothing is changed, where it is the only one."""
+        if not self.executor.retire(slot):
+            return False
+        self._retired.add(slot)
+        self.notices.append(f"{why}, with new processes too; it gets no more work in this session: look after it, then go on")
+        return True
 
     def _again(self, candidate: Candidate, event: Finished, outcome: Interrupted) -> None:
-        count = self._interruptions[event.index] = self._interruptions.get(event.index, 0) + 1
-        self._interrupted_in_a_row += 1
-        if self._interrupted_in_a_row >= INTERRUPTIONS * (self.executor.slots + 1):
-            raise ClusterError(f"{self._interrupted_in_a_row} evaluations in a row were interrupted, the last: {outcome.why}")
-        if count < INTERRUPTIONS:
-            self._ready.appendleft(Written(candidate, self.store.text(candidate.genome)))
+        slots = self._interruptions.setdefault(event.index, [])
+        slots.append(event.slot)
+        if event.unable:
+            self._look_after_unable(event.slot, outcome.why)
+        else:
+            self._interrupted(event.slot, outcome.why)
+        if sum(slot not in self._retired for slot in slots) < INTERRUPTIONS:
+            written = Written(candidate, self.store.text(candidate.genome))
+            # Behind the others after a slot that can do nothing: another candidate shows whether this one is to blame.
+            self._ready.append(written) if event.unable else self._ready.appendleft(written)
             return
         known = self._known.get(candidate.genome)
         if known is not None and known.proposal == candidate.proposal and candidate.proposal.operator not in REPEATS:
             del self._known[candidate.genome]
-        why = f"given up after {count} interruptions by the harness, the last: {outcome.why}"
+        why = f"given up after {len(slots)} interruptions by the harness, the last: {outcome.why}"
         self._tell(Record(candidate, Unwritten(why), event.slot, event.started, event.finished))
+
+    def _interrupted(self, slot: str, why: str) -> None:
+        self._interrupted_in_a_row += 1
+        if self._interrupted_in_a_row >= INTERRUPTIONS * (self.executor.slots + 1):
+            raise ClusterError(f"{self._interrupted_in_a_row} evaluations in a row were interrupted, the last: {why}")
+        if slot not in self._retired:  # else what ran there comes back
+            self._look_after(slot, self._health.interrupted(slot), why)
 
     def _tell(self, record: Record) -> None:
         self.store.finish(record)

@@ -8,7 +8,7 @@ EvoError                print the one line and end
 └── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
-`evaluate.HarnessError` where a slot reports it, `genomes.GenomeError` where a lab is loaded.
+`evaluate.HarnessError` where a slot reports it (it is raised once no slot is left), `genomes.GenomeError` where a lab is loaded.
 """
 
 from __future__ import annotations

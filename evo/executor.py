@@ -29,6 +29,7 @@ from evo.records import FINAL, Candidate
 from evo.rule import Watching
 
 SLOTS_LOCK = "slots.lock"
+UNABLE = (HarnessError, OSError)  # what a slot raises that can evaluate nothing
 SlotKind = SlotConfig | CompatConfig | Landscape
 
 
@@ -63,6 +64,7 @@ class Finished:
     slot: str
     started: float  # seconds since the epoch
     finished: float
+    unable: bool = False  # interrupted because the slot, as it is, can evaluate nothing: its data are gone, no judge starts
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,6 @@ class Executor(Protocol):
 
         Raises:
             ClusterError: the slots are lost for good.
-            HarnessError: evaluations cannot be made here, whatever the program.
         """
         ...
 
@@ -204,10 +205,14 @@ class InlineExecutor:
         """The timeout is ignored: the evaluation is made here and now."""
         if not self._queue:
             return None
-        if self._evaluate is None:
-            self._evaluate = self._specs[0].make()
-        candidate, text, _ = self._queue[0]
-        finished = evaluate_and_file(self._specs[0], self._evaluate, candidate, text)
+        candidate, text, since = self._queue[0]
+        try:
+            if self._evaluate is None:
+                self._evaluate = self._specs[0].make()
+            finished = evaluate_and_file(self._specs[0], self._evaluate, candidate, text)
+        except UNABLE as error:
+            slot, index = self._specs[0].name, candidate.proposal.index
+            finished = Finished(index, Interrupted(cannot_work(slot, error)), slot, since, time.time(), unable=True)
         self._queue.popleft()
         return finished
 
@@ -225,6 +230,11 @@ class InlineExecutor:
     def close(self) -> None:
         self._queue.clear()
         self.renew(self._specs[0].name)
+
+
+def cannot_work(slot: str, error: BaseException) -> str:
+    """Why a slot can evaluate nothing, for `Interrupted`."""
+    return one_line(f"{slot} cannot work: {error}")
 
 
 def check_submission(executor: Executor, candidate: Candidate) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,13 +19,13 @@ from pathlib import Path
 import pytest
 from conftest import SmallLab
 from small_run import PROGRAM
-from tiny_lab import spec
+from tiny_lab import drive, spec
 
 from evaluator import sandbox
 from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.instant import Instant, Landscape
-from evaluator.outcome import Failed, Interrupted, Outcome, Scored
+from evaluator.outcome import Failed, Interrupted, Outcome, Scored, Unwritten
 from evaluator.slot import SlotConfig
 from evo.actor import SlotActor
 from evo.cluster import RayExecutor, connect
@@ -156,12 +157,27 @@ def test_slots_are_counted_and_never_shared(make: Make) -> None:
     assert executor.free_slots == 1
 
 
-def test_a_broken_harness_is_raised_not_blamed_on_the_program(make: Make) -> None:
+def test_a_slot_that_can_evaluate_nothing_says_so_and_blames_no_program(make: Make, run_dir: Path) -> None:
     executor = make(SlotConfig(prepare="", data="/nonexistent", measurement_key="test"))
     executor.submit(candidate(0), PROGRAM)
-    with pytest.raises(HarnessError, match="no readable data") as raised:
-        wait(executor)
-    assert "\n" not in str(raised.value)
+    event = wait(executor)
+    assert event.unable
+    assert isinstance(event.outcome, Interrupted)
+    assert re.fullmatch(r"slot\d cannot work: no readable data in .*", event.outcome.why)
+    assert read_outcomes(run_dir) == {}
+
+
+def test_a_slot_goes_on_when_it_has_new_processes_and_what_it_lacked(make: Make, run_dir: Path) -> None:
+    executor = make(Landscape())
+    (run_dir / "outcomes").rmdir()
+    executor.submit(candidate(0), PROGRAM)
+    event = wait(executor)
+    assert event.unable
+    (run_dir / "outcomes").mkdir()
+    executor.renew(event.slot)
+    until_free(executor, SLOTS)
+    executor.submit(candidate(0), PROGRAM)
+    assert isinstance(wait(executor).outcome, Scored)
 
 
 class Broken:
@@ -201,9 +217,10 @@ def test_a_slot_that_cannot_start_says_why_in_one_line(ray_is_up: None, run_dir:
     executor = RayExecutor((spec(run_dir),))
     try:
         executor.submit(candidate(0), PROGRAM)
-        with pytest.raises(HarnessError, match=r"instant0 cannot work: .*Is a directory") as raised:
-            wait(executor)
-        assert "\n" not in str(raised.value)
+        event = wait(executor)
+        assert event.unable
+        assert isinstance(event.outcome, Interrupted)
+        assert re.fullmatch("instant0 cannot work: .*Is a directory.*", event.outcome.why)
     finally:
         executor.close()
 
@@ -387,6 +404,46 @@ def test_a_retired_slot_gives_back_what_runs_there_and_takes_no_more(ray_is_up: 
         executor.submit(candidate(0), PROGRAM)
         assert executor.free_slots == 0
         assert wait(executor).slot == kept
+
+
+def test_what_old_processes_could_not_do_is_not_held_against_new_ones(ray_is_up: None, run_dir: Path) -> None:
+    import ray
+
+    (run_dir / SLOTS_LOCK).mkdir()
+    with contextlib.closing(RayExecutor((spec(run_dir),))) as executor:
+        executor.submit(candidate(0), PROGRAM)
+        ray.wait([executor._places[0].jobs[0].result], timeout=60)
+        executor.renew("instant0")
+        event = wait(executor)
+        assert isinstance(event.outcome, Interrupted)
+        assert not event.unable
+
+
+def two_slots(run_dir: Path, *kinds: SlotKind) -> RayExecutor:
+    return RayExecutor(tuple(SlotSpec(f"slot{i}", kind, str(run_dir), 1.0, 60.0) for i, kind in enumerate(kinds)))
+
+
+WITHOUT_DATA = SlotConfig(prepare="", data="/nonexistent", measurement_key="test")
+
+
+def test_a_slot_without_its_data_does_not_end_the_run(ray_is_up: None, tmp_path: Path) -> None:
+    with contextlib.closing(two_slots(tmp_path, Landscape(seconds=0.5), WITHOUT_DATA)) as executor:
+        driver = drive(tmp_path, 10, executor)
+        records = driver.search.standing.records
+        assert driver.search.finished
+        assert executor.slots == 1
+    assert not any(isinstance(record.outcome, Unwritten) for record in records)
+    assert {record.slot for record in records if record.slot} == {"slot0"}
+    assert len(driver.notices) == 2
+    assert all(notice.startswith("slot1 cannot work: no readable data") for notice in driver.notices)
+
+
+def test_data_that_all_slots_lack_end_the_run_soon(ray_is_up: None, tmp_path: Path) -> None:
+    with contextlib.closing(two_slots(tmp_path, WITHOUT_DATA, WITHOUT_DATA)) as executor:
+        began = time.monotonic()
+        with pytest.raises(HarnessError, match="no readable data"):
+            drive(tmp_path, 10, executor)
+        assert time.monotonic() - began < 60
 
 
 def test_more_slots_than_the_cluster_has_room_for_are_refused(ray_is_up: None, run_dir: Path) -> None:

@@ -6,17 +6,20 @@ import heapq
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from tiny_lab import Silent, drive, spec
 
+from evaluator.evaluate import HarnessError
 from evaluator.instant import Instant, Landscape
-from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
+from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Unwritten
 from evo.drive import Driver
 from evo.errors import SeedFailsError
 from evo.executor import Finished, InlineExecutor, Running, check_submission
 from evo.health import Health, Remedy
-from evo.records import Candidate
+from evo.records import Candidate, Record
+from evo.store import snapshot
 
 SLOTS, GOOD_SECONDS, BAD_SECONDS = 8, 330.0, 15.0
 
@@ -52,8 +55,12 @@ class OneBroken:
 
     starting = 0
 
+    fault: Outcome = Failed(Reason.CRASH, Phase.SETUP, "RuntimeError: CUDA error: unspecified launch failure")
+    unable = False
+
     def __init__(self, breaks_at: float, mends: bool = False, slots: int = SLOTS) -> None:
         self.now, self.breaks_at, self.mends = 0.0, breaks_at, mends
+        self.submitted = 0
         self.lab = Instant(Landscape(noise_sd=0.001))
         self.busy: dict[int, Candidate] = {}
         self.queue: list[tuple[float, int, int, Outcome]] = []
@@ -70,17 +77,19 @@ class OneBroken:
     def submit(self, candidate: Candidate, text: str) -> None:
         check_submission(self, candidate)
         slot = min(slot for slot in self.alive if slot not in self.busy)
-        broken = slot == 0 and self.now >= self.breaks_at
-        outcome: Outcome = Failed(Reason.CRASH, Phase.SETUP, "RuntimeError: CUDA error: unspecified launch failure")
-        if not broken:
-            outcome = self.lab(text, candidate.proposal.seed, 1.0)
+        broken = self.breaks(slot, candidate)
+        outcome = self.fault if broken else self.lab(text, candidate.proposal.seed, 1.0)
+        self.submitted += 1
         self.busy[slot] = candidate
         heapq.heappush(self.queue, (self.now + (BAD_SECONDS if broken else GOOD_SECONDS), candidate.proposal.index, slot, outcome))
+
+    def breaks(self, slot: int, candidate: Candidate) -> bool:
+        return slot == 0 and self.now >= self.breaks_at
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
         self.now, index, slot, outcome = heapq.heappop(self.queue)
         del self.busy[slot]
-        return Finished(index, outcome, f"gpu{slot}", self.now, self.now + 1)
+        return Finished(index, outcome, f"gpu{slot}", self.now, self.now + 1, self.unable and isinstance(outcome, Interrupted))
 
     def running(self) -> tuple[Running, ...]:
         return tuple(Running(c.proposal.index, f"gpu{slot}", 0.0, None) for slot, c in self.busy.items())
@@ -89,6 +98,8 @@ class OneBroken:
         self.breaks_at = float("inf") if self.mends else self.breaks_at
 
     def retire(self, slot: str) -> bool:
+        if self.slots == 1:
+            return False
         self.alive.remove(int(slot.removeprefix("gpu")))
         return True
 
@@ -131,6 +142,82 @@ def test_a_seed_that_fails_on_two_slots_ends_the_run(tmp_path: Path) -> None:
     executor.lab = lambda *_: Failed(Reason.CRASH, Phase.TRAIN, "no such thing")  # type: ignore[assignment]
     with pytest.raises(SeedFailsError, match="no such thing"):
         drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
+
+
+class Unable(OneBroken):
+    """Slots of which some can evaluate nothing, and say so."""
+
+    fault = Interrupted("it cannot work: no readable data")
+    unable = True
+
+    def __init__(self, broken: int, **settings: Any) -> None:
+        super().__init__(0.0, **settings)
+        self.broken = broken
+
+    def breaks(self, slot: int, candidate: Candidate) -> bool:
+        return slot < self.broken and self.now >= self.breaks_at
+
+
+def given_up(driver: Driver) -> list[Record]:
+    found = [r for r in driver.search.standing.records if isinstance(r.outcome, Unwritten)]
+    return [r for r in found if "interruptions" in getattr(r.outcome, "why", "")]
+
+
+@pytest.mark.parametrize("broken", [1, 3, SLOTS - 1])
+def test_slots_that_can_evaluate_nothing_cost_the_run_no_candidate(tmp_path: Path, broken: int) -> None:
+    executor = Unable(broken)
+    driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
+    assert not given_up(driver)
+    assert executor.slots == SLOTS - broken
+    assert {int(r.slot.removeprefix("gpu")) for r in driver.search.standing.records if r.slot} == set(range(broken, SLOTS))
+    assert len(driver.notices) == 2 * broken
+    assert all("no readable data" in notice for notice in driver.notices)
+    assert driver.search.standing.announcement is not None
+
+
+def test_a_slot_that_can_evaluate_again_with_new_processes_stays(tmp_path: Path) -> None:
+    executor = Unable(1, mends=True)
+    driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
+    assert executor.slots == SLOTS
+    assert len(driver.notices) == 1
+    assert "started anew" in driver.notices[0]
+
+
+@pytest.mark.parametrize("slots", [1, 2, SLOTS])
+def test_what_no_slot_can_evaluate_ends_the_run_soon_and_says_why(tmp_path: Path, slots: int) -> None:
+    executor = Unable(slots, slots=slots)
+    with pytest.raises(HarnessError, match="no readable data"):
+        drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
+    assert executor.submitted <= 3 * slots
+    assert snapshot(tmp_path / "run").records == ()
+    assert drive(tmp_path / "run", 40, OneBroken(float("inf")), Silent(), calibrations=SLOTS).search.finished
+
+
+class Poisoned(Unable):
+    """Slots of which each can evaluate nothing once a certain candidate has come."""
+
+    def breaks(self, slot: int, candidate: Candidate) -> bool:
+        return candidate.proposal.index == 20
+
+
+def test_a_candidate_that_no_slot_can_evaluate_is_given_up_and_costs_no_slot(tmp_path: Path) -> None:
+    executor = Poisoned(0)
+    driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
+    assert [record.candidate.proposal.index for record in given_up(driver)] == [20]
+    assert executor.slots == SLOTS
+    assert driver.search.finished
+
+
+@pytest.mark.parametrize("slots", [2, SLOTS])
+def test_a_slot_that_interrupts_everything_at_once_gets_no_more_work_before_long(tmp_path: Path, slots: int) -> None:
+    """As with a full /tmp."""
+    executor = OneBroken(1000.0, slots=slots)
+    executor.fault = Interrupted("OSError: [Errno 28] No space left on device")
+    driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
+    assert executor.slots == slots - 1
+    assert len(given_up(driver)) <= 3
+    assert len(driver.notices) == 2
+    assert all("No space left on device" in notice for notice in driver.notices)
 
 
 class Busy(InlineExecutor):
