@@ -57,6 +57,7 @@ class OneBroken:
 
     fault: Outcome = Failed(Reason.CRASH, Phase.SETUP, "RuntimeError: CUDA error: unspecified launch failure")
     unable = False
+    apart_seconds = 0.0  # that each slot is slower than the one before
 
     def __init__(self, breaks_at: float, mends: bool = False, slots: int = SLOTS) -> None:
         self.now, self.breaks_at, self.mends = 0.0, breaks_at, mends
@@ -81,7 +82,8 @@ class OneBroken:
         outcome = self.fault if broken else self.lab(text, candidate.proposal.seed, 1.0)
         self.submitted += 1
         self.busy[slot] = candidate
-        heapq.heappush(self.queue, (self.now + (BAD_SECONDS if broken else GOOD_SECONDS), candidate.proposal.index, slot, outcome))
+        seconds = BAD_SECONDS if broken else GOOD_SECONDS + self.apart_seconds * slot
+        heapq.heappush(self.queue, (self.now + seconds, candidate.proposal.index, slot, outcome))
 
     def breaks(self, slot: int, candidate: Candidate) -> bool:
         return slot == 0 and self.now >= self.breaks_at
@@ -173,6 +175,15 @@ def test_slots_that_can_evaluate_nothing_cost_the_run_no_candidate(tmp_path: Pat
     assert len(driver.notices) == 2 * broken
     assert all("no readable data" in notice for notice in driver.notices)
     assert driver.search.standing.announcement is not None
+
+
+def test_slots_that_break_one_after_another_cost_the_run_no_candidate(tmp_path: Path) -> None:
+    """Each meets the candidate that the one before has given back."""
+    executor = Unable(SLOTS - 1)
+    executor.breaks_at, executor.apart_seconds = 1000.0, 40.0
+    driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
+    assert executor.slots == 1
+    assert not given_up(driver)
 
 
 def test_a_slot_that_can_evaluate_again_with_new_processes_stays(tmp_path: Path) -> None:
