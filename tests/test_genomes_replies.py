@@ -257,6 +257,15 @@ def test_a_new_function_goes_before_its_first_use() -> None:
         ("def main():\n    # ... existing code ...\n    return 1", "leaves out code"),
         ("def main():\n    x = 1\n    # rest unchanged", "leaves out code"),
         ("def main():\n    x = 1\n    # The remaining code stays the same", "leaves out code"),
+        ("def main():\n    ...  # unchanged", "leaves out code at '    ...  # unchanged'"),
+        ("def main():\n    ...  # as before", "leaves out code"),
+        ("def main(): ...", "leaves out code"),
+        ("def main(): pass  # unchanged", "leaves out code"),
+        ("class A: ...  # as in the program", "leaves out code"),
+        ("class A:  # (unchanged)\n    pass", "leaves out code"),
+        ('def main():  # same as before\n    """Trains."""\n    return None', "leaves out code"),
+        ("def main():\n    raise NotImplementedError  # keep existing implementation", "leaves out code"),
+        ("def main():\n    raise NotImplementedError('existing code')", "leaves out code"),
         ("def main():\n    return (1", "fence 1 does not parse"),
         ("def main():\n    return 1\n\nprint(main())", "is no function, class, constant or import"),
         (f"def main():\n    return {'-' * 70}1", "levels deep"),
@@ -278,10 +287,17 @@ def test_code_that_cannot_be_used_is_told(code: str, said: str) -> None:
         "pass  # nothing to do",
         "# remaining budget",
         "# ratio (see above)",
+        "return y  # unchanged",
+        "raise NotImplementedError  # for odd sizes",
+        "pass  # same seed",
     ],
 )
 def test_comments_that_only_sound_like_it_are_no_omission(line: str) -> None:
     assert patch(SMALL, python(f"def main(y):\n    {line}\n    return 5"))
+
+
+def test_a_body_stays_where_its_head_is_said_to_be_as_before() -> None:
+    assert "    return 5\n" in patch(SMALL, python("def main():  # signature unchanged\n    return 5"))
 
 
 def test_a_first_line_that_lost_its_indentation_is_put_right() -> None:
@@ -307,6 +323,9 @@ def test_a_whole_program_stands_alone_and_complete() -> None:
     assert "as it was" in message(python(SMALL))
     assert "is cut off" in message(f"```python\n{made}")
     assert "leaves out code" in message(python(made.replace("    return x\n", "    # ...\n")))
+    assert "leaves out code" in message(
+        python(f"{made[: made.index('class A')]}class A:  # (unchanged)\n    ...\n\n\n{made[made.index('class B') :]}")
+    )
     assert "other edits beside it" in message(python(made) + python("def main():\n    return 1"))
 
 

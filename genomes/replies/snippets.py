@@ -29,18 +29,27 @@ _CODE = re.compile(
     |_*[A-Z][A-Z0-9_]*(?::[^=]*|\ *)=[^=]""",
     re.VERBOSE,
 )
-_ELISION = re.compile(
-    r"""(?:\.\.\.|…)$
-    |(?:pass\s*)?\#\s*(?:
+# A comment that stands for code, and code that stands for it: `...` always, what does nothing where such a comment is beside it.
+_COMMENT = r"""\#\s*(?:
         (?:\.\.\.|…|\[\.\.\.)
         |\W*(?:the\s+)?(?:rest|remainder|remaining)\b.*\b(?:unchanged|same|before|here|omitted|goes|code|function|class|file|method)
-        |\W*(?:the\s+)?(?:existing|previous|original|unchanged|other|same)\s+(?:code|implementation|body|lines|logic|methods?|functions?|content)\b
+        |\W*(?:the\s+)?(?:(?:keep|keeps|kept)\s+(?:the\s+)?)?
+            (?:existing|previous|original|unchanged|other|same)\s+(?:code|implementation|body|lines|logic|methods?|functions?|content)\b
         |\W*(?:unchanged|omitted|same\s+as\s+(?:before|above|original|in\s+the\s+original)|as\s+before|no\s+changes?)\b
         |.{0,80}\b(?:remains?|stays?|are|is|left|code)\s+(?:the\s+same|unchanged|as\s+before|as\s+is)\W*$
         |.{0,80}\((?:unchanged|omitted|same\s+as\s+before)\)
-    )""",
+    )"""
+_NOTHING = r"""(?:pass|return|return\ None|raise\ NotImplementedError(?:\(\s*\))?)"""
+_HEAD = r"""(?:(?:async\ def|def|class)\s[^#]{0,160}:\s*)"""
+_ELISION = re.compile(
+    rf"""{_HEAD}?(?:\.\.\.|…)\s*(?:\#.*)?$
+    |(?:{_HEAD}?{_NOTHING})?\s*{_COMMENT}
+    |raise\ NotImplementedError\(\s*["'].{{0,80}}\b(?:unchanged|existing|as\ before|same\ as|omitted|original)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
+_ELIDED_BODY = re.compile(rf"{_HEAD}{_COMMENT}", re.VERBOSE | re.IGNORECASE)  # with nothing below
+_DOES_NOTHING = re.compile(rf"{_NOTHING}\s*(?:\#.*)?$", re.VERBOSE)
+_BEGINNINGS = ("#", ".", "…", "pass", "return", "raise", "def", "async", "class")  # of what may be one, to save time
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +96,19 @@ def defines(lines: Iterable[str]) -> bool:
 
 def require_complete(where: str, lines: Iterable[str], page: Page) -> None:
     """Raise EditError where a line stands for code that is left out."""
+    is_headed = False  # by a definition whose comment says that its body is left out
     for line in lines:
         stripped = line.strip()
-        if stripped[:1] in ("#", ".", "…", "p") and stripped not in page.known and _ELISION.match(stripped[:_READ]):
+        if (_is_elision(stripped) and stripped not in page.known) or (is_headed and _DOES_NOTHING.match(stripped)):
             raise EditError(
                 f"{where} leaves out code at {shown(line)}: write every line of what it replaces, or a block of only the lines that change"
             )
+        is_opened = stripped.startswith(_BEGINNINGS) and stripped not in page.known and _ELIDED_BODY.match(stripped[:_READ]) is not None
+        is_headed = is_opened or (is_headed and stripped[:1] in ("", "#", '"', "'"))
+
+
+def _is_elision(stripped: str) -> bool:
+    return stripped.startswith(_BEGINNINGS) and _ELISION.match(stripped[:_READ]) is not None
 
 
 def moved(found: Snippet, first: int, node: ast.stmt, indent: str) -> list[str]:
