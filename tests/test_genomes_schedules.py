@@ -73,3 +73,49 @@ def test_the_seed_with_it_has_another_course_that_is_finite_and_never_negative(m
         assert all(math.isfinite(value) and value >= 0 for row in after for value in row), child.note
         assert all(row[4] < 1 and row[5] < 1 and row[6] < 1 for row in after), child.note
         assert max(row[0] for row in after) > 0.5, child.note
+
+
+ABSOLUTE = """\
+import torch
+import prepare
+
+LR = 4e-3
+
+
+def lr_at(progress):
+    return {value}
+
+
+def main():
+    model = torch.nn.Linear(4, 4)
+    opt = torch.optim.AdamW([p for p in model.parameters() if p.dim() >= 2], lr=LR, weight_decay=0.1)
+    for x, y in prepare.batches(8, 1024):
+        progress = prepare.progress()
+        for g in opt.param_groups:
+            g["lr"] = {rate}
+            g["weight_decay"] = 0.1 * (1 - progress)
+        model(x).sum().backward()
+        opt.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "rate", "fits"),
+    [
+        ("LR * min(1.0, (1 - progress) / 0.5)", "lr_at(progress)", False),
+        ("LR * min(1.0, (1 - progress) / 0.5)", 'g["scale"] * lr_at(progress)', False),
+        ("0.004 * (1 - progress)", "lr_at(progress)", False),
+        ("min(1.0, (1 - progress) / 0.5)", "LR * lr_at(progress)", True),
+        ("min(1.0, (1 - progress) / 0.5)", 'g["initial_lr"] * lr_at(progress)', True),
+    ],
+)
+def test_a_schedule_is_a_share_only_where_it_is_multiplied_by_a_rate_and_is_none_itself(value: str, rate: str, fits: bool) -> None:
+    text = ABSOLUTE.format(value=value, rate=rate)
+    applied = {
+        name: [found for seed in range(20) if (found := mutation.apply(program(text), random.Random(seed)))]
+        for mutation in SCHEDULE_MUTATIONS
+        if (name := mutation.name) in ("rate-floor", "group-schedule", "decay-schedule")
+    }
+    assert bool(applied["rate-floor"]) == fits
+    assert bool(applied["group-schedule"]) == (rate.startswith('g["initial_lr"]') and fits)
+    assert any("as the rates" in child.note for child in applied["decay-schedule"]) == ("LR" not in value and "0.004" not in value)

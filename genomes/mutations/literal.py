@@ -18,6 +18,7 @@ from genomes.mutations.mutation import LITERAL, Mutation, Program, Rewrite, pick
 
 _STEP_SD = 0.35  # of the logarithm: two thirds of the moves stay within a factor of 1.4
 _LOGIT_SD = 0.5
+_MOST_ODDS = 700.0  # whose exponential a float can hold
 _TRIES = 8
 _RATE = re.compile(r"(^|_)(lr|lrs|learning_rate)s?($|_(?!frac|factor|ratio|decay|min|warm))", re.IGNORECASE)
 _BATCH = re.compile(r"batch", re.IGNORECASE)
@@ -72,7 +73,7 @@ def _scaled(knob: Knob, rng: random.Random, sd: float) -> float | None:
             new = knob.high * rng.uniform(0.02, 0.3)
         elif share and 0.0 < here < 1.0:
             odds = math.log(here / (1.0 - here)) + rng.gauss(0.0, _LOGIT_SD)
-            new = 1.0 / (1.0 + math.exp(-odds))
+            new = 1.0 / (1.0 + math.exp(min(-odds, _MOST_ODDS)))
         elif share:
             new = here - rng.uniform(0.02, 0.3)
         elif margin:  # 1.02: what exceeds 1 is what moves
@@ -160,9 +161,14 @@ def _move_batch(parent: Program, rng: random.Random) -> Rewrite | None:
     return set_values(parent, {**values, **times(rates, (2.0 if up else 0.5) ** power)})
 
 
+def is_rate(name: str) -> bool:
+    """Whether a name is a learning rate's, and not that of a share of one."""
+    return _RATE.search(name) is not None
+
+
 def rates_of(parent: Program) -> list[Knob]:
     """The learning rates among the constants."""
-    return [spot.knob for spot in parent.tunable if spot.constant and spot.knob.kind == ranges.FLOAT and _RATE.search(spot.knob.name)]
+    return [spot.knob for spot in parent.tunable if spot.constant and spot.knob.kind == ranges.FLOAT and is_rate(spot.knob.name)]
 
 
 def times(rates: list[Knob], factor: float) -> dict[str, Value]:

@@ -9,10 +9,24 @@ from __future__ import annotations
 import ast
 import random
 import re
+from collections.abc import Iterator
 
 from genomes.literals import last_name, read_value
-from genomes.mutations.anatomy import Write, counter, functions, is_call, names_of, one_line, own_nodes, parameters, progress, written
+from genomes.mutations.anatomy import (
+    Write,
+    counter,
+    functions,
+    is_call,
+    names_of,
+    one_line,
+    own_nodes,
+    parameters,
+    progress,
+    written,
+    writes,
+)
 from genomes.mutations.draft import Draft, MisfitError, fitted
+from genomes.mutations.literal import is_rate
 from genomes.mutations.mutation import STRUCTURAL, Mutation, pick
 from genomes.mutations.patterns import atom, imported, is_one, is_operation, names_in
 from genomes.source import Splice
@@ -131,13 +145,32 @@ def _rate_floor(draft: Draft, rng: random.Random) -> str:
     write = written(draft.parent, "lr")
     if re.search(r"final|floor|min_lr|decay_to|end_frac", draft.source.text, re.IGNORECASE):
         raise MisfitError("there is a knob for it")
-    calls = [n for n in ast.walk(write.value) if isinstance(n, ast.Call) and len(n.args) == 1 and not is_call(n, "progress")]
+    factors = list(_factors(write.value))
+    calls = [n for n in factors if isinstance(n, ast.Call) and len(n.args) == 1 and not is_call(n, "progress")]
     calls = [call for call in calls if is_call(call.args[0], "progress") or isinstance(call.args[0], ast.Name)]
-    if not calls or any(is_operation(node, ast.Add) for node in ast.walk(write.value)):
+    if not calls or len(factors) == 1 or _names_a_rate(draft, calls[0]):
         raise MisfitError("no factor of progress alone")
     floor = rng.choice((0.02, 0.05, 0.1))
     draft.replace(calls[0], f"({floor} + {1 - floor:g} * {one_line(draft.source, calls[0])})")
     return f"{write.function.name}: rates end at {floor:g} of their full value"
+
+
+def _factors(node: ast.expr) -> Iterator[ast.expr]:
+    """What a product multiplies; the node itself where it is none."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        yield from _factors(node.left)
+        yield from _factors(node.right)
+    else:
+        yield node
+
+
+def _names_a_rate(draft: Draft, value: ast.expr) -> bool:
+    """Whether a learning rate goes into a value, by name, here or in a function that is called: it is then no share of one."""
+    called = {last_name(node.func) for node in ast.walk(value) if isinstance(node, ast.Call)}
+    inside = [inner for function in functions(draft.parent) if function.name in called for inner in own_nodes(function)]
+    read = (n for top in (value, *inside) for n in ast.walk(top) if isinstance(n, ast.Name | ast.Attribute))
+    functions_named = {id(node.func) for node in ast.walk(value) if isinstance(node, ast.Call)}
+    return any(is_rate(last_name(node)) for node in read if id(node) not in functions_named)
 
 
 def _group_schedule(draft: Draft, rng: random.Random) -> str:
@@ -146,6 +179,8 @@ def _group_schedule(draft: Draft, rng: random.Random) -> str:
     value = write.value
     if not is_operation(value, ast.Mult) or not isinstance(value, ast.BinOp) or names_in(value.left) != {write.group}:
         raise MisfitError("the rate is no product of a full rate and a factor")
+    if _names_a_rate(draft, value.right):
+        raise MisfitError("what the group is multiplied by is a rate")
     if any(isinstance(node, ast.IfExp) for node in ast.walk(value)):
         raise MisfitError("groups differ already")
     test = _is_matrix_group(draft, write)
@@ -246,8 +281,19 @@ def _rate_call(draft: Draft, time: str, write: Write) -> str:
     """`rate_factor(progress)`, where it is written next to the decay."""
     for node in own_nodes(write.function):
         if isinstance(node, ast.Call) and [ast.unparse(a) for a in node.args] == [time] and re.search(r"rate|lr", last_name(node.func)):
-            return ast.unparse(node)
+            return "" if _names_a_rate(draft, node) or _is_the_rate(draft, node) else ast.unparse(node)
     return ""
+
+
+def _is_the_rate(draft: Draft, call: ast.Call) -> bool:
+    """Whether a group's rate is what a call gives, by itself or through a name, and not a product with it."""
+    code = ast.unparse(call)
+    for write in writes(draft.parent, "lr"):
+        value = write.value
+        set_here = [n for n in own_nodes(write.function) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == ast.unparse(value)]
+        if code in (ast.unparse(value), *(ast.unparse(node.value) for node in set_here)):
+            return True
+    return False
 
 
 def _schedule_decay(draft: Draft, rng: random.Random) -> str:
