@@ -23,6 +23,8 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
 MOST_LEVELS = 200  # of a program's tree: whatever walks it must not exhaust the stack; a long sum has one for each of its terms
 _SHOWN = 80  # characters of a line in a message
+_MOST_BITS = 14_284  # of a whole number: Python reads longer ones, where they are not decimal, and prints none of them
+_LONG_NUMBER = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{_MOST_BITS // 4},}}")  # or a piece of a string
 _COLLISIONS = 50  # with other threads, before they are believed to be something else
 _Tree = TypeVar("_Tree", ast.Module, ast.Expression)
 _Result = TypeVar("_Result")
@@ -77,7 +79,16 @@ class Source:
 
 def parse_tree(text: str) -> ast.Module:
     """The tree alone. Warnings about the text (an invalid escape) are the program's business, not ours."""
-    return _translated(lambda: _undisturbed(lambda: ast.parse(text)))
+    tree = _translated(lambda: _undisturbed(lambda: ast.parse(text)))
+    if _LONG_NUMBER.search(text):
+        _require_printable(tree)
+    return tree
+
+
+def _require_printable(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and type(node.value) is int and node.value.bit_length() > _MOST_BITS:
+            raise ParseError(f"line {node.lineno}: a whole number of {node.value.bit_length()} bits, more than Python prints")
 
 
 def symbols(text: str) -> symtable.SymbolTable:

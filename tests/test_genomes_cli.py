@@ -45,6 +45,14 @@ def test_diff_exits_with_1_where_programs_differ_and_with_0_where_not(tmp_path: 
     assert "the same genome, distance 0" in out(capsys, "diff", str(SEED), str(SEED))
 
 
+def test_a_number_that_python_does_not_print_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    number = "0x1" + "0" * 4000
+    long, comment = written(tmp_path, "long.py", f"X = 1\nY = {number}\n"), written(tmp_path, "comment.py", f"X = '{number}'\n")
+    assert main(["diff", comment, long]) == 2
+    assert capsys.readouterr().err == f"genomes: {long}: line 2: a whole number of 16001 bits, more than Python prints\n"
+    assert main(["diff", comment, comment]) == 0
+
+
 def test_merge_unites_on_standard_output_and_says_conflicts_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = written(tmp_path, "a.py", genomes.set_knobs(TEXT, {"MATRIX_LR": 0.05}))
     b = written(tmp_path, "b.py", genomes.set_knobs(TEXT, {"SCALAR_LR": 0.4}))

@@ -167,6 +167,17 @@ def test_a_program_without_anything_to_change_is_refused():
         genomes.mutate("def (", random.Random(0))
 
 
+@pytest.mark.parametrize("number", ["4.9e-324", "1e-310", "1.7e308", "1e999", "-4.9e-324", "0xf" + "f" * 4000, "2 ** 9999"])
+def test_no_number_of_a_program_makes_a_mutation_fail_in_another_way(number):
+    text = f"SHARE = {number}\nLR = {number}\n\n\ndef build_model():\n    return SHARE\n\n\ndef main():\n    return LR\n"
+    for seed in range(60):
+        try:
+            child = genomes.mutate(text, random.Random(seed), LITERAL)
+        except genomes.GenomeError:
+            continue
+        assert genomes.identity(child.text) != genomes.identity(text)
+
+
 def test_the_driver_can_afford_a_mutation_and_an_identity_per_turn():
     """Against the time that Python takes to parse the same text, as seconds on a busy machine say nothing."""
     text = SEED + SEED[SEED.index("# ---- Model") :].replace("def ", "def more_").replace("class ", "class More")

@@ -22,8 +22,8 @@ from genomes.mutations.anatomy import (
     own_nodes,
     parameters,
     progress,
-    written,
     writes,
+    written,
 )
 from genomes.mutations.draft import Draft, MisfitError, fitted
 from genomes.mutations.literal import is_rate
