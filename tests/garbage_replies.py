@@ -102,6 +102,19 @@ MONSTERS = [
     "import " + "a." * 90_000,
     "```python\n'''" + "\\" * 100_000 + "\n```",
     "```python\nf'" + "{" * 60_000 + "'\n```",
+    "<<<<<<< SEARCH\nx = " + "'\"" * 90_000 + "\n=======\ny\n>>>>>>> REPLACE",
+    "<<<<<<< SEARCH\nx = " + "9" * 190_000 + "j\n=======\ny\n>>>>>>> REPLACE",
+    "<<<<<<< SEARCH\nx = 1\n=======\n" + "\t" * 190_000 + "y",
+    "<search>" * 20_000,
+    "<search>x</search>\n<replace>y</replace>\n" * 4000,
+    "```json\n" + "[" * 190_000 + "\n```",
+    "```json\n{}\n```\n" * 190,
+    '{"edits": [' + '{"search": "x", "replace": "y"}, ' * 5000 + "{}]}",
+    "".join(f"{number} | x\n" for number in range(20_000)),
+    "&lt;" * 45_000,
+    "```python\ndef f():\n    return a &lt; b +\n" + "    &gt;\n" * 20_000 + "```",
+    "Replace\n```\nx\n```\nwith\n```\ny\n```\n" * 90,
+    "def f(): " + "... # " * 30_000,
 ]
 
 Spoil = Callable[[random.Random, str], str]

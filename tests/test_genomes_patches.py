@@ -181,10 +181,11 @@ def test_but_code_must_be_the_program_s(search: str) -> None:
     ("reply", "said"),
     [
         ("", "no block"),
-        ("```python\nDEPTH = 6\n```", "no block"),
+        ("```python\ndepth = 6\n```", "no block"),
         (block("", "DEPTH = 6"), "block 1 has an empty SEARCH"),
         (block("  \n", "DEPTH = 6"), "block 1 has an empty SEARCH"),
-        ("<<<<<<< SEARCH\nDEPTH = 4\n=======\nDEPTH = 6", "block 1 is cut off"),
+        ("<<<<<<< SEARCH\nDEPTH = 4\n=======\nDEPTH = (6", "block 1 is cut off"),
+        ("<<<<<<< SEARCH\nDEPTH = 4\n=======\n", "block 1 is cut off"),
         ("<<<<<<< SEARCH\nDEPTH = 4", "block 1 is cut off"),
         (block("DEPTH = 4", "DEPTH = 6") + "\n<<<<<<< SEARCH\nRATE", "block 2 is cut off"),
         ("<<<<<<< SEARCH\nDEPTH = 4\n>>>>>>> REPLACE", "block 1 has no ======="),

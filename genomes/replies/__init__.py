@@ -2,15 +2,18 @@
 
     search/replace blocks    blocks.py       wherever they stand, in fences or not
     unified diffs            hunks.py        in fences; outside of them with `@@` or `---`, `+++`
-    functions, classes       definitions.py  in fences; else what stands outside of them
+    functions, classes       definitions.py  in fences, with constants or these alone; functions also outside of fences
     whole programs           a fence that has what the lab's contract asks for, and all that it uses of the program
 
-`parts.py` drops reasoning and opens fences, `snippets.py` reads code, `page.py` finds passages in the program.
+`parts.py` drops reasoning and opens fences, `snippets.py` reads code, `page.py` finds passages in the program, `spelling.py` says which
+lines are the same but for how they are written. `dialects.py` turns what else models write (JSON, tags, numbered lines, …) into blocks and
+fences; that is tried only where a reply as it stands does not fit.
 
 How it is decided what a reply is: blocks are read first. A fence is a diff if it is called one or has marks of one, else code if it parses
 and defines something, else a diff if it has lines with signs and lines of the program. Other fences, and those in other languages, are
 talk. What stands outside of fences is talk too, unless nothing else is an edit. All that is found is done together, whatever its format,
-where no two parts change the same lines; a whole program stands alone. Parts that repeat each other, or the program, count for nothing.
+where no two parts change the same lines; a whole program stands alone. Parts that repeat each other, or the program, count for nothing,
+and so do those that a later one is said to correct. Options to choose from are refused.
 
 What does not fit is an error whose message a model can act on: what did not match, where, which lines are near. The reply is untrusted:
 sizes are capped, time is linear in them, code that is cut off or left out (`# ...`) is refused, and so is what changes nothing.
@@ -19,15 +22,17 @@ sizes are capped, time is linear in them, code that is cut off or left out (`# .
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from genomes.canonical import identity
 from genomes.contract import check, contract_of
-from genomes.errors import EditError, ParseError
-from genomes.replies.blocks import FORMAT, blocks
-from genomes.replies.definitions import definitions
+from genomes.errors import EditError, GenomeError, ParseError
+from genomes.replies.blocks import FORMAT, blocks, cut_off
+from genomes.replies.definitions import are_constants, definitions
+from genomes.replies.dialects import readings
 from genomes.replies.hunks import has_signs, hunks, is_diff
 from genomes.replies.outline import DEFINITIONS, bound_in, names_in
 from genomes.replies.page import Cut, Page, Passage
@@ -37,6 +42,8 @@ from genomes.source import Splice, parse, require_shallow, splice
 
 _MOST_FENCES = 200
 _TOLD = 3  # passages that do not match, in one message
+_READ = 200  # characters of a line that may begin a choice
+_OFFER = re.compile(r"\W*((?:option|alternative|variant|version|approach|choice)\s+(?:[A-D]|[1-4]|one|two))\b", re.IGNORECASE)
 _CUT_OFF = "is cut off: send it whole, and close its fence"
 
 
@@ -63,8 +70,21 @@ def patch(text: str, reply: str, cut: bool = False) -> str:
         EditError: no edit, one that is incomplete or has not exactly one place, edits that overlap, or nothing changes.
         ParseError: code of the reply, or what results, is no program, or is nested too deeply.
     """
-    page = Page(text)
-    passages, outside = blocks(answer(reply))
+    page, wrong, nothing = Page(text), None, ""
+    for lines in readings(answer(reply), text):
+        try:
+            found = _edits(page, lines, cut)
+            if not found.is_empty:
+                return _edited(page, found)
+            nothing = nothing or f"{found.aside[0].where} has no function or class; " if found.aside else nothing
+        except GenomeError as error:
+            wrong = wrong or error
+    raise wrong or EditError(f"the reply has no block, diff, whole function or whole program; {nothing}{FORMAT}")
+
+
+def _edits(page: Page, lines: Sequence[str], cut: bool) -> _Found:
+    """All that the lines of a reply want."""
+    passages, outside = blocks(lines, cut)
     for passage in passages:
         require_complete(passage.where, (line for run in passage.runs for line in run.new), page)
     rest, *fences = parts(outside)
@@ -74,11 +94,16 @@ def patch(text: str, reply: str, cut: bool = False) -> str:
     if found.is_empty:
         _read_outside(rest, page, found, cut)
     if found.is_empty:
-        aside = f"{found.aside[0].where} has no function or class; " if found.aside else ""
-        raise EditError(f"the reply has no block, diff, whole function or whole program; {aside}{FORMAT}")
-    result = splice(text, _apart(page, _cuts(page, found)))
-    _require_program(result)
-    if identity(result) == identity(text):
+        found.code = [code for code in found.aside if are_constants(code)]
+    found.code = _last_word(found, page.text)
+    _require_one(rest, found)
+    return found
+
+
+def _edited(page: Page, found: _Found) -> str:
+    result = splice(page.text, _apart(page, _cuts(page, found)))
+    _require_program(result, found.passages)
+    if identity(result) == identity(page.text):
         raise EditError("the edits leave the program as it was, but for comments and layout: change what it does")
     return result
 
@@ -89,7 +114,14 @@ def prose(reply: str) -> list[str]:
     Raises:
         EditError: it cannot be taken apart.
     """
-    return list(parts(blocks(answer(reply))[1])[0].lines)
+    wrong: EditError | None = None
+    for lines in readings(answer(reply)):
+        try:
+            return list(parts(blocks(lines)[1])[0].lines)
+        except EditError as error:
+            wrong = wrong or error
+    assert wrong is not None
+    raise wrong
 
 
 # ---- what the parts are
@@ -111,7 +143,7 @@ def _read(part: Part, page: Page, found: _Found) -> None:
         return
     is_code = defines(part.lines)
     try:
-        code = snippet(part)
+        code = snippet(part, page)
     except ParseError as error:
         if has_signs(part, page):
             _read_diff(part, page, found)
@@ -149,7 +181,7 @@ def _read_outside(rest: Part, page: Page, found: _Found, cut: bool) -> None:
     elif code is not None and is_edit:
         require_complete(code.name, code.lines, page)
         try:
-            found.code.append(snippet(code))
+            found.code.append(snippet(code, page))
         except ParseError as error:
             raise ParseError(f"{error}; put code between ```python and ```, and nothing else there") from error
 
@@ -158,6 +190,26 @@ def _require_whole(part: Part, page: Page) -> None:
     if not part.closed:
         raise EditError(f"{part.name} {_CUT_OFF}")
     require_complete(part.name, part.lines, page)
+
+
+def _last_word(found: _Found, text: str) -> list[Snippet]:
+    """Without the program as it is, shown beside an edit, and without what a later part is said to correct."""
+    changed = [one for one in found.code if one.source.text.strip() != text.strip()]
+    kept = list[Snippet]()
+    for one in changed if changed or found.passages else found.code:
+        if one.is_final:
+            is_whole = _is_program(one, text)
+            kept = [before for before in kept if not (is_whole or (before.names and before.names <= one.names))]
+        kept.append(one)
+    return kept
+
+
+def _require_one(rest: Part, found: _Found) -> None:
+    """Raise EditError where edits are offered to choose from."""
+    offered = sorted({match[1].lower() for line in rest.lines if (match := _OFFER.match(line[:_READ]))})
+    edits = {*found.code, *found.passages, *found.aside}
+    if len(offered) > 1 and len(edits) > 1:
+        raise EditError(f"the reply has edits to choose from, {' and '.join(offered[:_TOLD])}: send those of one, and no others")
 
 
 # ---- what they do
@@ -210,7 +262,7 @@ def _apart(page: Page, cuts: Iterable[Cut]) -> list[Splice]:
     for before, after in pairwise(ordered):
         if after.splice.start < before.splice.end:
             both = _both(before.where, after.where)
-            raise EditError(f"{both} both change line {page.line_at(after.splice.start)}: unite them")
+            raise EditError(f"{both} both change line {page.line_at(after.splice.start)}: send one of them, or unite them")
     return [cut.splice for cut in ordered]
 
 
@@ -221,8 +273,10 @@ def _both(before: str, after: str) -> str:
     return f"{kind}s {number} and {second}" if kind == other in ("block", "hunk") else f"{before} and {after}"
 
 
-def _require_program(text: str) -> None:
+def _require_program(text: str, passages: Sequence[Passage]) -> None:
     try:
         require_shallow(parse(text).tree, MOST_DEPTH)
     except ParseError as error:
+        if passages and not passages[-1].closed:
+            raise cut_off(passages[-1].where) from error
         raise ParseError(f"with these edits the program does not parse: {error}") from error

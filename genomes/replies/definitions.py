@@ -4,7 +4,7 @@
     def f(self, …)        bare, a method: of the one class that has an `f`, else an error names the classes
     class X:              with all members of the program's X: replaces it. With some: those are replaced or added, the others stay, and so
                           they do where the program's X has bases and the reply's none, which is how to say whose method is meant
-    NAME = value          beside a definition: replaces the constant; a new one goes before the first definition or use
+    NAME = value          replaces the constant; a new one goes before the first definition or use
     import …              added, unless it is there
     what the program has word for word, and bare strings, are ignored; any other statement is an error
 
@@ -109,12 +109,23 @@ def definitions(snippets: Sequence[Snippet], page: Page, source: Source) -> list
                 _definition(plan, places, found, node)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 _import(plan, found, node)
-            elif _CONSTANT.fullmatch(assigned(node)):
+            elif _is_constant(node):
                 _constant(plan, found, node)
             elif not says_nothing(node) and ast.dump(node) not in known:
                 line = shown(found.source.lines[node.lineno - 1])
                 raise EditError(f"{found.where}: {line} is no function, class, constant or import: put it into a function, {_BLOCK}")
     return [*plan.cuts, *_placed(plan)]
+
+
+def are_constants(found: Snippet) -> bool:
+    """Whether code gives constants values and does nothing else."""
+    return any(map(_is_constant, found.statements)) and all(
+        _is_constant(node) or says_nothing(node) or isinstance(node, ast.Import | ast.ImportFrom) for node in found.statements
+    )
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    return _CONSTANT.fullmatch(assigned(node)) is not None
 
 
 def _definition(plan: _Plan, places: Sequence[Place], found: Snippet, node: Definition) -> None:

@@ -11,16 +11,16 @@ from __future__ import annotations
 import difflib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
 from genomes.errors import EditError, ParseError
+from genomes.replies.spelling import COUNTED, Spelling, indents, reindented, tokens, without_comment
 from genomes.source import Splice, parse, split_lines
 
 MOST_PASSAGES = 64  # blocks, or hunks, in a reply
 COPY = "copy whole lines of the program, with their indentation"
-_COUNTED = 20  # matches, before it is "many"
 _HINT_LINES = 10  # between the line number of a diff and the place that it is taken to mean
 _NEAR_LINES, _NEAR_CHARACTERS = 1000, 120  # that are compared for what is near
 _COMMENTED = 100  # lines at once, that comments are kept with
@@ -49,6 +49,7 @@ class Passage:
     loose: tuple[str, ...]  # the same lines, where a sign that a diff lacks is no sign but the program's
     runs: tuple[Run, ...]
     hint: int = 0  # a line number, from 1, that may be wrong
+    closed: bool = True  # the reply says where it ends
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Page:
         self._starts = list(accumulate(map(len, self._whole), initial=0))
         self.lines = tuple(line.rstrip("\r\n") for line in self._whole)
         self._exact, self._trimmed, self._bare = (
-            _Spelling(lines) for lines in (self.lines, [line.rstrip() for line in self.lines], [line.strip() for line in self.lines])
+            Spelling(lines) for lines in (self.lines, [line.rstrip() for line in self.lines], [line.strip() for line in self.lines])
         )
         self.line_end = (_line_end(self._whole[0]) if self._whole else "") or "\n"
         self.known = frozenset(line.strip() for line in self.lines)
@@ -91,7 +92,8 @@ class Page:
         Raises:
             EditError: there is none, or more than one.
         """
-        place = self._place(passage) or self._place_of_code(passage)
+        passage = self._reindented(passage)
+        place = self._place(passage) or self._place_of_code(passage) or self._place_of_tokens(passage)
         if place is None:
             raise EditError(f"{passage.where}: {self._why(passage)}; {COPY}")
         line, shift = place
@@ -113,12 +115,36 @@ class Page:
 
     def _place_of_code(self, passage: Passage) -> tuple[int, _Shift | None] | None:
         """Where the passage stands but for comments behind code, which models leave out and change; None: nowhere."""
-        matches = self._code.matches([_without_comment(line) for line in passage.lines])
+        matches = self._code.matches([without_comment(line) for line in passage.lines])
         return (self._only(passage, matches), None) if matches else None
 
+    def _place_of_tokens(self, passage: Passage) -> tuple[int, _Shift | None] | None:
+        """Where it stands but for blanks between tokens, quotes and the spelling of numbers."""
+        matches = self._tokens.matches([tokens(line) for line in passage.lines])
+        shifts = {line: shift for line in matches if (shift := self._shift(passage, line)) is not None}
+        if not shifts:
+            return None
+        line = self._only(passage, list(shifts))
+        return line, None if shifts[line] == _UNMOVED else shifts[line]
+
+    def _reindented(self, passage: Passage) -> Passage:
+        if not self.indents:
+            return passage
+        new = tuple(replace(run, new=reindented(run.new, self.indents)) for run in passage.runs)
+        return replace(passage, lines=reindented(passage.lines, self.indents), loose=reindented(passage.loose, self.indents), runs=new)
+
     @cached_property
-    def _code(self) -> _Spelling:
-        return _Spelling([_without_comment(line) for line in self.lines])
+    def indents(self) -> str:
+        """What the program's lines are indented by; "" where they differ in that."""
+        return indents(self.lines)
+
+    @cached_property
+    def _tokens(self) -> Spelling:
+        return Spelling([tokens(line) for line in self.lines])
+
+    @cached_property
+    def _code(self) -> Spelling:
+        return Spelling([without_comment(line) for line in self.lines])
 
     def _with_comments(self, first: int, end: int, new: Sequence[str]) -> Sequence[str]:
         """Lines that take the place of as many, and set the same names: with the comments that were left out, such as a knob's range."""
@@ -132,7 +158,7 @@ class Page:
         if len(matches) == 1 or len(near) == 1:
             return (near or matches)[0]
         shown = ", ".join(str(line + 1) for line in matches[:4])
-        count = f"{len(matches)} times" if len(matches) < _COUNTED else "many times"
+        count = f"{len(matches)} times" if len(matches) < COUNTED else "many times"
         raise EditError(f"{passage.where}: {passage.subject} occurs {count}, at lines {shown}: add lines around it until it occurs once")
 
     def _shift(self, passage: Passage, line: int) -> _Shift | None:
@@ -183,39 +209,9 @@ class Page:
         return _meant([(lines[line], self.lines[lines[line] - 1]) for line in close])
 
 
-class _Spelling:
-    """Lines as one text in which whole lines are looked up by `str.find`, whose time is linear."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        self._text = "\n" + "\n".join(lines) + "\n"
-        self._starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
-
-    def matches(self, wanted: Sequence[str]) -> list[int]:
-        """Lines, from 0, at which the wanted lines begin; at most `_COUNTED` of them."""
-        needle, found, position = "\n" + "\n".join(wanted) + "\n", list[int](), 0
-        while len(found) < _COUNTED and (position := self._text.find(needle, position)) >= 0:
-            found.append(bisect_right(self._starts, position) - 1)
-            position += 1
-        return found
-
-
-def _without_comment(line: str) -> str:
-    """Code without what follows a `#` outside of quotes; a line that is nothing but a comment stays."""
-    quote, escaped = "", False
-    for index, sign in enumerate(line):
-        if quote:
-            quote = "" if sign == quote and not escaped else quote
-            escaped = sign == "\\" and not escaped
-        elif sign in "'\"":
-            quote = sign
-        elif sign == "#":
-            return line[:index].rstrip() or line.rstrip()
-    return line.rstrip()
-
-
 def _comment(line: str) -> str:
-    """What `_without_comment` leaves out, with the blanks before it."""
-    return line.rstrip()[len(_without_comment(line)) :]
+    """What `without_comment` leaves out, with the blanks before it."""
+    return line.rstrip()[len(without_comment(line)) :]
 
 
 def _target(line: str) -> str:

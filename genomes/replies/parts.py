@@ -20,6 +20,11 @@ _FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
 _TAG = re.compile(r"\s{0,40}<(/?)(think|thinking|thought|thoughts|reasoning|analysis|scratchpad)>", re.IGNORECASE)
 _NOTE = "NOTE:"  # what a model is asked to say beside its edits
 _PYTHON = ("py", "python", "python3")
+_FINAL = re.compile(
+    r"\b(?:final|corrected|fixed|revised)\s+(?:\w+\s+)?(?:version|code|program|file|answer|implementation|function|class|edit|train\.py)\b"
+    r"|^\W*(?:final|corrected|fixed|revised|correction)\W*$",
+    re.IGNORECASE,
+)
 _DIFF = ("diff", "patch", "udiff")
 
 
@@ -31,6 +36,7 @@ class Part:
     label: str  # the first word behind the opening fence, in lower case
     lines: tuple[str, ...]
     closed: bool
+    lead: str = ""  # the last line of prose before it
 
     @property
     def name(self) -> str:
@@ -43,6 +49,11 @@ class Part:
     @property
     def is_called_diff(self) -> bool:
         return self.label in _DIFF
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is said to take the place of what came before."""
+        return _FINAL.search(self.lead[:_FENCE_CHARACTERS]) is not None
 
     @property
     def is_blank(self) -> bool:
@@ -78,7 +89,7 @@ def answer(reply: str) -> list[str]:
 def parts(lines: Iterable[str]) -> list[Part]:
     """What stands outside of fences, then the fences, in their order. A note at the start of a fence counts as outside."""
     outside, found = list[str](), list[Part]()
-    inside, mark, indent, label = list[str](), "", "", ""
+    inside, mark, indent, label, lead = list[str](), "", "", "", ""
     for line in lines:
         fence = _FENCE.match(line) if len(line) <= _FENCE_CHARACTERS else None
         if not mark and fence:
@@ -86,16 +97,17 @@ def parts(lines: Iterable[str]) -> list[Part]:
             inside, label = [], (info.split() or [""])[0].lower()
         elif not mark:
             outside.append(line)
+            lead = line if line.strip() else lead
         elif fence and fence[2].startswith(mark) and not fence[3].strip():
-            found.append(Part(len(found) + 1, label, tuple(inside), closed=True))
+            found.append(Part(len(found) + 1, label, tuple(inside), closed=True, lead=lead))
             outside.append("")
-            mark = ""
+            mark = lead = ""
         elif line.lstrip().startswith(_NOTE) and not any(inside):
             outside.append(line.lstrip())
         else:
             inside.append(line.removeprefix(indent))
     if mark:
-        found.append(Part(len(found) + 1, label, tuple(inside), closed=False))
+        found.append(Part(len(found) + 1, label, tuple(inside), closed=False, lead=lead))
     return [Part(0, "", tuple(outside), closed=True), *found]
 
 

@@ -7,14 +7,15 @@ Repaired is one slip alone: a first line that has lost the indentation of the li
 from __future__ import annotations
 
 import ast
-import contextlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genomes.errors import EditError, ParseError
+from genomes.replies.outline import DEFINITIONS
 from genomes.replies.page import Page, shown
 from genomes.replies.parts import Part
+from genomes.replies.spelling import reindented
 from genomes.source import Source, read, require_shallow
 
 MOST_DEPTH = 64  # of a syntax tree; hand-written programs have some 20 levels
@@ -60,22 +61,42 @@ class Snippet:
     source: Source
     statements: tuple[ast.stmt, ...]
     is_inner: bool  # it stood at some indentation, so that its first line is one of ours
+    is_final: bool = False  # it is said to take the place of what came before
+
+    @property
+    def names(self) -> set[str]:
+        """What it defines."""
+        return {node.name for node in self.statements if isinstance(node, DEFINITIONS)}
 
 
-def snippet(part: Part) -> Snippet:
-    """A part as code.
+def snippet(part: Part, page: Page) -> Snippet:
+    """A part as code, indented as the program is.
 
     Raises:
         ParseError: it is none.
     """
     lines = _without_margins(part.lines)
+    wrong: ParseError | None = None
+    for spelling in (lines, *_first_line_moved(lines)):
+        try:
+            found = _read(part.name, spelling)
+        except ParseError as error:
+            wrong = wrong or error
+        else:
+            return replace(_indented(found, spelling, page), is_final=part.is_final)
+    raise ParseError(f"{part.name} does not parse: {wrong}") from wrong
+
+
+def _indented(found: Snippet, lines: Sequence[str], page: Page) -> Snippet:
+    """With the program's kind of indentation, unless a string would change with it."""
+    new = reindented(lines, page.indents) if page.indents else tuple(lines)
+    if new == tuple(lines):
+        return found
     try:
-        return _read(part.name, lines)
-    except ParseError as error:
-        for spelling in _first_line_moved(lines):
-            with contextlib.suppress(ParseError):
-                return _read(part.name, spelling)
-        raise ParseError(f"{part.name} does not parse: {error}") from error
+        other = _read(found.where, new)
+    except ParseError:
+        return found
+    return other if ast.dump(other.source.tree) == ast.dump(found.source.tree) else found
 
 
 def code_outside(part: Part) -> Part | None:

@@ -1,0 +1,248 @@
+"""Replies as models of middle size write them: read where they have one meaning, refused where they have two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import genomes
+from genomes import GenomeError, patch
+
+TRAIN = (Path(__file__).resolve().parent.parent / "trainer" / "train.py").read_text(encoding="utf-8")
+SMALL = """\
+import torch
+
+LR = 4e-3
+NAME = 'adam'
+
+
+class A(torch.nn.Module):
+    def forward(self, x, y=None):
+        if y is None:
+            x = x.flatten(0, 1)
+        return x * 0.004
+
+
+def lr_at(p):
+    return LR * (1 - p)
+
+
+def main():
+    return A(), lr_at(0.5)
+"""
+FASTER = SMALL.replace("LR = 4e-3", "LR = 0.0068")
+TABBED = SMALL.replace("    ", "\t")
+FLAT = SMALL.replace("x.flatten(0, 1)", "x.flatten(1, 2)")
+
+
+def block(search: str, replace: str, opening: str = "<<<<<<< SEARCH", closing: str = ">>>>>>> REPLACE") -> str:
+    return f"{opening}\n{search}\n=======\n{replace}\n{closing}\n"
+
+
+def fence(code: str, label: str = "python") -> str:
+    return f"```{label}\n{code}\n```\n"
+
+
+def message(reply: str, text: str = SMALL, cut: bool = False) -> str:
+    with pytest.raises(GenomeError) as raised:
+        patch(text, reply, cut)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+# ---- constants alone
+
+
+def test_a_constant_may_stand_alone_in_its_fence() -> None:
+    assert patch(SMALL, f"A higher rate:\n{fence('LR = 0.0068')}") == FASTER
+    assert patch(SMALL, f"Instead of\n{fence('LR = 4e-3')}\nI would use\n{fence('LR = 0.0068  # higher')}") == FASTER.replace(
+        "8\n", "8  # higher\n"
+    )
+    assert "nothing uses the new WIDTH" in message(fence("WIDTH = 8"))
+    assert "fence 1 has no function or class" in message(fence("rate = 8"))
+    assert "both change line 3" in message(fence("LR = 5e-3") + fence("LR = 6e-3"))
+
+
+def test_a_constant_beside_a_block_shows_what_is_meant() -> None:
+    assert patch(SMALL, fence("LR = 0.01") + block("LR = 4e-3", "LR = 0.0068")) == FASTER
+
+
+# ---- spelling
+
+
+@pytest.mark.parametrize(
+    ("search", "replace", "made"),
+    [
+        ("            x = x.flatten(0,1)", "            x = x.flatten(1, 2)", FLAT),
+        ("x=x.flatten( 0,1 )", "x = x.flatten(1, 2)", FLAT),
+        ('NAME = "adam"', "NAME = 'muon'", SMALL.replace("adam", "muon")),
+        ("LR = 0.004", "LR = 0.0068", FASTER),
+        ("        if y is None :\n            x = x.flatten(0,1)", "        if True:\n            x = x", None),
+        ("if y is None :\n    x = x.flatten(0,1)", "if True:\n    x = x", None),
+    ],
+)
+def test_code_is_found_by_its_tokens_where_its_text_is_not(search: str, replace: str, made: str | None) -> None:
+    wanted = made or SMALL.replace("if y is None", "if True").replace("x.flatten(0, 1)", "x")
+    assert patch(SMALL, block(search, replace)) == wanted
+
+
+@pytest.mark.parametrize(
+    "search", ["x = x.flatten(01)", "x = x.flat ten(0, 1)", 'NAME = " adam"', "LR = 4", "LR = 0.0040001", 'NAME = r"adam"']
+)
+def test_but_other_tokens_are_other_code(search: str) -> None:
+    assert "no line of the program is" in message(block(search, "pass"))
+
+
+def test_tokens_that_occur_twice_are_told() -> None:
+    text = SMALL + "\n\ndef other(x):\n    x = x.flatten(0,  1)\n    return x.flatten(0, 1)\n"
+    assert "occurs 2 times" in message(block("x = x.flatten(0,1)", "x = x"), text)
+    exact = patch(text, block("    x = x.flatten(0,  1)", "    x = x"))
+    assert exact == text.replace("    x = x.flatten(0,  1)", "    x = x")
+
+
+def test_tabs_stand_for_the_indentation_of_the_program() -> None:
+    reply = block("\t\tif y is None:\n\t\t\tx = x.flatten(0, 1)", "\t\tif y is None:\n\t\t\tx = x.flatten(1, 2)")
+    assert patch(SMALL, reply) == FLAT
+    assert patch(TABBED, reply.replace("\t", "    ")) == FLAT.replace("    ", "\t")
+    method = (
+        "class A(torch.nn.Module):\n\tdef forward(self, x, y=None):\n\t\tif y is None:\n\t\t\tx = x.flatten(1, 2)\n\t\treturn x * 0.004"
+    )
+    assert patch(SMALL, fence(method)) == FLAT
+    assert patch(TABBED, fence(method.replace("\t", "    "))) == FLAT.replace("    ", "\t")
+    assert patch(SMALL, "```diff\n@@\n \t\tif y is None:\n-\t\t\tx = x.flatten(0, 1)\n+\t\t\tx = x.flatten(1, 2)\n```") == FLAT
+
+
+def test_a_tab_in_a_string_stays() -> None:
+    assert "'''\n\tx'''" in patch(SMALL, fence("def lr_at(p):\n\treturn LR * len('''\n\tx''')"))
+
+
+# ---- markers and fences
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<<<<<<< HEAD", ">>>>>>> new"),
+        ("<<<<<<< ORIGINAL", ">>>>>>> UPDATED"),
+        ("<<<<<<< search:", ">>>>>>> replace"),
+        ("<<<<<<< OLD", ">>>>>>> NEW"),
+    ],
+)
+def test_other_words_of_markers_mean_the_same(opening: str, closing: str) -> None:
+    assert patch(SMALL, block("LR = 4e-3", "LR = 0.0068", opening, closing)) == FASTER
+
+
+def test_fences_inside_of_a_block_are_no_code() -> None:
+    for label in ("python", ""):
+        old, new = fence("LR = 4e-3", label).strip(), fence("LR = 0.0068", label).strip()
+        assert patch(SMALL, block(old, new)) == FASTER
+        assert (
+            patch(SMALL, f"```{label}\n<<<<<<< SEARCH\nLR = 4e-3\n```\n=======\n```{label}\nLR = 0.0068\n>>>>>>> REPLACE\n```\n") == FASTER
+        )
+
+
+def test_the_last_marker_may_be_missing_where_nothing_was_cut_off() -> None:
+    reply = block("LR = 4e-3", "LR = 0.0068", closing="")
+    for ending in ("", "\n", "```\n"):
+        assert patch(SMALL, reply + ending) == FASTER
+    assert patch(SMALL, block("NAME = 'adam'", "NAME = 'muon'") + reply) == FASTER.replace("adam", "muon")
+    assert "block 1 is cut off" in message(reply, cut=True)
+    assert "block 1 is cut off" in message(block("LR = 4e-3", "LR = max(", closing=""))
+    assert "block 1 is cut off" in message(reply + "\nThat is all.")
+    assert "block 1 is not closed" in message(reply + block("NAME = 'adam'", "NAME = 'muon'"))
+
+
+# ---- other formats
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda text: text, lambda text: f"Sure:\n\n{fence(text, 'json')}\nDone.", lambda text: fence(text, "")]
+)
+def test_json_is_blocks_or_code(wrapped) -> None:  # type: ignore[no-untyped-def]
+    edits = [{"search": "LR = 4e-3", "replace": "LR = 0.0068"}]
+    for data in ({"edits": edits}, edits, edits[0], {"note": "faster", "code": FASTER}, {"code": "LR = 0.0068"}):
+        for indent in (None, 2):
+            assert patch(SMALL, wrapped(json.dumps(data, indent=indent))) == FASTER
+    assert patch(SMALL, wrapped(json.dumps({"edits": [{"search": "NAME = 'adam'\n", "replace": ""}]}))) == SMALL.replace(
+        "NAME = 'adam'\n", ""
+    )
+    assert "no line of the program is 'LR = 3'" in message(wrapped(json.dumps({"edits": [{"search": "LR = 3", "replace": ""}]})))
+
+
+def test_tags_are_blocks() -> None:
+    for reply in (
+        "<edit>\n<search>\nLR = 4e-3\n</search>\n<replace>\nLR = 0.0068\n</replace>\n</edit>",
+        "<search>LR = 4e-3</search><replace>LR = 0.0068</replace>",
+        fence("<search>LR = 4e-3</search>\n<replace>LR = 0.0068</replace>", "xml"),
+    ):
+        assert patch(SMALL, reply) == FASTER
+
+
+def test_numbers_in_front_of_lines_are_no_code() -> None:
+    assert patch(SMALL, block(" 3 | LR = 4e-3", " 3 | LR = 0.0068")) == FASTER
+    assert patch(SMALL, block("3 |LR = 4e-3", "LR = 0.0068")) == FASTER
+    listing = "\n".join(f"{number:4} | {line}" for number, line in enumerate(FASTER.splitlines(), 1))
+    assert patch(SMALL, fence(listing)) == FASTER
+
+
+def test_signs_of_html_are_read_where_they_are_no_code() -> None:
+    assert patch(SMALL, fence("def lr_at(p):\n    return LR if p &lt; 0.5 else LR / 2")).count("p < 0.5") == 1
+    escaped = block("LR = 4e-3", "LR = 0.0068").replace("<", "&lt;").replace(">", "&gt;")
+    assert patch(SMALL, escaped) == FASTER
+    assert '"&lt;"' in patch(SMALL, fence('def lr_at(p):\n    return LR * len("&lt;")'))
+
+
+def test_old_and_new_code_may_be_named_as_such() -> None:
+    old, new = fence("            x = x.flatten(0, 1)"), fence("            x = x.flatten(1, 2)")
+    for first, second in (("Replace", "with"), ("In `A.forward`, replace this line:", "with this:"), ("**Before:**", "**After:**")):
+        assert patch(SMALL, f"{first}\n{old}\n{second}\n{new}\nThat is all.") == FLAT
+    assert "no block" in message(f"Look at\n{old}\nand\n{new}")
+
+
+# ---- one reply, one edit
+
+
+def test_the_program_as_it_is_beside_an_edit_is_none() -> None:
+    assert patch(SMALL, f"Now:\n{fence(SMALL)}\nThen:\n{fence(FASTER)}") == FASTER
+    assert patch(SMALL, f"Now:\n{fence(SMALL)}\n{block('LR = 4e-3', 'LR = 0.0068')}") == FASTER
+    old = "def lr_at(p):\n    return LR * (1 - p)"
+    assert patch(SMALL, fence(old) + fence(old.replace("1 - p", "2 - p"))) == SMALL.replace("1 - p", "2 - p")
+    assert "as it was" in message(fence(SMALL))
+
+
+LINE, SQUARE = "def lr_at(p):\n    return LR * (1 - p / 2)", "def lr_at(p):\n    return LR * (1 - p) ** 2"
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (fence(LINE), fence(SQUARE)),
+        (fence(FASTER), fence(SMALL.replace("adam", "muon"))),
+        (fence("LR = 5e-3"), fence(SQUARE)),
+        (fence("x = x.flatten(1, 2)"), block("LR = 4e-3", "LR = 5e-3")),
+        (block("LR = 4e-3", "LR = 5e-3"), fence(SQUARE)),
+        (block("LR = 4e-3", "LR = 5e-3"), block("NAME = 'adam'", "NAME = 'muon'")),
+        (fence("-LR = 4e-3\n+LR = 5e-3", "diff"), fence(SQUARE)),
+    ],
+)
+def test_a_choice_is_no_edit(a: str, b: str) -> None:
+    for first, second in (("Option A: a line", "Option B: another"), ("### Approach 1", "### Approach 2")):
+        assert "edits to choose from" in message(f"{first}\n\n{a}\n{second}\n\n{b}\nI recommend the first.")
+    assert patch(SMALL, f"Option A is better than option B.\n{fence(LINE)}")
+
+
+def test_what_is_said_to_correct_takes_the_place_of_what_came_before() -> None:
+    made = patch(SMALL, fence(SQUARE))
+    for lead in ("Wait. The corrected version:", "**Final**", "Here is the final code:"):
+        assert patch(SMALL, f"First:\n{fence(LINE)}\n{lead}\n{fence(SQUARE)}") == made
+        assert patch(SMALL, f"Option A\n{fence(LINE)}\nOption B\n{fence(LINE.replace('2', '3'))}\n{lead}\n{fence(SQUARE)}") == made
+        assert patch(SMALL, f"First:\n{fence(FASTER)}\n{lead}\n{fence(made)}") == made
+    assert "both change" in message(f"First:\n{fence(LINE)}\nThe final layer:\n{fence(SQUARE)}")
+
+
+def test_what_a_reply_says_beside_its_edits_is_read_in_every_format() -> None:
+    note = "NOTE: faster\n\n"
+    for reply in (json.dumps({"code": FASTER}), block("LR = 4e-3", "LR = 0.0068", closing=""), "<search>\nLR = 4e-3\n</search>"):
+        assert "NOTE: faster" in genomes.prose(note + reply)
