@@ -198,6 +198,7 @@ def test_old_and_new_code_may_be_named_as_such() -> None:
     old, new = fence("            x = x.flatten(0, 1)"), fence("            x = x.flatten(1, 2)")
     for first, second in (("Replace", "with"), ("In `A.forward`, replace this line:", "with this:"), ("**Before:**", "**After:**")):
         assert patch(SMALL, f"{first}\n{old}\n{second}\n{new}\nThat is all.") == FLAT
+    assert "no block" in message(f"Replace\n{old}\nwith\n{new[:-5]}", cut=True)
     assert "no block" in message(f"Look at\n{old}\nand\n{new}")
 
 
@@ -228,7 +229,11 @@ LINE, SQUARE = "def lr_at(p):\n    return LR * (1 - p / 2)", "def lr_at(p):\n   
     ],
 )
 def test_a_choice_is_no_edit(a: str, b: str) -> None:
-    for first, second in (("Option A: a line", "Option B: another"), ("### Approach 1", "### Approach 2")):
+    for first, second in (
+        ("Option A: a line", "Option B: another"),
+        ("### Approach 1", "### Approach 2"),
+        ("1. **Option 1**", "2. **Option 2**"),
+    ):
         assert "edits to choose from" in message(f"{first}\n\n{a}\n{second}\n\n{b}\nI recommend the first.")
     assert patch(SMALL, f"Option A is better than option B.\n{fence(LINE)}")
 

@@ -43,7 +43,7 @@ from genomes.source import Splice, parse, require_shallow, splice
 _MOST_FENCES = 200
 _TOLD = 3  # passages that do not match, in one message
 _READ = 200  # characters of a line that may begin a choice
-_OFFER = re.compile(r"\W*((?:option|alternative|variant|version|approach|choice)\s+(?:[A-D]|[1-4]|one|two))\b", re.IGNORECASE)
+_OFFER = re.compile(r"[\W\d]*((?:option|alternative|variant|version|approach|choice)\s+(?:[A-D]|[1-4]|one|two))\b", re.IGNORECASE)
 _CUT_OFF = "is cut off: send it whole, and close its fence"
 
 

@@ -109,7 +109,7 @@ def _named(lines: Sequence[str]) -> list[str] | None:
     found, old = list(rest.lines), None
     is_paired = False
     for part in fences:
-        if old is not None and _NEW.fullmatch(part.lead[:_READ]):
+        if old is not None and part.closed and _NEW.fullmatch(part.lead[:_READ]):
             found += _block(old.lines, part.lines)
             old, is_paired = None, True
             continue
