@@ -15,7 +15,7 @@ from genomes.errors import EditError
 from genomes.knobs import Spot, spots
 from genomes.source import Splice, parse, splice
 from genomes.units import Unit, units
-from genomes.wording import changed, named, shown
+from genomes.wording import changed, named, says_the_same, shown
 
 SET, REPLACE, INSERT, DELETE, PROGRAM = "set", "replace", "insert", "delete", "program"
 _DESCRIBED = 4  # edits in a description
@@ -70,8 +70,12 @@ def apply(edits: Iterable[Edit], a: str) -> str:
 
 
 def describe(edits: Iterable[Edit]) -> str:
-    """One line for people: "MATRIX_LR 0.04 → 0.05; Block.forward: + x = norm(x); class MLP moved before class Block"."""
-    lines = _lines(tuple(edits))
+    """One line for people: "MATRIX_LR 0.04 → 0.05; Block.forward: + x = norm(x); class MLP moved before class Block".
+
+    Comments and docstrings are told only where nothing else changed.
+    """
+    every = tuple(edits)
+    lines = _lines(tuple(edit for edit in every if edit.kind in (SET, PROGRAM) or not says_the_same(edit.old, edit.new)) or every)
     rest = [f"and {len(lines) - _DESCRIBED} more"] if len(lines) > _DESCRIBED else []
     return "; ".join([*lines[:_DESCRIBED], *rest]) or "no change"
 

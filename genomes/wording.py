@@ -6,10 +6,12 @@ import ast
 import re
 
 from genomes.errors import ParseError
+from genomes.literals import is_bare
 from genomes.source import parse_tree
 
 _SHOWN = 48  # characters of a statement in a description
 _SILENT = frozenset({"ctx", "kind", "type_comment"})
+_LEAD = re.compile(r"\A(?:[ \t]*(?:#[^\n]*)?(?:\n|\Z))*")  # blank lines and comments
 _ELIF = re.compile(r"^(\s*)elif\b")
 
 
@@ -37,10 +39,23 @@ def changed(old: str, new: str) -> str:
     return f"{label}{shown(ast.unparse(before))} → {shown(ast.unparse(after))}"
 
 
+def says_the_same(old: str, new: str) -> bool:
+    """Whether two versions of statements, or of a head, differ in comments, docstrings and layout alone."""
+    a, b = _statements(old), _statements(new)
+    return a is not None and b is not None and [ast.dump(s) for s in a if not is_bare(s)] == [ast.dump(s) for s in b if not is_bare(s)]
+
+
 def _statement(text: str) -> ast.stmt | None:
     """The one statement that a text is, or that it is the head of."""
-    code = "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
-    code = _ELIF.sub(r"\1if", code)
+    found = _statements(text)
+    return found[0] if found and len(found) == 1 else None
+
+
+def _statements(text: str) -> list[ast.stmt] | None:
+    """The statements of a text, which may end with the head of one; None where they cannot be read."""
+    code = _ELIF.sub(r"\1if", _LEAD.sub("", text, count=1))
+    if not code.strip():
+        return []
     indent = code[: len(code) - len(code.lstrip())]
     opening = "if 1:\n" if indent else ""
     for program in (f"{opening}{code}\n", f"{opening}{code}\n{indent}    pass\n"):
@@ -48,8 +63,7 @@ def _statement(text: str) -> ast.stmt | None:
             body = parse_tree(program).body
         except ParseError:
             continue
-        inner = body[0].body if indent and isinstance(body[0], ast.If) else body
-        return inner[0] if len(inner) == 1 else None
+        return body[0].body if indent and isinstance(body[0], ast.If) else body
     return None
 
 

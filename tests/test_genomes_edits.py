@@ -95,6 +95,23 @@ def test_a_moved_definition_is_told_as_one():
     assert genomes.describe(genomes.diff(seed, other)) == "class MLP moved before class Attention"
 
 
+def test_comments_and_docstrings_are_told_only_where_nothing_else_changed():
+    seed = PROGRAMS["seed"]
+    noisy = seed.replace("Share of the full rates: rises", "The share of the full rates, at a time: it rises", 1)
+    noisy = noisy.replace("\ndef build_model(", '\n"A text that stands alone."\n\n\n# builds\ndef build_model(', 1)
+    noisy = noisy.replace("        return ", "        # what comes out\n        return ", 1)
+    assert genomes.describe(genomes.diff(seed, noisy)).count(";") == 3
+    assert genomes.describe(genomes.diff(seed, noisy.replace("DEPTH = 8", "DEPTH = 9"))) == "DEPTH 8 → 9"
+    warm = noisy.replace("if progress < WARMUP_RATIO:", "if progress <= WARMUP_RATIO:  # or at its end", 1)
+    assert genomes.describe(genomes.diff(seed, warm)) == "rate_factor: progress < WARMUP_RATIO → progress <= WARMUP_RATIO"
+
+
+def test_a_text_that_is_used_is_no_comment():
+    a = 'TEXT = """\n# one\n"""\nB = 1\n\n\ndef f():\n    x = 1\n'
+    b = 'TEXT = """\n# two\n"""\nB = 2\n\n\ndef f():\n    """Said."""\n    x = 1\n'
+    assert genomes.describe(genomes.diff(a, b)) == r"TEXT = '\n# one\n' → '\n# two\n'; B 1 → 2"
+
+
 def test_a_long_diff_is_described_in_one_line():
     edits = genomes.diff(PROGRAMS["grouped.py"], PROGRAMS["recurrent.py"])
     assert "\n" not in genomes.describe(edits)
