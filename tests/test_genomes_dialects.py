@@ -150,7 +150,8 @@ def test_the_last_marker_may_be_missing_where_nothing_was_cut_off() -> None:
     assert patch(SMALL, block("NAME = 'adam'", "NAME = 'muon'") + reply) == FASTER.replace("adam", "muon")
     assert "block 1 is cut off" in message(reply, cut=True)
     assert "block 1 is cut off" in message(block("LR = 4e-3", "LR = max(", closing=""))
-    assert "block 1 is cut off" in message(reply + "\nThat is all.")
+    for words in ("That is all.", "Done", "It is done"):
+        assert "block 1 is cut off" in message(f"{reply}\n{words}")
     assert "block 1 is not closed" in message(reply + block("NAME = 'adam'", "NAME = 'muon'"))
 
 
@@ -211,6 +212,14 @@ def test_the_program_as_it_is_beside_an_edit_is_none() -> None:
     old = "def lr_at(p):\n    return LR * (1 - p)"
     assert patch(SMALL, fence(old) + fence(old.replace("1 - p", "2 - p"))) == SMALL.replace("1 - p", "2 - p")
     assert "as it was" in message(fence(SMALL))
+
+
+def test_a_method_that_is_shown_as_it_stands_is_none_whichever_class_it_is_of() -> None:
+    text = SMALL.replace("def lr_at", "class B:\n    def forward(self, x):\n        return x * 2\n\n\ndef lr_at")
+    shown, meant = "    def forward(self, x):\n        return x * 2", "class B:\n    def forward(self, x):\n        return x * 3"
+    assert patch(text, f"Now:\n{fence(shown)}\nThen:\n{fence(meant)}") == text.replace("x * 2", "x * 3")
+    assert "forward may be" in message(fence(shown.replace("2", "4")) + fence(meant), text)
+    assert "forward may be" in message(fence(shown.replace("\n    ", "\n")[4:]) + fence(meant), text)
 
 
 LINE, SQUARE = "def lr_at(p):\n    return LR * (1 - p / 2)", "def lr_at(p):\n    return LR * (1 - p) ** 2"

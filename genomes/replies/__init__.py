@@ -103,6 +103,8 @@ def _edits(page: Page, lines: Sequence[str], cut: bool) -> _Found:
 def _edited(page: Page, found: _Found) -> str:
     result = splice(page.text, _apart(page, _cuts(page, found)))
     _require_program(result, found.passages)
+    if found.passages and not found.passages[-1].closed and _idle(result) > _idle(page.text):
+        raise cut_off(found.passages[-1].where)  # words behind the code, such as "Done", may be code too
     if identity(result) == identity(page.text):
         raise EditError("the edits leave the program as it was, but for comments and layout: change what it does")
     return result
@@ -271,6 +273,14 @@ def _both(before: str, after: str) -> str:
     kind, _, number = before.partition(" ")
     other, _, second = after.partition(" ")
     return f"{kind}s {number} and {second}" if kind == other in ("block", "hunk") else f"{before} and {after}"
+
+
+def _idle(text: str) -> int:
+    """The number of expressions that stand as statements and do nothing."""
+    return sum(
+        isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call | ast.Await | ast.Yield | ast.YieldFrom | ast.Constant)
+        for node in ast.walk(parse(text).tree)
+    )
 
 
 def _require_program(text: str, passages: Sequence[Passage]) -> None:

@@ -133,6 +133,8 @@ def _definition(plan: _Plan, places: Sequence[Place], found: Snippet, node: Defi
     tops, methods = [place for place in same if not place.owner], [place for place in same if place.owner == "class"]
     others = [place for place in same if not takes_self(place.node)]  # static methods, functions within functions
     candidates = (methods or tops) if takes_self(node) else (tops or others)
+    if len(candidates) > 1 and _lines(found.source, node) in [_lines(plan.source, place.node) for place in candidates]:
+        return  # shown as it is, indentation included
     if len(candidates) > 1:
         named = " or ".join(f"{place.name} (line {first_line(place.node)})" for place in candidates[:_NAMED])
         how = (
@@ -149,6 +151,10 @@ def _definition(plan: _Plan, places: Sequence[Place], found: Snippet, node: Defi
         raise EditError(f"{found.where}: no class of the program has a method {node.name}: write a new one inside `class NAME:`")
     else:
         plan.add(_New(node.name, found, node))
+
+
+def _lines(source: Source, node: Definition) -> list[str]:
+    return [line.rstrip() for line in source.lines[first_line(node) - 1 : node.end_lineno]]
 
 
 def _class(plan: _Plan, found: Snippet, node: ast.ClassDef, place: Place, old: ast.ClassDef) -> None:
