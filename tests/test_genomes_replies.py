@@ -257,14 +257,14 @@ def test_a_new_function_goes_before_its_first_use() -> None:
         ("def main():\n    # ... existing code ...\n    return 1", "leaves out code"),
         ("def main():\n    x = 1\n    # rest unchanged", "leaves out code"),
         ("def main():\n    x = 1\n    # The remaining code stays the same", "leaves out code"),
-        ("def main():\n    ...  # unchanged", "leaves out code at '    ...  # unchanged'"),
-        ("def main():\n    ...  # as before", "leaves out code"),
+        ("def main(x):\n    ...  # unchanged", "leaves out code at '    ...  # unchanged'"),
+        ("def main(x):\n    ...  # as before", "leaves out code"),
         ("def main(): ...", "leaves out code"),
-        ("def main(): pass  # unchanged", "leaves out code"),
+        ("def main(x): pass  # unchanged", "leaves out code"),
         ("class A: ...  # as in the program", "leaves out code"),
         ("class A:  # (unchanged)\n    pass", "leaves out code"),
-        ('def main():  # same as before\n    """Trains."""\n    return None', "leaves out code"),
-        ("def main():\n    raise NotImplementedError  # keep existing implementation", "leaves out code"),
+        ('def main(x):  # same as before\n    """Trains."""\n    return None', "leaves out code"),
+        ("def main(x):\n    raise NotImplementedError  # keep existing implementation", "leaves out code"),
         ("def main():\n    raise NotImplementedError('existing code')", "leaves out code"),
         ("def main():\n    return (1", "fence 1 does not parse"),
         ("def main():\n    return 1\n\nprint(main())", "is no function, class, constant or import"),
@@ -294,6 +294,30 @@ def test_code_that_cannot_be_used_is_told(code: str, said: str) -> None:
 )
 def test_comments_that_only_sound_like_it_are_no_omission(line: str) -> None:
     assert patch(SMALL, python(f"def main(y):\n    {line}\n    return 5"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ":\n        ...  # unchanged",
+        ":\n        ...  # as before",
+        ": ...  # unchanged",
+        ":  # (unchanged)\n        pass",
+        ":\n        raise NotImplementedError  # keep existing implementation",
+        ':\n        """Adds."""\n        # ... existing code ...\n        pass',
+    ],
+)
+def test_a_function_that_is_said_to_be_as_it_was_keeps_its_body(body: str) -> None:
+    part = f"class A(torch.nn.Module):\n    size = 5\n\n    def __init__(self){body}\n\n    @staticmethod\n    def only(x){body}"
+    wanted = SMALL.replace("size = 3", "size = 5")
+    assert patch(SMALL, python(part)) == wanted
+    whole = part.replace("    @static", "    def forward(self, x):\n        return x + x\n\n    @static")
+    assert patch(SMALL, python(whole)) == wanted.replace("        return x\n", "        return x + x\n", 1)
+    program = f"{SMALL[: SMALL.index('class A')]}{whole}\n\n\n{SMALL[SMALL.index('class B') :]}"
+    assert patch(SMALL, python(program)) == wanted.replace("        return x\n", "        return x + x\n", 1)
+    for other in (part.replace("only(x)", "only(y)"), part.replace("    @staticmethod\n", ""), part.replace("only", "more")):
+        assert "leaves out code" in message(python(other))
+    assert "as it was" in message(python(f"def main(){body}"))
 
 
 def test_a_body_stays_where_its_head_is_said_to_be_as_before() -> None:

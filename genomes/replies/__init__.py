@@ -7,7 +7,7 @@
 
 `parts.py` drops reasoning and opens fences, `snippets.py` reads code, `page.py` finds passages in the program, `spelling.py` says which
 lines are the same but for how they are written. `dialects.py` turns what else models write (JSON, tags, numbered lines, …) into blocks and
-fences; that is tried only where a reply as it stands does not fit.
+fences; that is tried only where a reply as it stands does not fit. `stubs.py` fills in functions that are said to be unchanged.
 
 How it is decided what a reply is: blocks are read first. A fence is a diff if it is called one or has marks of one, else code if it parses
 and defines something, else a diff if it has lines with signs and lines of the program. Other fences, and those in other languages, are
@@ -38,6 +38,7 @@ from genomes.replies.outline import DEFINITIONS, bound_in, names_in
 from genomes.replies.page import Cut, Page, Passage
 from genomes.replies.parts import Part, answer, parts
 from genomes.replies.snippets import MOST_DEPTH, Snippet, code_outside, defines, require_complete, snippet
+from genomes.replies.stubs import restored
 from genomes.source import Splice, parse, require_shallow, splice
 
 _MOST_FENCES = 200
@@ -156,7 +157,10 @@ def _read(part: Part, page: Page, found: _Found) -> None:
             raise
         return
     if any(isinstance(node, DEFINITIONS) for node in code.statements) or _is_program(code, page.text):
-        _require_whole(part, page)
+        code = restored(code, page)
+        if not part.closed:
+            raise EditError(f"{part.name} {_CUT_OFF}")
+        require_complete(part.name, map(str.rstrip, code.source.lines), page)
         found.code.append(code)
     elif has_signs(part, page):
         _read_diff(part, page, found)
@@ -186,12 +190,6 @@ def _read_outside(rest: Part, page: Page, found: _Found, cut: bool) -> None:
             found.code.append(snippet(code, page))
         except ParseError as error:
             raise ParseError(f"{error}; put code between ```python and ```, and nothing else there") from error
-
-
-def _require_whole(part: Part, page: Page) -> None:
-    if not part.closed:
-        raise EditError(f"{part.name} {_CUT_OFF}")
-    require_complete(part.name, part.lines, page)
 
 
 def _last_word(found: _Found, text: str) -> list[Snippet]:

@@ -49,6 +49,7 @@ _ELISION = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _ELIDED_BODY = re.compile(rf"{_HEAD}{_COMMENT}", re.VERBOSE | re.IGNORECASE)  # with nothing below
+_SAYS = re.compile(_COMMENT, re.VERBOSE | re.IGNORECASE)
 _DOES_NOTHING = re.compile(rf"{_NOTHING}\s*(?:\#.*)?$", re.VERBOSE)
 _BEGINNINGS = ("#", ".", "…", "pass", "return", "raise", "def", "async", "class")  # of what may be one, to save time
 
@@ -126,6 +127,18 @@ def require_complete(where: str, lines: Iterable[str], page: Page) -> None:
             )
         is_opened = stripped.startswith(_BEGINNINGS) and stripped not in page.known and _ELIDED_BODY.match(stripped[:_READ]) is not None
         is_headed = is_opened or (is_headed and stripped[:1] in ("", "#", '"', "'"))
+
+
+def says_unchanged(line: str) -> bool:
+    """Whether a comment of a line says that code is left out as it is."""
+    _, sign, said = line.strip()[:_READ].partition("#")
+    return bool(sign) and _SAYS.match(sign + said) is not None
+
+
+def again(found: Snippet, lines: Sequence[str]) -> Snippet:
+    """A snippet with other lines, the first of which may be ours."""
+    own = [line.rstrip("\r\n") for line in lines[found.is_inner :]]
+    return replace(_read(found.where, own), is_final=found.is_final)
 
 
 def _is_elision(stripped: str) -> bool:
