@@ -50,6 +50,7 @@ class Assembly:
     patience_seconds: float
     prepare: str = ""  # text of prepare.py as the programs see it; "" on the instant lab, which runs none
     on_cluster: bool = False  # slots may be on other machines
+    memory_gib: float = 0.0  # that a program may use, of the GPU where it has one; 0: not known
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -184,8 +185,25 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     )
     limit = patience(profile.limits, budget)
     return Assembly(
-        planned.lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, planned.on_cluster
+        planned.lab,
+        head.name,
+        head.device,
+        budget,
+        rendered.seed,
+        key,
+        evaluators,
+        limit,
+        rendered.prepare,
+        planned.on_cluster,
+        _memory_gib(planned, profile),
     )
+
+
+def _memory_gib(planned: Plan, profile: profiles.Profile) -> float:
+    """That a program may use; 0 on a GPU of a machine that was not looked at."""
+    if profile.head.device != "cuda":
+        return profile.limits.host_memory_gib
+    return max(0.0, planned.machine.gpus[0].memory_gib - profile.limits.gpu_spare_gib) if planned.machine.gpus else 0.0
 
 
 def _compiles(seed: str) -> bool:
@@ -220,7 +238,8 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
     limit = patience(profile.limits, budget)
-    return Assembly(lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, planned.on_cluster)
+    fixed = lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, planned.on_cluster
+    return Assembly(*fixed, _memory_gib(planned, profile))
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 
 import genomes
@@ -13,21 +13,13 @@ from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Stopped, Unwri
 from evo.belief import Belief
 from evo.history import EXPLORATIONS
 from evo.operators import Library, common_ancestor
-from evo.population import ranking
-from evo.prompts import Attempt, Brief, Estimate, Partner, Result, Rivals
-from evo.records import Proposal, Record
+from evo.population import ancestors
+from evo.prompts import Attempt, Brief, Estimate, Measured, Partner, Result, Rivals, Setting
+from evo.records import Candidate, Proposal, Record
 from evo.standing import Standing
 
-TRIED, BEST, FAILURES = 20, 10, 6  # most that is told of each
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where programs are trained, and what people want."""
-
-    agenda: str  # the lab's program.md, as it is now
-    profile: str  # name of the device profile
-    budget_seconds: float
+TRIED, BEST, LOST, FAILURES = 20, 10, 12, 6  # most that is told of each
+_IDS = re.compile(r"^[0-9a-f]{8} into [0-9a-f]{8}: ")  # of a crossover's parents: a model knows neither
 
 
 def brief(proposal: Proposal, library: Library, standing: Standing, setting: Setting) -> Brief:
@@ -35,15 +27,16 @@ def brief(proposal: Proposal, library: Library, standing: Standing, setting: Set
     parent, belief = proposal.parents[0], library.belief
     text = library.texts(parent)
     return Brief(
-        agenda=setting.agenda,
-        profile=setting.profile,
-        budget_seconds=setting.budget_seconds,
+        setting=setting,
         noise_sd=belief.noise_sd,
+        seed_score=_score(belief, library.founder.genome),
         text=text,
         contract=not genomes.check(text),
         score=_score(belief, parent),
+        measured=_measured(parent, library, standing),
         tried=tuple(islice(_tried(parent, library, standing), TRIED)),
-        best=_best(library, standing),
+        best=_best(parent, library),
+        lost=tuple(islice(_lost(parent, library, standing), LOST)),
         failures=tuple(islice(_failures(parent, belief, standing), FAILURES)),
         partner=_partner(library, parent, proposal.parents[1]) if len(proposal.parents) > 1 else None,
     )
@@ -55,26 +48,79 @@ def _tried(parent: str, library: Library, standing: Standing) -> Iterator[Attemp
     for candidate in reversed(tuple(library.known.values())):
         proposal = candidate.proposal
         if parent in proposal.parents and proposal.operator in EXPLORATIONS and proposal.index not in told:
-            yield Attempt(candidate.note, "is being evaluated")
+            yield Attempt(_note(candidate), "is being evaluated")
     for record in reversed(standing.records):
         proposal = record.candidate.proposal
         if parent in proposal.parents and proposal.operator in EXPLORATIONS:
-            yield Attempt(record.candidate.note, _end(record, library.belief, parent))
+            yield Attempt(_note(record.candidate), _end(record, library.belief, parent))
 
 
-def _best(library: Library, standing: Standing) -> tuple[Result, ...]:
-    seed = library.founder.genome
-    if seed not in library.belief.of:
-        return ()
-    leaders = [id_ for id_ in ranking(library.history.genomes, library.belief) if id_ != seed and id_ in library.known]
-    return tuple(Result(id_, library.known[id_].note, _gain(library.belief, seed, id_)) for id_ in leaders[:BEST])
+def _measured(genome: str, library: Library, standing: Standing) -> Measured | None:
+    """By the latest evaluation with a score."""
+    scored = (r for r in reversed(standing.records) if r.candidate.genome == genome and isinstance(r.outcome, Scored))
+    record = next(scored, None)
+    if record is None or not isinstance(record.outcome, Scored):
+        return None
+    told = [(p.step, p.loss) for p in library.curves(record.candidate.proposal.index) if p.loss is not None]
+    losses = tuple(told[:1] + told[1:][-1:])
+    out = record.outcome
+    return Measured(out.steps, out.tokens, out.training_seconds, out.parameters, out.peak_memory_gib, losses)
+
+
+def _best(parent: str, library: Library) -> tuple[Result, ...]:
+    """By score: where ties go to the smaller program, a list of scores would look out of order."""
+    genomes_, of = library.history.genomes, library.belief.of
+    leaders = sorted((id_ for id_ in of if genomes_[id_].parents and id_ in library.known), key=lambda id_: of[id_].mean)
+    return tuple(_result(id_, parent, library) for id_ in leaders[:BEST])
+
+
+def _result(genome: str, parent: str, library: Library) -> Result:
+    before, estimate = library.history.genomes[genome].parents[0], library.belief.of[genome]
+    gain = _gain(library.belief, before, genome) if before in library.belief.of else None
+    return Result(Estimate(estimate.mean, estimate.sd), _note(library.known[genome]), gain, genome == parent)
+
+
+def _lost(parent: str, library: Library, standing: Standing) -> Iterator[Attempt]:
+    """What made programs near `parent` worse, each change once, latest first. Near is what it descends from, and what has its structure;
+    what was made of itself is told apart, and what it has in it is no warning."""
+    genomes_ = library.history.genomes
+    line = ancestors({id_: g.parents for id_, g in genomes_.items()}, parent)
+    own = genomes_[parent].species if parent in genomes_ else None
+    near = {*line, *(id_ for id_, g in genomes_.items() if g.species == own)} - {parent}
+    said: set[str] = set()
+    for record in reversed(standing.records):
+        candidate, parents = record.candidate, record.candidate.proposal.parents
+        base = next((id_ for id_ in parents if id_ in near), None)
+        if base is None or parent in parents or candidate.proposal.operator not in EXPLORATIONS or candidate.genome in line:
+            continue
+        loss = _loss(record, library.belief, base)
+        if loss and (note := _note(candidate)) not in said:
+            said.add(note)
+            yield Attempt(note, loss)
+
+
+def _loss(record: Record, belief: Belief, base: str) -> str:
+    """In words; "" where nothing was lost, or nobody knows."""
+    outcome, child = record.outcome, record.candidate.genome
+    if base not in belief.of:
+        return ""
+    if isinstance(outcome, Scored) and child in belief.of and (gain := _gain(belief, base, child)).mean < -gain.sd:
+        return f"lost {-gain.mean:.4f} ± {gain.sd:.4f} against its parent"
+    if isinstance(outcome, Stopped) and outcome.foretold is not None and (loss := outcome.foretold - belief.of[base].mean) > 0:
+        return f"stopped early, its curve foretold a loss of {loss:.4f} against its parent"
+    return ""
+
+
+def _note(candidate: Candidate) -> str:
+    """Without ids."""
+    return _IDS.sub("crossover: ", candidate.note)
 
 
 def _failures(parent: str, belief: Belief, standing: Standing) -> Iterator[Attempt]:
     """Of other programs than those made of `parent`."""
     for record in reversed(standing.records):
         if isinstance(record.outcome, Failed) and parent not in record.candidate.proposal.parents:
-            yield Attempt(record.candidate.note, _end(record, belief, parent))
+            yield Attempt(_note(record.candidate), _end(record, belief, parent))
 
 
 def _partner(library: Library, parent: str, other: str) -> Partner:

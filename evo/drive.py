@@ -23,7 +23,7 @@ from typing import Protocol
 
 import genomes
 from evaluator.evaluate import HarnessError
-from evaluator.outcome import Failed, Interrupted, Scored, Unwritten
+from evaluator.outcome import CurvePoint, Failed, Interrupted, Scored, Unwritten
 from evo import operators
 from evo.desk import WRITES, Answer, Desk
 from evo.errors import ClusterError, SeedFailsError
@@ -176,7 +176,7 @@ class Driver:
         records, pending = self.store.records(), self.store.pending()
         self.search.resume(records, pending)
         for record in latest(records):
-            self._curves.add(record, curve(self.store.run_dir, record.candidate.proposal.index))
+            self._curves.add(record, self._curve(record.candidate.proposal.index))
         self._known.update(self.store.known())
         self._spent_before = covered_seconds((r.started, r.finished) for r in records)
         self._prove_seed()
@@ -340,8 +340,7 @@ class Driver:
         return not scored and told >= HOPELESS and (len(failed) > 1 or not (others or self.executor.starting))
 
     def _prove_seed(self) -> None:
-        run_dir = self.store.run_dir
-        refuse_ignored_seed(self.search.standing.records, self.search.config.calibrations, lambda index: curve(run_dir, index))
+        refuse_ignored_seed(self.search.standing.records, self.search.config.calibrations, self._curve)
 
     def _refresh_views(self) -> None:
         """Views cost time that grows with the run, so they are refreshed the less often the more they cost."""
@@ -355,7 +354,10 @@ class Driver:
         """What is known now. `known` goes on growing."""
         search = self.search
         known = (self._founder, self._text, self._known, search.config.seed, search.history, search.belief)
-        return operators.Library(*known, self._contract, self._lab.prepare, search.config.policy in NUMBERS_APART)
+        return operators.Library(*known, self._contract, self._lab.prepare, search.config.policy in NUMBERS_APART, self._curve)
+
+    def _curve(self, index: int) -> tuple[CurvePoint, ...]:
+        return curve(self.store.run_dir, index)
 
     def _text(self, genome: str) -> str:
         return self._lab.seed if genome == self._founder.genome else self.store.text(genome)

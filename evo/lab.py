@@ -36,6 +36,7 @@ FILES = {
 }
 BUDGET = "TIME_BUDGET"  # the constant of prepare.py that holds the seconds of training
 MODULE_BYTES = 1 << 20  # of a module that is taken along in compat mode
+OFFERED, OFFERED_CHARACTERS = 30, 100  # constants and functions that a model is told of, and of a constant's value
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,34 @@ def _constants(text: str) -> dict[str, ast.expr]:
         for node in ast.parse(text).body
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
     }
+
+
+def offers(rendered: Rendered) -> tuple[str, ...]:
+    """What a program may use of prepare.py, a line each: its constants with their values, and the functions that the seed program uses."""
+    constants = [
+        f"{name} = {value}"
+        for name, node in _constants(rendered.prepare).items()
+        if name.isupper() and not name.startswith("_") and len(value := ast.unparse(node)) <= OFFERED_CHARACTERS
+    ]
+    used = _used_of_prepare(rendered.seed)
+    functions = [_signature(node) for node in ast.parse(rendered.prepare).body if isinstance(node, ast.FunctionDef) and node.name in used]
+    return (*constants, *functions)[:OFFERED]
+
+
+def _used_of_prepare(program: str) -> set[str]:
+    found = set[str]()
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "prepare":
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module == "prepare":
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def _signature(function: ast.FunctionDef) -> str:
+    returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    about = (ast.get_docstring(function) or "").partition("\n")[0]
+    return f"{function.name}({ast.unparse(function.args)}){returns}" + (f"  # {about}" if about else "")
 
 
 def prepare_data(preparation: Preparation, source: str, say: Callable[[str], None]) -> str:

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from random import Random
 
 import genomes
-from evaluator.outcome import Duplicate, Unwritten
+from evaluator.outcome import CurvePoint, Duplicate, Unwritten
 from evo import species, tuner
 from evo.belief import Belief
+from evo.errors import one_line
 from evo.history import History
 from evo.numeric import propose as numeric
 from evo.numeric.lore import warmup_share
@@ -48,6 +49,7 @@ class Library:
     contract: genomes.Contract = genomes.Contract.LAB  # what the lab asks of its genomes
     prepare: str = ""  # text of the lab's prepare.py, as programs see it; "" where no program is run
     numbers_apart: bool = False  # the run's policy tunes numbers, so that mutations leave them alone
+    curves: Callable[[int], Sequence[CurvePoint]] = lambda _: ()  # index of a record -> its learning curve
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def write(proposal: Proposal, library: Library) -> Written:
     try:
         return _MAKERS[proposal.operator](proposal, library, rng)
     except genomes.GenomeError as error:
-        return unwritten(proposal, _one_line(str(error)))
+        return unwritten(proposal, one_line(str(error)))
 
 
 def given(proposal: Proposal, library: Library, text: str, name: str) -> Written:
@@ -162,8 +164,8 @@ def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written
     text, mended = mend(proposal, library, text)
     note = f"{note}; repaired: {mended}" if mended else note
     if found := problems(proposal, library, text):
-        return unwritten(proposal, _one_line(f"{note}: {found[0]}"))
-    candidate = _candidate(proposal, text, _one_line(note))
+        return unwritten(proposal, one_line(f"{note}: {found[0]}"))
+    candidate = _candidate(proposal, text, one_line(note))
     if candidate.genome in library.known:
         return Written(candidate, "", Duplicate(library.known[candidate.genome].proposal.index))
     return Written(candidate, text)
@@ -209,10 +211,6 @@ def _described(proposal: Proposal, known: tuple[str, str, int], text: str, note:
 def unwritten(proposal: Proposal, why: str) -> Written:
     """No program came of it, and why."""
     return Written(Candidate(proposal, "", "", 0, ""), "", Unwritten(why))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 _MAKERS = {MUTATE: _mutate, CROSSOVER: _crossover, TUNE: _tune, OPTUNA: _tune, REPAIR: _repair}

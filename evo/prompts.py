@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import genomes
 from evo.errors import one_line
 
 NOTE_CHARACTERS = 160  # of what a program or a model said
@@ -26,6 +27,7 @@ Rules of a program:
 - `build_model()` returns a module with model(tokens (B, T) int64) -> logits (B, T, V); `main()` trains and ends with prepare.save(model).
 - What it uses of `prepare` stays as it is: batches, warmup_batches, progress, report, seed, device, save and the constants. prepare.py
   itself cannot be changed. The program keeps no clock, chooses no seed, opens no file or connection, starts no process.
+- It imports Python's standard library, torch and numpy; no other package is there.
 - A prediction depends on its own row up to its own position and on nothing else.
 """
 
@@ -33,6 +35,7 @@ SCRIPT = """\
 Rules of a program:
 - It is a script. What it imports from prepare.py, its budget of time, its random seed and the summary that it prints at the end (the line
   `val_bpb:` above all) stay as they are; prepare.py itself cannot be changed. It opens no connection and starts no process.
+- It imports Python's standard library, torch, numpy and what it imports now; no other package is there.
 - A prediction depends on its own row up to its own position and on nothing else.
 """
 
@@ -78,11 +81,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Result:
-    """One program of the run."""
+    """One program of the run, and the last of the steps that led to it."""
 
-    genome: str
-    note: str
-    gain: Estimate  # over the seed program; positive is better
+    score: Estimate
+    note: str  # of that step alone
+    gain: Estimate | None  # of that step, over its parent; positive is better
+    edited: bool = False  # it is the program to edit
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,44 @@ class Partner:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Where programs are trained, what they may use, and what people want."""
+
+    agenda: str  # the lab's program.md, as it is now
+    profile: str  # name of the device profile
+    budget_seconds: float
+    device: str = ""
+    threads: int = 0  # of the CPU; 0: not known
+    memory_gib: float = 0.0  # that a program may use, of the GPU where there is one; 0: not known
+    offers: tuple[str, ...] = ()  # constants and functions of prepare.py, a line each
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation came to beside its score."""
+
+    steps: int
+    tokens: int
+    training_seconds: float
+    parameters: int
+    peak_memory_gib: float
+    losses: tuple[tuple[int, float], ...] = ()  # (step, training loss): the first and the last that are known
+
+
+@dataclass(frozen=True)
 class Brief:
     """Everything that a prompt is made of."""
 
-    agenda: str  # the lab's program.md
-    profile: str  # name of the device profile
-    budget_seconds: float
+    setting: Setting
     noise_sd: float  # of one score
+    seed_score: Estimate | None
     text: str  # the program to edit
     contract: bool  # whether it keeps the contract of labs; without, it is a script that reports its own score
     score: Estimate | None
+    measured: Measured | None  # by its latest evaluation that has a score
     tried: tuple[Attempt, ...]  # on this program, latest first
     best: tuple[Result, ...]  # best first
+    lost: tuple[Attempt, ...]  # on programs near this one, latest first: what made them worse
     failures: tuple[Attempt, ...]  # of the run, latest first
     partner: Partner | None  # set: a crossover
 
@@ -163,22 +193,29 @@ def again(so_far: Sequence[Message], reply: str, error: str) -> tuple[Message, .
 
 def told(text: str) -> str:
     """What a program or a model said, in one short line without backticks."""
-    line = one_line(text[: 8 * NOTE_CHARACTERS]).replace("`", "'")
-    return line if len(line) <= NOTE_CHARACTERS else line[: NOTE_CHARACTERS - 1] + "…"
+    return genomes.shortened(one_line(text[: 8 * NOTE_CHARACTERS]).replace("`", "'"), NOTE_CHARACTERS)
 
 
 # ---- parts
 
 
 def _head(brief: Brief) -> str:
-    return (
-        f"# Agenda of the people who run this search\n\n{brief.agenda.strip()}\n\n# This run\n\nMachine profile {brief.profile}; training "
-        f"budget {brief.budget_seconds:g} s; noise of one score {brief.noise_sd:.4f} (standard deviation).\n"
-    )
+    setting = brief.setting
+    facts = [f"Machine profile {setting.profile}", *([f"device {setting.device}"] if setting.device else [])]
+    facts += [f"threads of the CPU for one program: {setting.threads}"] if setting.threads else []
+    facts += [f"at most {setting.memory_gib:.3g} GiB of {_whose(setting)} memory"] if setting.memory_gib else []
+    facts += [f"training budget {setting.budget_seconds:g} s", f"noise of one score {brief.noise_sd:.4f} (standard deviation)"]
+    facts += [f"val_bpb of the seed program {_scored(brief.seed_score)}"] if brief.seed_score else []
+    return f"# Agenda of the people who run this search\n\n{setting.agenda.strip()}\n\n# This run\n\n{'; '.join(facts)}.\n"
+
+
+def _whose(setting: Setting) -> str:
+    return "the GPU's" if setting.device == "cuda" else "the machine's"
 
 
 def _tail(brief: Brief) -> str:
-    parts = [f"\n{PROGRAM_HEADING}\n\nval_bpb {_scored(brief.score)}.\n\n{_fenced(brief.text, 'python')}\n"]
+    measured = f" {_measured(brief.measured)}" if brief.measured else ""
+    parts = [f"\n{PROGRAM_HEADING}\n\nval_bpb {_scored(brief.score)}.{measured}\n\n{_fenced(brief.text, 'python')}\n"]
     if brief.partner is None:
         parts.append("\nMake one change to this program that lowers its val_bpb.\n")
     else:
@@ -198,7 +235,9 @@ def _history(brief: Brief) -> list[tuple[str, list[str]]]:
     return [
         ("What both programs changed, each in its own way; decide which is better, or find what is better than both", rivals),
         ("Tried on this program already, latest first; do something else", [_attempt(a) for a in brief.tried]),
-        ("Best programs so far, with their gain over the seed program", [_result(r) for r in brief.best]),
+        ("Best programs so far: val_bpb, and what the last step to each was worth (positive is better)", [_result(r) for r in brief.best]),
+        ("Tried on programs near this one, and lost", [_attempt(a) for a in brief.lost]),
+        ("What prepare.py offers", list(brief.setting.offers)),
         ("Functions that the other program changed, in full", definitions),
         ("Latest failures of any program", [_attempt(a) for a in brief.failures]),
     ]
@@ -232,7 +271,17 @@ def _attempt(attempt: Attempt) -> str:
 
 
 def _result(result: Result) -> str:
-    return f"{result.genome[:8]}  {result.gain.mean:+.4f} ± {result.gain.sd:.4f}  {told(result.note)}"
+    gain = f"gained {result.gain.mean:+.4f} ± {result.gain.sd:.4f} over its parent" if result.gain else "cannot be compared"
+    edited = " [the program to edit]" if result.edited else ""
+    return f"{_scored(result.score)}{edited}, by a step that {gain}: {told(result.note)}"
+
+
+def _measured(measured: Measured) -> str:
+    rate = f" ({measured.tokens / measured.training_seconds:,.0f} a second)" if measured.training_seconds else ""
+    parts = [f"{measured.steps:,} steps", f"{measured.tokens:,} tokens{rate}", f"{measured.parameters:,} parameters"]
+    parts += [f"peak memory {measured.peak_memory_gib:.2f} GiB"] if measured.peak_memory_gib else []
+    losses = ", ".join(f"{loss:.3f} at step {step:,}" for step, loss in measured.losses)
+    return f"Its latest evaluation: {', '.join(parts)}{f'; training loss {losses}' if losses else ''}."
 
 
 def _rivals(rivals: Rivals) -> str:

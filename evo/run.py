@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError
 from evaluator.outcome import SELF_REPORTED
 from evaluator.slot import SlotConfig
@@ -40,8 +41,9 @@ from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
 from evo.given import Given
-from evo.lab import Rendered
+from evo.lab import Rendered, offers
 from evo.preflight import Preflight, for_slot, trouble
+from evo.prompts import Setting
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.species import Shelf
@@ -162,10 +164,24 @@ def make_desk(now: Session, assembled: Assembly, model: Model, dry_run: Prefligh
     """Where the model writes."""
     from evo.writer import ModelWriter, settings_of
 
-    llm, lab = now.config.llm, assembled.lab
-    setting = settings_of(lab.folder, lab.program, assembled.profile, assembled.budget_seconds)
-    writer = ModelWriter(model, setting, llm.prompt_bytes, None if dry_run is None else lambda program: trouble(dry_run(program)))
+    llm = now.config.llm
+    asked = settings_of(assembled.lab.folder, _setting(assembled))
+    writer = ModelWriter(model, asked, llm.prompt_bytes, None if dry_run is None else lambda program: trouble(dry_run(program)))
     return Desk(writer, llm.calls or len(assembled.evaluators), llm.token_limit, tokens_spent(now.run_dir))
+
+
+def _setting(assembled: Assembly) -> Setting:
+    """What the model is told of where its programs are trained."""
+    slot = assembled.evaluators[0]
+    return Setting(
+        agenda=assembled.lab.program,
+        profile=assembled.profile,
+        budget_seconds=assembled.budget_seconds,
+        device=assembled.device,
+        threads=slot.threads if isinstance(slot, SlotConfig | CompatConfig) else 0,
+        memory_gib=assembled.memory_gib,
+        offers=offers(Rendered(assembled.prepare, assembled.seed_text)),
+    )
 
 
 def say(line: str) -> None:

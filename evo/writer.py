@@ -18,12 +18,12 @@ from typing import Protocol
 import genomes
 from evaluator.outcome import Duplicate
 from evo import operators, prompts
-from evo.brief import Setting, brief
+from evo.brief import brief
 from evo.desk import Answer
 from evo.errors import ModelError, one_line
 from evo.llm import Reply
 from evo.operators import Library, Written
-from evo.prompts import Message, TooLong
+from evo.prompts import Message, Setting, TooLong
 from evo.records import CROSSOVER, Proposal
 from evo.standing import Standing
 
@@ -129,7 +129,7 @@ class ModelWriter:
     def _note(self, proposal: Proposal, edits: str, reply: str) -> str:
         """What changed, from the programs, and what the model says about it."""
         crossed = f"{proposal.parents[1][:8]} into {proposal.parents[0][:8]}: " if proposal.operator == CROSSOVER else ""
-        changed = edits if len(edits) <= _EDITS_CHARACTERS else edits[: _EDITS_CHARACTERS - 1] + "…"
+        changed = genomes.shortened(edits, _EDITS_CHARACTERS)
         said = remark(reply)
         return crossed + (f"{changed} – {said}" if said else changed)
 
@@ -143,14 +143,14 @@ def remark(reply: str) -> str:
     return ""
 
 
-def settings_of(lab: Path, agenda: str, profile: str, budget_seconds: float) -> Callable[[], Setting]:
-    """What `ModelWriter` asks: the lab's program.md as it is now; as it was at the start (`agenda`) while it cannot be read."""
+def settings_of(lab: Path, start: Setting) -> Callable[[], Setting]:
+    """What `ModelWriter` asks: the setting with the lab's program.md as it is now; as it was at the start while it cannot be read."""
 
     def now() -> Setting:
         try:
             text = (lab / "program.md").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            text = agenda
-        return Setting(text, profile, budget_seconds)
+            text = start.agenda
+        return dataclasses.replace(start, agenda=text)
 
     return now

@@ -4,7 +4,7 @@
     loss_code                  equal for programs whose reported losses mean the same
     knobs, set_knobs           every literal by name
     Reader, constants          values of many programs that are alike, without parsing each
-    diff, apply, describe      edits between two programs
+    diff, apply, describe      edits between two programs; shortened: such a line, cut where it can be
     match                      which of their knobs are the same
     distance, profile          how different they are, in [0, 1]
     merge                      three-way merge on the tree
@@ -36,6 +36,7 @@ from genomes.readings import Reader, constants
 from genomes.repairs import Failure, Repaired, mend, repair
 from genomes.replies import patch, prose
 from genomes.units import definitions
+from genomes.wording import shortened
 
 __all__ = [
     "MUTATIONS",
@@ -84,6 +85,7 @@ __all__ = [
     "require",
     "seeded",
     "set_knobs",
+    "shortened",
     "size",
     "species",
 ]

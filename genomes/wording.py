@@ -10,6 +10,7 @@ from genomes.literals import is_bare
 from genomes.source import parse_tree
 
 _SHOWN = 48  # characters of a statement in a description
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
 _SILENT = frozenset({"ctx", "kind", "type_comment"})
 _LEAD = re.compile(r"\A(?:[ \t]*(?:#[^\n]*)?(?:\n|\Z))*")  # blank lines and comments
 _ELIF = re.compile(r"^(\s*)elif\b")
@@ -19,7 +20,36 @@ def shown(text: str) -> str:
     """The first telling line of a text, shortened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = next((line for line in lines if not line.startswith("#")), lines[0] if lines else "blank lines")
-    return telling if len(telling) <= _SHOWN else telling[: _SHOWN - 1] + "…"
+    return shortened(telling, _SHOWN)
+
+
+def shortened(line: str, most: int) -> str:
+    """At most so many characters: whole parts if half of them are kept that way, else whole words, and what they open is closed again.
+
+    A note that ends in the middle of a name or a number is read as if that were all of it.
+    """
+    if len(line) <= most:
+        return line
+    part = line[: most - 1].rpartition("; ")[0]
+    if len(part) >= most // 2 and not _closers(part):
+        return f"{part}; …"[:most]
+    for end in range(most - 1, most // 2, -1):
+        kept = line[:end].rstrip()
+        closed = f"{kept}…{_closers(kept)}"
+        if not (line[end].isalnum() or line[end] in "_.") and len(closed) <= most:
+            return closed
+    return line[: most - 1] + "…"  # one long word
+
+
+def _closers(text: str) -> str:
+    """Of the brackets that are open at the end of a text."""
+    open_: list[str] = []
+    for character in text:
+        if character in _PAIRS:
+            open_.append(_PAIRS[character])
+        elif open_ and character == open_[-1]:
+            open_.pop()
+    return "".join(reversed(open_))
 
 
 def named(text: str) -> str:

@@ -14,6 +14,7 @@ from tiny_lab import make_lab
 from evaluator.packing import Preparation
 from evo import lab, profiles
 from evo.errors import UserError
+from evo.machine import Machine
 
 PREPARE = """# a lab
 MAX_SEQ_LEN = 2048  # «tokens» of context
@@ -122,3 +123,15 @@ def test_a_lab_of_three_files_prepares_with_the_default_labs_modules_but_for_tho
 def test_a_failing_preparation_is_told_with_its_last_line(prepare: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         lab.prepare_data(Preparation(prepare), "", lambda line: None)
+
+
+def test_a_model_is_told_the_constants_and_functions_of_prepare_with_the_profiles_values() -> None:
+    rendered = lab.render(lab.load(lab.DEFAULT), profiles.find("cpu", Machine((0,), "x")), 10)
+    found = lab.offers(rendered)
+    assert "MAX_SEQ_LEN = 256" in found
+    assert "TIME_BUDGET = 10" in found
+    assert any(line.startswith("batches(batch_size: int, vocab_size: int) -> Iterator[") for line in found)
+    assert {line.partition("(")[0] for line in found if "(" in line.partition("=")[0]} == {
+        "device", "seed", "progress", "warmup_batches", "batches", "report", "save",
+    }  # fmt: skip
+    assert len("\n".join(found)) < 3000

@@ -21,12 +21,12 @@ from evo import evaluate, profiles
 from evo import lab as labs
 from evo.assembly import Assembly
 from evo.belief import believe
-from evo.brief import Setting
 from evo.config import LlmConfig
 from evo.history import fold
 from evo.llm import Model
 from evo.operators import Library, describe_seed
 from evo.preflight import Preflight, Subject, trouble
+from evo.prompts import Setting
 from evo.records import MUTATE, Proposal
 from evo.run import preflight
 from evo.standing import assess

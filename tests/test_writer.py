@@ -26,12 +26,12 @@ from model_server import (
 import genomes
 from evaluator.instant import true_bpb
 from evo.belief import believe
-from evo.brief import Setting
 from evo.config import LlmConfig
 from evo.desk import Answer
 from evo.history import fold
 from evo.llm import Model
 from evo.operators import Library, describe_seed
+from evo.prompts import Setting
 from evo.records import CALIBRATE, CROSSOVER, MUTATE, Candidate, Proposal
 from evo.standing import assess
 from evo.writer import ModelWriter, remark, settings_of
@@ -321,7 +321,7 @@ def test_the_remark_is_the_line_that_says_note(reply: str, said: str) -> None:
 
 
 def test_the_agenda_is_read_anew_for_every_prompt(tmp_path: Path) -> None:
-    now = settings_of(tmp_path, "as it was", "cpu", 10.0)
+    now = settings_of(tmp_path, Setting("as it was", "cpu", 10.0))
     assert now() == Setting("as it was", "cpu", 10.0)  # program.md cannot be read
     (tmp_path / "program.md").write_text("try less")
     assert now().agenda == "try less"
