@@ -1,7 +1,7 @@
 """`python -m evo.evaluate FILE`: evaluates one program and prints its outcome.
 
 The lab's own train.py is evaluated with the profile's knobs, since as a file it is the seed for an H100; any other file as it is, unless
-`--render` says that it is a changed copy of that one.
+`--render` says that it is a changed copy of that one. A file of a run folder is measured as its run measures, unless options say otherwise.
 Exit code 0: scored; 1: failed, stopped or interrupted; 2: it could not be tried.
 
 With `--dry-run` it is checked and run small on the CPU instead (evo/preflight.py), for any profile on any machine, without data and
@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ from evo import assembly, profiles
 from evo import lab as labs
 from evo.claims import claimed
 from evo.cli import Parser, entry
-from evo.config import load
+from evo.config import Config, from_flat, given
 from evo.errors import EvoError, UserError
 from evo.flags import WAITED_SHARE
+from evo.folder import DATABASE, StoreError
 from evo.machine import probe
 from evo.preflight import Preflight, Subject, static_problems
 from evo.search import SEEDS
+from evo.session import MEASURED
+from evo.store import snapshot
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +57,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if not 0 <= options.seed < SEEDS:
         raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
     flags = {"run.lab": options.lab, "run.profile": options.profile, "run.budget_seconds": options.budget}
-    config = load(None, options.set, flags | {"run.slots": 1, "run.executor": "inline"})
+    config = _settings(file, options.set, flags | {"run.slots": 1, "run.executor": "inline"})
     program, planned = _read(file), assembly.plan(config)
     own = file.resolve() == (planned.lab.folder / "train.py").resolve()
     if not own:
@@ -77,7 +80,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 def rehearse(options: argparse.Namespace) -> int:
     """The static checks and, where they find nothing, the dry run; prints what came of them, returns the exit code."""
-    file, config = Path(options.file), load(None, options.set, {"run.lab": options.lab, "run.profile": options.profile})
+    file = Path(options.file)
+    config = _settings(file, options.set, {"run.lab": options.lab, "run.profile": options.profile})
     program, lab = _read(file), labs.load(Path(config.run.lab) if config.run.lab else labs.DEFAULT)
     if lab.compat or config.evaluator.kind == "instant":
         raise UserError("--dry-run needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")
@@ -159,6 +163,29 @@ def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome
         return evaluator(program, seed, assembled.budget_seconds)
     finally:
         evaluator.close()
+
+
+def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any]) -> Config:
+    """As the command line says; for the rest, a file that lies in a run folder is measured as that run measures.
+
+    Raises:
+        UserError: the settings do not fit, or the run's cannot be read.
+    """
+    said, run_dir = given(None, assignments, flags), file.resolve().parent.parent
+    if not (run_dir / DATABASE).exists() or not file.exists():
+        return from_flat(said)
+    try:
+        stored = snapshot(run_dir).settings
+    except StoreError as error:
+        raise UserError(f"{file} lies in a run folder that cannot be read: {error}; to measure it alone, copy it elsewhere") from error
+    kept = {name: value for name, value in stored.items() if name in MEASURED or name.startswith(("evaluator.", "instant."))}
+    config = from_flat({**kept, **said})
+    run = config.run
+    parts = [f"lab {run.lab}", *([f"profile {run.profile}"] if run.profile else [])]
+    parts += [f"{run.budget_seconds:g} s"] if run.budget_seconds else []
+    parts += [f"data {run.data}"] if run.data else []
+    _say_to_stderr(f"measured as the run {run_dir} measures, where options do not say otherwise: {', '.join(parts)}")
+    return config
 
 
 def _rendered(file: Path, program: str, lab: labs.Lab, profile: profiles.Profile | None, wanted: bool) -> str:

@@ -21,6 +21,7 @@ from evo import lab as labs
 from evo.config import load
 from evo.evaluate import describe, main
 from evo.machine import Gpu, Machine
+from evo.store import Store
 
 INSTANT = ["--set", "evaluator.kind=instant"]
 PROFILE = """[profile]
@@ -196,6 +197,42 @@ def test_a_changed_copy_of_the_labs_program_gets_the_profiles_knobs_where_that_i
     assert "MLP_RATIO = 3" in rendered.read_text()
     assert main([str(rendered), "--profile", "cpu", "--dry-run"]) == 0  # a program of a run is told nothing
     assert not capsys.readouterr().err
+
+
+def a_run(folder: Path, lab: Path) -> Path:
+    """A run folder with the settings of a noisy instant lab and its best program."""
+    settings = {"run.lab": str(lab), "run.budget_seconds": 7.0, "evaluator.kind": "instant", "instant.salt": 5, "search.population": 3}
+    Store.open(folder, {"settings": settings}).close()
+    (folder / "best").mkdir()
+    (folder / "best" / "train.py").write_text(PROGRAM.replace("0.04", "0.08"))
+    return folder / "best" / "train.py"
+
+
+def test_a_file_of_a_run_is_measured_as_its_run_measures(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = a_run(tmp_path / "run", lab)
+    assert main([str(best), "--json"]) == 0
+    said = capsys.readouterr()
+    facts, outcome = outcome_of(said.out)
+    assert facts["budget_seconds"] == 7.0
+    assert isinstance(outcome, Scored)
+    assert "salt=5" in outcome.measurement_key
+    assert said.err == f"measured as the run {tmp_path / 'run'} measures, where options do not say otherwise: lab {lab}, 7 s\n"
+
+
+def test_options_win_over_the_run_that_a_file_lies_in(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = a_run(tmp_path / "run", lab)
+    assert main([str(best), "--json", "--budget", "3", "--set", "instant.salt=6"]) == 0
+    facts, outcome = outcome_of(capsys.readouterr().out)
+    assert facts["budget_seconds"] == 3.0
+    assert isinstance(outcome, Scored)
+    assert "salt=6" in outcome.measurement_key
+
+
+def test_a_file_of_a_damaged_run_is_not_measured_by_guess(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = a_run(tmp_path / "run", lab)
+    (tmp_path / "run" / "run.sqlite").write_bytes(b"no database")
+    assert main([str(best)]) == 2
+    assert "lies in a run folder that cannot be read" in capsys.readouterr().err
 
 
 def test_rendering_needs_a_profile_that_sets_knobs(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
