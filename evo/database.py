@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,10 +88,24 @@ def _check_meta(stored: Mapping[str, Any], given: Mapping[str, Any], run_dir: Pa
 
 
 def reader(run_dir: Path) -> sqlite3.Connection:
+    """For reading alone, also while somebody else writes, or where nobody can."""
     path = run_dir / DATABASE
     if not path.exists():
         raise StoreError(f"{run_dir} is no run folder: it has no {DATABASE}")
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    connection = _readable(path, "mode=ro")
+    try:
+        _version(connection)
+    except sqlite3.OperationalError:
+        connection.close()
+        if os.access(run_dir, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
+            raise
+        # A file in WAL mode is shared through others beside it. Where those cannot be made nobody writes, so nothing needs to be shared.
+        return _readable(path, "immutable=1")
+    return connection
+
+
+def _readable(path: Path, how: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None)
 
 
 def _version(connection: sqlite3.Connection) -> int:

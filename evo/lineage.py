@@ -79,17 +79,16 @@ def read(run_dir: Path | str) -> Run:
 
 
 def resolve(run: Run, asked: str) -> str:
-    """The full id that starts with what is asked for, or that of the proposal with this index (`#12`, or `12` where no id starts so).
+    """The full id of the proposal with this index (`#12` or `12`), or the one that starts with what is asked for.
 
     Raises:
         LineageError: none or several do.
     """
-    prefix, index = asked.lower(), asked.removeprefix("#")
-    matches = [id_ for id_ in run.standing.history.genomes if id_.startswith(prefix)]
-    if not matches and index.isdecimal() and (record := run.by_index.get(int(index))) is not None:
-        matches = [id_ for id_ in run.standing.history.genomes if id_ == record.candidate.genome]
+    prefix, matches = asked.lower(), _starting(run, asked)
     if prefix in matches:
         return prefix
+    if (indexed := _at_index(run, asked)) is not None:
+        return indexed
     if not matches:
         raise LineageError(
             f"no evaluated genome starts with {asked!r}: python -m evo.lineage {shlex.quote(str(run.snapshot.run_dir))} lists them"
@@ -97,6 +96,24 @@ def resolve(run: Run, asked: str) -> str:
     if len(matches) > 1:
         raise LineageError(f"{prefix!r} is ambiguous: {', '.join(matches[:4])}{', …' if len(matches) > 4 else ''}")
     return matches[0]
+
+
+def also_meant(run: Run, asked: str) -> str:
+    """What a number could have named besides the proposal of that index, in a line; "" if nothing."""
+    found, others = _at_index(run, asked), _starting(run, asked)
+    others = [id_ for id_ in others if id_ != found]
+    if found is None or not others or asked.lower() in others:
+        return ""
+    return f"{asked} is taken for #{asked}, {found}; {', '.join(others[:4])} begins so too: give more of its characters for that"
+
+
+def _at_index(run: Run, asked: str) -> str | None:
+    record = next((record for index, record in run.by_index.items() if str(index) == asked.removeprefix("#")), None)
+    return record.candidate.genome if record is not None and record.candidate.genome in run.standing.history.genomes else None
+
+
+def _starting(run: Run, asked: str) -> list[str]:
+    return [id_ for id_ in run.standing.history.genomes if id_.startswith(asked.lower())]
 
 
 # ---- the answers, as plain data
@@ -252,6 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = read(options.run)
         with _named_damage(run):
             data, lines = _answer(run, options)
+            if options.id and (said := also_meant(run, options.id)):
+                print(f"evo.lineage: {said}", file=sys.stderr)
     except (StoreError, LineageError) as error:
         print(f"evo.lineage: {error}", file=sys.stderr)
         return 2
@@ -277,7 +296,7 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m evo.lineage", description="How the genomes of a run came to be.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("what", nargs="?", default="tree", choices=WHAT, help="default: tree")
-    parser.add_argument("id", nargs="?", metavar="ID", help="genome id or the start of one, for show and path")
+    parser.add_argument("id", nargs="?", metavar="ID", help="index, genome id or the start of one, for show and path")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
 

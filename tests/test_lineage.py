@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -204,7 +205,7 @@ def test_wrong_questions_get_one_line_and_exit_code_2(run: Path, command: Comman
 
 def test_an_ambiguous_id_names_the_candidates(run: Path, command: Command) -> None:
     ids = [g["genome"] for g in command.json(run)["genomes"]]
-    letter = next(i[0] for i in ids if sum(j.startswith(i[0]) for j in ids) > 1)
+    letter = next(i[0] for i in ids if i[0].isalpha() and sum(j.startswith(i[0]) for j in ids) > 1)
     code, _, err = command(run, "show", letter)
     assert code == 2
     assert f"'{letter}' is ambiguous: " in err
@@ -216,6 +217,44 @@ def test_a_genome_is_found_by_the_index_that_tables_show_and_in_any_case(run: Pa
         assert shown["genome"] == genome["genome"]
         assert command.json(run, "show", genome["genome"].upper()) == shown
     assert command(run, "show", "#9999")[0] == 2
+
+
+def test_a_bare_number_is_an_index_and_an_id_that_begins_so_is_named_beside_it(run: Path, command: Command) -> None:
+    nodes = command.json(run)["genomes"]
+    both = [(n, other) for n in nodes for other in nodes if n is not other and other["genome"].startswith(str(n["index"]))]
+    assert both
+    node, other = both[0]
+    code, out, err = command(run, "show", str(node["index"]), "--json")
+    assert (code, json.loads(out)["genome"]) == (0, node["genome"])
+    assert f"{node['index']} is taken for #{node['index']}, {node['genome']}" in err
+    assert other["genome"] in err
+    alone = next(n for n in nodes if not any(o["genome"].startswith(str(n["index"])) for o in nodes))
+    code, out, err = command(run, "show", str(alone["index"]), "--json")
+    assert (code, json.loads(out)["genome"], err) == (0, alone["genome"], "")
+
+
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77; shift; exec "$@"'
+
+
+def on_read_only(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """The command where the folder is on a read-only file system."""
+    inside = ["unshare", "-rm", "sh", "-c", READ_ONLY, "sh", str(folder), *command]
+    made = subprocess.run(inside, cwd=ROOT, capture_output=True, text=True, check=False)
+    if made.returncode == 77 or made.stderr.startswith("unshare:"):
+        pytest.skip("no mount namespaces here")
+    return made
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_run_on_a_read_only_file_system_can_be_looked_at(run: Path, tmp_path: Path, command: Command) -> None:
+    copies = [tmp_path / "whole" / "run", tmp_path / "killed" / "run"]
+    shutil.copytree(run, copies[0])
+    with Store.open(run, {"lab": "test"}):  # its write-ahead log is there, as a killed run leaves it
+        shutil.copytree(run, copies[1])
+    for copy in copies:
+        made = on_read_only(copy, sys.executable, "-m", "evo.lineage", str(copy))
+        assert made.returncode == 0, made.stderr
+        assert made.stdout.replace(str(copy), str(run)) == command(run)[1]
 
 
 def test_a_folder_that_is_no_run_gets_one_line(tmp_path: Path, command: Command) -> None:
