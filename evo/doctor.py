@@ -13,11 +13,12 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,7 @@ from evo.cli import Parser, entry
 from evo.errors import UserError, one_line
 
 PROJECT = Path(__file__).resolve().parent.parent
+LAB = PROJECT / "trainer"
 TRIED = Path(evaluator.__file__).parent / "tried.py"
 TRIAL_SECONDS = 180.0
 DISK_GIB, DISK_GPU_GIB = 1.0, 20.0  # a run needs the first; shards, rows and compiled kernels of a GPU run fill the second
@@ -37,7 +39,12 @@ OK, NOTE, STOP, SKIPPED = "ok", "note", "stop", "skipped"  # as it should be; ru
 INSTALL = "run `make run`, or install with `pip install -e .` in the project's folder"
 FASTER_WINDOWS = "`pip install 'nvidia-cudnn-frontend>=1.30'` makes the seed program's steps 4 % faster; FlexAttention is used without it"
 BROKEN_WINDOWS = "`pip uninstall nvidia-cudnn-frontend`: the seed program uses it where it is installed, FlexAttention elsewhere"
+TOLD_APART = ("PRECISION", "ATTENTION", "COMPILE")  # knobs that say what a seed program uses of the device
+OTHER_LAB = "name the lab that the profile is for with --lab, or a profile for this lab with --profile"
 OWN_PROFILE = "copy configs/{}.toml, set {} = {} under [knobs] there and name the copy with --profile"
+
+
+Settings = Mapping[str, Any]  # of a seed program: constant at top level -> value
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,13 @@ class Check:
     remedy: str = ""  # what to do about it
 
 
-def examine(wanted: str = "", everything: bool = False) -> Iterator[Check]:
+def examine(wanted: str = "", everything: bool = False, lab: Path = LAB) -> Iterator[Check]:
     """All checks, one by one as they are done.
 
     Args:
         wanted: profile to look for; "" for the one that suits the machine.
         everything: also try what the profile's seed program does not use.
+        lab: whose seed program is asked what it uses.
     """
     yield Check("python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield packages()
@@ -69,9 +77,11 @@ def examine(wanted: str = "", everything: bool = False) -> Iterator[Check]:
     device = profile.head.device
     (torch,) = tried(["device"], device)
     yield device_check(here, device, torch)
-    yield from used(profile, here)
-    if torch.state == OK:
-        yield from trials(profile, everything)
+    fits, seed = lab_check(lab, profile)
+    yield fits
+    yield from used(profile, here, seed)
+    if torch.state == OK and fits.state != STOP:
+        yield from trials(profile, seed, everything)
     yield confinement()
     yield host_memory(profile, here)
     yield from disks(device)
@@ -102,7 +112,22 @@ def device_check(here: machine.Machine, device: str, torch: Check) -> Check:
     return Check("device", OK, f"{device}: {count}{torch.found}")
 
 
-def used(profile: profiles.Profile, here: machine.Machine) -> Iterator[Check]:
+def lab_check(lab: Path, profile: profiles.Profile) -> tuple[Check, Settings]:
+    """Whether the lab can be read and has what the profile sets; and what its seed program is set to."""
+    try:
+        from evo import lab as labs  # parses programs with a package that may be missing
+    except ImportError as error:
+        return Check("lab", SKIPPED, f"not looked at: {error}"), seed_settings(lab, profile)
+    try:
+        read = labs.load(lab)
+        rendered = labs.render(read, profile, profile.head.budget_seconds)
+    except UserError as error:
+        return Check("lab", STOP, str(error), OTHER_LAB), {}
+    kind = "a script that scores itself" if read.compat else f"the profile sets {len(profile.knobs)} of its knobs"
+    return Check("lab", OK, f"{lab}: {kind}"), _assigned(rendered.seed)
+
+
+def used(profile: profiles.Profile, here: machine.Machine, seed: Settings) -> Iterator[Check]:
     """What a run will use, and why."""
     head = profile.head
     why = {"cuda": "the GPU", "mps": "Apple's GPU", "cpu": "no GPU that torch can use"}[head.device]
@@ -112,14 +137,14 @@ def used(profile: profiles.Profile, here: machine.Machine) -> Iterator[Check]:
         why = "asked for"
     slots = profiles.slot_count(profile, here, None, None)
     said = f"{head.name} ({why}): {slots} at once, {head.threads_per_slot} threads each, {head.budget_seconds:g} s of training"
-    seed = ", ".join(f"{name} {_seed_setting(profile, name)}" for name in ("PRECISION", "ATTENTION", "COMPILE"))
+    known = ", ".join(f"{name} {seed[name]}" for name in TOLD_APART if name in seed)
     yield Check("profile", OK, said)
-    yield Check("seed program", OK, seed)
+    yield Check("seed program", OK, known or f"has no knob {' or '.join(TOLD_APART)}, so that nobody knows what it uses")
 
 
-def trials(profile: profiles.Profile, everything: bool) -> Iterator[Check]:
+def trials(profile: profiles.Profile, seed: Settings, everything: bool) -> Iterator[Check]:
     """What the seed program uses, tried; of the rest what is quick, or everything where that is wanted."""
-    precision, attention, compiled = (_seed_setting(profile, name) for name in ("PRECISION", "ATTENTION", "COMPILE"))
+    precision, attention, compiled = (seed.get(name) for name in TOLD_APART)
     uses = {"float32": True, "bfloat16": precision == "bfloat16", "sdpa": attention == "sdpa", "flex": attention == "flex"}
     uses |= {"cudnn": uses["flex"] and precision == "bfloat16", "compile": compiled is True}
     instead = {"bfloat16": ("PRECISION", '"float32"'), "flex": ("ATTENTION", '"sdpa"'), "compile": ("COMPILE", "false")}
@@ -222,14 +247,22 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def _seed_setting(profile: profiles.Profile, name: str) -> Any:
-    """A knob of the default lab's seed program under the profile."""
-    tree = ast.parse((PROJECT / "trainer" / "train.py").read_text(encoding="utf-8"))
-    assigned = {
-        node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+def seed_settings(lab: Path, profile: profiles.Profile) -> Settings:
+    """Of the lab's seed program under the profile, read without any package; nothing where it does not read."""
+    try:
+        own = _assigned((lab / "train.py").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return {}
+    return {name: profile.knobs.get(name, value) for name, value in own.items()}
+
+
+def _assigned(program: str) -> Settings:
+    """Constants at top level, by name."""
+    return {
+        node.targets[0].id: node.value.value
+        for node in ast.parse(program).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Constant)
     }
-    value = assigned.get(name)
-    return profile.knobs.get(name, value.value if isinstance(value, ast.Constant) else None)
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
@@ -268,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     checks = []
-    for check in examine(options.profile or "", options.all):
+    for check in examine(options.profile or "", options.all, options.lab or LAB):
         checks.append(check)
         if not options.json:
             print(_line(check, colour), flush=True)
@@ -276,13 +309,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps({"ready": ready, "checks": [dataclasses.asdict(check) for check in checks]}))
     else:
-        print("\nA run can start: `make run`." if ready else "\nNo run can start: see ✗ above.")
+        asked = [word for flag, value in (("--lab", options.lab), ("--profile", options.profile)) if value for word in (flag, str(value))]
+        how = shlex.join(["python", "-m", "evo.run", *asked]) if asked else "make run"
+        print(f"\nA run can start: `{how}`." if ready else "\nNo run can start: see ✗ above.")
     return 0 if ready else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m evo.doctor", description="Says what a run will use here, and what is missing.", allow_abbrev=False)
     parser.add_argument("--profile", metavar="P", help="device profile by name or file (default: the one that suits the machine)")
+    parser.add_argument("--lab", metavar="DIR", type=Path, help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
     parser.add_argument("--all", action="store_true", help="also try what the profile's seed program does not use")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

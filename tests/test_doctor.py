@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_lab import make_lab
 
 from evo import doctor, machine, profiles
 from evo.doctor import NOTE, OK, SKIPPED, STOP, Check
@@ -79,21 +80,64 @@ def test_one_failing_trial_hides_no_other() -> None:
 
 def test_what_the_seed_needs_and_does_not_work_is_a_stop_with_the_knob_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "TRIED", Path(__file__).parent / "no such file.py")
-    found = {check.name: check for check in doctor.trials(H100, everything=False)}
+    found = {check.name: check for check in doctor.trials(H100, doctor.seed_settings(doctor.LAB, H100), everything=False)}
     assert found["flex"].state == STOP
     assert 'ATTENTION = "sdpa"' in found["flex"].remedy
     assert found["sdpa"].state == NOTE, "the H100 seed does not use it"
     assert found["cudnn"].state == STOP, "a package that is there and does not work stands in the seed's way"
     assert "pip uninstall" in found["cudnn"].remedy
-    assert {check.name: check.state for check in doctor.trials(CPU, everything=False)}["compile"] == SKIPPED
+    assert {check.name: check.state for check in doctor.trials(CPU, doctor.seed_settings(doctor.LAB, CPU), everything=False)}[
+        "compile"
+    ] == SKIPPED
 
 
 def test_a_package_that_would_only_be_faster_is_no_stop_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = Check("cudnn", STOP, "tried: ModuleNotFoundError: No module named 'cudnn'")
     monkeypatch.setattr(doctor, "tried", lambda names, device: [missing])
-    (found,) = (check for check in doctor.trials(H100, everything=False) if check.name == "cudnn")
+    (found,) = (check for check in doctor.trials(H100, doctor.seed_settings(doctor.LAB, H100), everything=False) if check.name == "cudnn")
     assert found.state == NOTE
     assert "pip install" in found.remedy
+
+
+OWN = """[profile]
+name = "mine"
+device = "cpu"
+budget_seconds = 1
+slots = "one"
+threads_per_slot = 1
+[knobs]
+MATRIX_LR = 0.05
+"""
+
+
+def test_the_seed_program_of_the_lab_that_is_named_is_looked_at(tmp_path: Path) -> None:
+    """The default lab's, with a profile that sets none of its knobs, would use what a CPU does not have."""
+    profile = tmp_path / "mine.toml"
+    profile.write_text(OWN)
+    lab = make_lab(tmp_path / "lab")
+    found = {check.name: check for check in doctor.examine(str(profile), lab=lab)}
+    assert found["lab"] == Check("lab", OK, f"{lab}: the profile sets 1 of its knobs")
+    assert "has no knob PRECISION" in found["seed program"].found
+    assert not [check for check in found.values() if check.state == STOP]
+
+
+def test_knobs_that_the_lab_lacks_are_named_as_a_run_names_them(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.toml"
+    profile.write_text(f"{OWN}NO_SUCH_KNOB = 3\n")
+    lab = make_lab(tmp_path / "lab")
+    found = {check.name: check for check in doctor.examine(str(profile), lab=lab)}
+    assert found["lab"].state == STOP
+    assert "NO_SUCH_KNOB" in found["lab"].found
+    assert "--lab" in found["lab"].remedy
+    assert "float32" not in found
+    assert "sandbox" in found
+
+
+def test_a_seed_program_reads_alike_with_and_without_the_package_that_renders_it() -> None:
+    for profile in (CPU, H100):
+        _, seed = doctor.lab_check(doctor.LAB, profile)
+        own = doctor.seed_settings(doctor.LAB, profile)
+        assert {name: seed[name] for name in doctor.TOLD_APART} == {name: own[name] for name in doctor.TOLD_APART}
 
 
 def test_a_driver_without_a_gpu_for_torch_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +153,7 @@ def test_more_memory_than_there_is_is_noticed() -> None:
     slots = machine.Machine(tuple(range(4096)), "many cores")
     assert doctor.host_memory(CPU, slots).state == NOTE
     two = machine.Machine((0, 1), "two GPUs", (Gpu("H100", 80.0, 9),) * 2)
-    said = " ".join(check.found for check in doctor.used(H100, two))
+    said = " ".join(check.found for check in doctor.used(H100, two, {}))
     assert "compute capability 9.x, 80 GiB" in said
     assert "2 at once" in said
 
