@@ -52,9 +52,11 @@ class Desk:
             tokens: spent before this session.
         """
         self.tokens = tokens
+        self.tokens_before = tokens
         self.refused = 0  # proposals of this session that came back without a program
         self.late = 0  # of this session, taken back: a slot would have waited
         self.trouble = ""  # why the model is not asked now, or what it last got wrong
+        self.why = ""  # the same without what is done about it, once nothing is done any more
         self._author = author
         self._calls = calls
         self._token_limit = token_limit
@@ -81,7 +83,7 @@ class Desk:
     def open(self) -> bool:
         """Whether another proposal may be given to the model now."""
         if self.spent:
-            self.trouble = self.spent
+            self.trouble = self.why = self.spent
             return False
         under_way = len(self._busy) + len(self._taken_back)
         if self._token_limit is not None and under_way and self._tokens_after(under_way) >= self._token_limit:
@@ -143,6 +145,7 @@ class Desk:
         self.tokens += answer.tokens
         self._largest = max(answer.tokens, self._largest or 0)
         self.refused += answer.written is None
+        self.why = answer.why
         now = time.monotonic()
         if not answer.endpoint_failed:
             self._failures, self._closed_until = 0, 0.0

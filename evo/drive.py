@@ -99,6 +99,7 @@ class Driver:
         self.began = time.time()
         self.hours: float | None = None  # limit of `hours_spent`
         self.evaluations = 0  # finished in this session
+        self.told_before = frozenset[int]()  # indexes of the sessions before
         self.desk = desk
         self.views = Views(store.run_dir)
         self._watcher = watcher
@@ -148,6 +149,11 @@ class Driver:
         """Nothing new is explored any more."""
         return self.hours is not None and self.hours_spent >= self.hours
 
+    @property
+    def busy(self) -> str:
+        """Of other work on this machine, by the latest programs; "" where there is none to speak of."""
+        return self._health.busy
+
     def busy_seconds(self, now: float) -> float:
         """How long slots have been at work in this session, each for itself; where evaluations of a slot overlap, once."""
         under_way = [(r.slot, r.started, now) for r in self.executor.running()]
@@ -175,6 +181,7 @@ class Driver:
     def _resume(self) -> None:
         records, pending = self.store.records(), self.store.pending()
         self.search.resume(records, pending)
+        self.told_before = frozenset(r.candidate.proposal.index for r in records)
         for record in latest(records):
             self._curves.add(record, self._curve(record.candidate.proposal.index))
         self._known.update(self.store.known())
@@ -266,7 +273,7 @@ class Driver:
         self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
         self._look_after(event.slot, self._health.add(event.slot, isinstance(event.outcome, Failed)))
         if isinstance(event.outcome, Scored):
-            self.notices += self._health.waited(event.outcome.waited_share)
+            self._health.waited(event.outcome.waited_share)
 
     def _look_after(self, slot: str, remedy: Remedy, why: str = "") -> None:
         """A slot where everything fails, and elsewhere not."""

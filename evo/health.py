@@ -41,7 +41,6 @@ class Health:
         self._renewed_at: dict[str, int] = {}  # slot -> length of the row at which it was renewed
         self._unable: set[str] = set()  # slots that were renewed because they could evaluate nothing, and have evaluated nothing since
         self._waited: deque[float] = deque(maxlen=LATEST)
-        self._told = False
 
     def add(self, slot: str, failed: bool) -> Remedy:
         """Takes in how an evaluation ended."""
@@ -78,16 +77,19 @@ class Health:
         """Failures in a row, up to now."""
         return self._row.get(slot, 0)
 
-    def waited(self, share: float) -> list[str]:
-        """Takes in the share of its time in which a program that was scored waited for a core; a notice, once, when most of them do."""
+    def waited(self, share: float) -> None:
+        """Takes in the share of its time in which a program that was scored waited for a core."""
         self._waited.append(share)
-        if self._told or len(self._waited) < LATEST or median(self._waited) <= WAITED_SHARE:
-            return []
-        self._told = True
-        return [
+
+    @property
+    def busy(self) -> str:
+        """What is to be said of other work on this machine by the latest programs; "" where they have not waited for it."""
+        if len(self._waited) < LATEST or median(self._waited) <= WAITED_SHARE:
+            return ""
+        return (
             f"other work takes this machine's cores: the latest {LATEST} programs waited for one in {median(self._waited):.0%} of their "
             "time (median), so that scores are worse and noisier than they need be; end that work, or start with fewer --slots"
-        ]
+        )
 
     def _share_elsewhere(self, slot: str) -> float:
         others = [counts for name, counts in self._counts.items() if name != slot]

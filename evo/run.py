@@ -238,7 +238,7 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
         estimate = standing.belief.of[best]
         told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
         lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f}{told} so far, not yet confirmed by fresh draws")
-    lines += [*driver.notices, *model_words(driver)]
+    lines += [*driver.notices, *([driver.busy] if driver.busy else []), *model_words(driver)]
     audited = audit(standing.records, lambda index: curve(run_dir, index), driver.budget_seconds)
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     if best is not None:

@@ -51,13 +51,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Authorship:
-    """What a model has to do with a run."""
+    """What a model has done in this session."""
 
     written: int  # evaluated programs that it wrote
     others: int  # new programs that were made without it
-    refused: int  # proposals of this session that it gave back without a usable program
-    late: int  # proposals of this session that no slot could wait for
-    tokens: int  # of the whole run
+    refused: int  # proposals that it gave back without a usable program
+    late: int  # proposals that no slot could wait for
+    tokens: int
     trouble: str  # what it last got wrong, or why it is not asked; "" while all is well
 
 
@@ -85,8 +85,8 @@ class Progress:
     self_reported: bool = False  # scores are the programs' own word
 
 
-def progress(driver: Driver) -> Progress:
-    """Reads it off a driver."""
+def progress(driver: Driver, ended: bool = False) -> Progress:
+    """Reads it off a driver; one that has ended will try nothing again."""
     standing, search, now = driver.search.standing, driver.search, time.time()
     running = driver.executor.running()
     elapsed = max(now - driver.began, 1e-9)
@@ -110,8 +110,8 @@ def progress(driver: Driver) -> Progress:
         unevaluated=fruitless,
         per_hour=3600 * driver.evaluations / elapsed,
         idle_share=max(0.0, 1 - driver.busy_seconds(now) / (elapsed * driver.executor.slots)),
-        model=_authorship(driver),
-        notices=tuple(driver.notices),
+        model=_authorship(driver, ended),
+        notices=(*driver.notices, *([driver.busy] if driver.busy else [])),
         self_reported=standing.history.self_reported,
     )
 
@@ -158,7 +158,7 @@ class PlainLines:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._told_spent = False
+        self._told_spent = self._told_busy = False
         self._told_notices = 0
 
     def told(self, record: Record, driver: Driver) -> None:
@@ -174,6 +174,9 @@ class PlainLines:
         for notice in driver.notices[self._told_notices :]:
             self._say(_line({"notice": notice}))
         self._told_notices = len(driver.notices)
+        if driver.busy and not self._told_busy:
+            self._told_busy = True
+            self._say(_line({"notice": driver.busy}))
         spent = driver.desk.spent if driver.desk is not None and not self._told_spent else ""
         if spent:
             self._told_spent = True
@@ -195,7 +198,7 @@ class LiveTable:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None and self._driver is not None:  # what stays on the terminal is the end
-            self._draw(self._driver)
+            self._draw(self._driver, ended=True)
         with contextlib.suppress(OSError):
             self._live.stop()
 
@@ -211,10 +214,10 @@ class LiveTable:
         if time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
             self._draw(driver)
 
-    def _draw(self, driver: Driver) -> None:
+    def _draw(self, driver: Driver, ended: bool = False) -> None:
         """A run does not end because its terminal has gone."""
         with contextlib.suppress(OSError):
-            self._live.update(render(progress(driver), self._latest), refresh=True)
+            self._live.update(render(progress(driver, ended), self._latest), refresh=True)
         self._drawn_at = time.monotonic()
 
 
@@ -247,13 +250,13 @@ def _failure_line(now: Progress) -> str:
 
 
 def model_words(driver: Driver) -> list[str]:
-    """What the model has brought, in a line; none where no model writes."""
-    model = _authorship(driver)
+    """What the model has brought, in a line at the end of a session; none where no model writes."""
+    model = _authorship(driver, ended=True)
     return [_model_line(model)] if model is not None else []
 
 
 def _model_line(model: Authorship) -> str:
-    said = f"model: wrote {model.written} of {model.written + model.others} new genomes, refused {model.refused}"
+    said = f"model, this session: wrote {model.written} of {model.written + model.others} new genomes, refused {model.refused}"
     said += f", too slow for {model.late}, {model.tokens} tokens"
     return one_line(f"{said}; {model.trouble}" if model.trouble else said)
 
@@ -318,13 +321,15 @@ def _said(outcome: Outcome) -> dict[str, str]:
     return {"outcome": name, "reason": outcome.note if isinstance(outcome, Stopped) else outcome.why}
 
 
-def _authorship(driver: Driver) -> Authorship | None:
+def _authorship(driver: Driver, ended: bool) -> Authorship | None:
     desk = driver.desk
     if desk is None:
         return None
-    new = [r for r in driver.search.standing.records if r.candidate.proposal.operator in EXPLORATIONS and _evaluated(r)]
+    told = (r for r in driver.search.standing.records if r.candidate.proposal.index not in driver.told_before)
+    new = [r for r in told if r.candidate.proposal.operator in EXPLORATIONS and _evaluated(r)]
     written = sum(bool(r.candidate.writer) for r in new)
-    return Authorship(written, len(new) - written, desk.refused, desk.late, desk.tokens, desk.trouble)
+    trouble = desk.why if ended else desk.trouble
+    return Authorship(written, len(new) - written, desk.refused, desk.late, desk.tokens - desk.tokens_before, trouble)
 
 
 def _evaluated(record: Record) -> bool:

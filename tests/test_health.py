@@ -20,6 +20,7 @@ from evo.executor import Finished, InlineExecutor, Running, check_submission
 from evo.health import Health, Remedy
 from evo.records import Candidate, Record
 from evo.store import snapshot
+from evo.table import PlainLines
 
 SLOTS, GOOD_SECONDS, BAD_SECONDS = 8, 330.0, 15.0
 
@@ -248,5 +249,23 @@ def test_a_machine_that_others_use_is_told_of_once(tmp_path: Path, share: float,
     executor = Busy((spec(tmp_path / "run"),))
     executor.share = share
     driver = drive(tmp_path / "run", 12, executor, Silent())
-    assert len(driver.notices) == said
-    assert all("waited for one in 50% of their time" in notice for notice in driver.notices)
+    assert not driver.notices
+    assert ("waited for one in 50% of their time" in driver.busy) == bool(said)
+    lines: list[str] = []
+    watcher = PlainLines(lines.append)
+    for _ in range(3):
+        watcher.tick(driver)
+    assert sum("other work takes" in line for line in lines) == said
+
+
+def test_what_is_said_of_other_work_is_about_the_latest_programs() -> None:
+    """A machine that was busy while the run was calibrated is no news at its end."""
+    health = Health()
+    for share in (0.5, 0.5, 0.5):
+        health.waited(share)
+    assert not health.busy
+    health.waited(0.5)
+    assert "waited for one in 50%" in health.busy
+    for _ in range(3):
+        health.waited(0.0)
+    assert not health.busy

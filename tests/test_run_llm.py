@@ -85,6 +85,9 @@ def test_a_run_whose_endpoint_is_gone_goes_on_without_it_and_says_so(capsys: pyt
     said = capsys.readouterr().out
     assert "cannot be reached" in said
     assert "built-in mutations meanwhile" in said
+    (last,) = (line for line in said.splitlines() if line.startswith("model, this session:"))
+    assert "cannot be reached" in last
+    assert "next try" not in last  # the run has ended
 
 
 def test_a_resumed_run_keeps_its_model_until_another_is_given(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +113,7 @@ def test_a_limit_of_tokens_is_said_once_and_what_the_model_brought_in_the_end(ca
     out = capsys.readouterr().out
     assert out.count('model="asked no more" why="the limit of 200 tokens is reached"') == 1
     count = sum(bool(r.candidate.writer) for r in explored())
-    assert f"model: wrote {count} of {len(explored())} new genomes, refused " in out
+    assert f"model, this session: wrote {count} of {len(explored())} new genomes, refused " in out
 
 
 def test_tokens_of_earlier_sessions_count_towards_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +124,8 @@ def test_tokens_of_earlier_sessions_count_towards_the_limit(capsys: pytest.Captu
         assert main(["run", "--evals", "8", "--slots", "4", "--set", "run.executor=inline", "--set", "llm.token_limit=100"]) == 0
         assert len(server.requests) == asked
     assert len(explored()) == 8
+    *_, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("model, this session:"))
+    assert "wrote 0 of 4 new genomes, refused 0, too slow for 0, 0 tokens" in last  # of all of them, or of none, and that is said
 
 
 def test_a_model_that_cannot_be_settled_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
