@@ -101,6 +101,9 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
         say(f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; built-in operators where it gives nothing usable")
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
+    lab_seed, assembled = assembled.seed_text, session.with_stored_seed(now, assembled)
+    if assembled.seed_text != lab_seed:
+        say(f"comments or layout of {assembled.lab.folder / 'train.py'} have changed since; the run goes on with the program as it was")
     handed_in = given.read(added, assembled.seed_text, assembled.prepare)
     with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
         return _work(settings, assembled, model, handed_in)

@@ -17,11 +17,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import genomes
+from evo import lab as labs
 from evo import operators
 from evo.assembly import Assembly, Plan
 from evo.config import Config, LlmConfig, flat, from_flat, given
 from evo.errors import UserError
-from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, held, refuse_foreign, write_atomically
+from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, held, read_program, refuse_foreign, write_atomically
 from evo.records import Candidate
 from evo.store import snapshot
 
@@ -43,6 +45,7 @@ MODEL = tuple(f"llm.{field.name}" for field in fields(LlmConfig))  # who writes 
 PASSING = ("run.gpus", "run.slots", "run.executor", "run.ray_address")  # of one session; not kept
 MEASURED = ("run.lab", "run.profile", "run.budget_seconds", "run.data")  # what they come to must agree, not how they are written
 LIMITS_FILE = "limits.json"
+KEY_SEPARATOR = " | "  # of a measurement key (evaluator/key.py)
 TUNE_SHARE_BESIDE_MODEL = 0.15  # search.tune_share of a run that starts with a model
 
 
@@ -108,14 +111,41 @@ def check(now: Session, planned: Plan) -> None:
     Raises:
         UserError: it is not.
     """
+    identity = _planned_identity(planned)
+    if now.resumed and now.meta.get("lab") != planned.lab.hash:
+        _refuse_other_lab(now, planned)
+        del identity["lab"]
+    _agree(now, identity)
+
+
+def _refuse_other_lab(now: Session, planned: Plan) -> None:
+    """Unless nothing but comments and layout of its train.py are others: then the seed genome is the same."""
     was, lab = now.meta.get("lab_files"), planned.lab
-    if now.resumed and now.meta.get("lab") != lab.hash and isinstance(was, dict):
-        changed = sorted(name for name in {*was, *lab.hashes} if was.get(name) != lab.hashes.get(name))
+    own = str(now.meta.get("settings", {}).get("run.lab", ""))
+    if own and Path(own) != lab.folder.resolve():
+        raise UserError(f"{now.run_dir} belongs to the lab {own}, not to {lab.folder}; leave --lab out, or name a new folder for that lab")
+    if not isinstance(was, dict):
+        raise UserError(f"{now.run_dir} was started with another lab than {lab.folder} is now; name a new folder")
+    changed = sorted(name for name in {*was, *lab.hashes} if was.get(name) != lab.hashes.get(name))
+    if changed != ["train.py"] or genomes.identity(_seed(planned)) != now.meta.get("seed_genome"):
         raise UserError(
             f"{now.run_dir} was started with another lab: {', '.join(changed)} of {lab.folder} has changed since, and scores cannot be "
             "compared; name a new folder, or undo the change and go on"
         )
-    _agree(now, _planned_identity(planned))
+
+
+def _seed(planned: Plan) -> str:
+    if planned.profile is None:
+        return planned.lab.train
+    return labs.render(planned.lab, planned.profile, planned.budget_seconds).seed
+
+
+def with_stored_seed(now: Session, assembled: Assembly) -> Assembly:
+    """With the seed program as the run has it, whose comments and layout may have changed in the lab since."""
+    genome = founder(assembled).genome
+    if not now.resumed or not (now.run_dir / "genomes" / f"{genome}.py").exists():
+        return assembled
+    return replace(assembled, seed_text=read_program(now.run_dir, genome))
 
 
 def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
@@ -129,7 +159,8 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
         "measurement_key": assembled.measurement_key,
     }
     if now.resumed:
-        _agree(now, identity)
+        _agree_on_measurement(now, assembled.measurement_key)
+        _agree(now, {name: value for name, value in identity.items() if name != "lab"})  # which `check` has looked at
         return now
     search = replace(now.config.search, calibrations=max(now.config.search.calibrations, planned.slots))
     given_data = now.config.run.data
@@ -205,6 +236,35 @@ def fresh_folder(here: Path) -> Path:
 
 def _planned_identity(planned: Plan) -> dict[str, Any]:
     return {"lab": planned.lab.hash, "profile": planned.profile_name, "budget_seconds": planned.budget_seconds}
+
+
+def _agree_on_measurement(now: Session, key: str) -> None:
+    """A key has a dozen parts, of which those that differ are told."""
+    was = str(now.meta.get("measurement_key"))
+    before, after = was.split(KEY_SEPARATOR), key.split(KEY_SEPARATOR)
+    if was == key or len(before) != len(after):
+        return
+    differing = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    if {old.partition(" ")[0] for old, _ in differing} <= {"data", "tokenisers"}:
+        own, given_now = now.meta["settings"].get("run.data", ""), now.config.run.data
+        text = f"the text under {given_now}" if given_now else "the lab's own text, which comes from installed packages,"
+        what = (
+            f"{now.run_dir} trains on the text under {own or 'the lab'}, not on {text}"
+            if _elsewhere(own, given_now)
+            else f"{text} has changed"
+        )
+        old, new = differing[0]
+        raise UserError(
+            f"{what} ({new}, was {old.partition(' ')[2]}), and scores cannot be compared; put it back, or name a new run folder"
+        )
+    told = "; ".join(f"{new} here, {old} there" for old, new in differing)
+    raise UserError(
+        f"{now.run_dir} was measured otherwise ({told}), and scores cannot be compared; go on where it was started, or name a new folder"
+    )
+
+
+def _elsewhere(own: str, given_now: str) -> bool:
+    return bool(own) != bool(given_now) or (bool(own) and Path(own).resolve() != Path(given_now).resolve())
 
 
 def _agree(now: Session, identity: Mapping[str, Any]) -> None:

@@ -398,10 +398,51 @@ def test_what_contradicts_a_run_is_refused(done: Path, arguments: list[str], sai
 
 def test_a_run_folder_of_another_lab_is_refused(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = make_lab(tmp_path / "other", PROGRAM.replace("0.04", "0.05"))
-    assert "was started with another lab: " in refused([str(done), "--lab", str(other)], capsys)
+    said = refused([str(done), "--lab", str(other)], capsys)
+    assert f"done belongs to the lab {tmp_path / 'lab'}, not to {other}" in said
     (tmp_path / "lab" / "train.py").write_text(PROGRAM.replace("DEPTH = 4", "DEPTH = 5"))
     said = refused([str(done)], capsys)
     assert "was started with another lab: train.py of " in said
+
+
+def test_a_comment_that_changes_in_the_lab_ends_no_run(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The seed genome is what it was; the program goes on as it was stored."""
+    (tmp_path / "lab" / "train.py").write_text(PROGRAM.replace("# rate of the matrices", "# another word"))
+    assert main([str(done), "--evals", "8", *INLINE]) == 0
+    said = capsys.readouterr().out
+    assert said.count("comments or layout of") == 1
+    children = [p.read_text() for p in (done / "genomes").glob("*.py")]
+    assert len(children) > 8
+    assert not any("# another word" in text for text in children)
+    (tmp_path / "lab" / "prepare.py").write_text("TIME_BUDGET = 300  # another word\n")
+    assert "prepare.py, train.py of" in refused([str(done)], capsys)
+
+
+KEY = "cpu | AMD | 10 s | data aaa | tokenisers bbb | prepare ccc | judge 1 | torch 2.13"
+
+
+@pytest.mark.parametrize(
+    ("key", "own", "given", "said"),
+    [
+        (KEY.replace("aaa", "new"), "/texts", "/texts", "the text under /texts has changed (data new, was aaa)"),
+        (KEY.replace("aaa", "new").replace("bbb", "x"), "/texts", "/texts", "the text under /texts has changed (data new, was aaa)"),
+        (KEY.replace("aaa", "new"), "", "", "the lab's own text, which comes from installed packages, has changed (data new, was aaa)"),
+        (
+            KEY.replace("aaa", "new"),
+            "/texts",
+            "/other",
+            "run trains on the text under /texts, not on the text under /other (data new, was aaa)",
+        ),
+        (KEY.replace("2.13", "2.14"), "", "", "run was measured otherwise (torch 2.14 here, torch 2.13 there)"),
+    ],
+)
+def test_what_differs_in_the_measurement_is_told_and_nothing_else(key: str, own: str, given: str, said: str) -> None:
+    meta = {"measurement_key": KEY, "settings": {"run.data": own}}
+    config = load(None, [f"run.data={given}"])
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        session._agree_on_measurement(Session(Path("run"), True, config, meta), key)
+    assert "judge" not in str(caught.value)
+    session._agree_on_measurement(Session(Path("run"), True, config, meta), KEY)
 
 
 def test_the_same_command_goes_on_where_calibrations_were_raised_to_the_number_of_slots(lab: Path, tmp_path: Path) -> None:
