@@ -8,7 +8,7 @@ from typing import Any
 import genomes
 from evaluator.outcome import SELF_REPORTED
 from evo.lineage_text import Line
-from evo.numeric.attribution import Effect, Observed, attribute
+from evo.numeric.attribution import Effect, Observed, attribute, diverged
 from evo.standing import Standing
 from evo.traits import traits
 
@@ -20,7 +20,8 @@ SHOWN_INTERACTIONS = 8
 def effects(standing: Standing, texts: Callable[[str], str]) -> dict[str, Any]:
     """All edits with their worth, best first, and the interactions, the clearest first. Negative is better: fewer bits per byte."""
     found = traits(standing.founder or "", standing.history.genomes, texts)
-    result = attribute(found.observed, standing.belief.noise_sd, standing.champion)
+    out = diverged(found.observed, standing.belief.noise_sd)
+    result = attribute([row for row in found.observed if row.genome not in out], standing.belief.noise_sd, standing.champion)
     champion = next((row for row in found.observed if row.genome == standing.champion), None)
     described = {effect: _described(effect, found.edits) for effect in result.effects}
     rows = [{"edit": described[e], **_worth(e), "values": e.values, "in_champion": _in(e, champion)} for e in result.effects]
@@ -30,6 +31,7 @@ def effects(standing: Standing, texts: Callable[[str], str]) -> dict[str, Any]:
     ]
     return {
         "scored": result.scored,
+        "diverged": len(out),
         "noise_sd": standing.belief.noise_sd,
         "unexplained_sd": result.unexplained_sd,
         "self_reported": standing.history.self_reported,
@@ -53,6 +55,8 @@ def effects_lines(data: Mapping[str, Any]) -> list[Line]:
         lines += [("", ""), ("together, beyond the sum of the two:", "bold")]
         lines += [(f"{_figures(pair)}  {pair['genomes']:>7}  {' WITH '.join(pair['edits'])}", "") for pair in notable]
     lines += [("", ""), (data["verdict"], "yellow" if data["scored"] < FEW else "")]
+    if data["diverged"]:
+        lines.append((f"left out: {data['diverged']} more with scores so bad that their training must have broken", "dim"))
     if data["effects"]:
         lines.append((f"noise sd of one draw {data['noise_sd']:.4f}, unexplained by edits {data['unexplained_sd']:.4f}", "dim"))
     return lines

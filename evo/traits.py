@@ -7,13 +7,15 @@
                not count, nor do numbers, which are tuned after a structure has come. What other edits do above or below changes no name
 
 Members of one species differ in numbers alone: one of them is compared with the seed, of the others the values are read, which takes a
-fiftieth of the time. Left out: numbers inside new code, which belong to the edit that brought it. A statement that was rewritten twice
-carries another edit than one that was rewritten once.
+fiftieth of the time. Left out: imports and docstrings alone; numbers inside new code, which belong to the edit that brought it. A statement
+that was rewritten twice carries another edit than one that was rewritten once.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -94,11 +96,26 @@ def _moved(dimension: Dimension, value: genomes.Value) -> tuple[tuple[str, float
 
 
 def _structural(edits: Iterable[genomes.Edit]) -> Iterable[tuple[tuple[str, float], genomes.Edit]]:
-    """Changes of the tree with their names; what changes comments or layout alone is none."""
+    """Changes of the tree with their names; what changes comments or layout, imports or docstrings alone is none."""
     for edit in edits:
+        if edit.kind != "set" and _is_silent(edit.old) and _is_silent(edit.new):
+            continue
         old, new = (_NUMBER.sub("0", text) if edit.kind != "set" else text for text in (edit.old, edit.new))
         if _tokens(old) != _tokens(new):
             yield (f"{edit.kind} {'.'.join(map(str, edit.path))}+{edit.at}: {_tokens(new)}", 1.0), edit
+
+
+def _is_silent(text: str) -> bool:
+    """Whether a text only imports or documents: without a use, which is an edit of its own, that is worth nothing."""
+    try:
+        body = ast.parse(textwrap.dedent(text)).body
+    except (SyntaxError, ValueError):  # a part of a statement
+        return False
+    return all(
+        isinstance(node, ast.Import | ast.ImportFrom | ast.Pass)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str))
+        for node in body
+    )
 
 
 def _tokens(text: str) -> str:

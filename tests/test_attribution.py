@@ -9,7 +9,7 @@ import pytest
 
 import genomes
 from evo.history import Genome
-from evo.numeric.attribution import Attribution, Observed, attribute
+from evo.numeric.attribution import Attribution, Observed, attribute, diverged
 from evo.traits import Traits, traits
 
 NOISE = 0.0003
@@ -114,6 +114,23 @@ def test_ruinous_scores_leave_the_others_as_they_were() -> None:
     assert all(after[f"e{90 + i}",].worth > 3 * max(e.worth for e in before.values()) for i in range(3))
 
 
+def test_diverged_scores_are_told_from_bad_ones() -> None:
+    """Of a run on a seed that was far from its best, so that what is ruinous by the distance from best to seed is far off."""
+    rng = np.random.default_rng(9)
+    rows = [Observed("seed", 2.9, 4, {}), *(Observed(f"g{i}", 2.4 + 0.1 * rng.random(), 1, {f"e{i % 7}": 1.0}) for i in range(40))]
+    bad = Observed("bad", 2.75, 1, {"e1": 1.0, "worse": 1.0})
+    broken = [Observed(f"d{i}", 4.0 + i, 1, {"e2": 1.0, f"broken{i}": 1.0}) for i in range(2)]
+    assert diverged([*rows, bad, *broken], NOISE) == {"d0", "d1"}
+    assert diverged([*rows, bad], NOISE) == frozenset()
+    assert diverged([], NOISE) == frozenset()
+
+
+def test_what_is_left_of_a_run_is_never_without_its_usual_scores() -> None:
+    """A spread of nothing, as of a seed and its repeats, makes no small loss a divergence."""
+    rows = [Observed("seed", 1.0, 4, {}), *(Observed(f"g{i}", 1.0, 1, {"a": 1.0}) for i in range(9)), Observed("x", 1.05, 1, {"b": 1.0})]
+    assert diverged(rows, NOISE) == frozenset()
+
+
 def test_the_order_of_genomes_and_edits_changes_no_bit() -> None:
     rows = lineage(7, 40, np.random.default_rng(7).normal(size=10) * 0.001, together=-0.002)
     shuffled = [Observed(r.genome, r.val_bpb, r.draws, dict(reversed(r.edits.items()))) for r in reversed(rows)]
@@ -198,6 +215,24 @@ def test_the_same_words_in_another_place_are_another_edit() -> None:
 def test_comments_and_layout_are_no_edit() -> None:
     _, (_, same) = carried(SEED, edited(("# rate of the matrices", "# another word"), ("    rows = 64\n", "    # why\n    rows = 64\n")))
     assert same == set()
+
+
+@pytest.mark.parametrize("line", ["import math\n", "from math import pi, tau\n", "import math\nimport os\n"])
+def test_an_import_alone_is_no_edit_and_its_use_is_one(line: str) -> None:
+    """Fitted apart, what the use is worth would be shared with the import."""
+    imported = ("import torch.nn as nn\n", f"{line}import torch.nn as nn\n")
+    use = ("    rows = 64\n", "    rows = int(math.pi)\n")
+    _, (_, alone, used, only) = carried(SEED, edited(imported), edited(imported, use), edited(use))
+    assert alone == set()
+    assert used == only
+    assert len(used) == 1
+
+
+def test_a_docstring_is_no_edit() -> None:
+    _, (_, one, other) = carried(
+        SEED, edited(('"""A program of the test."""', '"""Another one."""')), edited(("    rows = 64\n", '    """Why."""\n    rows = 64\n'))
+    )
+    assert one == other == set()
 
 
 def test_a_number_is_one_edit_whatever_its_value_and_structure() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -151,6 +152,21 @@ def test_effects_list_each_edit_once_best_first_and_say_what_they_are(run: Path,
     assert any(row["in_champion"] for row in data["effects"])
     assert f"An additive estimate from {data['scored']} scored genomes, no proof" in out
     assert all((row["edit"] in out) == (abs(row["worth"]) > row["sd"]) for row in data["effects"])
+
+
+def test_effects_say_how_many_diverged_genomes_they_leave_out(tmp_path: Path, command: Command) -> None:
+    make_run(tmp_path / "run", evals=20, failure_share=0.0)
+    plain = command.json(tmp_path / "run", "effects")
+    assert plain["diverged"] == 0
+    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as database:
+        index, payload = database.execute("SELECT idx, payload FROM records WHERE operator = 'mutate' ORDER BY idx LIMIT 1").fetchone()
+        data = json.loads(payload)
+        data["outcome"]["val_bpb"] = 7.0
+        database.execute("UPDATE records SET payload = ? WHERE idx = ?", (json.dumps(data), index))
+    data = command.json(tmp_path / "run", "effects")
+    assert (data["diverged"], data["scored"]) == (1, plain["scored"] - 1)
+    assert all(abs(row["worth"]) < 0.5 for row in data["effects"])
+    assert "left out: 1 more with scores so bad" in command(tmp_path / "run", "effects")[1]
 
 
 def test_effects_agree_with_the_lab_that_scored_the_run(run: Path, command: Command) -> None:

@@ -37,6 +37,8 @@ TOGETHER = 2  # genomes with both edits, and with either alone, from which a pai
 PAIRS = 100  # at most, those with the most evidence
 RUINOUS = 4.0  # times the distance from the best score to the usual one
 PRIOR_STEPS, UNEXPLAINED_STEPS = 8, 5  # of the grid
+DIVERGED_SDS, DIVERGED_SHARE = 10.0, 0.1  # above the usual score: robust sds of scores, and a share of the median; both
+MAD_TO_SD = 1.4826  # of a normal distribution
 DOUBT = 0.05  # sd of a ruinous score, in what is beyond
 KNOTS = 4  # of a knob's walk, on either side
 PAIR_SHARE = 0.7  # prior sd of an interaction, in that of an effect: at half as much a pair that did as much as an edit was denied
@@ -152,6 +154,21 @@ def attribute(observed: Sequence[Observed], noise_sd: float, leader: str | None 
         len(rows),
         unexplained,
     )
+
+
+def diverged(observed: Sequence[Observed], noise_sd: float) -> frozenset[str]:
+    """Genomes whose score is no worth of an edit any more: further above the usual one than both the spread and the size of scores explain.
+
+    Even drawn together, such a score says what every edit in it is worth, and all it says is that training broke.
+    """
+    if not observed:
+        return frozenset()
+    raw = np.array([row.val_bpb for row in observed])
+    centre = float(np.median(raw))
+    usual = max([centre, *(row.val_bpb for row in observed if not row.edits)])
+    spread = max(MAD_TO_SD * float(np.median(np.abs(raw - centre))), noise_sd)
+    limit = usual + max(DIVERGED_SDS * spread, DIVERGED_SHARE * centre)
+    return frozenset(row.genome for row in observed if row.val_bpb > limit)
 
 
 def _drawn(rows: Sequence[Observed], noise_sd: float) -> tuple[Array, Array]:
