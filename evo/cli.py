@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import io
 import os
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 STOPPED = 130  # as shells say it: ended by SIGINT
+STAND_INS = {"±": "+-", "→": "->", "★": "*", "✗": "x", "✓": "ok", "×": "x", "…": "...", "–": "-", "−": "-"}
+STAND_INS |= dict(zip("├└│─", "|`|-", strict=True)) | dict(zip("▁▂▃▄▅▆▇█", "_.-~=+*#", strict=True))
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,10 +24,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def entry(name: str, main: Callable[[], int]) -> int:
-    """Runs a command as a process of its own; its exit code. What the terminal's encoding lacks is shown as `?`."""
+    """Runs a command as a process of its own; its exit code. What the terminal's encoding lacks is shown by what looks like it."""
+    codecs.register_error("evo.stand_in", stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="evo.stand_in")
     try:
         code = main()
         if sys.stdout is not None:
@@ -40,6 +44,13 @@ def entry(name: str, main: Callable[[], int]) -> int:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
     return code
+
+
+def stand_in(error: UnicodeError) -> tuple[str, int]:
+    """For `codecs.register_error`: signs of ours in ASCII, all others as `?`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(STAND_INS.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 def drop_output() -> None:

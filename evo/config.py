@@ -156,7 +156,7 @@ def build(section: type[Any], name: str, table: Mapping[str, Any]) -> Any:
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise UserError(f"no key {name}.{key}; {nearest(key, hints)}")
+            raise UserError(f"no key {name}.{key}; {nearest(key, hints, f'{name}.')}")
         values[key] = _converted(f"{name}.{key}", value, hints[key])
     try:
         return section(**values)

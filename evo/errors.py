@@ -47,11 +47,15 @@ class ModelError(EvoError):
     """No reply of the model: let the built-in operators write, and try again later."""
 
 
-def nearest(wanted: str, known: Iterable[str]) -> str:
-    """A clause that names the closest of the known words, or all of them where none is close."""
+def nearest(wanted: str, known: Iterable[str], section: str = "") -> str:
+    """A clause that names the closest of the known words, or all of them where none is close: those that it begins, or is written like.
+
+    Args:
+        section: that the words are keys of; the closest are named with it.
+    """
     words = sorted(known)
-    close = difflib.get_close_matches(wanted, words, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(words)}"
+    close = [word for word in words if wanted and word.startswith(wanted)] or difflib.get_close_matches(wanted, words, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(section + word for word in close[:3])}" if close else f"known: {', '.join(words)}"
 
 
 def one_line(text: str) -> str:

@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ FILES = {
     "program.md": "the research agenda",
 }
 BUDGET = "TIME_BUDGET"  # the constant of prepare.py that holds the seconds of training
+SHOWN_PROBLEMS = 4  # of a train.py that is no genome
 MODULE_BYTES = 1 << 20  # of a module that is taken along in compat mode
 OFFERED, OFFERED_CHARACTERS = 30, 100  # constants and functions that a model is told of, and of a constant's value
 
@@ -82,16 +83,16 @@ def load(folder: Path) -> Lab:
     """
     if not folder.is_dir():
         raise UserError(f"no lab folder {folder}; --lab wants a folder with {', '.join(FILES)}")
-    texts: dict[str, str] = {}
-    for name, role in FILES.items():
-        texts[name] = _read(folder, name, role)
+    if missing := [f"{name} ({role})" for name, role in FILES.items() if not (folder / name).exists()]:
+        raise UserError(f"the lab {folder} has no {', '.join(missing)}; a lab is a folder with {', '.join(FILES)}")
+    texts = {name: _read(folder, name, role) for name, role in FILES.items()}
     lab = Lab(folder, texts["prepare.py"], texts["train.py"], texts["program.md"], genomes.contract_of(texts["train.py"]))
     _parsed(lab.prepare, folder / "prepare.py")
     _parsed(lab.train, folder / "train.py")
     problems = genomes.check(lab.train, lab.contract)
     if problems:
         neither = f"; nor one by the lab's contract: {genomes.check(lab.train)[0]}" if lab.compat else ""
-        raise UserError(f"{folder / 'train.py'} is no genome: {problems[0]}{neither}")
+        raise UserError(f"{folder / 'train.py'} is no genome: {'; '.join(map(str, problems[:SHOWN_PROBLEMS]))}{neither}")
     lab = replace(lab, modules=_imported(lab))
     return _checked_script(lab) if lab.compat else lab
 
@@ -139,6 +140,11 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
         known = _constants(lab.prepare)
         prepare = set_constants(lab.prepare, {name: value for name, value in values.items() if name in known}, what)
         return Rendered(prepare, lab.train, tuple(name for name in values if name not in known))
+    knobs = [knob.name for knob in genomes.knobs(lab.train)]
+    lacking = [_lacking("constant", what, values, _constants(lab.prepare))]
+    lacking += [_lacking("knob", f"{lab.folder / 'train.py'} for profile {name}", profile.knobs, knobs)]
+    if any(lacking):
+        raise UserError(f"{'; '.join(filter(None, lacking))}; name a profile of its own with --profile FILE")
     prepare = set_constants(lab.prepare, values, what)
     try:
         return Rendered(prepare, genomes.set_knobs(lab.train, dict(profile.knobs)))
@@ -146,6 +152,14 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
         raise UserError(
             f"{lab.folder / 'train.py'} does not fit profile {name}: {error}; name a profile of its own with --profile FILE"
         ) from error
+
+
+def _lacking(kind: str, what: str, wanted: Iterable[str], known: Iterable[str]) -> str:
+    """All that is not there, in words; "" where nothing is lacking."""
+    missing, there = [name for name in wanted if name not in set(known)], list(known)
+    if len(missing) > 1:
+        return f"{what}: no {kind}s {', '.join(missing)}"
+    return f"{what}: no {kind} {missing[0]}, {nearest(missing[0], there)}" if missing else ""
 
 
 def render_program(program: str, profile: Profile) -> str:

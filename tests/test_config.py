@@ -60,7 +60,8 @@ def test_set_takes_toml_values_and_bare_words(text: str, section: str, key: str,
     ("assignments", "said"),
     [
         (["serch.evals=1"], "nearest: search"),
-        (["search.eval=1"], "nearest: evals"),
+        (["search.eval=1"], "nearest: search.evals"),
+        (["search.pop=3"], "no key search.pop; nearest: search.population$"),
         (["search.evals=many"], "whole number"),
         (["search.evals=1.5"], "whole number"),
         (["search.evals=true"], "whole number"),
@@ -93,7 +94,7 @@ def test_wrong_assignments_are_told_in_one_line(assignments: list[str], said: st
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("[run", "not valid TOML"), ("evals = 3", "outside of a section"), ("[run]\nslot = 3", "nearest: slots")]
+    ("text", "said"), [("[run", "not valid TOML"), ("evals = 3", "outside of a section"), ("[run]\nslot = 3", "nearest: run.slots")]
 )
 def test_wrong_files_are_told_in_one_line(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "run.toml"

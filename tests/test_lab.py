@@ -135,3 +135,15 @@ def test_a_model_is_told_the_constants_and_functions_of_prepare_with_the_profile
         "device", "seed", "progress", "warmup_batches", "batches", "report", "save",
     }  # fmt: skip
     assert len("\n".join(found)) < 3000
+
+
+def test_all_constants_and_knobs_that_a_lab_lacks_are_told_at_once(tmp_path: Path) -> None:
+    folder = make_lab(tmp_path / "lab")
+    profile = profiles.find("cpu", Machine((0,), "x"))
+    with pytest.raises(UserError) as caught:
+        lab.render(lab.load(folder), profile, 10)
+    said = str(caught.value)
+    assert "no constants MAX_SEQ_LEN, EVAL_TOKENS" in said
+    assert "no knobs ASPECT_RATIO, HEAD_DIM" in said
+    assert "--profile FILE" in said
+    assert "\n" not in said

@@ -287,6 +287,9 @@ def test_signs_that_a_terminal_lacks_end_no_command(lab: Path, encoding: str) ->
         ended = subprocess.run([sys.executable, "-m", *command], env=env, capture_output=True, text=True, encoding=encoding, check=False)
         assert "Traceback" not in ended.stderr, ended.stderr
         assert ended.returncode in (0, 2)
+        if encoding == "ascii" and command[-1] == "run":
+            assert "?" not in ended.stdout
+            assert ("+-" in ended.stdout) == (command[0] != "evo.views")
     assert snapshot("run").records
 
 
@@ -333,7 +336,7 @@ def test_a_failure_of_the_machinery_says_how_to_go_on(
         (["--budget", "1e12"], "must be at most 2.592e+06"),
         (["--slots", "0"], "at least 1"),
         (["--config", "nothing.toml"], "nothing.toml"),
-        (["--set", "search.evls=3"], "nearest: evals"),
+        (["--set", "search.evls=3"], "nearest: search.evals"),
         (["--set", "serch.evals=3"], "nearest: search"),
         (["--lab", "nowhere"], "no lab folder nowhere"),
         (["--profile", "h1000"], "nearest: h100"),
@@ -379,6 +382,13 @@ def test_an_address_where_no_cluster_answers_is_refused_at_once(lab: Path) -> No
 def test_a_lab_without_a_file_is_refused(lab: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (lab / name).unlink()
     assert name in refused(["run", "--lab", str(lab), *INSTANT], capsys)
+
+
+def test_all_that_a_new_lab_lacks_is_told_at_once(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("prepare.py", "program.md"):
+        (lab / name).unlink()
+    said = refused(["run", "--lab", str(lab), *INSTANT], capsys)
+    assert "has no prepare.py (constants, data and batches: the constitution), program.md (the research agenda)" in said
 
 
 @pytest.mark.parametrize(

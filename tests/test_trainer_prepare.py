@@ -456,6 +456,20 @@ def test_unreadable_input_gives_one_line_and_builds_nothing(
     assert not any(path.is_dir() for path in (tmp_path / "data").glob("*"))
 
 
+@pytest.mark.parametrize(("counts", "said"), [((50,), "50 found, 99 needed in a single"), ((9, 1), "1 found, 3 needed in the last of 2")])
+def test_too_few_documents_are_counted_and_said_to_be_what(
+    prepare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture, counts: tuple[int, ...], said: str
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number, count in enumerate(counts):
+        (folder / f"{number}.jsonl").write_text("".join(f'{{"text": "document {i} of {number}"}}\n' for i in range(count)))
+    assert prepare.main(["--from", str(folder), "--out", str(tmp_path / "data")]) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert "a document is a row of Parquet or JSONL, or 4 KB of a text file" in message
+
+
 def test_halves_of_characters_and_endless_documents_are_text_all_the_same(prepare: ModuleType, tmp_path: Path) -> None:
     path, plain = tmp_path / "odd.jsonl", [f"document {i}: {'words and more words ' * (20 + i % 7)}" for i in range(300)]
     odd = ["half \ud800 of one", "a" * 600_000, "x" + " " * 1_200_000 + "y", ""]

@@ -182,7 +182,7 @@ def _read_files(files: list[Path], settings: Settings) -> Slices:
             cut -= 1
             slices = list(limited(itertools.chain.from_iterable(map(_documents, files[cut:])), most))
     if len(slices) < 3:
-        raise DataError(f"{files[-1]}: too few documents for a validation text: 99 in a single file, or 3 in the last of several")
+        raise DataError(_too_few(files, len(slices)))
     known = {digest(text) for text in slices}
 
     def train() -> Iterator[str]:
@@ -190,6 +190,15 @@ def _read_files(files: list[Path], settings: Settings) -> Slices:
         return limited((text for text in texts if digest(text) not in known), settings.train_bytes)
 
     return [text for i, text in enumerate(slices) if i % 3 != 2], slices[2::3], train
+
+
+def _too_few(files: list[Path], held_back: int) -> str:
+    found, needed = (held_back, 3) if len(files) > 1 else (sum(1 for _ in _documents(files[0])), 3 * 33)
+    where = f"in the last of {len(files)} files" if len(files) > 1 else "in a single file"
+    return (
+        f"{files[-1]}: too few documents for a validation text: {found} found, {needed} needed {where}; a document is a row of Parquet or "
+        "JSONL, or 4 KB of a text file: give more text"
+    )
 
 
 def _spread(files: list[Path], most: int, used: int) -> Iterator[str]:
