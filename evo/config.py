@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.instant import Landscape
+from evaluator.outcome import MOST_BPB
 from evo.errors import UserError, nearest
 from evo.policies import SearchConfig
 
@@ -98,6 +99,10 @@ class Config:
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
     instant: Landscape = field(default_factory=Landscape)
     llm: LlmConfig = field(default_factory=LlmConfig)
+
+    def __post_init__(self) -> None:
+        if self.instant.noise_sd > MOST_BPB:
+            raise UserError(f"instant.noise_sd is {self.instant.noise_sd:g}, must be at most {MOST_BPB:g}: no score is larger")
 
 
 NO_TOML = (ValueError, RecursionError)  # what tomllib raises for a text that is none, has too many digits or too many brackets

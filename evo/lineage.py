@@ -22,7 +22,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from evo.lineage_effects import effects, effects_lines
 from evo.lineage_operators import operators, operators_lines
 from evo.lineage_slots import slots, slots_lines
 from evo.lineage_text import best_lines, path_lines, show_lines, tree_lines
+from evo.policies import SearchConfig
 from evo.records import Record
 from evo.results import announcement_figures, best_figures
 from evo.species import Shelf
@@ -313,12 +314,18 @@ def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list
         "path": (lambda: path(run, resolve(run, options.id)), path_lines),
         "best": (lambda: best(run), best_lines),
         "effects": (lambda: effects(run.standing, partial(read_text, options.run)), effects_lines),
-        "operators": (lambda: operators(run.standing), operators_lines),
+        "operators": (lambda: operators(run.standing, _search_config(run)), operators_lines),
         "slots": (lambda: slots(run.standing), slots_lines),
     }
     answer, lines = answers[options.what]
     data = answer()
     return data, lines(data)
+
+
+def _search_config(run: Run) -> SearchConfig:
+    """What of it decides who survives, as the run was started; defaults where it kept none."""
+    usual, kept = SearchConfig(), run.snapshot.settings if "settings" in run.snapshot.meta else {}
+    return replace(usual, **{name: kept.get(f"search.{name}", getattr(usual, name)) for name in ("population", "species_share")})
 
 
 def _print(output: str | list[tuple[str, str]]) -> None:

@@ -7,17 +7,18 @@ from typing import Any
 
 from evaluator.outcome import SELF_REPORTED
 from evo.lineage_text import Line
-from evo.policies import SHARED
+from evo.policies import SHARED, SearchConfig
+from evo.population import population
 from evo.standing import Standing
 from evo.yields import WINDOW, factors, yields
 
 
-def operators(standing: Standing) -> dict[str, Any]:
-    """Yields over the whole run, and what the policy `evo` multiplies the configured shares by now."""
+def operators(standing: Standing, config: SearchConfig) -> dict[str, Any]:
+    """Yields over the whole run, and what the policy `evo` multiplies the configured shares by now: it looks at survivors alone."""
     genomes, belief = standing.history.genomes, standing.belief
     found = yields(genomes.values(), belief)
-    leader = min(belief.of, key=lambda id_: belief.of[id_].mean, default=None)
-    factor = factors(genomes, belief, leader, SHARED)
+    survivors = population(standing.history, belief, config.population, config.species_share).survivors(standing.history, belief)
+    factor = factors(genomes, belief, survivors[0] if survivors else None, SHARED)
     rows = [
         {
             "operator": name,

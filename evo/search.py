@@ -81,20 +81,18 @@ class Search:
         self._pending: dict[int, Proposal] = {}
         self._ledger = Ledger()
         self._facts = _Facts(self._ledger, config, shelf)
-        self._closing = False
 
     # ---- verbs
 
     def ask(self, free_slots: int, closing: bool = False) -> tuple[Proposal, ...]:
         """Up to `free_slots` proposals, pending from now on until told.
 
-        Nothing is returned when there is nothing to do (`finished`) or when the last explorations must come in first: before the
+        Nothing is returned when there is nothing left to do, or when the last explorations must come in first: before the
         final draws, and where they could use up the limit of evaluations.
 
         Args:
             closing: the driver's limit of hours is reached: explore no further, make the final draws.
         """
-        self._closing = closing
         asked = []
         for _ in range(free_slots):
             proposal = self._next(closing)
@@ -170,11 +168,6 @@ class Search:
     def false_stops(self) -> float:
         """Share of would-be survivors that stopping runs early may cost; 0: nothing is stopped. Baselines train everything to the end."""
         return self.config.early_stopping if POLICIES[self.config.policy].stops else 0.0
-
-    @property
-    def finished(self) -> bool:
-        """Nothing is pending and nothing is left to ask, `closing` being what the last ask said."""
-        return not self._pending and self._next(self._closing) is None
 
     @property
     def exhausted(self) -> str:

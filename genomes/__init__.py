@@ -11,7 +11,7 @@
     patch, prose               what a model answers: its edits, applied; and what it says around them
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
-    check, require             parse, contract and certain mistakes: problems as values, or raised
+    check                      parse, contract and certain mistakes: problems as values
     mend, repair               without a model: what check finds, and what an evaluation failed of
     contract_of                which contract a lab's seed genome is under
 
@@ -19,10 +19,10 @@ All pure: no files, no clock, randomness only from the `rng` handed in. Imports 
 """
 
 from genomes.canonical import identity, size, species
-from genomes.contract import Contract, check, contract_of, require
+from genomes.contract import Contract, check, contract_of
 from genomes.distance import Profile, distance, profile
 from genomes.edits import Edit, apply, describe, diff
-from genomes.errors import ContractError, EditError, GenomeError, KnobError, MutationError, ParseError
+from genomes.errors import EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
 from genomes.literals import Value
 from genomes.losscode import loss_code
@@ -44,7 +44,6 @@ __all__ = [
     "Clash",
     "Conflict",
     "Contract",
-    "ContractError",
     "Edit",
     "EditError",
     "Failure",
@@ -82,7 +81,6 @@ __all__ = [
     "profile",
     "prose",
     "repair",
-    "require",
     "seeded",
     "set_knobs",
     "shortened",

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from genomes.calls import attribute_problems, call_problems
 from genomes.classes import Classes
-from genomes.errors import ContractError, ParseError
+from genomes.errors import ParseError
 from genomes.forbidden import forbidden_problems
 from genomes.guards import guard_problems
 from genomes.literals import last_name
@@ -100,13 +100,6 @@ def _mistakes(program: Outline, table: symtable.SymbolTable, prepare: str, contr
     if contract is Contract.LAB:
         yield from entry_problems(program)
         yield from forbidden_problems(program)
-
-
-def require(text: str, contract: Contract = Contract.LAB, prepare: str = "") -> None:
-    """Raise ContractError, with every problem in one line, where `check` finds any."""
-    problems = check(text, contract, prepare)
-    if problems:
-        raise ContractError("; ".join(str(problem) for problem in problems))
 
 
 def _contract_problems(tree: ast.Module, contract: Contract) -> list[Problem]:

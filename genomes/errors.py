@@ -2,7 +2,6 @@
 
 GenomeError            the text, the edit or the wish does not fit; the message says what, both values, and what is near
 ├── ParseError         the text is no Python program
-├── ContractError      the program lacks what the lab's contract asks for
 ├── KnobError          no knob of that name, or a value that it cannot hold
 ├── EditError          an edit finds no place in this text
 └── MutationError      no such mutation, or none that applies
@@ -20,10 +19,6 @@ class GenomeError(Exception):
 
 class ParseError(GenomeError):
     """The text is not a Python program."""
-
-
-class ContractError(GenomeError):
-    """The program parses but breaks the lab's contract."""
 
 
 class KnobError(GenomeError):

@@ -93,3 +93,8 @@ def improving(rng: Random) -> float:
 
 def neutral(rng: Random) -> float:
     return 0.0
+
+
+def finished(found: Search, closing: bool = False) -> bool:
+    """Whether nothing is pending and nothing is left to ask. Where something is, it is pending afterwards."""
+    return not found.pending and not found.ask(1, closing)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simulated import finished
 from small_run import PROGRAM
 from tiny_lab import NOISY, Silent, StopAfter, drive, facts, make_lab, spec
 
@@ -104,7 +105,7 @@ def test_spent_hours_close_the_run(tmp_path: Path) -> None:
     before = drive(run_dir, EVALS, watcher=Silent(), hours=1e-9).search
     assert before.history.evaluated < EVALS
     assert before.history.finals
-    assert before.finished
+    assert finished(before, closing=True)
 
 
 def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_broken_machinery_ends_the_run_and_keeps_what_is_finished(tmp_path: Pa
     with pytest.raises(ClusterError, match="in a row"):
         drive(run_dir, EVALS, Shaky(run_dir, dict.fromkeys(range(9, 99), 99)))
     assert len(snapshot(run_dir).records) >= 9
-    assert drive(run_dir, EVALS).search.finished
+    assert finished(drive(run_dir, EVALS).search)
 
 
 def test_a_seed_that_fails_ends_the_run_at_once(tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def test_a_slot_never_waits_for_a_model_that_never_answers(tmp_path: Path) -> No
     gate.set()
     assert len(explorations(tmp_path / "run")) == 20
     assert not any(r.candidate.writer for r in explorations(tmp_path / "run"))
-    assert driver.search.finished
+    assert finished(driver.search)
 
 
 def test_hours_that_are_spent_end_a_run_whose_model_never_answers(tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ def test_hours_that_are_spent_end_a_run_whose_model_never_answers(tmp_path: Path
 
     driver = drive(tmp_path / "run", 10_000, slow_slots(tmp_path / "run", 2), desk=Desk(never, calls=2), hours=2 / 3600)
     gate.set()
-    assert driver.search.finished
+    assert finished(driver.search, closing=True)
     assert any(isinstance(r.outcome, Unwritten) and "time was up" in r.outcome.why for r in snapshot(tmp_path / "run").records)
 
 

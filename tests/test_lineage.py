@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from small_run import PROGRAM, make_run
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import Scored
 from evo.lineage import main, read
+from evo.lineage_operators import operators
 from evo.lineage_text import sparkline, tree_lines
+from evo.policies import SHARED
+from evo.search import Search
 from evo.store import Store
+from evo.yields import factors
 from genomes import set_knobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,6 +194,17 @@ def test_operators_are_listed_with_what_they_brought_and_took(run: Path, command
     assert all(row["hours"] > 0 and 0 <= row["better"] <= row["children"] - row["failed"] for row in rows)
     assert sum(row["reward"] for row in rows) > 0
     assert all(row["operator"] in out for row in rows)
+
+
+@pytest.mark.parametrize("size", [1, 2, 16])
+def test_the_shares_shown_are_those_that_the_policy_goes_by(tmp_path: Path, size: int) -> None:
+    """It looks at its survivors; in a small population the best by belief need not be one of them."""
+    found = make_run(tmp_path / "run", evals=40)
+    small = Search(replace(found.config, population=size), found.founder)
+    small.resume(found.standing.records)
+    rows = operators(small.standing, small.config)["operators"]
+    expected = factors(small.history.genomes, small.belief, small._view().survivors[0], SHARED)
+    assert [row["factor"] for row in rows] == [expected.get(row["operator"]) for row in rows]
 
 
 def test_effects_of_a_young_run_say_that_they_rest_on_little(tmp_path: Path, command: Command) -> None:
