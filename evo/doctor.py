@@ -40,6 +40,7 @@ INSTALL = "run `make run`, or install with `pip install -e .` in the project's f
 FASTER_WINDOWS = "`pip install 'nvidia-cudnn-frontend>=1.30'` makes the seed program's steps 4 % faster; FlexAttention is used without it"
 BROKEN_WINDOWS = "`pip uninstall nvidia-cudnn-frontend`: the seed program uses it where it is installed, FlexAttention elsewhere"
 TOLD_APART = ("PRECISION", "ATTENTION", "COMPILE")  # knobs that say what a seed program uses of the device
+MEND_LAB = "mend it, or name another lab with --lab"
 OTHER_LAB = "name the lab that the profile is for with --lab, or a profile for this lab with --profile"
 OWN_PROFILE = "copy configs/{}.toml, set {} = {} under [knobs] there and name the copy with --profile"
 
@@ -118,11 +119,13 @@ def lab_check(lab: Path, profile: profiles.Profile) -> tuple[Check, Settings]:
         from evo import lab as labs  # parses programs with a package that may be missing
     except ImportError as error:
         return Check("lab", SKIPPED, f"not looked at: {error}"), seed_settings(lab, profile)
+    remedy = MEND_LAB
     try:
         read = labs.load(lab)
+        remedy = OTHER_LAB
         rendered = labs.render(read, profile, profile.head.budget_seconds)
     except UserError as error:
-        return Check("lab", STOP, str(error), OTHER_LAB), {}
+        return Check("lab", STOP, str(error), remedy), {}
     kind = "a script that scores itself" if read.compat else f"the profile sets {len(profile.knobs)} of its knobs"
     return Check("lab", OK, f"{lab}: {kind}"), _assigned(rendered.seed)
 
@@ -139,7 +142,8 @@ def used(profile: profiles.Profile, here: machine.Machine, seed: Settings) -> It
     said = f"{head.name} ({why}): {slots} at once, {head.threads_per_slot} threads each, {head.budget_seconds:g} s of training"
     known = ", ".join(f"{name} {seed[name]}" for name in TOLD_APART if name in seed)
     yield Check("profile", OK, said)
-    yield Check("seed program", OK, known or f"has no knob {' or '.join(TOLD_APART)}, so that nobody knows what it uses")
+    if seed:
+        yield Check("seed program", OK, known or f"has no knob {' or '.join(TOLD_APART)}, so that nobody knows what it uses")
 
 
 def trials(profile: profiles.Profile, seed: Settings, everything: bool) -> Iterator[Check]:

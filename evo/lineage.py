@@ -105,7 +105,7 @@ def also_meant(run: Run, asked: str) -> str:
     others = [id_ for id_ in others if id_ != found]
     if found is None or not others or asked.lower() in others:
         return ""
-    return f"{asked} is taken for #{asked}, {found}; {', '.join(others[:4])} begins so too: give more of its characters for that"
+    return f"{asked} is taken for #{asked}, {found}; ids that begin so too: {', '.join(others[:4])}; give more characters for one of them"
 
 
 def _at_index(run: Run, asked: str) -> str | None:
