@@ -258,7 +258,7 @@ def test_nothing_is_left_behind(short: Compat, tmp_path: Path, monkeypatch: pyte
         ("train.py", "val_bpb", "loss", "prints a line `val_bpb: NUMBER`"),
         ("train.py", "from prepare", "from preparation", "defines no top-level function build_model()"),
         ("schedule.py", "def warmdown(", "def warmdown((", "does not parse"),
-        ("program.md", "", "", "no readable program.md"),
+        ("program.md", "", "", "has no program.md (the research agenda)"),
     ],
 )
 def test_a_checkout_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, name: str, old: str, new: str, said: str) -> None:

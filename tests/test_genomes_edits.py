@@ -182,3 +182,26 @@ def test_programs_are_parsed_in_many_threads_at_once():
         thread.join()
     assert not errors
     assert len(set(found)) == 120
+
+
+@given(st.text("ab_1 ;,.()[]{}→", max_size=120), st.integers(4, 80))
+def test_a_shortened_line_fits_and_leaves_no_bracket_open_that_was_not(line, most):
+    short = genomes.shortened(line, most)
+    assert len(short) <= most
+    if len(line) <= most:
+        assert short == line
+    else:
+        assert "…" in short
+        assert line.startswith(short.partition("…")[0].removesuffix("; "))
+
+
+@pytest.mark.parametrize(
+    ("line", "most", "short"),
+    [
+        ("f(alpha, beta, gamma_delta)", 20, "f(alpha, beta,…)"),
+        ("DEPTH 4 → 5; RATE 0.1 → 0.2; WIDTH 1 → 2", 32, "DEPTH 4 → 5; RATE 0.1 → 0.2; …"),
+        ("a" * 30, 10, "a" * 9 + "…"),
+    ],
+)
+def test_a_line_is_cut_between_words_and_parts(line, most, short):
+    assert genomes.shortened(line, most) == short
