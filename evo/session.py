@@ -246,25 +246,22 @@ def _agree_on_measurement(now: Session, key: str) -> None:
         return
     differing = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     if {old.partition(" ")[0] for old, _ in differing} <= {"data", "tokenisers"}:
-        own, given_now = now.meta["settings"].get("run.data", ""), now.config.run.data
-        text = f"the text under {given_now}" if given_now else "the lab's own text, which comes from installed packages,"
-        what = (
-            f"{now.run_dir} trains on the text under {own or 'the lab'}, not on {text}"
-            if _elsewhere(own, given_now)
-            else f"{text} has changed"
-        )
-        old, new = differing[0]
-        raise UserError(
-            f"{what} ({new}, was {old.partition(' ')[2]}), and scores cannot be compared; put it back, or name a new run folder"
-        )
+        raise UserError(_other_text(now, *differing[0]))
     told = "; ".join(f"{new} here, {old} there" for old, new in differing)
     raise UserError(
         f"{now.run_dir} was measured otherwise ({told}), and scores cannot be compared; go on where it was started, or name a new folder"
     )
 
 
-def _elsewhere(own: str, given_now: str) -> bool:
-    return bool(own) != bool(given_now) or (bool(own) and Path(own).resolve() != Path(given_now).resolve())
+def _other_text(now: Session, before: str, after: str) -> str:
+    """What is wrong with the text that programs would train on: it has changed, or is another one."""
+    own, given_now = (str(text or "") for text in (now.meta["settings"].get("run.data"), now.config.run.data))
+    values = f"({after}, was {before.partition(' ')[2]}), and scores cannot be compared"
+    if own == given_now or (own and given_now and Path(own).resolve() == Path(given_now).resolve()):
+        text = f"the text under {own}" if own else "the lab's own text, which comes from installed packages,"
+        return f"{text} has changed {values}; put it back, or name a new run folder"
+    named = [f"the text under {text}" if text else "the lab's own text" for text in (own, given_now)]
+    return f"{now.run_dir} trains on {named[0]}, not on {named[1]} {values}; leave run.data out, or name a new run folder"
 
 
 def _agree(now: Session, identity: Mapping[str, Any]) -> None:
