@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from simulated import finished
 from tiny_lab import Silent, drive, spec
 
 from evaluator.evaluate import HarnessError
@@ -202,7 +203,7 @@ def test_what_no_slot_can_evaluate_ends_the_run_soon_and_says_why(tmp_path: Path
         drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
     assert executor.submitted <= 3 * slots
     assert snapshot(tmp_path / "run").records == ()
-    assert drive(tmp_path / "run", 40, OneBroken(float("inf")), Silent(), calibrations=SLOTS).search.finished
+    assert finished(drive(tmp_path / "run", 40, OneBroken(float("inf")), Silent(), calibrations=SLOTS).search)
 
 
 class Poisoned(Unable):
@@ -217,7 +218,7 @@ def test_a_candidate_that_no_slot_can_evaluate_is_given_up_and_costs_no_slot(tmp
     driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
     assert [record.candidate.proposal.index for record in given_up(driver)] == [20]
     assert executor.slots == SLOTS
-    assert driver.search.finished
+    assert finished(driver.search)
 
 
 @pytest.mark.parametrize("slots", [2, SLOTS])
