@@ -182,7 +182,7 @@ def test_effects_agree_with_the_lab_that_scored_the_run(run: Path, command: Comm
         name, new = row["edit"].partition(" ")[0], row["edit"].rpartition(" → ")[2]
         value = float(new) if "." in new else int(new)
         truth = score(lab, set_knobs(PROGRAM, {name: value})) - score(lab, PROGRAM)
-        assert row["worth"] == pytest.approx(truth, abs=3 * row["sd"]), row["edit"]
+        assert row["worth"] == pytest.approx(truth, abs=4 * row["sd"]), row["edit"]
 
 
 def test_operators_are_listed_with_what_they_brought_and_took(run: Path, command: Command) -> None:
