@@ -7,9 +7,7 @@ One candidate is written ahead, so that a slot that falls free has its next prog
 written ahead or being written: calls run beside training (evo/desk.py), and a slot that would have to wait for one gets a built-in
 mutation instead. Proposals without a program (Unwritten, Duplicate) take no slot. An Interrupted candidate runs again under its index;
 the third time it is given up as Unwritten, which is neutral: the harness's fault is not the program's, the genome gets no failure and may
-be proposed again. Interruptions in a row, with nothing finished between them, end the run: then it is the machinery that is broken.
-A slot that can evaluate nothing gets new processes and then no more work (evo/health.py). Its candidate runs elsewhere, and what it has
-interrupted counts for no third time. When no other slot is left, the run ends with its reason.
+be proposed again. What breaks beside programs is looked after by evo/upkeep.py.
 """
 
 from __future__ import annotations
@@ -22,14 +20,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import genomes
-from evaluator.evaluate import HarnessError
-from evaluator.outcome import CurvePoint, Failed, Interrupted, Scored, Unwritten
+from evaluator.outcome import CurvePoint, Failed, Interrupted, Unwritten
 from evo import operators
 from evo.desk import WRITES, Answer, Desk
-from evo.errors import ClusterError, SeedFailsError
+from evo.errors import SeedFailsError
 from evo.executor import Executor, Finished
 from evo.given import Given
-from evo.health import Health, Remedy
 from evo.lab import Rendered
 from evo.policies import NUMBERS_APART
 from evo.proof import refuse_ignored_seed
@@ -37,11 +33,11 @@ from evo.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.search import Search
 from evo.stopping import Curves, latest
 from evo.store import Store, curve
+from evo.upkeep import INTERRUPTIONS, Fate, Upkeep
 from evo.views import Views
 
 AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock
-INTERRUPTIONS = 3  # of one candidate, then it is given up
 VIEW_SHARE = 0.05  # of the run's time that may go into refreshing views
 TIME_UP = "the run's time was up before the model had written it"
 HOPELESS = 2  # failures of the seed genome, with no score, that say it cannot be evolved
@@ -113,11 +109,8 @@ class Driver:
         self._given = deque(given)
         self._spent_before = 0.0
         self._busy: list[tuple[str, float, float]] = []  # (slot, started, finished) of this session's evaluations
-        self._interruptions: dict[int, list[str]] = {}  # index -> slots where that happened
-        self._retired: set[str] = set()
-        self._interrupted_in_a_row = 0
-        self._health = Health()
-        self.notices: list[str] = []  # about slots, for people
+        self.notices: list[str] = []  # for people
+        self._upkeep = Upkeep(executor, self.notices.append)
         self._views_at, self._views_cost = 0.0, 0.0
 
     def run(self, hours: float | None = None) -> None:
@@ -152,7 +145,7 @@ class Driver:
     @property
     def busy(self) -> str:
         """Of other work on this machine, by the latest programs; "" where there is none to speak of."""
-        return self._health.busy
+        return self._upkeep.busy
 
     def busy_seconds(self, now: float) -> float:
         """How long slots have been at work in this session, each for itself; where evaluations of a slot overlap, once."""
@@ -265,68 +258,25 @@ class Driver:
     def _take(self, event: Finished) -> None:
         candidate = self.candidates.pop(event.index)
         if isinstance(event.outcome, Interrupted):
-            self._again(candidate, event, event.outcome)
+            self._again(candidate, event, event.outcome.why)
             return
-        self._interrupted_in_a_row = 0
         self._busy.append((event.slot, event.started, event.finished))
         self.evaluations += 1
         self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
-        self._look_after(event.slot, self._health.add(event.slot, isinstance(event.outcome, Failed)))
-        if isinstance(event.outcome, Scored):
-            self._health.waited(event.outcome.waited_share)
+        self._upkeep.finished(event)
 
-    def _look_after(self, slot: str, remedy: Remedy, why: str = "") -> None:
-        """A slot where everything fails, and elsewhere not."""
-        told = f" (the last: {why})" if why else ""
-        failed = f"slot {slot}: {self._health.row(slot)} evaluations in a row have failed there, unlike elsewhere{told}"
-        if remedy is Remedy.RENEW:
-            self._renew(slot, failed)
-        elif remedy is Remedy.RETIRE:
-            self._retire(slot, failed)
-
-    def _look_after_unable(self, slot: str, why: str) -> None:
-        """A slot that can evaluate nothing; `why` names it."""
-        if self._health.unable(slot) is Remedy.RENEW:
-            self._renew(slot, why)
-        elif not self._retire(slot, why):
-            raise HarnessError(why)
-
-    def _renew(self, slot: str, why: str) -> None:
-        self.executor.renew(slot)
-        self.notices.append(f"{why}; its processes were started anew")
-
-    def _retire(self, slot: str, why: str) -> bool:
-        """False, and nothing is changed, where it is the only one."""
-        if not self.executor.retire(slot):
-            return False
-        self._retired.add(slot)
-        self.notices.append(f"{why}, with new processes too; it gets no more work in this session: look after it, then go on")
-        return True
-
-    def _again(self, candidate: Candidate, event: Finished, outcome: Interrupted) -> None:
-        slots = self._interruptions.setdefault(event.index, [])
-        slots.append(event.slot)
-        if event.unable:
-            self._look_after_unable(event.slot, outcome.why)
-        else:
-            self._interrupted(event.slot, outcome.why)
-        if sum(slot not in self._retired for slot in slots) < INTERRUPTIONS:
+    def _again(self, candidate: Candidate, event: Finished, why: str) -> None:
+        """Under its index; or it is given up, and may be proposed anew."""
+        fate = self._upkeep.interrupted(event, why)
+        if fate is not Fate.NEVER:
             written = Written(candidate, self.store.text(candidate.genome))
-            # Behind the others after a slot that can do nothing: another candidate shows whether this one is to blame.
-            self._ready.append(written) if event.unable else self._ready.appendleft(written)
+            self._ready.append(written) if fate is Fate.LATER else self._ready.appendleft(written)
             return
         known = self._known.get(candidate.genome)
         if known is not None and known.proposal == candidate.proposal and candidate.proposal.operator not in REPEATS:
             del self._known[candidate.genome]
-        why = f"given up after {len(slots)} interruptions by the harness, the last: {outcome.why}"
-        self._tell(Record(candidate, Unwritten(why), event.slot, event.started, event.finished))
-
-    def _interrupted(self, slot: str, why: str) -> None:
-        self._interrupted_in_a_row += 1
-        if self._interrupted_in_a_row >= INTERRUPTIONS * (self.executor.slots + 1):
-            raise ClusterError(f"{self._interrupted_in_a_row} evaluations in a row were interrupted, the last: {why}")
-        if slot not in self._retired:  # else what ran there comes back
-            self._look_after(slot, self._health.interrupted(slot), why)
+        outcome = Unwritten(f"given up after {INTERRUPTIONS} interruptions by the harness, the last: {why}")
+        self._tell(Record(candidate, outcome, event.slot, event.started, event.finished))
 
     def _tell(self, record: Record) -> None:
         self.store.finish(record)

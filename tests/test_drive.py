@@ -24,13 +24,14 @@ from evaluator.instant import Landscape
 from evaluator.outcome import Duplicate, Interrupted, Unwritten
 from evo import operators
 from evo.desk import Answer, Desk
-from evo.drive import INTERRUPTIONS, Driver, covered_seconds
+from evo.drive import Driver, covered_seconds
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Finished, InlineExecutor
 from evo.history import EXPLORATIONS
 from evo.records import CALIBRATE, FINAL, Candidate, Proposal, Record
 from evo.standing import Standing
 from evo.store import snapshot
+from evo.upkeep import INTERRUPTIONS
 
 EVALS = 25
 
