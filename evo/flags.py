@@ -5,7 +5,7 @@ A flag is no verdict: the score stands, and the search does not read it. Pure fu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -64,6 +64,12 @@ def of(record: Record, usual: Usual) -> list[str]:
         if extra > max(LONG_SECONDS, (LONG_TIMES - 1) * (seconds - extra)):
             found.append(f"{seconds:.0f} s {what}, {extra:.0f} s more than the seed genome's")
     return found
+
+
+def latest(records: Sequence[Record], genome: str) -> list[str]:
+    """Of the latest evaluation of a genome that has a score."""
+    found = [r for r in records if r.candidate.genome == genome and isinstance(r.outcome, Scored)]
+    return of(found[-1], usual(records)) if found else []
 
 
 def _rate(outcome: Scored) -> float:

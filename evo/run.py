@@ -18,7 +18,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +27,12 @@ from rich.console import Console
 
 from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError
-from evaluator.outcome import SELF_REPORTED
 from evaluator.slot import SlotConfig
 from evo import assembly, given, session
 from evo.assembly import Assembly
 from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry
+from evo.closing import closing_words
 from evo.config import LlmConfig
 from evo.desk import Desk
 from evo.drive import Driver, Watcher
@@ -47,9 +46,8 @@ from evo.prompts import Setting
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.species import Shelf
-from evo.stopping import audit
-from evo.store import Store, curve
-from evo.table import LiveTable, PlainLines, clock, model_words
+from evo.store import Store
+from evo.table import LiveTable, PlainLines
 
 if TYPE_CHECKING:
     from evo.llm import Model
@@ -217,44 +215,6 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
     for line in closing_words(driver, settings, stopped):
         say(line)
     return STOPPED if stopped else 0
-
-
-def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]:
-    """What came of the run, and where to look further."""
-    standing, exhausted, run_dir = driver.search.standing, driver.search.exhausted, settings.run_dir
-    elapsed, folder = clock(time.time() - driver.began), shlex.quote(str(run_dir))
-    told = f"{standing.history.evaluated} new genomes evaluated, {len(standing.records)} records, {elapsed} this session"
-    lines = [f"stopped: {told}; nothing finished is lost" if stopped else f"done: {told}"]
-    if exhausted:
-        lines.append(f"explored no further: {exhausted}")
-    elif driver.time_is_up and not stopped:
-        lines.append(f"explored no further: the run has worked for {driver.hours_spent:.2f} of {driver.hours:g} hours")
-    best, shown = standing.champion, standing.announcement is not None and standing.announcement.proven
-    if standing.announcement is not None:
-        lines.append(f"best genome: {standing.announcement.sentence()}")
-        heldout = standing.announcement.heldout
-        lines += [heldout.sentence()] if heldout else []
-    elif best is not None and best == standing.founder:
-        nothing = "nothing was found to be better" if standing.history.evaluated else "nothing else was tried yet"
-        lines.append(f"best genome: {best}, the seed itself: {nothing}")
-    elif best is not None:
-        estimate = standing.belief.of[best]
-        told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
-        lines.append(f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f}{told} so far, not yet confirmed by fresh draws")
-    lines += [*driver.notices, *([driver.busy] if driver.busy else []), *model_words(driver)]
-    audited = audit(standing.records, lambda index: curve(run_dir, index), driver.budget_seconds)
-    lines += [audited.sentence()] if audited.stopped or audited.doomed else []
-    if best is not None:
-        program, doubt = run_dir / "best" / "train.py", "" if shown or best == standing.founder else " (a guess: no gain is shown)"
-        lines += [f"its program: {program}{doubt}; measure it again:", f"  {session.command_alone(settings.config, program)}"]
-        lines += ["look further:", f"  python -m evo.lineage {folder}"]
-        lines += [f"  python -m evo.lineage {folder} show {best}", f"  python -m evo.lineage {folder} best"]
-        lines.append(
-            f"  ({driver.views.trouble})" if driver.views.trouble else f"  optuna-dashboard {shlex.quote(str(run_dir / 'optuna.log'))}"
-        )
-    more = () if stopped else ("--hours", "MORE") if driver.time_is_up else ("--evals", "MORE")
-    lines.append(f"{'go on' if stopped else 'go further'}: {session.command_further(settings, *more)}")
-    return lines
 
 
 @contextlib.contextmanager

@@ -53,3 +53,12 @@ def test_a_failure_and_a_run_without_calibration_have_no_flags() -> None:
     assert found(failed) == []
     alone = record(0, setup_seconds=90.0, training_seconds=12.0)
     assert flags.of(alone, flags.usual([alone])) == []
+
+
+def test_of_a_genome_the_latest_score_tells() -> None:
+    calibration = [record(index) for index in range(4)]
+    odd, usual_again = record(5, "child", "mutate", score_seconds=40.0), record(6, "child", "final")
+    failed = Record(record(7, "child").candidate, Failed(Reason.CRASH, Phase.TRAIN, "ValueError: no"))
+    assert "to be scored" in flags.latest([*calibration, odd, failed], "child")[0]
+    assert flags.latest([*calibration, odd, usual_again], "child") == []
+    assert flags.latest([*calibration, odd], "nobody") == []
