@@ -170,6 +170,6 @@ def from_dict(data: dict[str, Any]) -> Outcome:
     if name == "Failed":
         fields["reason"], fields["phase"] = Reason(fields["reason"]), Phase(fields["phase"])
     outcome: Outcome = checked(_KINDS[name](**fields))
-    if isinstance(outcome, Scored) and not abs(outcome.val_bpb) < _MOST_STORED:
-        raise ValueError(f"Scored.val_bpb is {outcome.val_bpb}")
+    if isinstance(outcome, Scored) and not max(abs(outcome.val_bpb), abs(outcome.heldout_bpb or 0.0)) < _MOST_STORED:
+        raise ValueError(f"Scored.val_bpb is {outcome.val_bpb}, heldout_bpb {outcome.heldout_bpb}")
     return outcome

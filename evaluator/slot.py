@@ -316,8 +316,9 @@ class Slot:
         if verdict.val_bpb is None:
             failed = failure(Reason(verdict.reason), Phase.SCORE, verdict.message, verdict.trace, seconds, trained.curve)
             return replace(failed, log=ready.log)
-        if not verdict.val_bpb < MOST_BPB:
-            said = f"val_bpb is {verdict.val_bpb:.3g}, a score is below {MOST_BPB:g}: the predictions have diverged"
+        worst = max(verdict.val_bpb, verdict.heldout_bpb or 0.0)
+        if not worst < MOST_BPB:
+            said = f"bits per byte are {worst:.3g}, a score is below {MOST_BPB:g}: the predictions have diverged"
             return replace(failure(Reason.NOT_FINITE, Phase.SCORE, said, "", seconds, trained.curve), log=ready.log)
         return Scored(
             val_bpb=verdict.val_bpb,
