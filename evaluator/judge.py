@@ -17,6 +17,7 @@ import math
 import mmap
 import os
 import random
+import shutil
 import socket
 import sys
 import time
@@ -36,7 +37,7 @@ from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task, Weights
 
 _FIRST_TIMES = 5.0  # of what a chunk takes, that the first may take longer: caches are cold
-VERSION = 8  # part of the measurement key: raise it whenever a score could change, if only by rounding
+VERSION = 9  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
@@ -67,7 +68,7 @@ class Forwarder:
         """Waits until it has built, gives it the weights, and agrees with it on the memory; the number of parameters, as it reports it."""
         if not self.built:
             self._reply()
-        os.link(self.weights.file, self.weights.given)
+        _give(self.weights)
         self.given = time.monotonic()
         self._tell({"op": "load"}, (self.descriptor,))
         message = self._reply()
@@ -93,11 +94,13 @@ class Forwarder:
         depend on how many rows came before, which the other forwarder's do not share.
 
         Args:
-            usual: seconds that the logits of a chunk take.
+            usual: seconds that the logits of a chunk take. It is the program who says, by its pace, so that there is an end to what they
+                are worth.
         Raises:
             Refused: it is.
         """
-        took, allowed = self.times[0], self.task.first_seconds + _FIRST_TIMES * usual
+        most = self.task.first_seconds
+        took, allowed = self.times[0], most + min(_FIRST_TIMES * usual, most)
         if took > allowed:
             said = f"took {took:.1f} s to load its weights and predict a first chunk, allowed are {allowed:.1f}"
             raise Refused(Reason.OVERRAN, f"{said}: training ends with the budget")
@@ -144,6 +147,19 @@ class Forwarder:
         return message
 
 
+def _give(weights: Weights) -> None:
+    """
+    Raises:
+        Refused: something is there already, as only a program can have put it.
+    """
+    try:
+        os.link(weights.file, weights.given)
+    except FileExistsError:
+        raise Refused(Reason.TAMPERED, f"{os.path.basename(weights.given)} was there before it was given") from None
+    except OSError:  # a file system without hard links
+        shutil.copyfile(weights.file, weights.given)
+
+
 def _number(message: dict[str, Any], name: str) -> float:
     value = message.get(name)
     if not isinstance(value, int | float) or not 0 <= value < 2**63:  # nor is NaN
@@ -169,7 +185,7 @@ class Scoring:
             raise Refused(Reason.TAMPERED, str(tampered)) from None
         self._order = torch.tensor(self.rng.sample(range(task.rows), task.rows))
         self._nats = torch.empty(0)  # (rows, T) of the first pass, in its order
-        self._usual = 0.0  # seconds of a chunk there
+        self._usual = math.inf  # seconds of a chunk there, as far as that is known
 
     def score(self, forwarder: Forwarder) -> dict[str, Any]:
         """The first pass.
@@ -183,7 +199,7 @@ class Scoring:
 
         self._nats = self._nats_of(forwarder, self._order, torch.full_like(self._order, self.task.length))
         gaps = [after - before for before, after in pairwise(forwarder.times)]
-        self._usual = median(gaps) if gaps else 0.0
+        self._usual = median(gaps) if gaps else math.inf
         forwarder.refuse_a_late_start(self._usual)
         counted = self.data.counted[self._order].to(self._nats.device)
         total = float(self._nats.where(counted, 0.0).sum(dtype=torch.float64))

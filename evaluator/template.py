@@ -4,7 +4,7 @@ seconds of a core, to fork a few milliseconds (as Android's zygote does, and for
 It holds nothing but libraries and the launcher, sees no program, and keeps nothing of what it starts. A copy does what launch.py does
 otherwise, only that its last step is no exec: capabilities are dropped by hand. What programs of one template share is the layout of their
 memory. Not at level "process", where a program could reach into the template of the next. A GPU's driver does not survive a fork: where
-an import has started one up, or anything else that a copy would share, there are no copies, and each process imports for itself.
+an import has started one up, or a process, or one of Python's threads, there are no copies, and each process imports for itself.
 """
 
 from __future__ import annotations

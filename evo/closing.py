@@ -22,7 +22,8 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
     audited = audit(standing.records, lambda index: curve(run_dir, index), driver.budget_seconds)
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     lines += _further(driver, settings, standing)
-    more = () if stopped else ("--hours", "MORE") if driver.time_is_up else ("--evals", "MORE")
+    more = [] if stopped else ["--hours", "MORE"] if driver.time_is_up else ["--evals", "MORE"]
+    more += [word for file in driver.not_added for word in ("--add", file)]
     return [*lines, f"{'go on' if stopped else 'go further'}: {session.command_further(settings, *more)}"]
 
 

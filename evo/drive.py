@@ -133,6 +133,11 @@ class Driver:
             self.views.refresh(self.search.standing, whole=True)
 
     @property
+    def not_added(self) -> tuple[str, ...]:
+        """Files of programs that were handed in and are not part of the run yet."""
+        return tuple(given.file for given in self._given)
+
+    @property
     def hours_spent(self) -> float:
         """With something evaluated, in this session and all before."""
         return (self._spent_before + time.time() - self.began) / 3600

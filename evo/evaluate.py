@@ -81,7 +81,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 def rehearse(options: argparse.Namespace) -> int:
     """The static checks and, where they find nothing, the dry run; prints what came of them, returns the exit code."""
     file = Path(options.file)
-    config = _settings(file, options.set, {"run.lab": options.lab, "run.profile": options.profile})
+    config = _settings(file, options.set, {"run.lab": options.lab, "run.profile": options.profile, "evaluator.kind": "slot"})
     program, lab = _read(file), labs.load(Path(config.run.lab) if config.run.lab else labs.DEFAULT)
     if lab.compat or config.evaluator.kind == "instant":
         raise UserError("--dry-run needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import genomes
 from evo.errors import UserError
+from evo.lab import Rendered
 
 
 @dataclass(frozen=True)
@@ -23,24 +24,24 @@ class Given:
         return genomes.identity(self.text)
 
 
-def read(files: Sequence[Path], seed: str, prepare: str) -> tuple[Given, ...]:
-    """The programs in these files, as they are.
+def read(files: Sequence[Path], rendered: Rendered, fitted: Callable[[str], str]) -> tuple[Given, ...]:
+    """The programs in these files.
 
     Args:
-        seed: the lab's program, whose contract they must keep.
-        prepare: text of the lab's prepare.py, as programs see it; "" where no program is run.
+        rendered: the lab, whose contract they must keep.
+        fitted: makes a program for this run's profile of one that is a copy of the lab's file.
     Raises:
         UserError: one cannot be read, or is no program of this lab.
     """
-    return tuple(_checked(file, genomes.contract_of(seed), prepare) for file in files)
+    return tuple(_checked(file, rendered, fitted) for file in files)
 
 
-def _checked(file: Path, contract: genomes.Contract, prepare: str) -> Given:
+def _checked(file: Path, rendered: Rendered, fitted: Callable[[str], str]) -> Given:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
-    if problems := genomes.check(text, contract, prepare):
+    if problems := genomes.check(text, genomes.contract_of(rendered.seed), rendered.prepare):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{file} is no program of this lab: line {problems[0].line}: {problems[0].message}{more}")
-    return Given(str(file), text)
+    return Given(str(file), fitted(text))

@@ -4,7 +4,7 @@ Such a slot is free most often, so that it would be given most of the work and s
 share that has failed on all others, drawn towards a quarter as if `PRIOR_COUNT` more were known: where chance explains the row in less than
 `CHANCE` of all cases, the slot gets new processes, and if it goes on failing, no more work in this session. To be interrupted counts as to
 fail, since a full /tmp interrupts everything in no time. A slot that says itself that it can evaluate nothing is compared with no other: it
-gets new processes at once, and no more work when these say so too.
+gets new processes at once, and no more work when these say so too, of another candidate.
 
 And whether other work takes the cores of this machine. Pure.
 """
@@ -39,24 +39,24 @@ class Health:
         self._counts: dict[str, tuple[int, int]] = {}  # slot -> (failed, evaluated)
         self._row: dict[str, int] = {}  # slot -> failures since its last success
         self._renewed_at: dict[str, int] = {}  # slot -> length of the row at which it was renewed
-        self._unable: set[str] = set()  # slots that were renewed because they could evaluate nothing, and have evaluated nothing since
+        self._unable: dict[str, int] = {}  # slots that could evaluate nothing, and have not since: the candidate that showed it first
         self._waited: deque[float] = deque(maxlen=LATEST)
 
     def add(self, slot: str, failed: bool) -> Remedy:
         """Takes in how an evaluation ended."""
-        self._unable.discard(slot)
+        self._unable.pop(slot, None)
         return self._add(slot, failed)
 
     def interrupted(self, slot: str) -> Remedy:
         """Takes in that an evaluation was interrupted, which its program is not to blame for."""
         return self._add(slot, True)
 
-    def unable(self, slot: str) -> Remedy:
-        """Takes in that a slot can evaluate nothing."""
-        if slot in self._unable:
-            return Remedy.RETIRE
-        self._unable.add(slot)
-        return Remedy.RENEW
+    def unable(self, slot: str, index: int) -> Remedy:
+        """Takes in that a slot says of a candidate, by its index, that it can evaluate nothing. The same again may be that one's doing."""
+        if slot not in self._unable:
+            self._unable[slot] = index
+            return Remedy.RENEW
+        return Remedy.RETIRE if self._unable[slot] != index else Remedy.NOTHING
 
     def _add(self, slot: str, failed: bool) -> Remedy:
         bad, count = self._counts.get(slot, (0, 0))

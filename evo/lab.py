@@ -175,6 +175,13 @@ def render_program(program: str, profile: Profile) -> str:
         raise UserError(f"the program does not fit profile {profile.head.name}: {error}") from error
 
 
+def fitted(program: str, lab: Lab, profile: Profile | None) -> str:
+    """A program for the profile: with its knobs if it is a copy of the lab's file that has that one's, else as it is."""
+    if profile is None or lab.compat or not is_unrendered(program, lab, profile):
+        return program
+    return render_program(program, profile)
+
+
 def is_unrendered(program: str, lab: Lab, profile: Profile) -> bool:
     """Whether each knob that the profile sets has the lab's value instead: then it is a copy of the lab's file, not of a run's."""
     try:

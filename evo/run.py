@@ -29,6 +29,7 @@ from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError
 from evaluator.slot import SlotConfig
 from evo import assembly, given, session
+from evo import lab as labs
 from evo.assembly import Assembly
 from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry
@@ -102,7 +103,8 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     lab_seed, assembled = assembled.seed_text, session.with_stored_seed(now, assembled)
     if assembled.seed_text != lab_seed:
         say(f"comments or layout of {assembled.lab.folder / 'train.py'} have changed since; the run goes on with the program as it was")
-    handed_in = given.read(added, assembled.seed_text, assembled.prepare)
+    rendered = Rendered(assembled.prepare, assembled.seed_text)
+    handed_in = given.read(added, rendered, lambda program: labs.fitted(program, planned.lab, planned.profile))
     with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
         return _work(settings, assembled, model, handed_in)
 
@@ -280,7 +282,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--model", metavar="NAME", help="which model (default: the only one of --llm; without --llm: OpenAI's)")
     parser.add_argument(
-        "--add", metavar="FILE", type=Path, action="append", default=[], help="a program to evaluate too, as it is; can be repeated"
+        "--add", metavar="FILE", type=Path, action="append", default=[], help="a program to evaluate too, beside --evals; can be repeated"
     )
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML")
     parser.add_argument("--profile", metavar="NAME", help="device profile by name or file (default: chosen by looking at the machine)")

@@ -64,7 +64,7 @@ class Upkeep:
         slots = self._interruptions.setdefault(event.index, [])
         slots.append(event.slot)
         if event.unable:
-            self._look_after_unable(event.slot, why)
+            self._look_after_unable(event, why)
         else:
             self._look_after_interrupted(event.slot, why)
         if sum(slot not in self._retired for slot in slots) >= INTERRUPTIONS:
@@ -80,11 +80,12 @@ class Upkeep:
         elif remedy is Remedy.RETIRE:
             self._retire(slot, failed)
 
-    def _look_after_unable(self, slot: str, why: str) -> None:
+    def _look_after_unable(self, event: Finished, why: str) -> None:
         """A slot that can evaluate nothing; `why` names it."""
-        if self._health.unable(slot) is Remedy.RENEW:
-            self._renew(slot, why)
-        elif not self._retire(slot, why):
+        remedy = self._health.unable(event.slot, event.index)
+        if remedy is Remedy.RENEW:
+            self._renew(event.slot, why)
+        elif remedy is Remedy.RETIRE and not self._retire(event.slot, why):
             raise HarnessError(why)
 
     def _look_after_interrupted(self, slot: str, why: str) -> None:

@@ -255,8 +255,9 @@ def test_a_model_that_predicts_by_other_means_is_refused(slot: Slot, name: str) 
     assert "CHEATED" not in outcome.message + outcome.trace + outcome.log
 
 
-def test_who_trains_on_before_its_first_prediction_is_refused_as_who_does_so_while_it_loads(slot: Slot) -> None:
-    program = read("cheats", "i02_training_while_loaded").replace('WHEN = "loaded"', 'WHEN = "predicted"')
+@pytest.mark.parametrize(("old", "new"), [('WHEN = "loaded"', 'WHEN = "predicted"'), ("PACE = 0.0", "PACE = 1.0")])
+def test_who_trains_on_before_its_first_prediction_or_is_slow_later_on_is_refused_as_well(slot: Slot, old: str, new: str) -> None:
+    program = read("cheats", "i02_training_while_loaded").replace(old, new)
     outcome = slot(program, 1, BUDGET_SECONDS)
     assert isinstance(outcome, Failed), outcome
     assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SCORE), outcome

@@ -270,3 +270,12 @@ def test_what_is_said_of_other_work_is_about_the_latest_programs() -> None:
     for _ in range(3):
         health.waited(0.0)
     assert not health.busy
+
+
+def test_a_slot_goes_only_where_a_second_candidate_says_that_it_can_evaluate_nothing() -> None:
+    """The same one again may be to blame itself, as one whose weights find no room."""
+    health = Health()
+    assert [health.unable("gpu0", index) for index in (7, 7, 7)] == [Remedy.RENEW, Remedy.NOTHING, Remedy.NOTHING]
+    assert health.unable("gpu0", 8) is Remedy.RETIRE
+    health.add("gpu0", failed=False)
+    assert health.unable("gpu0", 9) is Remedy.RENEW

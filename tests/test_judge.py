@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from evaluator import twins
+from evaluator import judge, twins
 from evaluator.checked import File, Tampered, load
 from evaluator.judge import Refused, Scoring
 from evaluator.outcome import Reason
 from evaluator.scoring import Judge
-from evaluator.task import PLACES, Task
+from evaluator.task import PLACES, Task, Weights
 
 ROWS, LENGTH, VOCAB = 40, 6, 3
 
@@ -158,3 +159,29 @@ def test_a_judge_that_nobody_asked_anything_ends_in_silence(capfd: pytest.Captur
     judge._control.close()
     assert judge._process.wait(timeout=60.0) == 0
     assert capfd.readouterr().err == ""
+
+
+def given(folder: Path) -> Weights:
+    (folder / "weights.pt").write_bytes(b"weights")
+    (folder / "given").mkdir()
+    return Weights(str(folder / "weights.pt"), str(folder / "given" / "weights.pt"))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_weights_are_given_also_where_a_file_can_have_one_name_alone(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = given(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    judge._give(weights)
+    assert Path(weights.given).read_bytes() == b"weights"
+
+
+def test_who_puts_something_in_the_place_of_its_weights_is_refused(tmp_path: Path) -> None:
+    weights = given(tmp_path)
+    Path(weights.given).touch()
+    with pytest.raises(judge.Refused, match="was there before"):
+        judge._give(weights)

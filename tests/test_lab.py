@@ -147,3 +147,13 @@ def test_all_constants_and_knobs_that_a_lab_lacks_are_told_at_once(tmp_path: Pat
     assert "no knobs ASPECT_RATIO, HEAD_DIM" in said
     assert "--profile FILE" in said
     assert "\n" not in said
+
+
+def test_a_copy_of_the_lab_s_file_is_fitted_to_a_profile_and_a_run_s_program_stays_as_it_is() -> None:
+    default, cpu = lab.load(lab.DEFAULT), profiles.load(profiles.FOLDER / "cpu.toml")
+    changed = default.train.replace("WARMUP_RATIO = 0.0", "WARMUP_RATIO = 0.1")
+    assert changed != default.train
+    fitted = lab.fitted(changed, default, cpu)
+    assert fitted == lab.render_program(changed, cpu) != changed
+    assert lab.fitted(fitted, default, cpu) == fitted
+    assert lab.fitted(changed, default, None) == changed

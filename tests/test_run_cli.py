@@ -163,6 +163,27 @@ def test_a_program_enters_a_run_that_was_complete_and_only_once(done: Path, lab:
     assert "train.py is " in said
 
 
+def test_a_run_that_is_stopped_before_a_program_was_added_says_how_to_add_it(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = handed_in(Path("mine.py"), lab, DEPTH="7")
+    with monkeypatch.context() as broken:
+        broken.setattr("evo.drive.Driver._take", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert main(["run", "--lab", str(lab), "--evals", "6", "--add", str(mine), *INSTANT]) == 130
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("--add mine.py")
+    assert main([*shlex.split(last.partition("evo.run ")[2])]) == 0
+    assert [record.candidate.note for record in given_records(Path("run"))] == ["mine.py"]
+
+
+def test_programs_handed_in_do_not_count_for_the_limit(lab: Path) -> None:
+    mine = [handed_in(Path(f"{depth}.py"), lab, DEPTH=str(depth)) for depth in (7, 9, 11)]
+    assert main(["run", "--lab", str(lab), "--evals", "2", *[word for path in mine for word in ("--add", str(path))], *INSTANT]) == 0
+    operators = [record.candidate.proposal.operator for record in snapshot("run").records]
+    assert operators.count(GIVEN) == 3
+    assert sum(operator in EXPLORATIONS for operator in operators) >= 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("def main(:\n", "line 1"), ("X = 1\n", "is no program of this lab: line "), (None, "cannot read mine.py: No such file")],
