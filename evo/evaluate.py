@@ -194,8 +194,8 @@ def _rendered(file: Path, program: str, lab: labs.Lab, profile: profiles.Profile
         if wanted:
             raise UserError("--render needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")
     elif wanted:
-        return labs.render_program(program, profile)
-    elif labs.is_unrendered(program, lab, profile):
+        return labs.fitted(program, lab, profile)
+    elif labs.fitted(program, lab, profile) != program:
         _say_to_stderr(f"{file} has the knobs of {lab.folder / 'train.py'}, not those of profile {profile.head.name}: --render sets these")
     return program
 

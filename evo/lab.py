@@ -162,34 +162,19 @@ def _lacking(kind: str, what: str, wanted: Iterable[str], known: Iterable[str]) 
     return f"{what}: no {kind} {missing[0]}, {nearest(missing[0], there)}" if missing else ""
 
 
-def render_program(program: str, profile: Profile) -> str:
-    """A copy of the lab's train.py that was changed, with the profile's knobs; those that it has no more are left out.
-
-    Raises:
-        UserError: it does not parse.
-    """
-    try:
-        known = {knob.name for knob in genomes.knobs(program)}
-        return genomes.set_knobs(program, {name: value for name, value in profile.knobs.items() if name in known})
-    except genomes.GenomeError as error:
-        raise UserError(f"the program does not fit profile {profile.head.name}: {error}") from error
-
-
 def fitted(program: str, lab: Lab, profile: Profile | None) -> str:
-    """A program for the profile: with its knobs if it is a copy of the lab's file that has that one's, else as it is."""
-    if profile is None or lab.compat or not is_unrendered(program, lab, profile):
+    """A copy of the lab's train.py that was changed, for the profile: with its knobs where the copy still has the lab's. Any other program,
+    such as one of a run, which has more knobs of the profile's than of the lab's, as it is."""
+    if profile is None or lab.compat:
         return program
-    return render_program(program, profile)
-
-
-def is_unrendered(program: str, lab: Lab, profile: Profile) -> bool:
-    """Whether each knob that the profile sets has the lab's value instead: then it is a copy of the lab's file, not of a run's."""
     try:
         own, theirs = ({knob.name: knob.value for knob in genomes.knobs(text)} for text in (program, lab.train))
     except genomes.GenomeError:
-        return False
-    told_apart = [name for name, value in profile.knobs.items() if name in own and name in theirs and theirs[name] != value]
-    return bool(told_apart) and all(own[name] == theirs[name] for name in told_apart)
+        return program
+    differ = {name: value for name, value in profile.knobs.items() if name in own and name in theirs and theirs[name] != value}
+    unset = {name: value for name, value in differ.items() if own[name] == theirs[name]}
+    set_already = sum(own[name] == value for name, value in differ.items())
+    return genomes.set_knobs(program, unset) if len(unset) > set_already else program
 
 
 def set_constants(text: str, values: Mapping[str, Any], what: str) -> str:

@@ -193,7 +193,7 @@ def test_a_changed_copy_of_the_labs_program_gets_the_profiles_knobs_where_that_i
     assert "not those of profile cpu: --render sets these" in capsys.readouterr().err
     rendered = tmp_path / "rendered.py"
     cpu = profiles.load(profiles.FOLDER / "cpu.toml")
-    rendered.write_text(labs.render_program(copy.read_text(), cpu))
+    rendered.write_text(labs.fitted(copy.read_text(), labs.load(labs.DEFAULT), cpu))
     assert "MLP_RATIO = 3" in rendered.read_text()
     assert main([str(rendered), "--profile", "cpu", "--dry-run"]) == 0  # a program of a run is told nothing
     assert not capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,9 @@ def test_a_copy_of_the_lab_s_file_is_fitted_to_a_profile_and_a_run_s_program_sta
     changed = default.train.replace("WARMUP_RATIO = 0.0", "WARMUP_RATIO = 0.1")
     assert changed != default.train
     fitted = lab.fitted(changed, default, cpu)
-    assert fitted == lab.render_program(changed, cpu) != changed
+    rendered = lab.render(default, cpu, 10).seed
+    assert fitted == rendered.replace("WARMUP_RATIO = 0.0", "WARMUP_RATIO = 0.1") != rendered
     assert lab.fitted(fitted, default, cpu) == fitted
     assert lab.fitted(changed, default, None) == changed
+    deeper = re.sub(r"^DEPTH = \d+", "DEPTH = 3", default.train, flags=re.MULTILINE)
+    assert lab.fitted(deeper, default, cpu) == re.sub(r"^DEPTH = \d+", "DEPTH = 3", rendered, flags=re.MULTILINE), "its own change stays"
