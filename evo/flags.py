@@ -15,6 +15,7 @@ from evo.records import CALIBRATE, Record
 WAITED_SHARE = 0.1  # of the time in which the training thread could run: from here on others had its core
 SLOW_SHARE = 0.9  # of the usual steps a second of the same genome
 LATE_SHARE, LATE_SECONDS = 0.03, 0.5  # of the usual training time, and no less than: how much later weights may come
+UNUSED_SHARE = 0.1  # of the usual training time, that was not used
 LONG_TIMES, LONG_SECONDS = 3.0, 10.0  # a set-up, or a scoring, of so many times the usual one, and no less than so much beyond it
 
 
@@ -56,6 +57,8 @@ def of(record: Record, usual: Usual) -> list[str]:
         found.append(f"{rate:.2f} steps a second, {median(rates):.2f} in the median of {len(rates)} evaluations of this genome")
     if (late := _beyond(outcome.training_seconds, usual.training_seconds)) > max(LATE_SECONDS, LATE_SHARE * outcome.training_seconds):
         found.append(f"its weights came {late:.1f} s later than the seed genome's do")
+    if usual.training_seconds is not None and outcome.training_seconds < (1 - UNUSED_SHARE) * usual.training_seconds:
+        found.append(f"it trained for {outcome.training_seconds:.1f} s alone, the seed genome for {usual.training_seconds:.1f}")
     for seconds, seed, what in (
         (outcome.setup_seconds, usual.setup_seconds, "from its start to the first real batch"),
         (outcome.score_seconds, usual.score_seconds, "to be scored"),
