@@ -260,3 +260,15 @@ def test_what_a_reply_says_beside_its_edits_is_read_in_every_format() -> None:
     note = "NOTE: faster\n\n"
     for reply in (json.dumps({"code": FASTER}), block("LR = 4e-3", "LR = 0.0068", closing=""), "<search>\nLR = 4e-3\n</search>"):
         assert "NOTE: faster" in genomes.prose(note + reply)
+
+
+def test_a_correction_drops_only_what_it_defines_again() -> None:
+    first = fence("class A:\n    def forward(self, x, y=None):\n        return x * 2")
+    second = fence("class A:\n    def __init__(self):\n        super().__init__()\n        self.scale = 2.0")
+    made = patch(SMALL, f"New:\n{first}\nThis needs a scale, see the final A class:\n{second}")
+    assert "return x * 2" in made
+    assert "self.scale = 2.0" in made
+    again = first.replace("* 2", "* 3")
+    assert patch(SMALL, f"New:\n{first}\nThe fixed class:\n{again}") == patch(SMALL, again)
+    both = fence("LR = 0.5\n\ndef lr_at(p):\n    return LR")
+    assert "both change" in message(f"New:\n{both}\nThe fixed function:\n{fence(SQUARE)}")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from genomes.errors import EditError, ParseError
-from genomes.replies.outline import DEFINITIONS
+from genomes.replies.outline import head, member, members
 from genomes.replies.page import Page, shown
 from genomes.replies.parts import Part
 from genomes.replies.spelling import reindented
@@ -66,8 +66,16 @@ class Snippet:
 
     @property
     def names(self) -> set[str]:
-        """What it defines."""
-        return {node.name for node in self.statements if isinstance(node, DEFINITIONS)}
+        """All that it defines: functions and constants, classes by their heads and members, since a class may hold only some of them."""
+        return {name for node in self.statements for name in _names(node)}
+
+
+def _names(node: ast.stmt) -> Iterator[str]:
+    if not isinstance(node, ast.ClassDef):
+        yield from filter(None, [member(node)])
+        return
+    yield from (f"{node.name}({base})" for base in head(node))
+    yield from (f"{node.name}.{name}" for name in members(node) or ("",))
 
 
 def snippet(part: Part, page: Page) -> Snippet:
