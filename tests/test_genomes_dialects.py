@@ -272,3 +272,12 @@ def test_a_correction_drops_only_what_it_defines_again() -> None:
     assert patch(SMALL, f"New:\n{first}\nThe fixed class:\n{again}") == patch(SMALL, again)
     both = fence("LR = 0.5\n\ndef lr_at(p):\n    return LR")
     assert "both change" in message(f"New:\n{both}\nThe fixed function:\n{fence(SQUARE)}")
+
+
+def test_a_note_behind_an_open_block_is_no_code() -> None:
+    for note in ("NOTE: faster", "\nNOTE: faster\n", "```\n\nNOTE: faster"):
+        reply = f"{block('LR = 4e-3', 'LR = 0.0068', closing='').rstrip()}\n{note}"
+        assert patch(SMALL, reply) == FASTER
+        assert "NOTE: faster" in "\n".join(genomes.prose(reply))
+    assert "is cut off" in message(f"{block('LR = 4e-3', 'NOTE: faster', closing='')}LR = 0.0068")
+    assert "is cut off" in message(block("LR = 4e-3", "NOTE: faster", closing=""))

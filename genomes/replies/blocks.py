@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from genomes.errors import EditError
 from genomes.replies.page import COPY, MOST_PASSAGES, Passage, Run
+from genomes.replies.parts import NOTE
 
 _READ = 100  # characters of a line that may be a fence
 _MARK = 5  # least length of a marker
@@ -58,8 +59,9 @@ def blocks(lines: Sequence[str], cut: bool = False) -> tuple[list[Passage], list
         else:
             {"": outside, "search": search, "replace": replace}[part].append(line)
     if part:
-        replace = _unblanked(_unfenced(replace))
-        if cut or not replace:
+        replace, notes = _without_notes(_unblanked(_unfenced(replace)))
+        outside += notes
+        if cut or not replace or any(map(_is_note, replace)):
             raise cut_off(f"block {len(found) + 1}")
         found.append(dataclasses.replace(_block(len(found) + 1, search, replace), closed=False))
     return found, outside
@@ -91,6 +93,18 @@ def _unblanked(lines: list[str]) -> list[str]:
     """Without the blank lines at the end, which are layout where the reply ends."""
     full = [index for index, line in enumerate(lines) if line.strip()]
     return lines[: full[-1] + 1] if full else []
+
+
+def _without_notes(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Lines without the notes at their end, which are words to the reader where no marker closes the code; and those."""
+    end = len(lines)
+    while end and (not lines[end - 1].strip() or _is_note(lines[end - 1])):
+        end -= 1
+    return (lines[:end], lines[end:]) if any(map(_is_note, lines[end:])) else (lines, [])
+
+
+def _is_note(line: str) -> bool:
+    return line.lstrip().startswith(NOTE)
 
 
 def _marker(line: str) -> str:

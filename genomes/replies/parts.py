@@ -18,7 +18,7 @@ MOST_CHARACTERS = 200_000  # of a reply
 _FENCE_CHARACTERS = 200  # of the line of a fence, which keeps the time of the pattern within bounds
 _FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
 _TAG = re.compile(r"\s{0,40}<(/?)(think|thinking|thought|thoughts|reasoning|analysis|scratchpad)>", re.IGNORECASE)
-_NOTE = "NOTE:"  # what a model is asked to say beside its edits
+NOTE = "NOTE:"  # what a model is asked to say beside its edits
 _PYTHON = ("py", "python", "python3")
 _FINAL = re.compile(
     r"\b(?:final|corrected|fixed|revised)\s+(?:\w+\s+)?(?:version|code|program|file|answer|implementation|function|class|edit|train\.py)\b"
@@ -102,7 +102,7 @@ def parts(lines: Iterable[str]) -> list[Part]:
             found.append(Part(len(found) + 1, label, tuple(inside), closed=True, lead=lead))
             outside.append("")
             mark = lead = ""
-        elif line.lstrip().startswith(_NOTE) and not any(inside):
+        elif line.lstrip().startswith(NOTE) and not any(inside):
             outside.append(line.lstrip())
         else:
             inside.append(line.removeprefix(indent))
