@@ -320,6 +320,20 @@ def test_a_function_that_is_said_to_be_as_it_was_keeps_its_body(body: str) -> No
     assert "as it was" in message(python(f"def main(){body}"))
 
 
+@pytest.mark.parametrize(
+    "line", ["pass  # no changes to gradients any more: ablation", "pass  # the scale stays the same", "return  # no change in scale: off"]
+)
+def test_a_function_that_is_emptied_with_a_reason_is_not_taken_for_one_left_out(line: str) -> None:
+    part = f"class A(torch.nn.Module):\n    size = 5\n\n    def __init__(self):\n        {line}"
+    assert "leaves out code" in message(python(part))
+
+
+def test_what_a_comment_says_of_the_same_code_is_no_omission() -> None:
+    assert "return  # same code path" in patch(SMALL, python("def main():\n    return  # same code path without clipping"))
+    for said in ("same code", "same code as before", "same logic here"):
+        assert "leaves out code" in message(python(f"def main():\n    x = 1\n    # {said}"))
+
+
 def test_a_body_stays_where_its_head_is_said_to_be_as_before() -> None:
     assert "    return 5\n" in patch(SMALL, python("def main():  # signature unchanged\n    return 5"))
 

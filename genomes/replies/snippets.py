@@ -35,7 +35,9 @@ _COMMENT = r"""\#\s*(?:
         (?:\.\.\.|…|\[\.\.\.)
         |\W*(?:the\s+)?(?:rest|remainder|remaining)\b.*\b(?:unchanged|same|before|here|omitted|goes|code|function|class|file|method)
         |\W*(?:the\s+)?(?:(?:keep|keeps|kept)\s+(?:the\s+)?)?
-            (?:existing|previous|original|unchanged|other|same)\s+(?:code|implementation|body|lines|logic|methods?|functions?|content)\b
+            (?:existing|previous|original|unchanged|other)\s+(?:code|implementation|body|lines|logic|methods?|functions?|content)\b
+        |\W*(?:the\s+)?(?:(?:keep|keeps|kept)\s+(?:the\s+)?)?
+            same\s+(?:code|implementation|body|lines|logic|methods?|functions?|content)(?:\W*$|\s+(?:as|here|above|before)\b)
         |\W*(?:unchanged|omitted|same\s+as\s+(?:before|above|original|in\s+the\s+original)|as\s+before|no\s+changes?)\b
         |.{0,80}\b(?:remains?|stays?|are|is|left|code)\s+(?:the\s+same|unchanged|as\s+before|as\s+is)\W*$
         |.{0,80}\((?:unchanged|omitted|same\s+as\s+before)\)
@@ -50,6 +52,16 @@ _ELISION = re.compile(
 )
 _ELIDED_BODY = re.compile(rf"{_HEAD}{_COMMENT}", re.VERBOSE | re.IGNORECASE)  # with nothing below
 _SAYS = re.compile(_COMMENT, re.VERBOSE | re.IGNORECASE)
+# Nothing but that: a comment that says more may be about what the code does, not about what was left out.
+_UNCHANGED = re.compile(
+    r"""\W*(?:(?:the|all|this|keep|keeps|kept)\s+)*
+    (?:(?:existing|previous|original|unchanged|same|rest|remaining|code|implementation|body|lines|logic|methods?|functions?|content|of|the)\s+)*
+    (?:(?:remains?|stays?|are|is|left)\s+)*
+    (?:unchanged|omitted|(?:the\s+)?same(?:\s+as\s+(?:before|above|original|in\s+the\s+(?:original|program)))?|as\s+(?:before|is)|no\s+changes?
+        |(?:existing|previous|original|same)\s+(?:code|implementation|body|logic))
+    (?:\s+here)?\W*""",
+    re.VERBOSE | re.IGNORECASE,
+)
 _DOES_NOTHING = re.compile(rf"{_NOTHING}\s*(?:\#.*)?$", re.VERBOSE)
 _BEGINNINGS = ("#", ".", "…", "pass", "return", "raise", "def", "async", "class")  # of what may be one, to save time
 
@@ -137,10 +149,10 @@ def require_complete(where: str, lines: Iterable[str], page: Page) -> None:
         is_headed = is_opened or (is_headed and stripped[:1] in ("", "#", '"', "'"))
 
 
-def says_unchanged(line: str) -> bool:
-    """Whether a comment of a line says that code is left out as it is."""
+def says_unchanged(line: str, alone: bool = False) -> bool:
+    """Whether a comment of a line says that code is left out as it is; `alone`: and nothing else."""
     _, sign, said = line.strip()[:_READ].partition("#")
-    return bool(sign) and _SAYS.match(sign + said) is not None
+    return bool(sign) and _SAYS.match(sign + said) is not None and (not alone or _UNCHANGED.fullmatch(said) is not None)
 
 
 def again(found: Snippet, lines: Sequence[str]) -> Snippet:

@@ -3,7 +3,7 @@
     def initialise(self):
         ...  # unchanged
 
-Only where a comment says so, nothing else is in the body, and the program has one function of that name in that place with the same
+Only where a comment says so (beside `pass` and the like: that alone), nothing else is in the body, and the program has one function of that name in that place with the same
 arguments and decorators. Every other sign that code is left out is refused, by `snippets.require_complete`.
 """
 
@@ -38,7 +38,12 @@ def restored(code: Snippet, page: Page) -> Snippet:
 def _is_stub(source: Source, node: ast.stmt) -> bool:
     if not isinstance(node, FUNCTIONS) or not all(says_nothing(statement) or _is_unwritten(statement) for statement in node.body):
         return False
-    return any(says_unchanged(line) for line in source.lines[node.lineno - 1 : node.end_lineno])
+    is_open = any(map(_is_ellipsis, node.body))  # `pass` may be meant, and then its comment says why
+    return any(says_unchanged(line, alone=not is_open) for line in source.lines[node.lineno - 1 : node.end_lineno])
+
+
+def _is_ellipsis(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value is ...
 
 
 def _is_unwritten(node: ast.stmt) -> bool:
