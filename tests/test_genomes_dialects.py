@@ -281,3 +281,24 @@ def test_a_note_behind_an_open_block_is_no_code() -> None:
         assert "NOTE: faster" in "\n".join(genomes.prose(reply))
     assert "is cut off" in message(f"{block('LR = 4e-3', 'NOTE: faster', closing='')}LR = 0.0068")
     assert "is cut off" in message(block("LR = 4e-3", "NOTE: faster", closing=""))
+
+
+TEXT = 'DOC = """\n\ttab\nx  =  1\nx = 2 # two\n"""\n'
+
+
+@pytest.mark.parametrize("text", [SMALL, TABBED])
+def test_a_string_of_an_edit_keeps_its_tabs_and_blanks(text: str) -> None:
+    for string in ('TSV = """a\tb\n\tc\n    d\n"""', "TSV = '''\n\"\n\tc\n    d'''", "TSV = 'a \\\n\tc\\\n    d'"):
+        assert f"\n{string}\n" in patch(text, block("LR = 4e-3", f"LR = 5e-3\n{string}"))
+    for indent in ("        ", "\t\t"):
+        made = patch(text, block(f"{indent}if y is None:", f'{indent}z = """\n\t    kept\n"""\n{indent}if y is None:'))
+        assert 'z = """\n\t    kept\n"""\n' in made
+
+
+def test_text_in_a_string_is_found_only_as_it_is() -> None:
+    text = TEXT + SMALL
+    for search in ("x = 1", "x = 2", "x = 2  # other"):
+        assert "block 1:" in message(block(search, "x = 3"), text)
+    assert patch(text, block("x  =  1", "x = 3")) == text.replace("x  =  1", "x = 3")
+    assert "block 1:" in message(block("LR = 4e-3\nSAYS = 'a \"b c'", "LR = 1"), SMALL.replace("NAME = 'adam'", "SAYS = 'a  \"b c'"))
+    assert "block 1:" in message(block("DOC = ''' a", "DOC = ''' b"), SMALL.replace("NAME = 'adam'", "DOC = '''  a\n'''"))

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from genomes.errors import EditError, ParseError
-from genomes.replies.spelling import COUNTED, Spelling, indents, reindented, tokens, without_comment
+from genomes.replies.spelling import COUNTED, Spelling, in_strings, indents, reindented, tokens, without_comment
 from genomes.source import Splice, parse, split_lines
 
 MOST_PASSAGES = 64  # blocks, or hunks, in a reply
@@ -92,8 +92,12 @@ class Page:
         Raises:
             EditError: there is none, or more than one.
         """
-        passage = self._reindented(passage)
-        place = self._place(passage) or self._place_of_code(passage) or self._place_of_tokens(passage)
+        place = self._place_as_it_is(passage)
+        if place is None:  # only then, since a tab may be meant
+            spelt, passage = passage, self._reindented(passage)
+            place = self._place(passage) or self._place_of_code(passage) or self._place_of_tokens(passage)
+            if place is not None and any(place[0] + run.first in self._strings[0] for run in passage.runs if run not in spelt.runs):
+                place = None  # what is new there is text
         if place is None:
             raise EditError(f"{passage.where}: {self._why(passage)}; {COPY}")
         line, shift = place
@@ -101,11 +105,16 @@ class Page:
             new = _moved(passage, run.new, shift) if shift is not None else self._with_comments(line + run.first, line + run.end, run.new)
             yield self.cut(passage.where, line + run.first, line + run.end, new)
 
-    def _place(self, passage: Passage) -> tuple[int, _Shift | None] | None:
+    def _place_as_it_is(self, passage: Passage) -> tuple[int, _Shift | None] | None:
         for spelling, wanted in ((self._exact, passage.lines), (self._trimmed, [line.rstrip() for line in passage.lines])):
             matches = spelling.matches(wanted)
             if matches:
                 return self._only(passage, matches), _UNMOVED
+        return None
+
+    def _place(self, passage: Passage) -> tuple[int, _Shift | None] | None:
+        if place := self._place_as_it_is(passage):
+            return place
         found = {line: self._shift(passage, line) for line in self._bare.matches([line.strip() for line in passage.lines])}
         shifts = {line: shift for line, shift in found.items() if shift is not None}
         if not shifts:
@@ -115,17 +124,27 @@ class Page:
 
     def _place_of_code(self, passage: Passage) -> tuple[int, _Shift | None] | None:
         """Where the passage stands but for comments behind code, which models leave out and change; None: nowhere."""
-        matches = self._code.matches([without_comment(line) for line in passage.lines])
+        matches = self._outside_strings(passage, self._code.matches([without_comment(line) for line in passage.lines]))
         return (self._only(passage, matches), None) if matches else None
 
     def _place_of_tokens(self, passage: Passage) -> tuple[int, _Shift | None] | None:
         """Where it stands but for blanks between tokens, quotes and the spelling of numbers."""
-        matches = self._tokens.matches([tokens(line) for line in passage.lines])
+        matches = self._outside_strings(passage, self._tokens.matches([tokens(line) for line in passage.lines]))
         shifts = {line: shift for line in matches if (shift := self._shift(passage, line)) is not None}
         if not shifts:
             return None
         line = self._only(passage, list(shifts))
         return line, None if shifts[line] == _UNMOVED else shifts[line]
+
+    def _outside_strings(self, passage: Passage, matches: Sequence[int]) -> list[int]:
+        """Those that begin in code, and whose text of strings over several lines is the same: there every blank and `#` counts."""
+        begin, end = self._strings
+        found = list[int]()
+        for line in matches:
+            pairs = enumerate(zip(passage.lines, self.lines[line : line + len(passage.lines)], strict=True), line)
+            if line not in begin and all(a.strip() == b.strip() for at, (a, b) in pairs if at in begin or at in end):
+                found.append(line)
+        return found
 
     def _reindented(self, passage: Passage) -> Passage:
         if not self.indents:
@@ -137,6 +156,10 @@ class Page:
     def indents(self) -> str:
         """What the program's lines are indented by; "" where they differ in that."""
         return indents(self.lines)
+
+    @cached_property
+    def _strings(self) -> tuple[set[int], set[int]]:
+        return in_strings(self.lines)
 
     @cached_property
     def _tokens(self) -> Spelling:

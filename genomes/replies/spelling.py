@@ -1,7 +1,7 @@
 """Lines in another spelling, to be looked up in: without the comments behind code, token by token, with the program's kind of indentation.
 
-All of it works line by line and in linear time. A line that begins inside of a string is spelt as if it were code, on both sides alike:
-what is compared is never what is written.
+All of it works line by line and in linear time. A line that begins or ends inside of a string is spelt as if it were code, on both sides
+alike: what is compared is never what is written, and `in_strings` says which lines must be the same as they are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ COUNTED = 20  # matches, before it is "many"
 _TAB = 4  # blanks that stand for one, and the other way round
 _DIGITS = 40  # of a number that is read
 _TOKEN = re.compile(
-    r"""(?P<string>'[^'"\\]*'(?!'))
-    |"[^"\\]*"
+    r"""(?P<string>'[^'"\\]*'|"[^'"\\]*")
+    |'(?:[^'\\]++|\\.?)*+(?:'|$)
+    |"(?:[^"\\]++|\\.?)*+(?:"|$)
     |(?P<number>(?<![\w.])(?:\d[\d_]*+(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?![\w.]))
     |\w+
     |\S""",
@@ -54,6 +55,38 @@ def without_comment(line: str) -> str:
     return line.rstrip()
 
 
+def in_strings(lines: Iterable[str]) -> tuple[set[int], set[int]]:
+    """The lines, from 0, that begin inside of a string, and those that end inside of one. The first begins outside."""
+    begin, end, quote = set[int](), set[int](), ""
+    for number, line in enumerate(lines):
+        if quote:
+            begin.add(number)
+        quote = _quote_after(line, quote)
+        if quote:
+            end.add(number)
+    return begin, end
+
+
+def _quote_after(line: str, quote: str) -> str:
+    """The quotes that are open behind a line, of those before it."""
+    position = 0
+    while position < len(line):
+        sign = line[position]
+        if quote and sign == "\\":
+            position += 2
+        elif quote and line.startswith(quote, position):
+            position, quote = position + len(quote), ""
+        elif not quote and sign in "'\"":
+            quote = sign * 3 if line.startswith(sign * 3, position) else sign
+            position += len(quote)
+        elif not quote and sign == "#":
+            break
+        else:
+            position += 1
+    goes_on = len(quote) == 3 or position > len(line)  # a string in single quotes only behind a backslash at the end
+    return quote if goes_on else ""
+
+
 def tokens(line: str) -> str:
     """The code of a line, equal for lines that differ in blanks between tokens, in quotes and in how a number is written."""
     return " ".join(_spelt(found) for found in _TOKEN.finditer(without_comment(line)))
@@ -74,9 +107,10 @@ def indents(lines: Iterable[str]) -> str:
     return signs.pop() if len(signs) == 1 else ""
 
 
-def reindented(lines: Iterable[str], sign: str) -> tuple[str, ...]:
-    """Lines with a blank, or a tab, as the program's `sign` for their indentation; as they are where that is not clear."""
-    return tuple(_reindented(line, sign) for line in lines)
+def reindented(lines: Sequence[str], sign: str) -> tuple[str, ...]:
+    """Lines with a blank, or a tab, as the program's `sign` for their indentation; as they are where that is not clear, and in strings."""
+    inside, _ = in_strings(lines)
+    return tuple(line if number in inside else _reindented(line, sign) for number, line in enumerate(lines))
 
 
 def _reindented(line: str, sign: str) -> str:
