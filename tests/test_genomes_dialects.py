@@ -302,3 +302,17 @@ def test_text_in_a_string_is_found_only_as_it_is() -> None:
     assert patch(text, block("x  =  1", "x = 3")) == text.replace("x  =  1", "x = 3")
     assert "block 1:" in message(block("LR = 4e-3\nSAYS = 'a \"b c'", "LR = 1"), SMALL.replace("NAME = 'adam'", "SAYS = 'a  \"b c'"))
     assert "block 1:" in message(block("DOC = ''' a", "DOC = ''' b"), SMALL.replace("NAME = 'adam'", "DOC = '''  a\n'''"))
+
+
+def test_an_offer_that_is_only_spoken_of_is_none() -> None:
+    edits = block("LR = 4e-3", "LR = 0.0068") + block("NAME = 'adam'", "NAME = 'muon'")
+    assert patch(SMALL, f"Version 1 of the idea failed.\nVersion 2 does both:\n{edits}\nOption C is for later.") == FASTER.replace(
+        "adam", "muon"
+    )
+    first, second = edits.split(">>>>>>> REPLACE\n")[:2]
+    reply = f"Version 1:\nfaster.\n{first}>>>>>>> REPLACE\nOr\nVersion 2:\n\nanother.\n{second}>>>>>>> REPLACE\n"
+    for chosen in (reply, fence(first + ">>>>>>> REPLACE").join(reply.split(first + ">>>>>>> REPLACE"))):
+        assert "edits to choose from" in message(chosen)
+    assert "edits to choose from" in message(
+        "Option A\n@@\n-LR = 4e-3\n+LR = 0.0068\n\nOption B\n@@\n-NAME = 'adam'\n+NAME = 'muon'"
+    )

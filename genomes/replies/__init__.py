@@ -92,12 +92,14 @@ def _edits(page: Page, lines: Sequence[str], cut: bool) -> _Found:
     found = _Found(passages)
     for part in _full(fences):
         _read(part, page, found)
+    offered = _offered(outside, fences, passages)
     if found.is_empty:
         _read_outside(rest, page, found, cut)
+        offered = [] if found.is_empty else [offer for line in rest.lines if (offer := _offer(line))]
     if found.is_empty:
         found.code = [code for code in found.aside if are_constants(code)]
     found.code = _last_word(found, page.text)
-    _require_one(rest, found)
+    _require_one(offered, found)
     return found
 
 
@@ -204,9 +206,24 @@ def _last_word(found: _Found, text: str) -> list[Snippet]:
     return kept
 
 
-def _require_one(rest: Part, found: _Found) -> None:
+def _offer(line: str) -> str:
+    return match[1].lower() if (match := _OFFER.match(line[:_READ])) else ""
+
+
+def _offered(outside: Sequence[str], fences: Sequence[Part], passages: Sequence[Passage]) -> list[str]:
+    """For each edit the last offer that stands between it and the edit before: others are only spoken of."""
+    found, last = list[str](), 0
+    spans = [*((part.at, part.end) for part in fences), *((passage.at, passage.at) for passage in passages)]
+    for start, end in sorted(spans):
+        between = [offer for line in outside[last:start] if (offer := _offer(line))]
+        found += between[-1:]
+        last = max(last, end)
+    return found
+
+
+def _require_one(offers: Iterable[str], found: _Found) -> None:
     """Raise EditError where edits are offered to choose from."""
-    offered = sorted({match[1].lower() for line in rest.lines if (match := _OFFER.match(line[:_READ]))})
+    offered = sorted(set(offers))
     edits = {*found.code, *found.passages, *found.aside}
     if len(offered) > 1 and len(edits) > 1:
         raise EditError(f"the reply has edits to choose from, {' and '.join(offered[:_TOLD])}: send those of one, and no others")

@@ -54,7 +54,7 @@ def blocks(lines: Sequence[str], cut: bool = False) -> tuple[list[Passage], list
         elif kind == "=" and part == "search":
             part = "replace"
         elif kind == ">":
-            found.append(_block(number, search, replace))
+            found.append(dataclasses.replace(_block(number, search, replace), at=len(outside)))
             part = ""
         else:
             {"": outside, "search": search, "replace": replace}[part].append(line)
@@ -63,7 +63,7 @@ def blocks(lines: Sequence[str], cut: bool = False) -> tuple[list[Passage], list
         outside += notes
         if cut or not replace or any(map(_is_note, replace)):
             raise cut_off(f"block {len(found) + 1}")
-        found.append(dataclasses.replace(_block(len(found) + 1, search, replace), closed=False))
+        found.append(dataclasses.replace(_block(len(found) + 1, search, replace), closed=False, at=len(outside) - len(notes)))
     return found, outside
 
 

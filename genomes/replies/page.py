@@ -50,6 +50,7 @@ class Passage:
     runs: tuple[Run, ...]
     hint: int = 0  # a line number, from 1, that may be wrong
     closed: bool = True  # the reply says where it ends
+    at: int = -1  # of a block: how many lines stand before it, outside of blocks
 
 
 @dataclass(frozen=True)

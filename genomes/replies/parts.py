@@ -37,6 +37,8 @@ class Part:
     lines: tuple[str, ...]
     closed: bool
     lead: str = ""  # the last line of prose before it
+    at: int = 0  # the line of its opening, from 0
+    end: int = 0  # the line behind its closing
 
     @property
     def name(self) -> str:
@@ -90,16 +92,17 @@ def parts(lines: Iterable[str]) -> list[Part]:
     """What stands outside of fences, then the fences, in their order. A note at the start of a fence counts as outside."""
     outside, found = list[str](), list[Part]()
     inside, mark, indent, label, lead = list[str](), "", "", "", ""
-    for line in lines:
+    start, number = 0, -1
+    for number, line in enumerate(lines):
         fence = _FENCE.match(line) if len(line) <= _FENCE_CHARACTERS else None
         if not mark and fence:
             indent, mark, info = fence.groups()
-            inside, label = [], (info.split() or [""])[0].lower()
+            start, inside, label = number, [], (info.split() or [""])[0].lower()
         elif not mark:
             outside.append(line)
             lead = line if line.strip() else lead
         elif fence and fence[2].startswith(mark) and not fence[3].strip():
-            found.append(Part(len(found) + 1, label, tuple(inside), closed=True, lead=lead))
+            found.append(Part(len(found) + 1, label, tuple(inside), True, lead, start, number + 1))
             outside.append("")
             mark = lead = ""
         elif line.lstrip().startswith(NOTE) and not any(inside):
@@ -107,7 +110,7 @@ def parts(lines: Iterable[str]) -> list[Part]:
         else:
             inside.append(line.removeprefix(indent))
     if mark:
-        found.append(Part(len(found) + 1, label, tuple(inside), closed=False, lead=lead))
+        found.append(Part(len(found) + 1, label, tuple(inside), False, lead, start, number + 1))
     return [Part(0, "", tuple(outside), closed=True), *found]
 
 
