@@ -57,12 +57,27 @@ def message(reply: str, text: str = SMALL, cut: bool = False) -> str:
 
 def test_a_constant_may_stand_alone_in_its_fence() -> None:
     assert patch(SMALL, f"A higher rate:\n{fence('LR = 0.0068')}") == FASTER
-    assert patch(SMALL, f"Instead of\n{fence('LR = 4e-3')}\nI would use\n{fence('LR = 0.0068  # higher')}") == FASTER.replace(
-        "8\n", "8  # higher\n"
-    )
+    assert patch(SMALL, f"I set it\n{fence('LR = 0.0068  # higher')}\nfor speed.") == FASTER.replace("8\n", "8  # higher\n")
     assert "nothing uses the new WIDTH" in message(fence("WIDTH = 8"))
     assert "fence 1 has no function or class" in message(fence("rate = 8"))
-    assert "both change line 3" in message(fence("LR = 5e-3") + fence("LR = 6e-3"))
+    for before in ("LR = 4e-3", "LR = 6e-3"):
+        assert "fence 1 has no function or class" in message(f"{fence(before)}\nI would use\n{fence('LR = 5e-3')}")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The old run used\n{}\nwhich was bad. I have no edit to suggest.",
+        "Last run (worse):\n{}\nI propose nothing.",
+        "For example someone might set\n{}\n",
+        "One could set\n{}\n",
+        "Set\n{}\nbut NOT that.",
+        "I won't set\n{}\n",
+        "I refuse: this did not help.\n\nThe rate:\n{}",
+    ],
+)
+def test_constants_alone_are_no_edit_where_words_beside_them_say_no(said: str) -> None:
+    assert "has constants alone" in message(said.format(fence("LR = 0.0068")))
 
 
 def test_a_constant_beside_a_block_shows_what_is_meant() -> None:
@@ -201,6 +216,8 @@ def test_old_and_new_code_may_be_named_as_such() -> None:
         assert patch(SMALL, f"{first}\n{old}\n{second}\n{new}\nThat is all.") == FLAT
     assert "no block" in message(f"Replace\n{old}\nwith\n{new[:-5]}", cut=True)
     assert "no block" in message(f"Look at\n{old}\nand\n{new}")
+    for lead in ("Do not replace", "Never change", "I would not replace", "There is no need to change", "Change not this:", "Don't change"):
+        assert "no block" in message(f"{lead}\n{old}\nwith\n{new}")
 
 
 # ---- one reply, one edit

@@ -35,8 +35,8 @@ from genomes.replies.definitions import are_constants, definitions
 from genomes.replies.dialects import readings
 from genomes.replies.hunks import has_signs, hunks, is_diff
 from genomes.replies.outline import DEFINITIONS, bound_in, names_in
-from genomes.replies.page import Cut, Page, Passage
-from genomes.replies.parts import Part, answer, parts
+from genomes.replies.page import Cut, Page, Passage, shown
+from genomes.replies.parts import Part, answer, parts, says_no
 from genomes.replies.snippets import MOST_DEPTH, Snippet, code_outside, defines, require_complete, snippet
 from genomes.replies.stubs import restored
 from genomes.source import Splice, parse, require_shallow, splice
@@ -90,14 +90,16 @@ def _edits(page: Page, lines: Sequence[str], cut: bool) -> _Found:
         require_complete(passage.where, (line for run in passage.runs for line in run.new), page)
     rest, *fences = parts(outside)
     found = _Found(passages)
-    for part in _full(fences):
+    full = _full(fences)
+    for part in full:
         _read(part, page, found)
     offered = _offered(outside, fences, passages)
     if found.is_empty:
         _read_outside(rest, page, found, cut)
         offered = [] if found.is_empty else [offer for line in rest.lines if (offer := _offer(line))]
-    if found.is_empty:
-        found.code = [code for code in found.aside if are_constants(code)]
+    if found.is_empty and len(full) == 1 and found.aside and are_constants(found.aside[0]):
+        _require_meant(found.aside[0], rest)
+        found.code = list(found.aside)
     found.code = _last_word(found, page.text)
     _require_one(offered, found)
     return found
@@ -204,6 +206,12 @@ def _last_word(found: _Found, text: str) -> list[Snippet]:
             kept = [before for before in kept if not (is_whole or (before.names and before.names <= one.names))]
         kept.append(one)
     return kept
+
+
+def _require_meant(code: Snippet, rest: Part) -> None:
+    """Raise EditError where constants stand alone in a reply that says no, since they may be quoted."""
+    if doubt := next(filter(says_no, rest.lines), ""):
+        raise EditError(f"{code.where} has constants alone, which may not be meant as an edit, as {shown(doubt)} is said beside: {FORMAT}")
 
 
 def _offer(line: str) -> str:

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from genomes.replies.parts import Part, parts
+from genomes.replies.parts import Part, parts, says_no
 
 _SEARCH, _BETWEEN, _REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
 _FENCE = "~~~~~~~~~~~~"  # longer than any that code holds
@@ -22,7 +22,11 @@ _TAGS = {"<search>": [_SEARCH], "</search>": [], "<replace>": [_BETWEEN], "</rep
 _TAG = re.compile(f"({'|'.join(_TAGS)})", re.IGNORECASE)
 _NUMBERED = re.compile(r"\s{0,20}(\d{1,6})\s{0,4}\|(.*)")
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|#\d{2,3}|#x[0-9a-fA-F]{2});")
-_OLD = re.compile(r"\b(?:replace|change)\b|^\W*(?:old|before|original)\W*$", re.IGNORECASE)
+_OLD = re.compile(
+    r"[\W\d]*(?:(?:please|first|then|next|now|finally),?\s+)?(?:in\s+[`\w.]{1,80},\s*)?(?:replace|change)\b|\W*(?:old|before|original)\W*$",
+    re.IGNORECASE,
+)
+_TITLES = ("old", "before", "original")
 _NEW = re.compile(r"\W*(?:with|by|to|new|after|updated)(?:\s+(?:this|the\s+following|the\s+new\s+code))?\W*", re.IGNORECASE)
 _READ = 200  # characters of a line of prose
 
@@ -114,9 +118,14 @@ def _named(lines: Sequence[str]) -> list[str] | None:
             old, is_paired = None, True
             continue
         found += _fenced(old) if old else []
-        old = part if _OLD.search(part.lead[:_READ]) else None
+        old = part if _is_old(part) else None
         found += [] if old else _fenced(part)
     return [*found, *(_fenced(old) if old else [])] if is_paired else None
+
+
+def _is_old(part: Part) -> bool:
+    lead = part.lead[:_READ]
+    return _OLD.match(lead) is not None and (lead.strip(" *_#:").lower() in _TITLES or not says_no(lead))
 
 
 def _fenced(part: Part) -> list[str]:

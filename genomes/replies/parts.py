@@ -16,6 +16,7 @@ from genomes.source import split_lines
 
 MOST_CHARACTERS = 200_000  # of a reply
 _FENCE_CHARACTERS = 200  # of the line of a fence, which keeps the time of the pattern within bounds
+_SAID = 2000  # characters of a line of prose that is read for what it says
 _FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
 _TAG = re.compile(r"\s{0,40}<(/?)(think|thinking|thought|thoughts|reasoning|analysis|scratchpad)>", re.IGNORECASE)
 NOTE = "NOTE:"  # what a model is asked to say beside its edits
@@ -23,6 +24,11 @@ _PYTHON = ("py", "python", "python3")
 _FINAL = re.compile(
     r"\b(?:final|corrected|fixed|revised)\s+(?:\w+\s+)?(?:version|code|program|file|answer|implementation|function|class|edit|train\.py)\b"
     r"|^\W*(?:final|corrected|fixed|revised|correction)\W*$",
+    re.IGNORECASE,
+)
+_NO = re.compile(  # words of prose beside code that is not meant, or no longer
+    r"\b(?:not|no|none|never|nothing|neither|nor|without|\w{1,9}n['’]t|dont|wont|cannot|worse|worst|bad|old|earlier|previous(?:ly)?|last\s+run"
+    r"|instead\s+of|rather\s+than|examples?|e\.g|could|might|avoid|reject(?:ed)?|fail(?:s|ed)?|tried|was|were|used|had)\b",
     re.IGNORECASE,
 )
 _DIFF = ("diff", "patch", "udiff")
@@ -60,6 +66,11 @@ class Part:
     @property
     def is_blank(self) -> bool:
         return not any(line.strip() for line in self.lines)
+
+
+def says_no(line: str) -> bool:
+    """Whether words may speak of code that is not to be used; where in doubt, they do."""
+    return _NO.search(line[:_SAID]) is not None or len(line) > _SAID
 
 
 def answer(reply: str) -> list[str]:
