@@ -330,6 +330,87 @@ def test_an_offer_that_is_only_spoken_of_is_none() -> None:
     reply = f"Version 1:\nfaster.\n{first}>>>>>>> REPLACE\nOr\nVersion 2:\n\nanother.\n{second}>>>>>>> REPLACE\n"
     for chosen in (reply, fence(first + ">>>>>>> REPLACE").join(reply.split(first + ">>>>>>> REPLACE"))):
         assert "edits to choose from" in message(chosen)
-    assert "edits to choose from" in message(
-        "Option A\n@@\n-LR = 4e-3\n+LR = 0.0068\n\nOption B\n@@\n-NAME = 'adam'\n+NAME = 'muon'"
-    )
+    assert "edits to choose from" in message("Option A\n@@\n-LR = 4e-3\n+LR = 0.0068\n\nOption B\n@@\n-NAME = 'adam'\n+NAME = 'muon'")
+
+
+# ---- all of a reply, or nothing of it
+
+JSON = fence(json.dumps({"search": "LR = 4e-3", "replace": "LR = 0.0068"}), "json")
+FRAGMENT = fence("            x = x.flatten(0, 1)")
+PAIR = f"Replace\n{FRAGMENT}\nwith\n{fence('            x = x.flatten(1, 2)')}"
+TAGS = "<search>\nLR = 4e-3\n</search>\n<replace>\nLR = 0.0068\n</replace>\n"
+MUON = block("NAME = 'adam'", "NAME = 'muon'")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"search": "NAME = 'adam'", "replaces": "NAME = 'muon'"},
+        {"file": "train.py", "old": "NAME = 'adam'", "new": "NAME = 'muon'"},
+        {"search": "NAME = 'adam'", "replace": None},
+        {"search": "NAME = 'adam'", "replace": "", "code": "LR = 1"},
+        "NAME = 'muon'",
+    ],
+)
+def test_one_edit_in_json_that_is_none_refuses_all(bad: object) -> None:
+    good = {"search": "LR = 4e-3", "replace": "LR = 0.0068"}
+    for data in ({"edits": [good, bad]}, [bad, good]):
+        for reply in (json.dumps(data), fence(json.dumps(data), "json")):
+            assert "of the JSON of" in message(reply)
+            assert "of the JSON of" in message(reply + "\n" + MUON)
+    assert "edit 1 of the JSON" in message(json.dumps({"edits": [good], "code": "NAME = 'muon'"}))
+    for broken in ('{"search": "NAME = \'adam\'", "replace": "NAME', '// second\n{"search": "NAME", "replace": "1"}'):
+        assert "cannot be read" in message(JSON + fence(broken, "json"))
+
+
+@pytest.mark.parametrize("dialect", [JSON, PAIR, TAGS])
+@pytest.mark.parametrize(
+    "edits",
+    [
+        MUON,
+        block("NOT = 'there'", "NAME = 'muon'"),
+        fence("def lr_at(p):\n    return LR"),
+        fence("-NAME = 'adam'\n+NAME = 'muon'", "diff"),
+        f"Option A:\n{fence(LINE)}\nOption B:\n{fence(SQUARE)}\n",
+        fence("NAME = 'muon'"),
+        fence("        return x * 0.005"),
+        fence("def lr_at(p):\n    # ... existing code ...\n    return LR"),
+    ],
+)
+def test_edits_as_they_stand_and_others_in_a_dialect_are_not_done_by_half(edits: str, dialect: str) -> None:
+    for reply in (f"First:\n\n{edits}\nThe rest:\n\n{dialect}", f"{dialect}\nThe rest:\n\n{edits}"):
+        message(reply)
+
+
+def test_dialects_beside_each_other_are_not_done_by_half() -> None:
+    for first, second in ((JSON, PAIR), (TAGS, PAIR), (JSON, TAGS.replace("LR = 4e-3", "NAME = 'adam'"))):
+        message(f"{first}\n{second}")
+        message(f"{second}\n{first}")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        f"or with\n{fence('            x = x.flatten(1, -1)')}",
+        f"and also\n{fence('NAME = 2')}",
+        f"Then replace\n{fence('    return LR * (1 - p)')}\nby setting it anew:\n{fence('    return LR')}",
+        "Also change the rate to 0.0068.",
+        "and set LR to 0.0068",
+    ],
+)
+def test_a_pair_of_fences_with_more_beside_it_is_refused(more: str) -> None:
+    assert patch(SMALL, PAIR) == FLAT
+    message(f"{PAIR}\n{more}")
+
+
+def test_what_only_shows_the_program_may_stand_beside_a_dialect() -> None:
+    shown = f"Now it is\n{fence('LR = 4e-3')}\n"
+    for dialect, made in ((JSON, FASTER), (TAGS, FASTER), (PAIR, FLAT)):
+        assert patch(SMALL, f"{shown}{dialect}\n```bash\npython train.py\n```\n") == made
+
+
+def test_a_pair_of_functions_is_read_as_it_stands_beside_a_block() -> None:
+    pair = f"Replace\n{fence('def lr_at(p):' + chr(10) + '    return LR * (1 - p)')}\nwith\n{fence(SQUARE)}\n"
+    made = patch(SMALL, fence(SQUARE)).replace("adam", "muon")
+    assert patch(SMALL, pair + MUON) == made
+    assert patch(SMALL, MUON + pair) == made

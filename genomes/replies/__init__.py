@@ -7,7 +7,7 @@
 
 `parts.py` drops reasoning and opens fences, `snippets.py` reads code, `page.py` finds passages in the program, `spelling.py` says which
 lines are the same but for how they are written. `dialects.py` turns what else models write (JSON, tags, numbered lines, …) into blocks and
-fences; that is tried only where a reply as it stands does not fit. `stubs.py` fills in functions that are said to be unchanged.
+fences; that is done where nothing else in the reply is an edit. `stubs.py` fills in functions that are said to be unchanged.
 
 How it is decided what a reply is: blocks are read first. A fence is a diff if it is called one or has marks of one, else code if it parses
 and defines something, else a diff if it has lines with signs and lines of the program. Other fences, and those in other languages, are
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -32,7 +32,7 @@ from genomes.contract import check, contract_of
 from genomes.errors import EditError, GenomeError, ParseError
 from genomes.replies.blocks import FORMAT, blocks, cut_off
 from genomes.replies.definitions import are_constants, definitions
-from genomes.replies.dialects import readings
+from genomes.replies.dialects import Reading, readings, respelt, unread
 from genomes.replies.hunks import has_signs, hunks, is_diff
 from genomes.replies.outline import DEFINITIONS, bound_in, names_in
 from genomes.replies.page import Cut, Page, Passage, shown
@@ -58,7 +58,20 @@ class _Found:
 
     @property
     def is_empty(self) -> bool:
-        return not self.passages and not self.code
+        return not self.size
+
+    @property
+    def size(self) -> int:
+        return len(self.passages) + len(self.code)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """What came of a way to read a reply: a program, an error, or neither where there was no edit."""
+
+    found: _Found
+    made: str = ""
+    wrong: GenomeError | None = None
 
 
 def patch(text: str, reply: str, cut: bool = False) -> str:
@@ -71,16 +84,52 @@ def patch(text: str, reply: str, cut: bool = False) -> str:
         EditError: no edit, one that is incomplete or has not exactly one place, edits that overlap, or nothing changes.
         ParseError: code of the reply, or what results, is no program, or is nested too deeply.
     """
-    page, wrong, nothing = Page(text), None, ""
-    for lines in readings(answer(reply), text):
-        try:
-            found = _edits(page, lines, cut)
-            if not found.is_empty:
-                return _edited(page, found)
-            nothing = nothing or f"{found.aside[0].where} has no function or class; " if found.aside else nothing
-        except GenomeError as error:
-            wrong = wrong or error
-    raise wrong or EditError(f"the reply has no block, diff, whole function or whole program; {nothing}{FORMAT}")
+    page, lines = Page(text), answer(reply)
+    tried = _tried(page, lines, cut)
+    for reading in readings(lines):
+        made = _in_dialect(page, reading, tried, cut)
+        if made:
+            return made
+    if tried.made:
+        return tried.made
+    for other in respelt(lines, text):
+        if made := _tried(page, other, cut).made:
+            return made
+    aside = tried.found.aside
+    nothing = f"{aside[0].where} has no function or class; " if aside else ""
+    raise tried.wrong or EditError(f"the reply has no block, diff, whole function or whole program; {nothing}{FORMAT}")
+
+
+def _tried(page: Page, lines: Sequence[str], cut: bool) -> _Tried:
+    """Lines of a reply as they stand."""
+    found = _Found()
+    try:
+        found = _edits(page, lines, cut)
+        return _Tried(found, "" if found.is_empty else _edited(page, found))
+    except GenomeError as error:
+        return _Tried(found, wrong=error)
+
+
+def _in_dialect(page: Page, reading: Reading, tried: _Tried, cut: bool) -> str:
+    """The program that a dialect makes of a reply; "" where the reply as it stands says it all.
+
+    Raises:
+        GenomeError: parts of the reply are edits as they stand, and others are so only in the dialect, or it does not fit.
+    """
+    inside, beside = (_tried(page, lines, cut) for lines in (reading.lines, reading.rest))
+    is_beside = beside.wrong is not None or not beside.found.is_empty
+    if tried.made:
+        if inside.found.is_empty or (reading.may_stand and tried.found.size > beside.found.size):
+            return ""
+    elif inside.found.is_empty and inside.wrong is None:
+        return ""
+    other = unread(reading.rest, page.known)
+    if is_beside or other:
+        what = "others as they stand" if is_beside else f"{other} beside it"
+        raise tried.wrong or EditError(f"the reply has edits as {reading.name}, and {what}: send all of them as search/replace blocks")
+    if inside.made:
+        return inside.made
+    raise tried.wrong or inside.wrong or EditError(f"the reply has no edit; {FORMAT}")
 
 
 def _edits(page: Page, lines: Sequence[str], cut: bool) -> _Found:
@@ -122,13 +171,20 @@ def prose(reply: str) -> list[str]:
         EditError: it cannot be taken apart.
     """
     wrong: EditError | None = None
-    for lines in readings(answer(reply)):
+    lines = answer(reply)
+    for read in _spoken(lines):
         try:
-            return list(parts(blocks(lines)[1])[0].lines)
+            return list(parts(blocks(read)[1])[0].lines)
         except EditError as error:
             wrong = wrong or error
     assert wrong is not None
     raise wrong
+
+
+def _spoken(lines: list[str]) -> Iterator[Sequence[str]]:
+    yield lines
+    yield from (reading.lines for reading in readings(lines))
+    yield from respelt(lines)
 
 
 # ---- what the parts are

@@ -1,10 +1,13 @@
-"""Other ways to write a reply, turned into blocks and fences. They are tried, one by one, only where a reply as it stands is no edit.
+"""Other ways to write a reply, turned into blocks and fences where they stand.
 
 {"code": "…"}, {"edits": [{"search": "…", "replace": "…"}]}    in a fence or as the whole reply
 <search>…</search> <replace>…</replace>                        blocks
 Replace ```…``` with ```…```                                   two fences and the words between
 12 | x = 1                                                     numbered lines
 if a &lt; b                                                    signs of HTML, where the program has none
+
+The first three read parts of a reply. They count where nothing beside these parts is an edit, or may be one: see `unread`. The other two
+spell the whole reply anew, and are tried only where it is no edit as it stands.
 """
 
 from __future__ import annotations
@@ -12,8 +15,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from genomes.errors import EditError
 from genomes.replies.parts import Part, parts, says_no
 
 _SEARCH, _BETWEEN, _REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
@@ -30,64 +36,189 @@ _TITLES = ("old", "before", "original")
 _NEW = re.compile(r"\W*(?:with|by|to|new|after|updated)(?:\s+(?:this|the\s+following|the\s+new\s+code))?\W*", re.IGNORECASE)
 _READ = 200  # characters of a line of prose
 
-Dialect = Callable[[Sequence[str]], list[str] | None]
+# A second change in words, beside a pair of fences.
+_MORE = re.compile(
+    r"[\W\d]*(?:and|or|also|then|additionally|besides|furthermore|next|finally|second(?:ly)?)\b.{0,60}?"
+    r"\b(?:with|replace|change|set|use|increase|decrease|raise|lower|remove|delete|drop|add|insert|rename|move)\b",
+    re.IGNORECASE,
+)
+_WRAPPER = re.compile(r"\s{0,40}</?\w{1,20}>\s{0,40}")
+_KEYS = ("edits", "search", "replace", "code")
 
 
-def readings(lines: Sequence[str], text: str = "") -> Iterator[Sequence[str]]:
-    """The lines of a reply as they are, then in each dialect that they could be in; `text` is the program."""
-    yield lines
-    for dialect in _DIALECTS:
-        if (read := dialect(lines)) is not None:
-            yield read
+@dataclass(frozen=True)
+class Reading:
+    """A reply in a dialect."""
+
+    name: str
+    lines: list[str]
+    rest: list[str]  # without the parts that the dialect reads
+    may_stand: bool = False  # those parts may be edits as they stand, too
+
+
+Dialect = Callable[[Sequence[str]], Reading | None]
+
+
+def readings(lines: Sequence[str]) -> Iterator[Reading]:
+    """A reply in each dialect that parts of it could be in.
+
+    Raises:
+        EditError: JSON that seems to hold edits has one that is none.
+    """
+    yield from filter(None, (dialect(lines) for dialect in (_json, _tagged, _named)))
+
+
+def respelt(lines: Sequence[str], text: str = "") -> Iterator[list[str]]:
+    """A whole reply in other spellings that it could have; `text` is the program."""
+    if (read := _numbered(lines)) is not None:
+        yield read
     if not _ENTITY.search(text) and any(map(_ENTITY.search, lines)):
         yield [_ENTITY.sub(lambda found: html.unescape(found[0]), line) for line in lines]
 
 
-def _json(lines: Sequence[str]) -> list[str] | None:
-    rest, *fences = parts(lines)
-    texts = ["\n".join(part.lines) for part in fences if part.label in ("", "json")] or ["\n".join(rest.lines)]
-    found = [line for text in texts for line in _of_json(text)]
-    return found or None
+def unread(rest: Sequence[str], known: Container[str]) -> str:
+    """What may be an edit beside a dialect: those of another, or a fence with code that the program does not have; "" for nothing."""
+    for reading in readings(rest):
+        return reading.name
+    for part in parts(rest)[1:]:
+        if (part.may_be_python or part.is_called_diff or part.label == "json") and any(
+            line.strip() and line.strip() not in known and not _WRAPPER.fullmatch(line) for line in part.lines
+        ):
+            return part.name
+    return ""
 
 
-def _of_json(text: str) -> Iterator[str]:
-    start, end = text.find("{"), text.rfind("}")
-    opening = text.find("[")
-    if 0 <= opening < start:
-        start, end = opening, text.rfind("]")
-    if start < 0:
-        return
+# ---- JSON
+
+
+def _json(lines: Sequence[str]) -> Reading | None:
+    fences = [part for part in parts(lines)[1:] if part.label in ("", "json")]
+    read, rest, last = list[str](), list[str](), 0
+    for part in fences:
+        found = _of_json("\n".join(part.lines), part.name, is_called=part.label == "json")
+        if found:
+            read += [*lines[last : part.at], *found]
+            rest += [*lines[last : part.at], ""]
+            last = part.end
+    if last:
+        return Reading("JSON", [*read, *lines[last:]], [*rest, *lines[last:]])
+    return _json_alone(lines)
+
+
+def _json_alone(lines: Sequence[str]) -> Reading | None:
+    """From the first line that begins with a bracket to the last that ends with one."""
+    fenced = {index for part in parts(lines)[1:] for index in range(part.at, part.end)}
+    outside = [index for index in range(len(lines)) if index not in fenced]
+    first = next((index for index in outside if lines[index].lstrip()[:1] in ("{", "[")), len(lines))
+    last = next((index for index in reversed(outside) if lines[index].rstrip()[-1:] in ("}", "]")), -1)
+    if last < first:
+        return None
+    found = _of_json("\n".join(lines[first : last + 1]), "the reply")
+    before, after = list(lines[:first]), list(lines[last + 1 :])
+    return Reading("JSON", [*before, *found, *after], [*before, *after]) if found else None
+
+
+def _of_json(text: str, where: str, is_called: bool = False) -> list[str]:
+    """Blocks and fences; none if it is no JSON of edits.
+
+    Raises:
+        EditError: it seems to be, and one is not usable.
+    """
+    text = text.strip()
+    if text[:1] not in ("{", "[") and not is_called:
+        return []
     try:
-        data = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError):
-        return
-    edits = data.get("edits", data) if isinstance(data, dict) else data
-    for edit in edits if isinstance(edits, list) else [edits]:
-        if not isinstance(edit, dict):
-            continue
-        search, replace, code = (edit.get(name) for name in ("search", "replace", "code"))
-        if isinstance(search, str) and isinstance(replace, str):
-            yield from _block(search.strip("\n").split("\n"), replace.strip("\n").split("\n") if replace.strip() else [])
-        elif isinstance(code, str):
-            yield from _fenced(Part(1, "python", tuple(code.split("\n")), closed=True))
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if re.search(r'"(?:search|code)"\s{0,40}:', text):
+            raise EditError(f"the JSON of {where} cannot be read ({_why(error)}): write search/replace blocks") from error
+        return []
+    edits = data["edits"] if isinstance(data, dict) and "edits" in data else data
+    listed = edits if isinstance(edits, list) else [edits]
+    if not any(isinstance(edit, dict) and edit.keys() & {*_KEYS} for edit in (data, *listed)):
+        return []
+    wholes = [_of_edit(edit) for edit in listed]
+    is_mixed = edits is not data and bool(data.keys() & {*_KEYS[1:]})
+    if is_mixed or not all(wholes):
+        number = 1 if is_mixed else wholes.index([]) + 1
+        raise EditError(
+            f'edit {number} of the JSON of {where} is not just "search" and "replace", or "code", with text: send all edits whole'
+        )
+    return [line for whole in wholes for line in whole]
+
+
+def _why(error: Exception) -> str:
+    return str(error).partition("\n")[0][:80] or type(error).__name__
+
+
+def _of_edit(edit: Any) -> list[str]:
+    if not isinstance(edit, dict):
+        return []
+    search, replace, code = (edit.get(name) for name in _KEYS[1:])
+    if isinstance(search, str) and isinstance(replace, str) and "code" not in edit:
+        return _block(search.strip("\n").split("\n"), replace.strip("\n").split("\n") if replace.strip() else [])
+    if isinstance(code, str) and not edit.keys() & {"search", "replace"}:
+        return _fenced(Part(1, "python", tuple(code.split("\n")), closed=True))
+    return []
 
 
 def _block(search: Sequence[str], replace: Sequence[str]) -> list[str]:
     return [_SEARCH, *search, _BETWEEN, *replace, _REPLACE]
 
 
-def _tagged(lines: Sequence[str]) -> list[str] | None:
+def _fenced(part: Part) -> list[str]:
+    return [f"{_FENCE}{part.label}", *part.lines, _FENCE]
+
+
+# ---- tags
+
+
+def _tagged(lines: Sequence[str]) -> Reading | None:
     """Tags count where they begin or end a line; blank text beside them is layout."""
-    found, is_tagged = list[str](), False
+    found, rest = list[str](), list[str]()
+    is_tagged = is_inside = False
     for line in lines:
         pieces = [piece for piece in _TAG.split(line) if piece.strip()] if "<" in line else []
-        if pieces and (pieces[0].lower() in _TAGS or pieces[-1].lower() in _TAGS):
-            is_tagged = True
-            for piece in pieces:
-                found += _TAGS.get(piece.lower(), [piece])
+        if not pieces or not {pieces[0].lower(), pieces[-1].lower()} & _TAGS.keys():
+            pieces = [line]
+        for piece in pieces:
+            tag = piece.lower()
+            is_tagged = is_tagged or (is_inside and tag == "<replace>")
+            is_inside = is_inside or tag == "<search>"
+            found += _TAGS.get(tag, [piece])
+            rest += [] if is_inside or tag in _TAGS else [piece]
+            is_inside = is_inside and tag != "</replace>"
+    return Reading("tags", found, rest) if is_tagged else None
+
+
+# ---- fences in pairs
+
+
+def _named(lines: Sequence[str]) -> Reading | None:
+    """Pairs of fences with `replace` before the first and `with` between."""
+    read, rest, last = list[str](), list[str](), 0
+    old: Part | None = None
+    for part in parts(lines)[1:]:
+        if old is not None and part.closed and _NEW.fullmatch(part.lead[:_READ]):
+            read += [*lines[last : old.at], *_block(old.lines, part.lines)]
+            rest += [*lines[last : old.at], ""]
+            last, old = part.end, None
         else:
-            found.append(line)
-    return found if is_tagged else None
+            old = part if part.closed and _is_old(part) else None
+    if not last:
+        return None
+    prose = parts([*rest, *lines[last:]])[0].lines
+    if any(_MORE.match(line[:_READ]) and not _OLD.match(line[:_READ]) for line in prose):
+        return None
+    return Reading("a pair of fences", [*read, *lines[last:]], [*rest, *lines[last:]], may_stand=True)
+
+
+def _is_old(part: Part) -> bool:
+    lead = part.lead[:_READ]
+    return _OLD.match(lead) is not None and (lead.strip(" *_#:").lower() in _TITLES or not says_no(lead))
+
+
+# ---- spelling
 
 
 def _numbered(lines: Sequence[str]) -> list[str] | None:
@@ -105,31 +236,3 @@ def _numbered(lines: Sequence[str]) -> list[str] | None:
         else:
             found.append(line)
     return found[:-1] if is_numbered else None
-
-
-def _named(lines: Sequence[str]) -> list[str] | None:
-    """Pairs of fences with `replace` before the first and `with` between."""
-    rest, *fences = parts(lines)
-    found, old = list(rest.lines), None
-    is_paired = False
-    for part in fences:
-        if old is not None and part.closed and _NEW.fullmatch(part.lead[:_READ]):
-            found += _block(old.lines, part.lines)
-            old, is_paired = None, True
-            continue
-        found += _fenced(old) if old else []
-        old = part if _is_old(part) else None
-        found += [] if old else _fenced(part)
-    return [*found, *(_fenced(old) if old else [])] if is_paired else None
-
-
-def _is_old(part: Part) -> bool:
-    lead = part.lead[:_READ]
-    return _OLD.match(lead) is not None and (lead.strip(" *_#:").lower() in _TITLES or not says_no(lead))
-
-
-def _fenced(part: Part) -> list[str]:
-    return [part.lead, f"{_FENCE}{part.label}", *part.lines, _FENCE]
-
-
-_DIALECTS: tuple[Dialect, ...] = (_json, _tagged, _named, _numbered)

@@ -3,8 +3,9 @@
     def initialise(self):
         ...  # unchanged
 
-Only where a comment says so (beside `pass` and the like: that alone), nothing else is in the body, and the program has one function of that name in that place with the same
-arguments and decorators. Every other sign that code is left out is refused, by `snippets.require_complete`.
+Only where a comment says so (beside `pass` and the like: that alone), nothing else is in the body, and the program has one function of
+that name in that place with the same arguments and decorators. Every other sign that code is left out is refused, by
+`snippets.require_complete`.
 """
 
 from __future__ import annotations
