@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ class Task:
     vocab: int
     device: str
     seconds: float  # that one forwarder may take once it is asked: for loading, and for its share of the rows
-    first_seconds: float = math.inf  # from its word to load to its first logits, beyond what others take
+    first_seconds: float = 1e9  # from its word to load to its first logits, beyond what others take; as JSON has no infinity, long
 
     @property
     def chunk_rows(self) -> int:
