@@ -81,7 +81,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 def rehearse(options: argparse.Namespace) -> int:
     """The static checks and, where they find nothing, the dry run; prints what came of them, returns the exit code."""
     file = Path(options.file)
-    config = _settings(file, options.set, {"run.lab": options.lab, "run.profile": options.profile, "evaluator.kind": "slot"})
+    config = _settings(file, options.set, {"run.lab": options.lab, "run.profile": options.profile}, dry=True)
     program, lab = _read(file), labs.load(Path(config.run.lab) if config.run.lab else labs.DEFAULT)
     if lab.compat or config.evaluator.kind == "instant":
         raise UserError("--dry-run needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")
@@ -165,9 +165,11 @@ def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome
         evaluator.close()
 
 
-def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any]) -> Config:
+def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any], dry: bool = False) -> Config:
     """As the command line says; for the rest, a file that lies in a run folder is measured as that run measures.
 
+    Args:
+        dry: it is not measured, so that it does not matter by what.
     Raises:
         UserError: the settings do not fit, or the run's cannot be read.
     """
@@ -178,7 +180,8 @@ def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any]) 
         stored = snapshot(run_dir).settings
     except StoreError as error:
         raise UserError(f"{file} lies in a run folder that cannot be read: {error}; to measure it alone, copy it elsewhere") from error
-    kept = {name: value for name, value in stored.items() if name in MEASURED or name.startswith(("evaluator.", "instant."))}
+    by = () if dry else ("evaluator.", "instant.")
+    kept = {name: value for name, value in stored.items() if name in MEASURED or name.startswith(by)}
     config = from_flat({**kept, **said})
     run = config.run
     parts = [f"lab {run.lab}", *([f"profile {run.profile}"] if run.profile else [])]
