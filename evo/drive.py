@@ -223,7 +223,7 @@ class Driver:
         if known is not None:
             self.notices.append(f"{given.file} is {known.genome} already, and was not added")
             return
-        self._accept(operators.given(self.search.introduce(), self._library(), given.text, given.file))
+        self._accept(operators.judge(self.search.introduce(), self._library(), given.text, given.file))
 
     def _take_back(self, closing: bool) -> bool:
         """A slot is free and nothing is left to ask: the proposal that the model has had for longest is written without it."""

@@ -9,7 +9,8 @@
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base; conflicts go to the fitter parent
 
 Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
-the same canonical tree. Randomness comes from (run seed, proposal index) alone. What a model writes (evo/writer.py) passes `judge` as well.
+the same canonical tree. Randomness comes from (run seed, proposal index) alone. What a model writes (evo/writer.py), or people hand in,
+passes `judge` as well.
 """
 
 from __future__ import annotations
@@ -75,11 +76,6 @@ def write(proposal: Proposal, library: Library) -> Written:
         return _MAKERS[proposal.operator](proposal, library, rng)
     except genomes.GenomeError as error:
         return unwritten(proposal, one_line(str(error)))
-
-
-def given(proposal: Proposal, library: Library, text: str, name: str) -> Written:
-    """A program that people hand in, under the name of its file."""
-    return judge(proposal, library, text, name)
 
 
 def _repeat(proposal: Proposal, library: Library) -> Written:
