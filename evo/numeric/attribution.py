@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evo.belief import MAD_TO_SD
 from evo.numeric.space import Array
 
 TOGETHER = 2  # genomes with both edits, and with either alone, from which a pair may interact
@@ -38,7 +39,6 @@ PAIRS = 100  # at most, those with the most evidence
 RUINOUS = 4.0  # times the distance from the best score to the usual one
 PRIOR_STEPS, UNEXPLAINED_STEPS = 8, 5  # of the grid
 DIVERGED_SDS, DIVERGED_SHARE = 10.0, 0.1  # above the usual score: robust sds of scores, and a share of the median; both
-MAD_TO_SD = 1.4826  # of a normal distribution
 DOUBT = 0.05  # sd of a ruinous score, in what is beyond
 KNOTS = 4  # of a knob's walk, on either side
 PAIR_SHARE = 0.7  # prior sd of an interaction, in that of an effect: at half as much a pair that did as much as an edit was denied
