@@ -40,6 +40,11 @@ def compat_key(profile: str, device: str, device_model: str, budget_seconds: flo
     return " | ".join((*named, *_packages(device)))
 
 
+def comparable(device: str, device_model: str) -> str:
+    """The part of a key that the machine decides: `AMD EPYC | torch 2.13.0+cpu`. Asked by each machine of a cluster about itself."""
+    return " | ".join((device_model, *_packages(device)))
+
+
 def _packages(device: str) -> Iterator[str]:
     """Those that decide how fast a program is: torch, and on an NVIDIA GPU cuDNN's front end where it is installed."""
     yield f"torch {metadata.version('torch')}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from dataclasses import replace
 from typing import IO
 
-from evaluator.evaluate import Evaluate
+from evaluator import key
+from evaluator.evaluate import Evaluate, HarnessError
 from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint
 from evo.executor import Finished, SlotSpec, evaluate_and_file, hold
+from evo.machine import probe
 from evo.records import Candidate
 
 
@@ -58,11 +61,25 @@ class SlotActor:
         if self._hold is None:
             self._hold = hold(self._spec.run_dir)
         if self._evaluate is None:
+            _require_comparable(self._spec)
             self._evaluate = _on_own_gpu(self._spec).make()
         return self._evaluate
 
     def _event(self, ticket: int) -> threading.Event:
         return self._trained.setdefault(ticket, threading.Event())  # whoever comes first makes it
+
+
+def _require_comparable(spec: SlotSpec) -> None:
+    """Raise HarnessError where this machine is another one than the run measures on: its scores would be compared all the same."""
+    if not spec.comparable or isinstance(spec.evaluator, Landscape):
+        return
+    device = spec.evaluator.device
+    here = key.comparable(device, probe().model(device))
+    if here != spec.comparable:
+        raise HarnessError(
+            f"{socket.gethostname()} is {here}, and this run measures on {spec.comparable}, which are never compared: "
+            "keep it out of the cluster"
+        )
 
 
 def _on_own_gpu(spec: SlotSpec) -> SlotSpec:

@@ -14,7 +14,7 @@ from evaluator import sandbox
 from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError
 from evaluator.instant import Instant
-from evaluator.key import compat_key, measurement_key
+from evaluator.key import comparable, compat_key, measurement_key
 from evaluator.outcome import SELF_REPORTED
 from evaluator.packing import Preparation
 from evaluator.slot import SlotConfig
@@ -51,6 +51,7 @@ class Assembly:
     prepare: str = ""  # text of prepare.py as the programs see it; "" on the instant lab, which runs none
     on_cluster: bool = False  # slots may be on other machines
     memory_gib: float = 0.0  # that a program may use, of the GPU where it has one; 0: not known
+    comparable: str = ""  # what each machine of a cluster must be; "" without one
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class Assembly:
     def specs(self, run_dir: Path) -> tuple[SlotSpec, ...]:
         """The slots of a run."""
         return tuple(
-            SlotSpec(f"{self.device}{i}", evaluator, str(run_dir.resolve()), self.budget_seconds, self.patience_seconds)
+            SlotSpec(f"{self.device}{i}", evaluator, str(run_dir.resolve()), self.budget_seconds, self.patience_seconds, self.comparable)
             for i, evaluator in enumerate(self.evaluators)
         )
 
@@ -196,6 +197,7 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         rendered.prepare,
         planned.on_cluster,
         _memory_gib(planned, profile),
+        _comparable(planned, head),
     )
 
 
@@ -204,6 +206,10 @@ def _memory_gib(planned: Plan, profile: profiles.Profile) -> float:
     if profile.head.device != "cuda":
         return profile.limits.host_memory_gib
     return max(0.0, planned.machine.gpus[0].memory_gib - profile.limits.gpu_spare_gib) if planned.machine.gpus else 0.0
+
+
+def _comparable(planned: Plan, head: profiles.Head) -> str:
+    return comparable(head.device, planned.machine.model(head.device)) if planned.on_cluster else ""
 
 
 def _compiles(seed: str) -> bool:
@@ -239,7 +245,7 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     )
     limit = patience(profile.limits, budget)
     fixed = lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, planned.on_cluster
-    return Assembly(*fixed, _memory_gib(planned, profile))
+    return Assembly(*fixed, _memory_gib(planned, profile), _comparable(planned, head))
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:

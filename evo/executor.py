@@ -42,6 +42,7 @@ class SlotSpec:
     run_dir: str  # where outcome files go
     budget_seconds: float
     patience_seconds: float  # an evaluation that takes longer is lost: its slot hangs
+    comparable: str = ""  # what its machine must be, as `evaluator.key.comparable` says; "" where that is the driver's own machine
 
     @property
     def overlaps(self) -> bool:

@@ -26,6 +26,7 @@ from evaluator import sandbox
 from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError, Watch
 from evaluator.instant import Instant, Landscape
+from evaluator.key import comparable
 from evaluator.outcome import Failed, Interrupted, Outcome, Scored, Unwritten
 from evaluator.slot import SlotConfig
 from evo.actor import SlotActor
@@ -33,6 +34,7 @@ from evo.cluster import RayExecutor, connect
 from evo.errors import ClusterError, UserError
 from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
 from evo.folder import FOLDERS, read_outcomes, write_outcome
+from evo.machine import probe
 from evo.records import CALIBRATE, FINAL, Candidate, Proposal
 from evo.watchdog import descendants
 
@@ -445,6 +447,23 @@ def test_data_that_all_slots_lack_end_the_run_soon(ray_is_up: None, tmp_path: Pa
         with pytest.raises(HarnessError, match="no readable data"):
             drive(tmp_path, 10, executor)
         assert time.monotonic() - began < 60
+
+
+def test_a_machine_of_a_cluster_that_is_another_one_gets_no_work(ray_is_up: None, run_dir: Path, small_lab: SmallLab) -> None:
+    """A slot whose machine is not what the measurement key says: its scores would be compared with the others'."""
+    here = comparable("cpu", probe().model("cpu"))
+    config = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test")
+    both = (SlotSpec(f"cpu{i}", config, str(run_dir), 1.0, 60.0, like) for i, like in enumerate((here, f"another {here}")))
+    with contextlib.closing(RayExecutor(tuple(both))) as executor:
+        until_free(executor, 2)
+        for index in range(2):
+            executor.submit(candidate(index), small_lab.genome)
+        events = {event.slot: event for event in (wait(executor), wait(executor))}
+    assert isinstance(events["cpu0"].outcome, Scored)
+    refused = events["cpu1"]
+    assert refused.unable
+    assert isinstance(refused.outcome, Interrupted)
+    assert f" is {here}, and this run measures on another {here}, " in refused.outcome.why
 
 
 def test_more_slots_than_the_cluster_has_room_for_are_refused(ray_is_up: None, run_dir: Path) -> None:

@@ -26,7 +26,7 @@ from evo.config import load
 from evo.errors import UserError
 from evo.evaluate import main as evaluate
 from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, GIVEN, Record
+from evo.records import CALIBRATE, FINAL, GIVEN, Record
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
@@ -182,6 +182,17 @@ def test_programs_handed_in_do_not_count_for_the_limit(lab: Path) -> None:
     operators = [record.candidate.proposal.operator for record in snapshot("run").records]
     assert operators.count(GIVEN) == 3
     assert sum(operator in EXPLORATIONS for operator in operators) >= 2
+
+
+def test_the_best_of_one_run_is_compared_with_the_seed_in_another_and_nothing_is_explored(
+    done: Path, lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = str(done / "best" / "train.py")
+    arguments = ["check", "--lab", str(lab), "--evals", "0", "--budget", "5", "--add", best, *INSTANT]
+    assert main(arguments) == 0
+    operators = [record.candidate.proposal.operator for record in snapshot("check").records]
+    assert {*operators} == {CALIBRATE, GIVEN, FINAL}
+    assert "fresh draws)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
