@@ -5,7 +5,7 @@ clock runs; it is dead, with all it started, before its weights are scored; what
 
 Out of reach, at the strongest level:
 - The last twentieth: in the grace after the budget a program may spend a twentieth of it on a core before it is refused; on a GPU all of
-  the grace. Weights that come later than the seed genome's are flagged (evo/flags.py).
+  the grace. Weights that come later than the seed genome's are flagged (evo/core/flags.py).
   Looks are a twentieth of a second apart: children that live for less, and whose end their parent ignores, are not seen.
 - Text before the clock: sources of installed libraries resemble the embedded default data, and a program's own text can carry knowledge.
   Both are bounded by `setup_seconds`, to which the scoring of the program before adds its time where they overlap, and a set-up that is

@@ -12,9 +12,9 @@ from evaluator import key
 from evaluator.evaluate import Evaluate, HarnessError
 from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint
+from evo.core.records import Candidate
 from evo.executor import Finished, SlotSpec, evaluate_and_file, hold
 from evo.machine import probe
-from evo.records import Candidate
 
 
 class SlotActor:

@@ -6,11 +6,12 @@ import shlex
 import time
 
 from evaluator.outcome import SELF_REPORTED
-from evo import flags, session
+from evo import session
+from evo.core import flags
+from evo.core.standing import Standing
+from evo.core.stopping import audit
 from evo.drive import Driver
 from evo.session import Session
-from evo.standing import Standing
-from evo.stopping import audit
 from evo.store import curve
 from evo.table import clock, model_words
 

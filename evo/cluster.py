@@ -30,10 +30,10 @@ from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint, Interrupted
 from evaluator.scratch import sweep
 from evo.actor import SlotActor
+from evo.core.records import Candidate
 from evo.errors import ClusterError, UserError
 from evo.executor import UNABLE, Finished, Running, SlotSpec, cannot_work, check_submission
 from evo.folder import read_outcomes
-from evo.records import Candidate
 
 # Read when ray is imported: no telemetry, no uploads of the working folder by `uv run`, no restyled GPU masks for CPU actors, and 20 s
 # instead of 60 until a driver whose Ray server was killed ends (Ray ends it: exit code 1, nothing finished is lost).

@@ -19,8 +19,8 @@ from typing import Any
 
 from evaluator.instant import Landscape
 from evaluator.outcome import MOST_BPB
+from evo.core.policies import SearchConfig
 from evo.errors import UserError, nearest
-from evo.policies import SearchConfig
 
 EXECUTORS = ("ray", "inline")
 LONGEST_BUDGET_SECONDS = 30 * 86400.0

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from evo.core.records import Candidate, Record, candidate_from_dict, record_from_dict
 from evo.errors import one_line
 from evo.folder import DAMAGE, DATABASE, StoreError, as_json
-from evo.records import Candidate, Record, candidate_from_dict, record_from_dict
 
 VERSION = 1  # of the schema
 _Row = TypeVar("_Row")

@@ -4,7 +4,7 @@ What holds, whenever the process is killed: `begin` is stored before a slot star
 finished is kept and what is pending is run again under its index. Interrupting the loop (KeyboardInterrupt) is no different.
 
 One candidate is written ahead, so that a slot that falls free has its next program at once. With a model, as many as there are slots are
-written ahead or being written: calls run beside training (evo/desk.py), and a slot that would have to wait for one gets a built-in
+written ahead or being written: calls run beside training (evo/llm/desk.py), and a slot that would have to wait for one gets a built-in
 mutation instead. Proposals without a program (Unwritten, Duplicate) take no slot. An Interrupted candidate runs again under its index;
 the third time it is given up as Unwritten, which is neutral: the harness's fault is not the program's, the genome gets no failure and may
 be proposed again. What breaks beside programs is looked after by evo/upkeep.py.
@@ -22,19 +22,19 @@ from typing import Protocol
 import genomes
 from evaluator.outcome import CurvePoint, Failed, Interrupted, Unwritten
 from evo import operators
-from evo.desk import WRITES, Answer, Desk
+from evo.core.policies import NUMBERS_APART
+from evo.core.records import CALIBRATE, REPEATS, Candidate, Record
+from evo.core.stopping import Curves, latest
 from evo.errors import SeedFailsError
 from evo.executor import Executor, Finished
 from evo.given import Given
 from evo.lab import Rendered
-from evo.policies import NUMBERS_APART
+from evo.llm.desk import WRITES, Answer, Desk
 from evo.proof import refuse_ignored_seed
-from evo.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.search import Search
-from evo.stopping import Curves, latest
 from evo.store import Store, curve
 from evo.upkeep import INTERRUPTIONS, Fate, Upkeep
-from evo.views import Views
+from evo.views.current import Views
 
 AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock

@@ -26,8 +26,8 @@ from evo import lab as labs
 from evo.claims import claimed
 from evo.cli import Parser, entry
 from evo.config import Config, from_flat, given
+from evo.core.flags import WAITED_SHARE
 from evo.errors import EvoError, UserError
-from evo.flags import WAITED_SHARE
 from evo.folder import DATABASE, StoreError
 from evo.machine import probe
 from evo.preflight import Preflight, Subject, static_problems

@@ -23,10 +23,10 @@ from evaluator.evaluate import Evaluate, HarnessError, Watch
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import CurvePoint, Interrupted, Outcome, Stopped
 from evaluator.slot import Slot, SlotConfig
+from evo.core.records import FINAL, Candidate
+from evo.core.rule import Watching
 from evo.errors import ClusterError, one_line
 from evo.folder import LOCK, held, write_outcome
-from evo.records import FINAL, Candidate
-from evo.rule import Watching
 
 SLOTS_LOCK = "slots.lock"
 UNABLE = (HarnessError, OSError)  # what a slot raises that can evaluate nothing

@@ -16,8 +16,8 @@ from typing import IO, Any
 import genomes
 from evaluator.outcome import Outcome, from_dict, to_dict
 from evaluator.plain import checked
+from evo.core.records import require_times
 from evo.errors import one_line
-from evo.records import require_times
 
 DATABASE, LOCK = "run.sqlite", "run.lock"
 LOOK_SECONDS = 1.0  # far longer than a look at a lock takes

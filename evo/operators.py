@@ -9,7 +9,7 @@
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base; conflicts go to the fitter parent
 
 Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
-the same canonical tree. Randomness comes from (run seed, proposal index) alone. What a model writes (evo/writer.py), or people hand in,
+the same canonical tree. Randomness comes from (run seed, proposal index) alone. What a model writes (evo/llm/writer.py), or people hand in,
 passes `judge` as well.
 """
 
@@ -23,15 +23,15 @@ from random import Random
 import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Unwritten
 from evo import species, tuner
-from evo.belief import Belief
+from evo.core.belief import Belief
+from evo.core.history import History
+from evo.core.population import lowest_common_ancestor
+from evo.core.records import CALIBRATE, CROSSOVER, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
 from evo.errors import one_line
-from evo.history import History
 from evo.numeric import propose as numeric
 from evo.numeric.lore import warmup_share
 from evo.numeric.propose import Step
 from evo.numeric.space import Sample
-from evo.population import lowest_common_ancestor
-from evo.records import CALIBRATE, CROSSOVER, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
 
 ATTEMPTS = 12  # mutations of one proposal before it counts as a duplicate
 REPEAT_NOTES = {"calibrate": "seed genome", "confirm": "repeat of a contender", "final": "fresh draw for the announcement"}

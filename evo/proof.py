@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from evaluator.outcome import CurvePoint, Scored
+from evo.core.records import CALIBRATE, Record
 from evo.errors import SeedIgnoredError
-from evo.records import CALIBRATE, Record
 
 STEPS = 8  # equal losses that say it; fewer could be a head of zeros, whose loss is ln(vocabulary) whatever the seed
 

@@ -35,15 +35,15 @@ from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry
 from evo.closing import closing_words
 from evo.config import LlmConfig
-from evo.desk import Desk
 from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
 from evo.given import Given
 from evo.lab import Rendered, offers
+from evo.llm.desk import Desk
+from evo.llm.prompts import Setting
 from evo.preflight import Preflight, for_slot, trouble
-from evo.prompts import Setting
 from evo.search import Founder, Search
 from evo.session import Session
 from evo.species import Shelf
@@ -51,7 +51,7 @@ from evo.store import Store
 from evo.table import LiveTable, PlainLines
 
 if TYPE_CHECKING:
-    from evo.llm import Model
+    from evo.llm.endpoint import Model
 
 GARBAGE_THRESHOLDS = (100_000, 20, 20)  # syntax trees are many small objects: at the defaults, writing spends a third of its time on them
 DRIVER_NICENESS = 5  # on CPU slots: the driver's own work must not slow a training
@@ -146,7 +146,7 @@ def connect(now: Session) -> Model | None:
     llm = now.config.llm
     if not (llm.url or llm.model):
         return None
-    from evo.llm import connect  # its client takes a second to import, and few runs need it
+    from evo.llm.endpoint import connect  # its client takes a second to import, and few runs need it
 
     return connect(llm, os.environ)
 
@@ -165,7 +165,7 @@ def preflight(llm: LlmConfig, assembled: Assembly) -> Iterator[Preflight | None]
 
 def make_desk(now: Session, assembled: Assembly, model: Model, dry_run: Preflight | None) -> Desk:
     """Where the model writes."""
-    from evo.writer import ModelWriter, settings_of
+    from evo.llm.writer import ModelWriter, settings_of
 
     llm = now.config.llm
     asked = settings_of(assembled.lab.folder, _setting(assembled))

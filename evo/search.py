@@ -17,14 +17,14 @@ from functools import cached_property
 from random import Random
 
 from evaluator.outcome import Interrupted, Scored
-from evo.belief import Belief
-from evo.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
+from evo.core.belief import Belief
+from evo.core.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
+from evo.core.policies import POLICIES, SearchConfig, View, widen
+from evo.core.population import Population, population
+from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, Candidate, Proposal, Record, lean
+from evo.core.standing import Standing, refined, standing_finals, verdict
+from evo.core.statistics import Announcement
 from evo.numeric.refine import Shelf
-from evo.policies import POLICIES, SearchConfig, View, widen
-from evo.population import Population, population
-from evo.records import CALIBRATE, CONFIRM, FINAL, GIVEN, Candidate, Proposal, Record, lean
-from evo.standing import Standing, refined, standing_finals, verdict
-from evo.statistics import Announcement
 
 __all__ = ["Founder", "Search", "SearchConfig"]
 

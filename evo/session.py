@@ -22,9 +22,9 @@ from evo import lab as labs
 from evo import operators
 from evo.assembly import Assembly, Plan
 from evo.config import Config, LlmConfig, flat, from_flat, given
+from evo.core.records import Candidate
 from evo.errors import UserError
 from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, held, read_program, refuse_foreign, write_atomically
-from evo.records import Candidate
 from evo.store import snapshot
 
 FLAGS = {

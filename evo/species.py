@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import genomes
 from evaluator.outcome import Phase, Reason
-from evo.belief import Belief
-from evo.history import Genome, History
+from evo.core.belief import Belief
+from evo.core.history import Genome, History
+from evo.core.records import REPEATS, Candidate
 from evo.numeric.space import Sample
-from evo.records import REPEATS, Candidate
 
 SHELVED = 4096  # genomes whose values are remembered, some 5 kB each
 LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent …

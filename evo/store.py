@@ -11,7 +11,7 @@
 An evaluation is finished when its outcome file is in place. `begin` is durable before a slot starts, `finish` before the search is
 told: a kill at any moment loses no finished evaluation and runs none twice. Files appear whole (written beside, synced, renamed).
 Records come back lean: the log is in `logs/`, the learning curve in a column of its own (`curve`).
-Everything else in the folder is a view that can be deleted (evo/views.py).
+Everything else in the folder is a view that can be deleted (evo/views/current.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from typing import IO, Any
 
 from evaluator.outcome import CurvePoint, Duplicate, Interrupted, Scored, Unwritten
 from evaluator.plain import checked
+from evo.core.policies import POLICIES
+from evo.core.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_from_dict, record_to_dict
 from evo.database import check_version, connected, read_meta, read_pending, read_records, reader, transaction, translated, written
 from evo.folder import (
     DATABASE,
@@ -44,8 +46,6 @@ from evo.folder import (
     write_atomically,
     write_outcome,
 )
-from evo.policies import POLICIES
-from evo.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_from_dict, record_to_dict
 
 __all__ = [
     "Snapshot",

@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluator.outcome import SELF_REPORTED, CurvePoint, Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
-from evo.desk import Answer
+from evo.core.history import EXPLORATIONS
+from evo.core.records import CALIBRATE, FINAL, Record
 from evo.drive import Driver
 from evo.errors import one_line
-from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, FINAL, Record
+from evo.llm.desk import Answer
 
 REFRESH_SECONDS = 0.5
 LINES = 8  # of the latest records in the live table

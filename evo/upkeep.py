@@ -13,9 +13,9 @@ from enum import StrEnum
 
 from evaluator.evaluate import HarnessError
 from evaluator.outcome import Failed, Scored
+from evo.core.health import Health, Remedy
 from evo.errors import ClusterError
 from evo.executor import Executor, Finished
-from evo.health import Health, Remedy
 
 INTERRUPTIONS = 3  # of one candidate, then it is given up
 

@@ -21,7 +21,7 @@ from record_curves import drawn, whole_rows
 from evaluator.outcome import Scored
 from evo import assembly
 from evo.config import load
-from evo.pace import Repeat, pace
+from evo.lineage.pace import Repeat, pace
 
 DEFAULT = Path(__file__).parent / "data" / "cpu_repeats.jsonl"
 KEPT = ("val_bpb", "tokens", "steps", "parameters", "training_seconds", "waited_share")
@@ -46,7 +46,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def report(found: list[dict[str, Any]]) -> dict[str, str]:
-    """What evo/pace.py says of all repeats."""
+    """What evo/lineage/pace.py says of all repeats."""
     drawn: dict[int, list[Repeat]] = {}
     for row in (row for row in found if "val_bpb" in row):
         drawn.setdefault(row["number"], []).append(Repeat(row["val_bpb"], row["tokens"]))

@@ -1,4 +1,4 @@
-"""What early stopping would have saved, and lost, of recorded full runs, by the very rule that a run uses (evo/stopping.py).
+"""What early stopping would have saved, and lost, of recorded full runs, by the very rule that a run uses (evo/core/stopping.py).
 
     python scripts/bench_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz|RUN] [--population 16] [--orders 200] [--false-stops 0.02]
                                      [--waited 0.1]
@@ -26,9 +26,9 @@ from record_curves import rows_of_run
 
 import genomes
 from evaluator.outcome import CurvePoint
+from evo.core.rule import Watching
+from evo.core.stopping import Trace, learn, trace
 from evo.numeric.lore import warmup_share
-from evo.rule import Watching
-from evo.stopping import Trace, learn, trace
 from evo.store import StoreError
 
 DEFAULT = Path(__file__).parent / "data" / "cpu_curves.jsonl.xz"

@@ -1,4 +1,4 @@
-"""How much of recorded full runs could be saved by stopping on their curves with hindsight: a yardstick for evo/stopping.py, not a rule.
+"""How much of recorded full runs could be saved by stopping on their curves with hindsight: a yardstick for early stopping, not a rule.
 
     python scripts/bound_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz|RUN] [--population 16] [--orders 20] [--lost 0.02]
 
@@ -22,9 +22,9 @@ from statistics import median
 import numpy as np
 from bench_stopping import DEFAULT, Recorded, read
 
-from evo import stopping
-from evo.rule import level_at, tokens_at
-from evo.stopping import WINDOW
+from evo.core import stopping
+from evo.core.rule import level_at, tokens_at
+from evo.core.stopping import WINDOW
 from evo.store import StoreError
 
 CHECKPOINTS = (0.1, *stopping.CHECKPOINTS)  # shares of the budget

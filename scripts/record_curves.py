@@ -27,7 +27,7 @@ import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Outcome, Scored, Unwritten
 from evo import assembly
 from evo.config import load
-from evo.records import REPEATS
+from evo.core.records import REPEATS
 from evo.store import curve, read_text, snapshot
 
 SEED_EVERY = 20  # one in so many is the seed itself

@@ -22,7 +22,7 @@ from typing import Any
 
 from structural_edits import POOL, StructuralEdit
 
-from evo.prompts import PARTNER_HEADING, PROGRAM_HEADING
+from evo.llm.prompts import PARTNER_HEADING, PROGRAM_HEADING
 
 DRIP_SECONDS = 0.02
 

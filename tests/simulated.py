@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from evaluator.outcome import Duplicate, Failed, Outcome, Phase, Reason, Scored, Unwritten
-from evo.records import CROSSOVER, REPEATS, Candidate, Proposal, Record
+from evo.core.records import CROSSOVER, REPEATS, Candidate, Proposal, Record
 from evo.search import Founder, Search, SearchConfig
 
 Effect = Callable[[Random], float]  # what one mutation does to val_bpb

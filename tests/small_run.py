@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from evaluator.instant import Instant, Landscape
+from evo.core.records import FINAL, Candidate, Record
 from evo.operators import Library, describe_seed, write
-from evo.records import FINAL, Candidate, Record
 from evo.search import Founder, Search, SearchConfig
 from evo.store import Store
 

@@ -12,12 +12,12 @@ from small_run import PROGRAM, make_run
 
 import genomes
 from evaluator.outcome import Scored
+from evo.core.records import CALIBRATE, TUNE, Candidate, Proposal, Record
+from evo.core.standing import Standing, assess
 from evo.operators import describe_seed
-from evo.records import CALIBRATE, TUNE, Candidate, Proposal, Record
-from evo.standing import Standing, assess
 from evo.store import Store, snapshot
-from evo.study import FILE, OVERVIEW, StudyView
-from evo.views import main
+from evo.views.__main__ import main
+from evo.views.study import FILE, OVERVIEW, StudyView
 
 Facts = dict[int, dict[str, Any]]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import genomes
-from evo.history import Genome
+from evo.core.history import Genome
+from evo.lineage.traits import Traits, traits
 from evo.numeric.attribution import Attribution, Observed, attribute, diverged
-from evo.traits import Traits, traits
 
 NOISE = 0.0003
 SEED = '''"""A program of the test."""

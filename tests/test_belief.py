@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import FOUNDER, World, drive, improving, search
 
-from evo.belief import believe, doubted, noise_sd
-from evo.history import Genome, fold
+from evo.core.belief import believe, doubted, noise_sd
+from evo.core.history import Genome, fold
 
 
 def genome(id_: str, index: int, parents: tuple[str, ...], *scores: float) -> Genome:

@@ -24,17 +24,18 @@ import genomes
 from evaluator import sandbox
 from evaluator.compat import Compat, CompatConfig, read_summary, with_seed
 from evaluator.outcome import CurvePoint, Failed, Outcome, Phase, Reason, Scored
-from evo import assembly, evaluate, lineage, run
+from evo import assembly, evaluate, run
 from evo.config import load
+from evo.core.records import CALIBRATE, FINAL, Candidate, Proposal, Record
+from evo.core.standing import assess
+from evo.core.statistics import announce
 from evo.errors import SeedIgnoredError, UserError
+from evo.lineage import __main__ as lineage
 from evo.machine import Machine
 from evo.proof import refuse_ignored_seed
-from evo.records import CALIBRATE, FINAL, Candidate, Proposal, Record
-from evo.standing import assess
-from evo.statistics import announce
 from evo.store import snapshot
-from evo.study_notes import overview_note
 from evo.table import Best, Progress, headline
+from evo.views.notes import overview_note
 
 PREPARE = "TIME_BUDGET = 1\n"
 SHORT = """from prepare import TIME_BUDGET

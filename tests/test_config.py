@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from evaluator.instant import Landscape
 from evaluator.training import Limits
 from evo.config import SECTIONS, Config, EvaluatorConfig, LlmConfig, RunConfig, flat, from_flat, load
+from evo.core.policies import SearchConfig
 from evo.errors import UserError
-from evo.policies import SearchConfig
 from evo.profiles import Head
 
 ROOT = Path(__file__).resolve().parent.parent

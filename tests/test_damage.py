@@ -15,11 +15,11 @@ import pytest
 from tiny_lab import make_lab
 
 from evo.folder import StoreError, tokens_spent
-from evo.lineage import main as lineage
-from evo.lineage import read
+from evo.lineage.__main__ import main as lineage
+from evo.lineage.questions import read
 from evo.run import main as run
 from evo.store import snapshot
-from evo.views import main as views
+from evo.views.__main__ import main as views
 
 INSTANT = ["--set", "evaluator.kind=instant", "--set", "run.executor=inline"]
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

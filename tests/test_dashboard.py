@@ -21,10 +21,10 @@ import pytest
 from small_run import PROGRAM
 from study_facts import facts, make_studied_run, opened, standing, tuned_run
 
+from evo.core.standing import assess
 from evo.operators import describe_seed
-from evo.standing import assess
 from evo.store import snapshot
-from evo.study import FILE, OVERVIEW, StudyView, species_study
+from evo.views.study import FILE, OVERVIEW, StudyView, species_study
 
 BROWSER = shutil.which("chromium")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 from small_run import PROGRAM
 
-from evo.belief import believe
-from evo.desk import PAUSE_SECONDS, Answer, Desk
-from evo.history import fold
+from evo.core.belief import believe
+from evo.core.history import fold
+from evo.core.records import MUTATE, Proposal
+from evo.core.standing import assess
+from evo.llm.desk import PAUSE_SECONDS, Answer, Desk
 from evo.operators import Library, describe_seed
-from evo.records import MUTATE, Proposal
-from evo.standing import assess
 
 FOUNDER = describe_seed(PROGRAM)
 STANDING = assess(())

@@ -23,13 +23,13 @@ import genomes
 from evaluator.instant import Landscape
 from evaluator.outcome import Duplicate, Interrupted, Unwritten
 from evo import operators
-from evo.desk import Answer, Desk
+from evo.core.history import EXPLORATIONS
+from evo.core.records import CALIBRATE, FINAL, Candidate, Proposal, Record
+from evo.core.standing import Standing
 from evo.drive import Driver, covered_seconds
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Finished, InlineExecutor
-from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, FINAL, Candidate, Proposal, Record
-from evo.standing import Standing
+from evo.llm.desk import Answer, Desk
 from evo.store import snapshot
 from evo.upkeep import INTERRUPTIONS
 

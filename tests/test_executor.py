@@ -31,11 +31,11 @@ from evaluator.outcome import Failed, Interrupted, Outcome, Scored, Unwritten
 from evaluator.slot import SlotConfig
 from evo.actor import SlotActor
 from evo.cluster import RayExecutor, connect
+from evo.core.records import CALIBRATE, FINAL, Candidate, Proposal
 from evo.errors import ClusterError, UserError
 from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
 from evo.folder import FOLDERS, read_outcomes, write_outcome
 from evo.machine import probe
-from evo.records import CALIBRATE, FINAL, Candidate, Proposal
 from evo.watchdog import descendants
 
 SLOTS = 2

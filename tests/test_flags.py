@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from evaluator.outcome import Failed, Phase, Reason, Scored
-from evo import flags
-from evo.records import Candidate, Proposal, Record
+from evo.core import flags
+from evo.core.records import Candidate, Proposal, Record
 
 USUAL = Scored(2.0, 10.1, 20.0, 1000, 10_000, 100, 0.5, "key", "namespaces", setup_seconds=4.0, score_seconds=3.0)
 

@@ -15,11 +15,11 @@ from tiny_lab import Silent, drive, spec
 from evaluator.evaluate import HarnessError
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import Failed, Interrupted, Outcome, Phase, Reason, Scored, Unwritten
+from evo.core.health import Health, Remedy
+from evo.core.records import Candidate, Record
 from evo.drive import Driver
 from evo.errors import SeedFailsError
 from evo.executor import Finished, InlineExecutor, Running, check_submission
-from evo.health import Health, Remedy
-from evo.records import Candidate, Record
 from evo.store import snapshot
 from evo.table import PlainLines
 

@@ -17,13 +17,14 @@ from small_run import PROGRAM, make_run
 
 from evaluator.instant import Instant, Landscape
 from evaluator.outcome import Scored
-from evo.lineage import main, read
-from evo.lineage_operators import operators
-from evo.lineage_text import sparkline, tree_lines
-from evo.policies import SHARED
+from evo.core.policies import SHARED
+from evo.core.yields import factors
+from evo.lineage.__main__ import main
+from evo.lineage.operators import operators
+from evo.lineage.questions import read
+from evo.lineage.text import sparkline, tree_lines
 from evo.search import Search
 from evo.store import Store
-from evo.yields import factors
 from genomes import set_knobs
 
 ROOT = Path(__file__).resolve().parent.parent

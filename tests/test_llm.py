@@ -15,8 +15,8 @@ from model_server import BROKEN, Answer, Behaviour, ModelServer, Request, comple
 
 from evo.config import LlmConfig
 from evo.errors import ModelError, UserError
-from evo.llm import Model, connect, translated
-from evo.prompts import Message
+from evo.llm.endpoint import Model, connect, translated
+from evo.llm.prompts import Message
 
 ASKED = (Message("system", "Be brief."), Message("user", "Hello?"))
 KEY = "sk-very-secret"

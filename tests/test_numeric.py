@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import genomes
-from evo.belief import believe
-from evo.history import Genome
+from evo.core.belief import believe
+from evo.core.history import Genome
 from evo.numeric import lore, memory, process
 from evo.numeric.model import compressed, expanded, log_expected_improvement
 from evo.numeric.moves import Moves

@@ -10,10 +10,10 @@ from simulated import scored
 
 import genomes
 from evaluator.outcome import Duplicate, Failed, Phase, Reason, Unwritten
-from evo.belief import believe
-from evo.history import fold
+from evo.core.belief import believe
+from evo.core.history import fold
+from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPAIR, TUNE, Candidate, Proposal, Record, lean
 from evo.operators import Library, Written, describe_seed, write
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPAIR, TUNE, Candidate, Proposal, Record, lean
 
 SEED_TEXT = '''"""A program of the test."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.pace import Pace, Repeat, pace
+from evo.lineage.pace import Pace, Repeat, pace
 
 SLOPE, REST, BUSY = -0.25, 0.002, 0.1
 

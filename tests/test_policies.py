@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from evo.belief import Belief, Estimate
-from evo.history import Genome, History
-from evo.policies import POLICIES, YOUNG_TRIES, SearchConfig, View, untuned
-from evo.records import TUNE
+from evo.core.belief import Belief, Estimate
+from evo.core.history import Genome, History
+from evo.core.policies import POLICIES, YOUNG_TRIES, SearchConfig, View, untuned
+from evo.core.records import TUNE
 
 
 def view(members: dict[str, tuple[str, float]], tries: dict[str, int] | None = None, **config: float) -> View:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.belief import Belief, Estimate
-from evo.history import Genome, History
-from evo.population import ancestors, best, draw_parent, lowest_common_ancestor, parent_weights, population, ranking
+from evo.core.belief import Belief, Estimate
+from evo.core.history import Genome, History
+from evo.core.population import ancestors, best, draw_parent, lowest_common_ancestor, parent_weights, population, ranking
 
 
 def world(

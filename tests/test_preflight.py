@@ -20,17 +20,17 @@ from evaluator.slot import SlotConfig
 from evo import evaluate, profiles
 from evo import lab as labs
 from evo.assembly import Assembly
-from evo.belief import believe
 from evo.config import LlmConfig
-from evo.history import fold
-from evo.llm import Model
+from evo.core.belief import believe
+from evo.core.history import fold
+from evo.core.records import MUTATE, Proposal
+from evo.core.standing import assess
+from evo.llm.endpoint import Model
+from evo.llm.prompts import Setting
+from evo.llm.writer import ModelWriter
 from evo.operators import Library, describe_seed
 from evo.preflight import Preflight, Subject, trouble
-from evo.prompts import Setting
-from evo.records import MUTATE, Proposal
 from evo.run import preflight
-from evo.standing import assess
-from evo.writer import ModelWriter
 
 CORPUS = {crash.name: crash for crash in corpus()}
 GROUPS_LEAST, CRASHES_LEAST = 6, 60

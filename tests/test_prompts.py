@@ -13,9 +13,10 @@ from small_run import PROGRAM, make_run
 
 import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Phase, Reason, Scored, Unwritten
-from evo.brief import brief
-from evo.operators import Library, describe_seed
-from evo.prompts import (
+from evo.core.records import CROSSOVER, MUTATE, Candidate, Proposal, Record
+from evo.core.standing import Standing, assess
+from evo.llm.brief import brief
+from evo.llm.prompts import (
     NOTE_CHARACTERS,
     Attempt,
     Brief,
@@ -31,8 +32,7 @@ from evo.prompts import (
     messages,
     told,
 )
-from evo.records import CROSSOVER, MUTATE, Candidate, Proposal, Record
-from evo.standing import Standing, assess
+from evo.operators import Library, describe_seed
 from evo.store import known, read_text, snapshot
 
 PLENTY = 10**6

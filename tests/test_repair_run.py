@@ -16,12 +16,12 @@ from evaluator.instant import Landscape
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
-from evo import lineage
-from evo.belief import believe
+from evo.core.belief import believe
+from evo.core.history import fold
+from evo.core.records import CALIBRATE, MUTATE, REPAIR, Candidate, Proposal, Record, lean
 from evo.executor import Finished, InlineExecutor
-from evo.history import fold
+from evo.lineage import __main__ as lineage
 from evo.operators import Library, describe_seed, write
-from evo.records import CALIBRATE, MUTATE, REPAIR, Candidate, Proposal, Record, lean
 from evo.search import Founder, Search, SearchConfig
 from evo.store import read_text, snapshot
 

@@ -11,10 +11,10 @@ import pytest
 from small_run import PROGRAM, make_run
 
 from evaluator.outcome import Duplicate, Failed, Scored, Unwritten
-from evo.results import COLUMNS, best_figures, results_table, write
+from evo.core.standing import assess
 from evo.search import Search
-from evo.standing import assess
 from evo.store import snapshot
+from evo.views.results import COLUMNS, best_figures, results_table, write
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from tiny_lab import make_lab
 from evaluator.outcome import Scored
 from evo import assembly, session
 from evo.config import load
+from evo.core.history import EXPLORATIONS
+from evo.core.records import CALIBRATE, FINAL, GIVEN, Record
 from evo.errors import UserError
 from evo.evaluate import main as evaluate
-from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, FINAL, GIVEN, Record
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot

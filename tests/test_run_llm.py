@@ -11,12 +11,12 @@ from tiny_lab import make_lab
 
 from evaluator.instant import true_bpb
 from evaluator.outcome import Duplicate, Unwritten
-from evo.history import EXPLORATIONS
-from evo.lineage import main as lineage
-from evo.population import ancestors
-from evo.records import CROSSOVER, MUTATE, Record
+from evo.core.history import EXPLORATIONS
+from evo.core.population import ancestors
+from evo.core.records import CROSSOVER, MUTATE, Record
+from evo.core.standing import assess
+from evo.lineage.__main__ import main as lineage
 from evo.run import main
-from evo.standing import assess
 from evo.store import snapshot
 
 TRAIN = (Path(__file__).resolve().parent.parent / "trainer" / "train.py").read_text()

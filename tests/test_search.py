@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from simulated import FOUNDER, World, drive, finished, improving, neutral, scored, search
 
 from evaluator.outcome import Duplicate, Failed, Interrupted, Phase, Reason, Scored, Unwritten
-from evo.history import EXPLORATIONS
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, REPAIR, TUNE, Candidate, Proposal, Record
+from evo.core.history import EXPLORATIONS
+from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, REPAIR, TUNE, Candidate, Proposal, Record
+from evo.core.standing import assess
 from evo.search import Search
-from evo.standing import assess
 
 POLICIES = ("evo", "greedy", "random", "tune-only")
 ROUGH = {"failures": 0.15, "blanks": 0.1, "memory": 0.15}

@@ -9,10 +9,10 @@ import pytest
 from simulated import PACE_SLOPE, World, drive, improving, neutral, search
 
 from evaluator.outcome import Scored
-from evo.lineage_slots import slots, slots_lines
-from evo.records import Proposal, Record
-from evo.slots import LEAST, Draw, offsets
-from evo.standing import assess
+from evo.core.records import Proposal, Record
+from evo.core.standing import assess
+from evo.lineage.offsets import LEAST, Draw, offsets
+from evo.lineage.slots import slots, slots_lines
 
 NOISE = 0.001
 HOT = {"gpu2": 3 * NOISE}  # adds this to every score

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from simulated import scored
 
 from evaluator.outcome import Failed, Phase, Reason
-from evo.records import FINAL, Candidate, Proposal, Record
-from evo.statistics import announce, f_cdf, t_cdf, t_quantile, welch
+from evo.core.records import FINAL, Candidate, Proposal, Record
+from evo.core.statistics import announce, f_cdf, t_cdf, t_quantile, welch
 
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2: critical values of Student's t
 TABLE = [(0.975, 1, 12.706), (0.975, 2, 4.303), (0.975, 5, 2.571), (0.975, 10, 2.228), (0.975, 30, 2.042), (0.975, 100, 1.984)]

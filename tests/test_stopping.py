@@ -11,8 +11,8 @@ import pytest
 
 from evaluator.outcome import CurvePoint
 from evaluator.training import add_point
-from evo.rule import Rule, Watching, level_at, rule_from_dict, tokens_at
-from evo.stopping import CHECKPOINTS, LEAST, WINDOW, Trace, learn, trace
+from evo.core.rule import Rule, Watching, level_at, rule_from_dict, tokens_at
+from evo.core.stopping import CHECKPOINTS, LEAST, WINDOW, Trace, learn, trace
 
 BUDGET, POPULATION = 10.0, 16
 

@@ -18,12 +18,12 @@ from tiny_lab import BUDGET_SECONDS, NOISY, StopAfter, drive, facts
 from evaluator.instant import true_bpb
 from evaluator.outcome import Scored, Stopped
 from evaluator.slot import SlotConfig
+from evo.core.history import EXPLORATIONS
+from evo.core.records import REPEATS, Record, record_from_dict, record_to_dict
+from evo.core.rule import Limit, Rule
+from evo.core.stopping import audit
 from evo.executor import InlineExecutor, SlotSpec
-from evo.history import EXPLORATIONS
 from evo.operators import describe_seed
-from evo.records import REPEATS, Record, record_from_dict, record_to_dict
-from evo.rule import Limit, Rule
-from evo.stopping import audit
 from evo.store import curve, read_text, snapshot
 
 REPORTING = PROGRAM.replace("import torch.nn as nn\n", "import prepare\nimport torch.nn as nn\n").replace(

@@ -21,8 +21,8 @@ from simulated import World, improving, scored, search
 
 import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Interrupted, Outcome, Phase, Reason, Stopped, Unwritten
+from evo.core.records import Candidate, Proposal, Record, lean, record_from_dict, record_to_dict
 from evo.folder import LOCK, held, locked
-from evo.records import Candidate, Proposal, Record, lean, record_from_dict, record_to_dict
 from evo.store import Store, StoreError, curve, log, read_outcomes, snapshot, write_outcome
 
 META = {"lab": "abc", "seed": 0, "measurement_key": "cpu/10s"}
@@ -305,7 +305,7 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 WRITER = """
 import sys; sys.path[:0] = [{root!r}, {tests!r}]
 from simulated import World, improving, search
-from evo.history import EXPLORATIONS
+from evo.core.history import EXPLORATIONS
 from evo.store import Store, write_outcome
 run = sys.argv[1]
 world, found = World(improving, failures=0.2, blanks=0.1), search(evals=None)

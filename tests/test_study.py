@@ -18,15 +18,15 @@ from study_facts import facts, make_studied_run, opened, rebuilt, standing, tune
 
 import genomes
 from evaluator.outcome import CurvePoint, Failed, Scored, Stopped
-from evo import trials
-from evo.history import EXPLORATIONS
+from evo.core.history import EXPLORATIONS
+from evo.core.records import MUTATE, TUNE, Candidate, Proposal, Record
+from evo.core.standing import assess
 from evo.operators import describe_seed
-from evo.records import MUTATE, TUNE, Candidate, Proposal, Record
-from evo.standing import assess
 from evo.store import snapshot
-from evo.study import FILE, OVERVIEW, StudyView, placed_in, species_study
-from evo.study_notes import code, difference
-from evo.trials import evaluated
+from evo.views import trials
+from evo.views.notes import code, difference
+from evo.views.study import FILE, OVERVIEW, StudyView, placed_in, species_study
+from evo.views.trials import evaluated
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_written_step_by_step_in_any_order_equals_written_at_once(run: Path, cop
 
 
 def test_a_large_gap_is_closed_bit_by_bit(copy: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evo.study.AT_ONCE", 7)
+    monkeypatch.setattr("evo.views.study.AT_ONCE", 7)
     (copy / FILE).unlink()
     view, sizes = StudyView(copy), []
     for _ in range(12):

@@ -20,13 +20,13 @@ from small_run import make_run
 from study_facts import facts, make_studied_run, opened, rebuilt, standing
 from tiny_lab import Silent, drive
 
+from evo.core.records import MUTATE, Record
+from evo.core.standing import assess
 from evo.drive import Driver
-from evo.records import MUTATE, Record
-from evo.standing import assess
 from evo.store import Store, snapshot
-from evo.study import FILE, OVERVIEW, StudyView
-from evo.trials import evaluated
-from evo.views import main
+from evo.views.__main__ import main
+from evo.views.study import FILE, OVERVIEW, StudyView
+from evo.views.trials import evaluated
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,8 @@ def test_a_stale_lock_is_not_waited_for(run: Path, copy: Path) -> None:
 
 def test_a_kill_while_it_is_written_leaves_what_the_next_session_completes(run: Path, copy: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from evo.standing import assess; from evo.store import snapshot; from evo.study import *\n"
+        "import sys; from pathlib import Path\n"
+        "from evo.core.standing import assess; from evo.store import snapshot; from evo.views.study import *\n"
         "run = Path(sys.argv[1]); records = snapshot(run).records; print('ready', flush=True)\n"
         "while True:\n"
         "    (run / FILE).unlink(missing_ok=True); view = StudyView(run)\n"

@@ -13,10 +13,10 @@ from tiny_lab import NOISY, Silent, drive, spec
 
 from evaluator.instant import Landscape
 from evaluator.outcome import Failed, Phase, Reason, Scored, Unwritten
+from evo.core.records import MUTATE, Candidate, Proposal, Record
 from evo.drive import Driver
 from evo.errors import one_line
 from evo.executor import InlineExecutor
-from evo.records import MUTATE, Candidate, Proposal, Record
 from evo.store import snapshot
 from evo.table import LiveTable, PlainLines, Progress, clock, plain_line, progress, render
 

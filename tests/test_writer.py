@@ -25,16 +25,16 @@ from model_server import (
 
 import genomes
 from evaluator.instant import true_bpb
-from evo.belief import believe
 from evo.config import LlmConfig
-from evo.desk import Answer
-from evo.history import fold
-from evo.llm import Model
+from evo.core.belief import believe
+from evo.core.history import fold
+from evo.core.records import CALIBRATE, CROSSOVER, MUTATE, Candidate, Proposal
+from evo.core.standing import assess
+from evo.llm.desk import Answer
+from evo.llm.endpoint import Model
+from evo.llm.prompts import Setting
+from evo.llm.writer import ModelWriter, remark, settings_of
 from evo.operators import Library, describe_seed
-from evo.prompts import Setting
-from evo.records import CALIBRATE, CROSSOVER, MUTATE, Candidate, Proposal
-from evo.standing import assess
-from evo.writer import ModelWriter, remark, settings_of
 
 TRAINER = Path(__file__).resolve().parent.parent / "trainer"
 TRAIN = (TRAINER / "train.py").read_text()

@@ -8,9 +8,9 @@ from random import Random
 import pytest
 
 from evaluator.outcome import Failed, Phase, Reason
-from evo.belief import Belief, Estimate
-from evo.history import Genome
-from evo.yields import MOST, PATIENCE, STRUCTURAL, factors, reward, yields
+from evo.core.belief import Belief, Estimate
+from evo.core.history import Genome
+from evo.core.yields import MOST, PATIENCE, STRUCTURAL, factors, reward, yields
 
 OPERATORS = ("mutate", "crossover", "tune")
 

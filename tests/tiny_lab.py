@@ -9,12 +9,12 @@ from small_run import PROGRAM
 
 from evaluator.instant import Landscape
 from evo import operators
-from evo.desk import Answer, Desk
+from evo.core.policies import SearchConfig
+from evo.core.records import Record
 from evo.drive import Driver, Watcher
 from evo.executor import Executor, InlineExecutor, SlotSpec
 from evo.lab import Rendered
-from evo.policies import SearchConfig
-from evo.records import Record
+from evo.llm.desk import Answer, Desk
 from evo.search import Founder, Search
 from evo.store import Store, snapshot
 

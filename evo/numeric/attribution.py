@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo.belief import MAD_TO_SD
+from evo.core.belief import MAD_TO_SD
 from evo.numeric.space import Array
 
 TOGETHER = 2  # genomes with both edits, and with either alone, from which a pair may interact

@@ -1,8 +1,8 @@
 """The belief about the members of a species, refined by what their numbers say: programs with like knobs have like scores.
 
-The lineage alone (evo/belief.py) knows a genome's own draws and its parents. Where a species has enough scored members, a Gaussian process
-over its knobs gives posterior means that lean on all neighbours, so that the luckiest draw is not taken for the best program: on the
-public table the lowest observation flatters by 0.0007 to 0.0011, the process's mean by a third of that.
+The lineage alone (evo/core/belief.py) knows a genome's own draws and its parents. Where a species has enough scored members, a Gaussian
+process over its knobs gives posterior means that lean on all neighbours, so that the luckiest draw is not taken for the best program: on
+the public table the lowest observation flatters by 0.0007 to 0.0011, the process's mean by a third of that.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from evo.belief import Belief, Estimate
-from evo.history import Genome
+from evo.core.belief import Belief, Estimate
+from evo.core.history import Genome
 from evo.numeric import process
 from evo.numeric.model import MODELLED_FROM, compressed, expanded, kernels, scaled, scheduled
 from evo.numeric.space import Array, Space

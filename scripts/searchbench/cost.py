@@ -8,7 +8,7 @@ from random import Random
 from statistics import median
 
 from evo import operators
-from evo.records import CALIBRATE, TUNE, Candidate, Proposal, Record
+from evo.core.records import CALIBRATE, TUNE, Candidate, Proposal, Record
 from searchbench.ours import Core, outcome
 from searchbench.problem import Problem, Truth, Value, with_values
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo import operators
-from evo.policies import NUMBERS_APART
-from evo.records import Candidate, Record
+from evo.core.policies import NUMBERS_APART
+from evo.core.records import Candidate, Record
 from evo.search import Founder, Search, SearchConfig
 from evo.species import Shelf
 from searchbench.course import Job, run

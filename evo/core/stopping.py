@@ -27,10 +27,10 @@ from random import Random
 from statistics import fmean, median, pstdev
 
 from evaluator.outcome import CurvePoint, Scored, Stopped
-from evo.belief import MAD_TO_SD
-from evo.records import REPEATS, Candidate, Record
-from evo.rule import Limit, Rule, Watching, level_at, tokens_at
-from evo.statistics import t_quantile
+from evo.core.belief import MAD_TO_SD
+from evo.core.records import REPEATS, Candidate, Record
+from evo.core.rule import Limit, Rule, Watching, level_at, tokens_at
+from evo.core.statistics import t_quantile
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
 WINDOW = 0.25  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later; docs/log.md

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from statistics import median
 
-from evo.belief import MAD_TO_SD, Belief
-from evo.history import Genome, History
+from evo.core.belief import MAD_TO_SD, Belief
+from evo.core.history import Genome, History
 
 TIE_BAND = 0.5  # noise sds: posterior means closer than this are a tie, and fewer tree nodes rank first
 SHARPNESS = 4.0  # log weight of a parent per robust sd of posterior mean

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.outcome import SELF_REPORTED, Duplicate, Failed, Scored, Stopped, Unwritten
+from evo.core.population import ancestors
+from evo.core.records import Record
+from evo.core.standing import Standing
 from evo.folder import read_program, write_atomically
-from evo.population import ancestors
-from evo.records import Record
-from evo.standing import Standing
 
 COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 

@@ -1,4 +1,4 @@
-"""One evaluation as a trial: what the study says of it, as plain data. evo/study.py writes it in Optuna's form.
+"""One evaluation as a trial: what the study says of it, as plain data. evo/views/study.py writes it in Optuna's form.
 
 A failure has a state and no value. Figures of belief are left out: they change with every record, a trial does not.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Scored, Stopped, Unwritten
-from evo.records import Record
+from evo.core.records import Record
 from genomes import Knob, Value
 
 COMPLETE, PRUNED, FAIL = "COMPLETE", "PRUNED", "FAIL"  # Optuna's names

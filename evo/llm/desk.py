@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from evo.core.records import CROSSOVER, MUTATE, Proposal
+from evo.core.standing import Standing
 from evo.operators import Library, Written
-from evo.records import CROSSOVER, MUTATE, Proposal
-from evo.standing import Standing
 
 WRITES = (MUTATE, CROSSOVER)  # operators that a model takes over
 PAUSE_SECONDS, PAUSE_MOST_SECONDS = 5.0, 300.0

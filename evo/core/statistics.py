@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 from evaluator.outcome import SELF_REPORTED, Failed, Scored
-from evo.records import Record
+from evo.core.records import Record
 
 CONFIDENCE = 0.95
 FALSE_SHARE = 0.05  # of runs without any gain that ever announce one, at most

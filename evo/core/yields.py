@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from evo.belief import Belief
-from evo.history import EXPLORATIONS, Genome
-from evo.records import CROSSOVER, MUTATE
+from evo.core.belief import Belief
+from evo.core.history import EXPLORATIONS, Genome
+from evo.core.records import CROSSOVER, MUTATE
 
 WINDOW = 200  # genomes
 PRIOR_CHILDREN = 10

@@ -10,13 +10,13 @@ from itertools import islice
 
 import genomes
 from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
-from evo.belief import Belief
-from evo.history import EXPLORATIONS
+from evo.core.belief import Belief
+from evo.core.history import EXPLORATIONS
+from evo.core.population import ancestors
+from evo.core.records import Candidate, Proposal, Record
+from evo.core.standing import Standing
+from evo.llm.prompts import Attempt, Brief, Estimate, Measured, Partner, Result, Rivals, Setting
 from evo.operators import Library, common_ancestor
-from evo.population import ancestors
-from evo.prompts import Attempt, Brief, Estimate, Measured, Partner, Result, Rivals, Setting
-from evo.records import Candidate, Proposal, Record
-from evo.standing import Standing
 
 TRIED, BEST, LOST, FAILURES = 20, 10, 12, 6  # most that is told of each
 _IDS = re.compile(r"^[0-9a-f]{8} into [0-9a-f]{8}: ")  # of a crossover's parents: a model knows neither

@@ -1,26 +1,17 @@
-"""`python -m evo.views RUN`: makes the views of a run anew from its store. While a run goes on, it keeps them current itself.
-
-results.tsv, best/    evo/results.py
-optuna.log            evo/study.py; opened with `optuna-dashboard RUN/optuna.log`, which must be started again when the file was replaced
-
-All of them can be deleted at any time. Wrong input, or a run that is going on: one line, exit code 2.
-"""
+"""Keeps the views of a run current while it goes on, or makes them anew. A dashboard must be started again when its file was replaced."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from evo import results
-from evo.cli import Parser, entry
+from evo.core.standing import Standing, assess
 from evo.folder import LOCK, StoreError, held, locked
 from evo.species import Shelf
-from evo.standing import Standing, assess
 from evo.store import read_text, snapshot
-from evo.study import FILE as STUDY
-from evo.study import StudyError, StudyView
+from evo.views import results
+from evo.views.study import FILE as STUDY
+from evo.views.study import StudyError, StudyView
 
 
 class Views:
@@ -64,25 +55,3 @@ def rebuild(run_dir: Path) -> Standing:
             (run_dir / name).unlink(missing_ok=True)
         StudyView(run_dir).refresh(standing, whole=True)
     return standing
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = Parser(prog="python -m evo.views", description="Makes the views of a run anew from its store.", allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
-    run_dir = parser.parse_args(arguments).run
-    try:
-        standing = rebuild(run_dir)
-    except (StoreError, StudyError) as error:
-        print(f"evo.views: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"evo.views: cannot write the views of {run_dir}: {error.strerror}", file=sys.stderr)
-        return 2
-    made = f"results.tsv, best/ and {STUDY} of {run_dir} made from {len(standing.records)} records"
-    print(f"{made}; an optuna-dashboard that is open must be started again")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(entry("evo.views", main))

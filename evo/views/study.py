@@ -8,7 +8,7 @@ What holds: a trial's identity is its `index` attribute, so records may come in 
 is compared with the store at the start of a session and whenever somebody else has written to it: studies that do not agree are made
 anew, a file that does not read is replaced. A dashboard that is open follows everything but the replacement of the file.
 
-The file is an Optuna journal (evo/journal.py), written by whoever holds run.lock; SQLite through Optuna takes tens of ms per trial.
+The file is an Optuna journal (evo/views/journal.py), written by whoever holds run.lock; SQLite through Optuna takes tens of ms per trial.
 Left out: keeping what people write into the dashboard; a parameter whose value cannot stand on its scale (0 on a logarithmic one).
 """
 
@@ -31,13 +31,13 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import note_ver_key, split_body
 
-from evo import trials
+from evo.core.records import TUNE, Record
+from evo.core.standing import Standing
 from evo.folder import DAMAGE, StoreError, read_text
-from evo.journal import Journal
-from evo.records import TUNE, Record
-from evo.standing import Standing
 from evo.store import curve
-from evo.study_notes import overview_facts, overview_note, species_facts, species_note, trial_note
+from evo.views import trials
+from evo.views.journal import Journal
+from evo.views.notes import overview_facts, overview_note, species_facts, species_note, trial_note
 from genomes import GenomeError, Knob, Reader, Value, constants
 
 FILE = "optuna.log"

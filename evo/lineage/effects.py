@@ -7,10 +7,10 @@ from typing import Any
 
 import genomes
 from evaluator.outcome import SELF_REPORTED
-from evo.lineage_text import Line
+from evo.core.standing import Standing
+from evo.lineage.text import Line
+from evo.lineage.traits import traits
 from evo.numeric.attribution import Effect, Observed, attribute, diverged
-from evo.standing import Standing
-from evo.traits import traits
 
 FEW = 12  # scored genomes below which nobody should believe an estimate
 CLEAR = 2.0  # sds from zero

@@ -1,4 +1,4 @@
-"""The rule that travels with a candidate: what its learning curve foretells, and when it is stopped. Learned in evo/stopping.py.
+"""The rule that travels with a candidate: what its learning curve foretells, and when it is stopped. Learned in evo/core/stopping.py.
 
 Plain data, and what the slot's side needs to go by it.
 """

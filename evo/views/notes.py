@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from difflib import unified_diff
 
 from evaluator.outcome import SELF_REPORTED, Failed, Scored, Stopped
+from evo.core.records import REPEATS, Record
+from evo.core.standing import Standing
 from evo.errors import one_line
-from evo.records import REPEATS, Record
-from evo.standing import Standing
 
 DIFF_LINES, DIFF_WIDTH = 80, 200
 DESCRIPTION_LENGTH = 300

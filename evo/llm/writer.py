@@ -1,7 +1,7 @@
 """A model writes a proposal: ask, translate the reply into edits, judge them, run what has a new structure dry if asked to, ask once more
 with what was wrong.
 
-A `ModelWriter` is called in threads beside the driver (evo/desk.py), so it holds nothing that changes, and is given snapshots: a library
+A `ModelWriter` is called in threads beside the driver (desk.py), so it holds nothing that changes, and is given snapshots: a library
 and a standing that nobody changes any more. What comes back is a value for the driver's thread to store: a candidate or the reason why
 there is none, the tokens, and all that was said. Nothing that a model says or an endpoint does is raised.
 """
@@ -17,15 +17,16 @@ from typing import Protocol
 
 import genomes
 from evaluator.outcome import Duplicate
-from evo import operators, prompts
-from evo.brief import brief
-from evo.desk import Answer
+from evo import operators
+from evo.core.records import CROSSOVER, Proposal
+from evo.core.standing import Standing
 from evo.errors import ModelError, one_line
-from evo.llm import Reply
+from evo.llm import prompts
+from evo.llm.brief import brief
+from evo.llm.desk import Answer
+from evo.llm.endpoint import Reply
+from evo.llm.prompts import Message, Setting, TooLong
 from evo.operators import Library, Written
-from evo.prompts import Message, Setting, TooLong
-from evo.records import CROSSOVER, Proposal
-from evo.standing import Standing
 
 TURNS = 2  # an answer, and a second one after what was wrong with the first
 _EDITS_CHARACTERS = 100  # of a note

@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluator.outcome import Outcome, Scored, from_dict, to_dict
 from evaluator.plain import checked
-from evo.rule import Rule, rule_from_dict
+from evo.core.rule import Rule, rule_from_dict
 
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
 REPAIR = "repair"  # of a genome that failed

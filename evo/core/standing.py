@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evo.belief import Belief, believe, doubted
-from evo.history import History, fold
+from evo.core.belief import Belief, believe, doubted
+from evo.core.history import History, fold
+from evo.core.policies import POLICIES
+from evo.core.records import CALIBRATE, Proposal, Record
+from evo.core.statistics import Announcement, announce
 from evo.numeric.refine import Shelf, refine
-from evo.policies import POLICIES
-from evo.records import CALIBRATE, Proposal, Record
-from evo.statistics import Announcement, announce
 
 
 @dataclass(frozen=True)

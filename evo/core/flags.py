@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from evaluator.outcome import Scored
-from evo.records import CALIBRATE, Record
+from evo.core.records import CALIBRATE, Record
 
 WAITED_SHARE = 0.1  # of the time in which the training thread could run: from here on others had its core
 SLOW_SHARE = 0.9  # of the usual steps a second of the same genome

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 
-from evo.history import Genome
-from evo.statistics import f_cdf
+from evo.core.history import Genome
+from evo.core.statistics import f_cdf
 
 MAD_TO_SD = 1.4826  # of a normal
 Z90 = 1.645  # 90 % of a normal's |z| lie below

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluator.outcome import SELF_REPORTED
-from evo.lineage_text import Line
-from evo.policies import SHARED, SearchConfig
-from evo.population import population
-from evo.standing import Standing
-from evo.yields import WINDOW, factors, yields
+from evo.core.policies import SHARED, SearchConfig
+from evo.core.population import population
+from evo.core.standing import Standing
+from evo.core.yields import WINDOW, factors, yields
+from evo.lineage.text import Line
 
 
 def operators(standing: Standing, config: SearchConfig) -> dict[str, Any]:

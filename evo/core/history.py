@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
-from evo.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
+from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
 
 EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
 

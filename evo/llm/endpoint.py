@@ -28,7 +28,7 @@ import openai
 
 from evo.config import LlmConfig
 from evo.errors import ModelError, UserError, one_line
-from evo.prompts import Message
+from evo.llm.prompts import Message
 
 OPENAI = "https://api.openai.com/v1"
 KEYS = ("EVO_LLM_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set counts

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from random import Random
 
 from evaluator.outcome import Failed, Phase, Reason
-from evo.belief import Belief
-from evo.history import Genome, History
-from evo.population import ancestors, best, draw_parent
-from evo.records import CONFIRM, CROSSOVER, MUTATE, OPTUNA, REPAIR, TUNE
-from evo.yields import factors
+from evo.core.belief import Belief
+from evo.core.history import Genome, History
+from evo.core.population import ancestors, best, draw_parent
+from evo.core.records import CONFIRM, CROSSOVER, MUTATE, OPTUNA, REPAIR, TUNE
+from evo.core.yields import factors
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
 YOUNG_TRIES = 4  # explorations from a structure until it counts as tuned

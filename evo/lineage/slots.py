@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluator.outcome import Failed, Scored, Stopped
-from evo.history import slot_seconds
-from evo.lineage_text import Line
-from evo.pace import Repeat, pace
-from evo.records import REPEATS, Record
-from evo.slots import Draw, offsets
-from evo.standing import Standing
+from evo.core.history import slot_seconds
+from evo.core.records import REPEATS, Record
+from evo.core.standing import Standing
+from evo.lineage.offsets import Draw, offsets
+from evo.lineage.pace import Repeat, pace
+from evo.lineage.text import Line
 
 
 def slots(standing: Standing) -> dict[str, Any]:
-    """Evaluations by slot, by how much its scores lie above the usual slot's (evo/slots.py), and the noise (evo/pace.py)."""
+    """Evaluations by slot, by how much its scores lie above the usual slot's (offsets.py), and the noise (pace.py)."""
     rows: dict[str, dict[str, Any]] = {}
     for record in standing.records:
         outcome = record.outcome

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import genomes
-from evo.history import Genome
+from evo.core.history import Genome
 from evo.numeric.attribution import Observed
 from evo.numeric.space import CHOICE, Dimension, Space
 

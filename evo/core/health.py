@@ -15,7 +15,7 @@ from collections import deque
 from enum import StrEnum
 from statistics import median
 
-from evo.flags import WAITED_SHARE
+from evo.core.flags import WAITED_SHARE
 
 PRIOR_FAILED, PRIOR_COUNT = 0.5, 2
 LEAST_ROW = 3

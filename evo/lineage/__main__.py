@@ -1,0 +1,124 @@
+"""`python -m evo.lineage RUN [show ID | path ID | best | effects | operators | slots] [--json]`: how the genomes of a run came to be.
+
+    (nothing)   the tree: id, posterior val_bpb ± sd, draws, operator, note; failures marked, champion starred
+    show ID     one genome: its figures, all its evaluations, learning curve, differences to its parents, end of its log
+    path ID     from the seed genome to ID, with the gain of each step and the sum so far
+    best        the path of the champion, its figures and the announcement
+    effects     what each edit of the seed genome is worth, estimated over all scored genomes
+    operators   what each operator has brought for the time that it took
+    slots       what each slot has evaluated, and whether it scores unlike the others
+
+IDs may be cut short as long as they are unique. Reads only, also while the run goes on. Wrong input: one line, exit code 2.
+Differences of two posterior means come with the root of the summed squares of their sds, as if they were independent; relatives share
+information, so this is on the wide side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import genomes
+from evo.cli import Parser, entry
+from evo.core.policies import SearchConfig
+from evo.folder import StoreError, read_program
+from evo.lineage.effects import effects, effects_lines
+from evo.lineage.operators import operators, operators_lines
+from evo.lineage.questions import LineageError, Run, also_meant, best, path, read, resolve, show, tree
+from evo.lineage.slots import slots, slots_lines
+from evo.lineage.text import best_lines, path_lines, show_lines, tree_lines
+from evo.store import read_text
+
+WHAT = ("tree", "show", "path", "best", "effects", "operators", "slots")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        run = read(options.run)
+        with _named_damage(run):
+            data, lines = _answer(run, options)
+            if options.id and (said := also_meant(run, options.id)):
+                print(f"evo.lineage: {said}", file=sys.stderr)
+    except (StoreError, LineageError) as error:
+        print(f"evo.lineage: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"evo.lineage: cannot read {options.run}: {error.strerror}; name a run folder", file=sys.stderr)
+        return 2
+    _print(json.dumps(data, ensure_ascii=False, indent=2) if options.json else lines)
+    return 0
+
+
+@contextlib.contextmanager
+def _named_damage(run: Run) -> Iterator[None]:
+    """To check all programs takes long in a large run, so it is done when one does not read, to name it."""
+    try:
+        yield
+    except genomes.GenomeError:
+        for id_ in run.standing.history.genomes:
+            read_program(run.snapshot.run_dir, id_)
+        raise
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m evo.lineage", description="How the genomes of a run came to be.", allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("what", nargs="?", default="tree", choices=WHAT, help="default: tree")
+    parser.add_argument("id", nargs="?", metavar="ID", help="index, genome id or the start of one, for show and path")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    return parser
+
+
+def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    named = options.what in ("show", "path")
+    if named and not options.id:
+        raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {shlex.quote(str(options.run))} {options.what} ID")
+    if options.id and not named:
+        raise LineageError(f"{options.what} takes no ID, got {options.id!r}")
+    answers: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], list[tuple[str, str]]]]] = {
+        "tree": (lambda: tree(run), tree_lines),
+        "show": (lambda: show(run, resolve(run, options.id)), show_lines),
+        "path": (lambda: path(run, resolve(run, options.id)), path_lines),
+        "best": (lambda: best(run), best_lines),
+        "effects": (lambda: effects(run.standing, partial(read_text, options.run)), effects_lines),
+        "operators": (lambda: operators(run.standing, _search_config(run)), operators_lines),
+        "slots": (lambda: slots(run.standing), slots_lines),
+    }
+    answer, lines = answers[options.what]
+    data = answer()
+    return data, lines(data)
+
+
+def _search_config(run: Run) -> SearchConfig:
+    """What of it decides who survives, as the run was started; defaults where it kept none."""
+    usual, kept = SearchConfig(), run.snapshot.settings if "settings" in run.snapshot.meta else {}
+    return replace(usual, **{name: kept.get(f"search.{name}", getattr(usual, name)) for name in ("population", "species_share")})
+
+
+def _print(output: str | list[tuple[str, str]]) -> None:
+    """Text as it is; styled lines in colour on a terminal only."""
+    if isinstance(output, str):
+        print(output)
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(soft_wrap=True, highlight=False)
+        for text, style in output:
+            console.print(Text(text, style=style))
+    else:
+        for text, _ in output:
+            print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(entry("evo.lineage", main))
