@@ -9,6 +9,6 @@ _PROJECT = str(Path(__file__).resolve().parent.parent)
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """What to start. The module imports the standard library alone, and its `main()` finds the arguments in sys.argv[1:]."""
+    """The command to start. The module imports the standard library alone, and its `main()` finds the arguments in sys.argv[1:]."""
     code = f"import sys; sys.path.insert(0, {_PROJECT!r}); from evaluator import {module}; {module}.main()"
     return [sys.executable, "-I", "-S", "-B", "-c", code, *arguments]

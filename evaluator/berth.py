@@ -1,9 +1,9 @@
 """A berth: a place for one evaluation, with all the processes that will see its program.
 
-On a GPU the next berth is made when a program begins, so that a program's own set-up need not wait for the import of libraries. Its
-processes lie still, waiting (waiting.py), before the clock runs; the forwarders of the program that is timed have built its model by then,
-and are frozen. Only in namespaces: without them a program could reach into what waits for the next. On a CPU a berth is made when it is
-needed, and its forwarders later still: they would take cores from a set-up and a timed phase.
+On a GPU the next berth is made when a program begins, so that no program's set-up waits for libraries to be imported. The next berth's
+processes lie still, waiting (waiting.py), before the clock runs; by then the forwarders of the program that is timed have built its model
+and are frozen. This needs namespaces: without them a program could reach into what waits for the next. On a CPU a berth is made when it is
+needed, and its forwarders later still: they would take cores from a set-up or a timed phase.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Files:
 
     @classmethod
     def lay_out(cls, folder: Path) -> Files:
-        """Empty but for its folders."""
+        """A new layout, empty except for its folders."""
         lab, work, root = folder / "lab", folder / "work", folder / "root"
         for path in (lab, work, root):
             path.mkdir()
@@ -44,7 +44,7 @@ class Files:
         return cls(lab, work, root, weights, folder / "log.txt")
 
     def fill(self, program: str, prepare: str) -> dict[str, str]:
-        """Writes the lab; file name -> hash, for `tampered`."""
+        """Writes the lab and returns file name -> hash, for `tampered`."""
         texts = {"train.py": program, "prepare.py": prepare}
         for name, text in texts.items():
             (self.lab / name).write_text(text, encoding="utf-8")
@@ -60,14 +60,14 @@ class Files:
 
 
 Confine = Callable[[str, Files, Path, bool], sandbox.Confined]
-"""What the process of a script gets that works in that folder; whether it may write to the compile cache."""
+"""(script, files, working folder, whether it may write to the compile cache) -> what the script's process is given."""
 
 
 class Berth:
     """The folder of one evaluation, the training process that waits there, and its forwarders."""
 
     def __init__(self, folder: AbstractContextManager[Path], confine: Confine, early: bool) -> None:
-        """Makes it in `folder`, which goes when it is closed, and starts the training process.
+        """Makes it in `folder`, which is removed when the berth is closed, and starts the training process.
 
         Args:
             early: whether both forwarders are started now, too.
@@ -81,10 +81,10 @@ class Berth:
             self._started = started.pop_all()
 
     def begin(self, program: str, prepare: str, seed: int, task: Task | None = None) -> dict[str, str]:
-        """Lets the training process import and run the program; the hashes of the lab, for `Files.tampered`. Returns at once.
+        """Lets the training process import and run the program. Returns at once, with the hashes of the lab for `Files.tampered`.
 
         Args:
-            task: what will be scored, as far as it is known, for forwarders that build the model now; None: not now.
+            task: what will be scored, as far as known, for forwarders to build the model now; None: they do not build now.
         """
         hashes = self.files.fill(program, prepare)
         self.trainee.tell({"op": "begin", "seed": seed})
@@ -100,16 +100,16 @@ class Berth:
         folder = self.files.lab.parent
         given = folder / f"{name}_given"
         for path in (folder / name, given):
-            path.mkdir(exist_ok=True)  # it is there if this one replaces another, which has seen no weights
+            path.mkdir(exist_ok=True)  # it exists if this one replaces another, which has seen no weights
         weights = Weights(str(self.files.weights), str(given / self.files.weights.name))
         what = self._confine("forwarder.py", self.files, folder / name, cached)
-        # The card's memory is watched in whoever is set up beside it: it would be ended for what the other has taken.
+        # The card's memory is watched in whatever is set up beside it: this one would be ended for what the other has taken.
         told = replace(what, readable=(*what.readable, str(given)), env=(*what.env, ("EVO_WEIGHTS", weights.given)), gpu_free_bytes=0)
         return Forwarder(told, folder / f"{name}.txt", weights)
 
 
 class Berths:
-    """One berth after the other, each perhaps made ahead. The folder of each comes from `evaluations`; see `Berth` for the rest."""
+    """One berth after another, each perhaps made ahead. The folder of each comes from `evaluations`; see `Berth` for the rest."""
 
     def __init__(self, evaluations: Evaluations, confine: Confine, early: bool) -> None:
         self._evaluations, self._confine, self._early = evaluations, confine, early
@@ -121,7 +121,7 @@ class Berths:
             self.waiting = self._made()
 
     def settle(self) -> None:
-        """Waits until the one that waits lies still."""
+        """Waits until the next one, if it is made already, lies still."""
         if self.waiting is not None:
             self.waiting.trainee.settle()
             self.waiting.forwarders.lie_still(time.monotonic())

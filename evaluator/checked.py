@@ -1,6 +1,6 @@
 """Validation rows as the judge reads them: hash-checked against the manifest, since a program may have had a way to the files.
 
-Checked rows are kept in memory, for the programs of one slot are scored on the same ones; a file that changes is read and checked again.
+Checked rows are kept in memory, since the programs of one slot are scored on the same ones; a changed file is read and checked again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def load(rows: File, token_bytes: File, length: int) -> CheckedRows:
 
 
 def state(path: str) -> tuple[int, ...]:
-    """Differs when the file's content may: a program can set the time of a change to the content, not that of a change to the inode."""
+    """Differs whenever the content may: a program can set the time of a change to the content, but not that of a change to the inode."""
     stat = os.stat(path)
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 

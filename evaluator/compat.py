@@ -33,9 +33,9 @@ from evaluator.training import Limits, add_point, failure, how_it_ended, what_wa
 
 _GIB = 2**30
 _POLL_SECONDS = 0.2
-_CHUNK_BYTES = 1 << 20  # of output looked at in one poll
-_LINE_CHARACTERS = 1000  # of a line that may tell of a step
-_SUMMARY_BYTES = 1 << 16  # end of the output, in which the summary is looked for
+_CHUNK_BYTES = 1 << 20  # of output read in one poll
+_LINE_CHARACTERS = 1000  # of a line that may report a step
+_SUMMARY_BYTES = 1 << 16  # end of the output, where the summary is looked for
 _SEEDING = ("manual_seed", "manual_seed_all")
 _STEP = re.compile(r"\bstep\W{0,3}(\d{1,12})\b.*?loss\W{0,3}([\w.+-]+)", re.IGNORECASE)
 _FIGURE = re.compile(r"(\w+):\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?(?:nan|inf))", re.IGNORECASE)
@@ -47,7 +47,7 @@ class CompatConfig:
 
     prepare: str  # text of prepare.py, constants set
     measurement_key: str
-    home: str  # what ~ means to the program; of it, it sees only what `readable` names
+    home: str  # what ~ means to the program, which sees only what `readable` names of it
     readable: tuple[str, ...] = ()  # files and folders of data, shown where they are, if they are there
     modules: tuple[tuple[str, str], ...] = ()  # (file name, text) of what else the program may import
     device: str = "cpu"  # "cpu", "cuda" or "mps"
@@ -110,7 +110,7 @@ class Compat:
         return replace(ended or self._scored(run, read_summary(printed), seconds), log=kept, total_seconds=seconds)
 
     def _scored(self, run: _Run, summary: dict[str, float], seconds: float) -> Scored | Failed:
-        """The program's figures, where they are figures of a program that kept to its budget."""
+        """The score, from the program's own figures, if they show that it kept to its budget."""
         trouble = run.trouble_with(summary)
         if trouble is not None:
             return trouble
@@ -211,8 +211,8 @@ class _Run:
     watch: Watch | None
     curve: list[CurvePoint] = field(default_factory=list)
     _born: float = field(default_factory=time.monotonic)
-    _first_step: float = math.inf  # when it was seen
-    _line: str = ""  # begun and not ended
+    _first_step: float = math.inf  # when that was seen
+    _line: str = ""  # a line begun and not ended
 
     def to_the_end(self) -> Stopped | Failed | None:
         """None: it ended by itself and well. It and all that it started are gone afterwards."""
@@ -231,7 +231,7 @@ class _Run:
         return self._fail(*how_it_ended(exit_, self.limits)) if ended is None and exit_.code else ended
 
     def trouble_with(self, summary: dict[str, float]) -> Failed | None:
-        """Why the summary gives no score."""
+        """Why the summary gives no score; None where it gives one."""
         if "val_bpb" not in summary:
             return self._fail(Reason.CONTRACT, "ended without a line `val_bpb: NUMBER` after a line `---`", phase=Phase.SCORE)
         val_bpb, trained = summary["val_bpb"], summary.get("training_seconds", 0.0)

@@ -41,10 +41,10 @@ class Data:
 
     folder: str
     length: int  # T
-    sha256: str  # of the texts
+    sha256: str  # hash of the texts
     masked: tuple[str, ...]  # where the texts came from: hidden from programs
-    vocabularies: tuple[Vocabulary, ...]  # that are packed
-    tokeniser_sha256: str = ""  # of the merges, from which every tokeniser follows
+    vocabularies: tuple[Vocabulary, ...]  # those that are packed
+    tokeniser_sha256: str = ""  # hash of the merges, which determine every tokeniser
     offered: tuple[int, ...] = ()  # sizes that can be packed
 
     def vocabulary(self, size: Any) -> Vocabulary | None:
@@ -73,7 +73,7 @@ def load(folder: str) -> Data:
 
 
 def prefault(descriptor: int) -> None:
-    """Reads a file into memory, where the kernel keeps it: a program that is timed waits for no disk. Takes 0.1 s per GB that is there."""
+    """Reads a file into the kernel's cache, so that a timed program waits for no disk. Takes 0.1 s per GB that is there already."""
     if size := os.fstat(descriptor).st_size:
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # Linux
         mmap.mmap(descriptor, size, flags=flags, prot=mmap.PROT_READ).close()

@@ -17,7 +17,7 @@ Watch = Callable[[CurvePoint], str | None]
 
 
 class Evaluate(Protocol):
-    """Evaluates one program after the other. Whatever a call raises, the next finds it in order."""
+    """Evaluates one program after another. Whatever a call raises, the next call finds it in working order."""
 
     measurement_key: str  # of every score it gives
 
@@ -33,10 +33,10 @@ class Evaluate(Protocol):
         """Trains and scores `program`, never raises for what the program does.
 
         Args:
-            heldout: score it on the held-out text too, where there is one. For champions: a text that every program is scored on is
-                fitted to by the search, and what it says of the best of thousands flatters.
-            trained: called once, if at all, when the program has trained and from then on the next call may come, from another thread:
-                that program is set up while this one is scored.
+            heldout: score it on the held-out text too, where there is one. For champions: the search fits a text that every program is
+                scored on, so its verdict on the best of thousands flatters.
+            trained: called at most once, when the program has trained. From then on the next call may come, from another thread: that
+                program is set up while this one is scored.
         Returns:
             Scored, Stopped, Failed or Interrupted.
         Raises:

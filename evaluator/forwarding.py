@@ -5,11 +5,11 @@ it is timed they are frozen: not one of their threads runs. When the training pr
 first has been scored and is dead. On a CPU they are started only then: earlier they would take cores from a set-up. What dies before it
 has seen weights is replaced.
 
-None finds the weights before it has built and tried its model on random tokens: then it is the judge who gives them, and counts the time to
-the first logits. What takes long is done by then, but for what only a training on would take.
+No forwarder finds the weights before it has built its model and tried it on random tokens. Then the judge hands them over and counts the
+time to the first logits: all that takes long is done by then, except for what only further training would take.
 
-A folder of compiled kernels that programs share is open to those that build early, and read-only before they load: who has seen a
-validation row can leave no file there.
+The folder of compiled kernels that programs share is open to forwarders that build early, and read-only before they load: whoever has
+seen a validation row can leave no file there.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from evaluator.task import Task, Weights
 from evaluator.waiting import Waiting
 
 _NAMES = ("first", "second")
-_WORD_SECONDS = 0.5  # for a word that has been said already: the deadline may have passed while the one before was scored
-_STILL_SECONDS = 0.03  # on cores, of one that lies still: the kernel counts in hundredths
+_WORD_SECONDS = 0.5  # to hear a word said already: the deadline may have passed while the one before was scored
+_STILL_SECONDS = 0.03  # time on cores that still counts as lying still: the kernel counts in hundredths
 
 
 def shared_memory(size: int) -> int:
@@ -50,7 +50,7 @@ class Forwarder(Waiting):
 
     memory: int = -1  # descriptor, once it loads
     told_to_build, built = False, False
-    _spent: float = 0.0  # seconds on cores, when it was frozen
+    _spent: float = 0.0  # seconds on cores by the time it was frozen
 
     def __init__(self, what: sandbox.Confined, log: Path, weights: Weights) -> None:
         super().__init__(what, log)
@@ -69,8 +69,8 @@ class Forwarder(Waiting):
         self.memory = shared_memory(task.memory_bytes)
 
     def lie_still(self, seconds: float) -> bool:
-        """Waits until it has built, if it was told to, and freezes it. False if it does not come to that, or if it has run since. Before it
-        loads. Idempotent."""
+        """Waits until it has built, if it was told to, and freezes it. False if that fails, or if it has run since. Only before it loads.
+        Idempotent."""
         if not self.settle():
             return False
         if self.told_to_build and not self.built:
@@ -88,12 +88,12 @@ class Forwarder(Waiting):
 
 
 class Forwarders:
-    """The two of one evaluation. The second must not know what the first has seen."""
+    """The two forwarders of one evaluation. The second must not know what the first has seen."""
 
     def __init__(self, start: Callable[[str, bool], Forwarder], early: bool) -> None:
         """
         Args:
-            start: starts the forwarder of that name; whether it may write to the compile cache.
+            start: starts a forwarder, given its name and whether it may write to the compile cache.
             early: start both now.
         """
         self._start, self._early = start, early
@@ -110,7 +110,7 @@ class Forwarders:
             forwarder.build(task, seed, rehearse=True)
 
     def lie_still(self, deadline: float) -> None:
-        """Waits until not one of those that run does anything, and replaces those that have died, or not built in time. Idempotent.
+        """Waits until all that run lie still, and replaces those that have died or not built in time. Idempotent.
 
         Args:
             deadline: on the clock of time.monotonic.
@@ -120,16 +120,16 @@ class Forwarders:
                 self._replaced(name)
 
     def first(self, task: Task, seed: int) -> Forwarder:
-        """The first, loading. The training process must be dead."""
+        """The first forwarder, loading. The training process must be dead."""
         return self._loading("first", task, seed)
 
     def second(self, task: Task, seed: int) -> Forwarder:
-        """The second, loading, when the first has been scored. That one is ended before: the two never run at once."""
+        """The second forwarder, loading, after the first was scored. The first is ended beforehand: the two never run at once."""
         self._running.pop("first").end()
         return self._loading("second", task, seed)
 
     def third(self, task: Task, seed: int) -> Forwarder:
-        """One more, for other rows, when the second has been scored. It is never early: few programs need one."""
+        """One more, for other rows, after the second was scored. It is never early: few programs need one."""
         self.close()
         return self._loading("third", task, seed)
 
@@ -140,13 +140,13 @@ class Forwarders:
         elif not (forwarder.lie_still(0.0) and forwarder.process.seal()):
             forwarder = self._replaced(name)
         if not forwarder.told_to_build:
-            forwarder.build(task, seed, rehearse=False)  # what may have failed in it
+            forwarder.build(task, seed, rehearse=False)  # a rehearsal may be what failed
         forwarder.load(task)
         return forwarder
 
     def _started(self, name: str) -> Forwarder:
         self._running[name] = self._start(name, False)
-        self._running[name].settle()  # one that dies is left to the judge, who finds out when it asks
+        self._running[name].settle()  # one that dies is left to the judge, which finds out when it asks
         return self._running[name]
 
     def _replaced(self, name: str) -> Forwarder:
@@ -156,6 +156,6 @@ class Forwarders:
     def close(self) -> None:
         """Ends those that run. Idempotent."""
         for forwarder in self._running.values():
-            forwarder.process.stop()  # all at once: to give back a GPU's memory takes a while
+            forwarder.process.stop()  # all at once: giving back a GPU's memory takes a while
         while self._running:
             self._running.popitem()[1].end()

@@ -29,7 +29,7 @@ _NUMBER_DEPTH = 0.006  # worst minus best value of one number
 _PERIOD_OCTAVES = 6.0  # every number is within three octaves of an optimum
 _CURVE_POINTS = 4
 _LONGEST_SECONDS = 86400.0
-_COLLISIONS = 50  # of parsing in several threads, before they are believed to be something else
+_COLLISIONS = 50  # failures blamed on parsing in several threads, before they count as something else
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def true_bpb(program: str, salt: int = 0) -> float:
 
 
 def _parse(text: str) -> ast.Module:
-    """`ast.parse`, which CPython before 3.11.8 and 3.12.2 may let fail while another thread parses too (python/cpython#106905)."""
+    """`ast.parse`, tried again: before CPython 3.11.8 and 3.12.2 it may fail while another thread parses too (python/cpython#106905)."""
     for _ in range(_COLLISIONS):
         with contextlib.suppress(SystemError):
             return ast.parse(text)
@@ -126,7 +126,7 @@ def _value(program: str, tree: ast.Module, salt: int) -> float:
 
 
 def _blocks(program: str, tree: ast.Module) -> Iterator[str]:
-    """The texts of the top-level statements. Most of a child's are its parent's, so that their worth is known."""
+    """The texts of the top-level statements. Most of a child's are its parent's, whose worth is known already."""
     lines = program.split("\n")
     for node in tree.body:
         decorators = [d.lineno for d in getattr(node, "decorator_list", [])]
@@ -139,7 +139,7 @@ def _block_worth(block: str, salt: int) -> float:
 
 
 def _statement_worth(statement: ast.stmt, salt: int) -> float:
-    """Of one statement without the statements in it."""
+    """Worth of one statement, not counting the statements in it."""
     numbers: list[float] = []
     shape = _blanked(statement, numbers)
     if not shape:

@@ -36,7 +36,7 @@ from evaluator.nats import cross_entropy
 from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task, Weights
 
-_FIRST_TIMES = 5.0  # of what a chunk takes, that the first may take longer: caches are cold
+_FIRST_TIMES = 5.0  # chunk times by which the first may take longer: caches are cold
 VERSION = 9  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
@@ -54,18 +54,18 @@ class Forwarder:
 
     channel: socket.socket
     weights: Weights
-    descriptor: int  # of the memory
-    memory: Any  # of the host, shared with it; a place of it holds a chunk's tokens, then their logits
-    logits_memory: DeviceMemory | None  # of the GPU, where the logits come instead if it can map it
+    descriptor: int  # of the host memory
+    memory: Any  # host memory shared with it; a place in it holds a chunk's tokens, then their logits
+    logits_memory: DeviceMemory | None  # GPU memory, where the logits come instead if it can map that
     task: Task
     deadline: float  # on the clock of time.monotonic
-    built: bool  # whether it has said so already
-    pinned: bool = False  # whether its side of the host memory is, as it reports it
+    built: bool  # whether it has said already that it has built
+    pinned: bool = False  # whether its side of the host memory is pinned, as it reports
     given: float = 0.0  # when it was given the weights, on the same clock
-    times: list[float] = field(default_factory=list)  # when its logits came, from then on
+    times: list[float] = field(default_factory=list)  # when its logits came, in seconds from then
 
     def ready(self) -> int:
-        """Waits until it has built, gives it the weights, and agrees with it on the memory; the number of parameters, as it reports it."""
+        """Waits until it has built, gives it the weights, agrees with it on the memory; returns the number of parameters it reports."""
         if not self.built:
             self._reply()
         _give(self.weights)
@@ -90,14 +90,13 @@ class Forwarder:
         self._tell({"op": "forward", "rows": len(tokens), "length": self.task.length, "offset": offset})
 
     def refuse_a_late_start(self, usual: float) -> None:
-        """Whoever trains on while it loads, or before it predicts, is late with its first logits alone: later on its predictions would
-        depend on how many rows came before, which the other forwarder's do not share.
+        """Refuses a program that trains on while it loads, or before it predicts. Only its first logits are late: any later, predictions
+        would depend on how many rows came before, which differs in the other forwarder.
 
         Args:
-            usual: seconds that the logits of a chunk take. It is the program who says, by its pace, so that there is an end to what they
-                are worth.
+            usual: seconds that the logits of a chunk take. The program sets them, by its pace, so what they allow is bounded.
         Raises:
-            Refused: it is.
+            Refused: it is late.
         """
         most = self.task.first_seconds
         took, allowed = self.times[0], most + min(_FIRST_TIMES * usual, most)
@@ -150,7 +149,7 @@ class Forwarder:
 def _give(weights: Weights) -> None:
     """
     Raises:
-        Refused: something is there already, as only a program can have put it.
+        Refused: something is there already, which only a program can have put there.
     """
     try:
         os.link(weights.file, weights.given)
@@ -185,7 +184,7 @@ class Scoring:
             raise Refused(Reason.TAMPERED, str(tampered)) from None
         self._order = torch.tensor(self.rng.sample(range(task.rows), task.rows))
         self._nats = torch.empty(0)  # (rows, T) of the first pass, in its order
-        self._usual = math.inf  # seconds of a chunk there, as far as that is known
+        self._usual = math.inf  # seconds that a chunk took in it, if known
 
     def score(self, forwarder: Forwarder) -> dict[str, Any]:
         """The first pass.
@@ -224,8 +223,8 @@ class Scoring:
         """(n, T) nats of these jobs. They are sent in chunks of one shape, each before the answer to the last is read.
 
         Args:
-            rows: (n,), which.
-            cuts: (n,), from where on their inputs are foreign; T: nowhere.
+            rows: (n,), their numbers.
+            cuts: (n,), positions from which on their inputs are foreign; T: nowhere.
         Raises:
             Refused: their logits cannot be scored.
         """
@@ -279,7 +278,7 @@ class Scoring:
 
 
 def _finish(device: str) -> None:
-    """Waits for what is queued on a GPU: once for each chunk, since each time the GPU turns from the forwarder to the judge."""
+    """Waits for what is queued on a GPU: only once for each chunk, since each wait turns the GPU from the forwarder to the judge."""
     import torch
 
     if device == "cuda":
@@ -367,7 +366,7 @@ def _carrier(task: Task, forwarder: Forwarder, is_pinned: bool) -> str:
 def serve(control: socket.socket) -> None:
     """Answers the slot until it closes the control channel: `score` with a forwarder, `twins` with another when the first is dead, `rest`
     when both are."""
-    import torch  # noqa: F401  paid before the first task, so that scoring starts at once
+    import torch  # noqa: F401  imported before the first task, so that scoring starts at once
 
     wire.send(control, {"op": "ready"})
     judge = _Judge()

@@ -1,6 +1,6 @@
-"""What a confinement asks of the kernel, by ctypes: namespaces, mounts, privileges, refused system calls. Standard library only.
+"""What confinement asks of the kernel, through ctypes: namespaces, mounts, privileges, refused system calls. Standard library only.
 
-Linux alone has these; elsewhere nothing in here is called.
+Only Linux has these; elsewhere nothing in here is called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_SUBR
 )
 _CAPABILITIES, _CAPABILITY_VERSION = 64, 0x20080522  # the latter: _LINUX_CAPABILITY_VERSION_3
 
-# Calls that no training program needs, and what each would be good for. They fail with EPERM, whatever the capabilities. Priorities are not
+# Calls that no training program needs, and what each could be used for. They fail with EPERM, whatever the capabilities. Priorities are not
 # among them: without capabilities the kernel lets nobody raise one, and threads of drivers and libraries set their own.
 #            name                 x86_64 aarch64
 _REFUSED = (
@@ -115,7 +115,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str =
 
 
 def set_read_only(path: str, on: bool, recursive: bool = False) -> None:
-    """Changes a mount, with all below it if recursive."""
+    """Makes a mount read-only or writable, with all below it if recursive."""
     attributes = _Attributes(set=_READ_ONLY if on else 0, clear=0 if on else _READ_ONLY)
     flags = _AT_RECURSIVE if recursive else 0
     result = _libc.syscall(_SYS_MOUNT_SETATTR, -100, path.encode(), flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
@@ -132,23 +132,23 @@ def enter_mounts(pid: int) -> None:
 
 
 def move_into_root() -> None:
-    """The current folder, a mount, becomes the root; nothing of the old one can be reached."""
+    """Makes the current folder, a mount, the root; nothing of the old one can be reached."""
     check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     check(_libc.umount2(b".", DETACH), "umount the old root")
 
 
 def set_name(name: str) -> None:
-    """The name of this process in process tables, cut to 15 bytes."""
+    """Sets the name of this process in process tables, cut to 15 bytes."""
     _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parents end become children of this process."""
+    """Makes descendants whose parents end children of this process."""
     check(_libc.prctl(_PR_SET_SUBREAPER, 1, 0, 0, 0), "subreaper")
 
 
 def die_with_parent(signum: int) -> None:
-    """That signal comes when the parent ends."""
+    """Asks for that signal when the parent ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
 
 
@@ -159,7 +159,7 @@ class _CapabilityHeader(ctypes.Structure):
 
 
 def give_up_privileges() -> None:
-    """No capabilities, and no way to regain any."""
+    """Drops all capabilities, with no way to regain any."""
     for capability in range(_CAPABILITIES):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for numbers the kernel does not know
     _libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
@@ -169,7 +169,7 @@ def give_up_privileges() -> None:
 
 
 def refuse_calls() -> None:
-    """From here on the calls in `_REFUSED` fail, for all descendants too (seccomp(2)). Privileges must have been given up.
+    """Makes the calls in `_REFUSED` fail from here on, for all descendants too (seccomp(2)). Privileges must have been given up.
 
     Raises:
         OSError: this kernel or machine has no such filter.
@@ -180,7 +180,7 @@ def refuse_calls() -> None:
     numbers = [on_x86 if machine == "x86_64" else on_arm for _, on_x86, on_arm in _REFUSED]
     code = [(_LOAD, 0, 0, _OFFSET_ARCH), (_EQUAL, 1, 0, _AUDIT_ARCH[machine]), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
     code += [(_LOAD, 0, 0, _OFFSET_CALL), (_AT_LEAST, 0, 1, _OTHER_ABI), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
-    # What clone3 is to do no filter can see; without it the C library uses clone.
+    # No filter can see what clone3 is asked to do; without it the C library uses clone.
     code += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _FAIL | _ENOSYS)]
     code += [(_EQUAL, 0, 4, _CLONE[machine]), (_LOAD, 0, 0, _OFFSET_FIRST), (_ANY_BIT, 0, 1, _NEW_NAMESPACES)]
     code += [(_RETURN, 0, 0, _FAIL | _EPERM), (_RETURN, 0, 0, _ALLOW)]

@@ -30,11 +30,11 @@ def measurement_key(profile: str, device: str, device_model: str, budget_seconds
 
 
 def compat_key(profile: str, device: str, device_model: str, budget_seconds: float, prepare: str) -> str:
-    """The same in compat mode, where neither data nor judge are ours:
+    """The key in compat mode, where neither data nor judge are ours:
     `cpu | AMD EPYC | 10 s | prepare 77de… | self-reported | torch 2.13.0+cpu`.
 
     Args:
-        prepare: all that the program imports from its lab.
+        prepare: text of all that the program imports from its lab.
     """
     named = (profile, device_model, f"{budget_seconds:g} s", f"prepare {_short_hash(prepare)}", SELF_REPORTED)
     return " | ".join((*named, *_packages(device)))
@@ -46,7 +46,7 @@ def comparable(device: str, device_model: str) -> str:
 
 
 def _packages(device: str) -> Iterator[str]:
-    """Those that decide how fast a program is: torch, and on an NVIDIA GPU cuDNN's front end where it is installed."""
+    """The packages that decide how fast a program is: torch, and on an NVIDIA GPU cuDNN's front end where it is installed."""
     yield f"torch {metadata.version('torch')}"
     if device != "cuda":
         return

@@ -1,18 +1,18 @@
 """Starts one confined process and watches it. Standard library only, so that it starts in milliseconds.
 
-It stands between a slot and untrusted code. What it promises: when it ends, every process that descends from the program has ended,
-also those that made sessions of their own; it ends when the program does, when the slot closes the lifeline (or dies, however), or when
-the descendants together hold more host memory, processes or disk than allowed. Its last word, on the report descriptor, is one JSON
-object. Asked for it on the lifeline, it closes all folders to the program but the one that it works in ("sealed").
+It stands between a slot and untrusted code. Its promise: when it ends, every descendant of the program has ended, even those in sessions
+of their own. It ends when the program does, when the slot closes the lifeline (or dies, however), or when the descendants together hold
+more host memory, processes or disk than allowed. Its last word, on the report descriptor, is one JSON object. When asked on the lifeline,
+it makes all folders but the working folder read-only to the program ("sealed").
 
 At level "namespaces" the program lives in mount, pid, network, ipc and uts namespaces of its own, on a root that holds only what it was
-given, read-only but for its work folder, without capabilities. At level "process" it has its own session, a scrubbed environment and
-resource limits, and nothing more: the files and the network of the user are open to it. At both, system calls that no training needs are
-refused (kernel.py), so that it keeps to the cores that it was given.
+given, read-only except for its work folder, without capabilities. At level "process" it has its own session, a scrubbed environment and
+resource limits, and nothing more: the files and the network of the user are open to it. At both levels, system calls that no training
+needs are refused (kernel.py), so that it keeps to the cores that it was given.
 
 Where there is no /proc (macOS), descendants in sessions of their own are not found, and memory and processes are not watched.
-Not defended against: kernel exploits; side channels such as timing; a GPU's memory left by an earlier process; pinned host memory, which
-a GPU driver counts for nobody; what is allocated within a fifth of a second.
+Not defended against: kernel exploits; side channels such as timing; GPU memory left by an earlier process; pinned host memory, which a
+GPU driver counts for nobody; whatever is allocated within a fifth of a second.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from typing import Any
 from evaluator import kernel
 from evaluator.meter import Allowance, Meter, descendants
 
-# CUDA names its threads by writing to /proc/self/task/*/comm, so /proc is writable but for what container runtimes close too (runc).
+# CUDA names its threads by writing to /proc/self/task/*/comm, so /proc is writable except for what container runtimes (runc) close too.
 _PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "kmsg", "sched_debug")
 _MEASURE_SECONDS, _GLANCE_SECONDS = 1.0, 0.2  # a full measurement takes milliseconds, a glance microseconds
-_PLAIN = kernel.NOSUID | kernel.NODEV | kernel.NOEXEC  # mount flags of what holds data alone
+_PLAIN = kernel.NOSUID | kernel.NODEV | kernel.NOEXEC  # mount flags for what holds only data
 _SEAL_SECONDS = 2.0
 SEALED, NOT_SEALED = b"s", b"-"  # on the report descriptor, before the last word
 _MAXRSS_UNIT = 1024 if sys.platform == "linux" else 1  # bytes
@@ -43,7 +43,7 @@ _DESCRIPTORS = 4096  # per process: buffers of sockets and pipes are the kernel'
 
 
 def enter_pid_namespace() -> None:
-    """The next child is process 1 of a new pid namespace. Without root that needs a user namespace too. The launcher keeps its
+    """Makes the next child process 1 of a new pid namespace. Without root that needs a user namespace too. The launcher keeps its
     mount namespace, since it goes on reading the machine's /proc."""
     root = os.getuid() == 0
     kernel.unshare(kernel.NEW_PID | (0 if root else kernel.NEW_USER))
@@ -168,7 +168,7 @@ def _run_as_init(spec: dict[str, Any], begin: Begin) -> None:
 
 
 def _seal(child: int, spec: dict[str, Any]) -> bool:
-    """Lets the program write to nothing but its working folder; False where that fails: it holds a file open for writing, say."""
+    """Lets the program write to nothing but its working folder; False where that fails, say because it has a file open for writing."""
     helper = os.fork()
     if helper == 0:
         try:
@@ -232,7 +232,7 @@ def _end_all(group: int) -> None:
 
 
 def main() -> None:
-    """Runs the spec in argv[1]; the exit status is 0 whatever became of the program, which the report tells."""
+    """Runs the spec in argv[1]; the exit status is 0 whatever became of the program: that is in the report."""
     run(json.loads(sys.argv[1]), _execute)
 
 

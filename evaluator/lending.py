@@ -1,9 +1,9 @@
-"""Lends the training rows to programs: descriptors by which they are read, and by which they can in no way be changed.
+"""Lends the training rows to programs, by descriptors that can read them and can in no way change them.
 
-A descriptor that is open for reading is not enough: whoever has it opens the same file for writing through /proc/self/fd, or changes its
-mode, as far as the mount lets him; then the next program of the slot would train on what this one wrote. So the file is opened on a
-read-only mount of its own, made in a short-lived process and gone but for the descriptor: the rows stay in the machine's cache once.
-Where there are no namespaces programs reach files anyway; there a change is found afterwards.
+A descriptor that is open for reading is not enough: its holder can open the same file for writing through /proc/self/fd, or change its
+mode, as far as the mount allows; the slot's next program would then train on what this one wrote. So the file is opened on a read-only
+mount of its own, made in a short-lived process, of which only the descriptor is left: the machine's cache holds the rows only once. Where
+there are no namespaces programs reach files anyway; there a change is found afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Library:
         self._states: dict[str, tuple[int, ...]] = {}
 
     def lend(self, path: str) -> int:
-        """A descriptor to give away and to close. Each has a position of its own: one that programs share would be a note to the next.
+        """A descriptor to give away and to close. Each has a position of its own: a shared one would be a note to the next program.
 
         Raises:
             HarnessError: the file was changed since it was lent first, or cannot be opened.
@@ -53,7 +53,7 @@ class Library:
         return next((path for path, before in self._states.items() if not os.path.exists(path) or state(path) != before), "")
 
     def close(self) -> None:
-        """Idempotent."""
+        """Closes all descriptors that are kept. Idempotent."""
         while self._kept:
             os.close(self._kept.popitem()[1])
 

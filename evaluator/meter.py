@@ -1,7 +1,7 @@
 """What a program and all that it has started hold of the machine, measured from outside: memory, tasks, disk. Standard library only.
 
-Memory is what is its own: anonymous pages, and shared pages whether mapped or not (a memfd, a file on a tmpfs). Mapped files are left
-out, for their pages are the machine's cache, and those of libraries and training rows are there once for all slots.
+Memory means what is its own: anonymous pages, and shared pages whether mapped or not (a memfd, a file on a tmpfs). Mapped files are left
+out: their pages are the machine's cache, where those of libraries and training rows exist once for all slots.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from evaluator.card import Card
 
-_TMPFS = ("tmp", "dev/shm")  # of a root that was built for the program
-_ENTRY_BYTES = 4096  # of disk, at least, that what has a name counts as: inodes are limited too
-_JUMP_TASKS, _JUMP_SHARE = 64, 0.125  # what a glance takes for a sign: so many new tasks on the machine, that share of the allowed memory
+_TMPFS = ("tmp", "dev/shm")  # in a root that was built for the program
+_ENTRY_BYTES = 4096  # least disk space that anything with a name counts as: inodes are limited too
+_JUMP_TASKS, _JUMP_SHARE = 64, 0.125  # signs at a glance: more new tasks on the machine, or a larger share of the allowed memory
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Allowance:
     folder: str
     gpu: str = ""  # value of CUDA_VISIBLE_DEVICES
     gpu_free_bytes: int = 0  # memory of the card that must stay free; 0: any may be used
-    shared: tuple[str, ...] = ()  # folders that it writes to beside others, and that may hold much from before
+    shared: tuple[str, ...] = ()  # folders that others write to as well, and that may already hold much
 
 
 class Meter:
@@ -38,8 +38,8 @@ class Meter:
     def __init__(self, parent: int, allowance: Allowance, init: int | None) -> None:
         """
         Args:
-            init: the descendant that is process 1 to the others, and the harness's own: it is left out, and they have a root of their own,
-                with tmpfs that are theirs alone. None: there is none.
+            init: the descendant that is process 1 to the others. It is the harness's own and left out; the others then have a root of
+                their own, with tmpfs that are theirs alone. None: there is none.
         """
         self._parent, self._allowance, self._init, self._own_root = parent, allowance, init, init is not None
         self._seen = _glance()
@@ -49,7 +49,7 @@ class Meter:
             with contextlib.suppress(OSError):  # no NVML here: then the allocator's own cap is all there is
                 self._card = Card(allowance.gpu)
         self.peak_memory_bytes = 0
-        self.waited_share = 0.0  # of the time in which main threads could have run, how much they waited for a core
+        self.waited_share = 0.0  # how much of the time in which main threads could have run they waited for a core
 
     def sign(self) -> bool:
         """Whether the machine as a whole changed so much since the last measurement that another cannot wait. Takes microseconds."""
@@ -74,7 +74,7 @@ class Meter:
         return "disk" if self._disk_bytes() > allowed.disk_bytes else None
 
     def _disk_bytes(self) -> int:
-        """Shared folders can hold very many files: they are looked through so often that it takes a hundredth of a core."""
+        """Shared folders can hold very many files: they are scanned only so often that it takes a hundredth of a core."""
         if (began := time.monotonic()) >= self._shared_due:
             self._shared_bytes = sum(folder_bytes(folder, self._began) for folder in self._allowance.shared)
             self._shared_due = began + 100 * (time.monotonic() - began)
@@ -96,7 +96,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def stopped(pid: int) -> bool:
-    """Whether none of its threads runs: stopped by a signal, ended, or gone. Others may outlive the first one."""
+    """Whether none of its threads runs: stopped by a signal, ended, or gone. Other threads may outlive the first."""
     states = set()
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -131,7 +131,7 @@ def _held(path: str, names: tuple[str, str]) -> tuple[int, int] | None:
 
 
 def _held_by_threads(pid: int) -> tuple[int, int]:
-    """Of a process whose first thread has ended: then /proc tells nothing of it but through the others."""
+    """`_held` of a process whose first thread has ended: /proc then shows its memory only through the other threads."""
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             if (held := _held(f"/proc/{pid}/task/{thread}/status", ("RssAnon", "RssShmem"))) is not None:
@@ -140,8 +140,8 @@ def _held_by_threads(pid: int) -> tuple[int, int]:
 
 
 def waited_share(pids: list[int]) -> float:
-    """Of the time since their start in which the main threads of these processes could have run, the share in which others did; 0 where
-    the kernel does not say."""
+    """Share of the time in which the main threads of these processes could have run, since their start, that they waited for a core; 0
+    where the kernel does not say."""
     ran = waited = 0
     for pid in pids:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/schedstat") as file:
@@ -160,12 +160,12 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 class Worked:
-    """Time on a core from a first look on. The kernel adds the time of an ended child to its parent, unless that ignores the end of its
+    """Time on a core since a first look. The kernel adds an ended child's time to its parent, unless the parent ignores the end of its
     children; so each process's own time is kept as well, as far as looks have seen it, and the larger of the two sums counts."""
 
     def __init__(self) -> None:
         self._first: float | None = None  # seconds by the kernel's sums
-        self._began: dict[tuple[int, str], int] = {}  # (pid, when it started) -> own ticks at the first look; 0 of one that came later
+        self._began: dict[tuple[int, str], int] = {}  # (pid, when it started) -> own ticks at the first look; 0 for one that came later
         self._seen: dict[tuple[int, str], int] = {}
         self.seconds = 0.0
 
@@ -187,7 +187,7 @@ def folder_bytes(folder: str, since: float = 0.0) -> int:
     """Disk space of all that is in a folder, empty files and folders as well; links are not followed.
 
     Args:
-        since: seconds since the epoch; what has not changed from then on is left out.
+        since: seconds since the epoch; what has not changed since then is left out.
     """
     total, open_ = 0, [folder]
     while open_:

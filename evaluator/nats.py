@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-_PER_WARP = 1024  # logits of a row, so that they stay in registers
+_PER_WARP = 1024  # logits of a row for each warp, so that they stay in registers
 _MOST_WARPS = 32
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from evaluator.plain import checked
 
 SELF_REPORTED = "self-reported"  # stands beside every such score that is shown
-LEAST_BPB, MOST_BPB = 1e-6, 1e3  # val_bpb that is a score lies between; beyond, a model has diverged, or a figure is made up
-_MOST_STORED = 1e100  # that a score of before MOST_BPB may be: what cannot be squared is damage
-MOST_LOSS = 1e30  # nats per token that a learning curve takes: sums of larger ones overflow
+LEAST_BPB, MOST_BPB = 1e-6, 1e3  # a score's val_bpb lies between; beyond, a model has diverged or a figure is made up
+_MOST_STORED = 1e100  # limit for scores stored before there was MOST_BPB: what cannot be squared is damage
+MOST_LOSS = 1e30  # largest loss of a learning curve, nats per token: sums of larger ones overflow
 
 
 class Phase(StrEnum):
@@ -73,9 +73,9 @@ class Scored:
     sandbox: str  # level the score was taken at: "namespaces" or "process"
     setup_seconds: float = 0.0  # process start to the request for the first real batch; 0 in records from before it was measured
     score_seconds: float = 0.0  # end of the training process to the end of the last forwarder; 0 likewise
-    waited_share: float = 0.0  # of the time in which it could have run, how much its main thread waited for a core
+    waited_share: float = 0.0  # how much of the time in which its main thread could have run it waited for a core
     logits_through: str = ""  # "memory" on a CPU; "GPU memory", or "pinned memory" or "pageable memory" where the driver refuses that
-    heldout_bpb: float | None = None  # the same on the held-out text; None where that was not asked for, or there is none
+    heldout_bpb: float | None = None  # bits per byte of the held-out text; None where that was not asked for, or there is none
     self_reported: bool = False  # compat mode only: the number is the program's own word
     curve: tuple[CurvePoint, ...] = ()
     log: str = ""  # last part of what the program printed, control characters removed
@@ -89,8 +89,8 @@ class Stopped:
     training_seconds: float
     curve: tuple[CurvePoint, ...] = ()
     log: str = ""
-    total_seconds: float = 0.0  # with its set-up
-    foretold: float | None = None  # val_bpb that its curve foretold, where whoever stopped it went by that: no score
+    total_seconds: float = 0.0  # set-up included
+    foretold: float | None = None  # val_bpb predicted from its curve, where that is why it was stopped; not a score
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Failed:
     total_seconds: float = 0.0
     curve: tuple[CurvePoint, ...] = ()
     log: str = ""
-    error: str = ""  # class of the exception that ended it; "" when none was told
-    steps: int = 0  # the last that it told of
-    losses: tuple[float, ...] = ()  # the last that it told of, nats per token, oldest first
-    peak_memory_gib: float = 0.0  # of the host, measured from outside; 0 where it was not
+    error: str = ""  # class of the exception that ended it; "" when none was reported
+    steps: int = 0  # last step that it reported
+    losses: tuple[float, ...] = ()  # last losses that it reported, nats per token, oldest first
+    peak_memory_gib: float = 0.0  # host memory, measured from outside; 0 where it was not measured
 
     @property
     def where(self) -> str:
@@ -124,14 +124,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """The same canonical tree as a genome that is known already: not evaluated."""
+    """Not evaluated, since its canonical tree is that of a genome known already."""
 
     of: int  # index of the candidate that has the same genome
 
 
 @dataclass(frozen=True)
 class Unwritten:
-    """No program came of the proposal: no mutation applied, the merge gave a parent, the writer failed."""
+    """No program came of the proposal: no mutation applied, the merge gave a parent, or the writer failed."""
 
     why: str
 

@@ -1,7 +1,7 @@
 """Packs a vocabulary that no program has asked for before, by the lab's own preparation, while no clock runs.
 
-A data folder takes one process at a time, so slots of a machine that ask for the same one wait for each other and find it done. The work
-stays on the slot's own cores, beside which others may be training.
+A data folder takes one process at a time, so slots of one machine that ask for the same vocabulary wait for each other and find it done.
+The work stays on the slot's own cores, since others may be training on the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Preparation:
     modules: tuple[tuple[str, str], ...] = ()  # (file name, text)
 
     def write(self, folder: Path) -> Path:
-        """Lays the files out; the script to run."""
+        """Writes the files and returns the script to run."""
         for name, text in (("prepare.py", self.prepare), *self.modules):
             (folder / name).write_text(text, encoding="utf-8")
         return folder / "prepare.py"
@@ -57,7 +57,7 @@ def add_vocabulary(preparation: Preparation, folder: str, size: int, cpus: tuple
             except subprocess.TimeoutExpired:
                 raise PackingError(f"packing takes more than the {seconds:g} s allowed") from None
             finally:
-                process.kill()  # nothing where it has ended
+                process.kill()  # does nothing where it has ended
     if process.returncode:
         lines = said.strip().splitlines() or [f"exit code {process.returncode}"]
         raise PackingError(f"packing a vocabulary of {size}: {lines[-1]}")

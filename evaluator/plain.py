@@ -1,4 +1,4 @@
-"""Frozen values that come back from disk: are their fields what they are declared to be? JSON that parses may still be damaged."""
+"""Checks that the fields of frozen values read back from disk have their declared types. JSON that parses may still be damaged."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _Value = TypeVar("_Value")
 
 
 def checked(value: _Value, finite: bool = True) -> _Value:
-    """The instance of a dataclass itself. Dataclasses inside of it are for whoever made them.
+    """Returns the dataclass instance itself if its fields are sound. Dataclasses inside it are checked by whoever made them.
 
     Args:
-        finite: of its floats.
+        finite: whether its floats must be finite.
     Raises:
-        ValueError: a field is of another type than it is declared with, or a number beyond all reason.
+        ValueError: a field does not have its declared type, or a number is beyond all reason.
     """
     kind: Any = type(value)
     for name, fits in _fields(kind, finite):

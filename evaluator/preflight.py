@@ -1,10 +1,10 @@
-"""The dry run: a program from its import to its saved weights in seconds, on the CPU, in the sandbox that a training has.
+"""The dry run: takes a program from its import to its saved weights in seconds, on the CPU, in the same sandbox as a training.
 
-It is imported, builds its model, warms up, takes a few steps on random tokens, saves; another process builds the model anew, loads the
-weights, and looks at the logits' shape, at NaN and at a look ahead. The caller makes the program small first (evo/preflight.py).
+It is imported, builds its model, warms up, takes a few steps on random tokens and saves; another process builds the model anew, loads the
+weights, and checks the logits' shape, NaN, and whether they look ahead. The caller makes the program small first (evo/preflight.py).
 
-What comes of it is a verdict, never a score, and never an exception for what the program is like. Only what points at the program is a
-failure: too little time or memory, a device that is not here, an end by a signal say nothing (`Inconclusive`).
+The result is a verdict, never a score, and never an exception for what the program is like. Only what points at the program is a failure:
+too little time or memory, a missing device or an end by a signal says nothing (`Inconclusive`).
 Left out: what large sizes, a GPU, compilers and long training bring about. A program that means to deceive can pass.
 """
 
@@ -35,7 +35,7 @@ EXAMINED_ROWS = 2
 _ROWS = 64  # of random tokens, for training
 _GIB = 2**30
 _OF_THE_MACHINE = (Reason.OUT_OF_MEMORY, Reason.SETUP_TIMEOUT, Reason.OVERRAN, Reason.SCORE_TIMEOUT, Reason.TOO_BIG)
-# What a program says that needs a GPU, a compiler or a kernel that is not here, that ends on purpose, or that the machine ended.
+# Messages of programs that need a GPU, a compiler or a kernel that is not here, that end on purpose, or that the machine ended.
 _SAYS_NOTHING = re.compile(
     r"cuda|\bgpus?\b|triton|inductor|(flex|flash)_?att|not implemented for|\bcompiler\b|SystemExit|ended with signal", re.IGNORECASE
 )
@@ -63,7 +63,7 @@ Verdict = Passed | Inconclusive | Failed
 
 @dataclass(frozen=True)
 class Trial:
-    """What is run."""
+    """A program to run dry."""
 
     program: str
     prepare: str  # text of prepare.py, constants set
@@ -75,7 +75,7 @@ class DryRunConfig:
     """What a dry run may use."""
 
     threads: int = 1
-    seconds: float = 60.0  # for each of set-up, the end of training, and the looks at the model
+    seconds: float = 60.0  # for each of set-up, the end of training, and the checks of the model
     memory_gib: float = 8.0
     masked: tuple[str, ...] = ()  # hidden from programs, as in a slot
     sandbox: str = "auto"
@@ -95,7 +95,7 @@ class DryRun:
         self._turn = threading.Lock()
 
     def __call__(self, trial: Trial) -> Verdict:
-        """What the program does when it is run."""
+        """Runs the program and says what was found."""
         with self._turn:
             began = time.monotonic()
             with contextlib.closing(self._berths.take()) as berth:
@@ -180,14 +180,14 @@ class DryRun:
 
 
 def weighed(failed: Failed) -> Failed | Inconclusive:
-    """The failure if it points at the program."""
+    """The failure itself if it points at the program, else that nothing can be said."""
     raised_in = "".join(_FRAME.findall(failed.trace)[-1:])
     elsewhere = failed.reason in _OF_THE_MACHINE or _SAYS_NOTHING.search(failed.message) or _OF_A_DEVICE.search(raised_in)
     return Inconclusive(f"{failed.reason} in {failed.phase}: {failed.message}", failed.total_seconds) if elsewhere else failed
 
 
 def _finding(reply: dict[str, Any]) -> Verdict:
-    """The examiner's word as a verdict. It comes from where the program runs: anything may stand in it."""
+    """The examiner's word as a verdict. It comes from where the program runs, so anything may stand in it."""
     if reply["op"] == "sound":
         return Passed(0.0)
     if reply["op"] == "error":

@@ -15,7 +15,7 @@ _CONTROL = re.compile(
 
 
 def printable(text: str) -> str:
-    """Without terminal escapes and control characters: a program's own words may reach a terminal, a page or a model."""
+    """The text without terminal escapes and control characters: a program's own words may reach a terminal, a page or a model."""
     return _CONTROL.sub("", text)
 
 

@@ -1,4 +1,4 @@
-"""The slot's side of `launch.py`: what a confined process is given, at which level this machine can confine, how it is started and ended.
+"""The slot's side of `launch.py`: what a confined process is given, which level of confinement works here, how it is started and ended.
 
 A program sees an allow-list: the interpreter, its installed packages, system libraries, its lab files (read-only) and one work folder.
 It never sees the home folder, the run folder, the data folder, other slots' files, the network or the environment of the harness.
@@ -53,7 +53,7 @@ class Exit:
     code: int  # 128 + signal when a signal ended it
     killed: str | None  # "slot", "memory", "tasks", "disk", "GPU memory", or None when it ended by itself
     peak_memory_bytes: int  # as it was last measured, of it and all it started; of one process where that is more
-    waited_share: float = 0.0  # of the time in which it could have run, how much its main thread waited for a core
+    waited_share: float = 0.0  # how much of the time in which its main thread could have run it waited for a core
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Confined:
     masked: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     cpus: tuple[int, ...]
-    memory_bytes: int  # of it and all that it starts
-    data_bytes: int  # of each process, so that one allocation too many fails at once; 0: not limited (CUDA reserves more than it uses)
+    memory_bytes: int  # limit for it and all that it starts
+    data_bytes: int  # limit for each process, so that an allocation too many fails at once; 0: none (CUDA reserves more than it uses)
     tasks: int  # processes and threads
-    file_bytes: int  # of a file, and of all that lie in `cwd`
+    file_bytes: int  # limit for a file, and for all that lie in `cwd`
     level: str  # "namespaces" or "process"
     root: str  # an empty folder, where the process's own root is built
     gpu: str = ""  # value of CUDA_VISIBLE_DEVICES
-    gpu_free_bytes: int = 0  # memory of that card below which free memory may not fall; 0: no limit
-    template: Template | None = None  # that a copy of is to become it; None: it starts from nothing
+    gpu_free_bytes: int = 0  # the card's free memory may not fall below this; 0: no limit
+    template: Template | None = None  # a copy of it becomes the process; None: that starts from nothing
 
 
 class Process:
@@ -85,9 +85,9 @@ class Process:
         """Starts it, its output going to the descriptor `log`.
 
         Args:
-            channel: descriptor that it gets too, and finds the number of in EVO_CHANNEL.
+            channel: a further descriptor for it, whose number it finds in EVO_CHANNEL.
         Raises:
-            HarnessError: it was to come of a template, which does not start.
+            HarnessError: the template that it should be a copy of does not start.
         """
         lifeline_there, lifeline = os.pipe()
         self._lifeline: int | None = lifeline
@@ -103,7 +103,7 @@ class Process:
             os.close(lifeline_there)
             os.close(report_there)
         self._lock = threading.Lock()
-        self._begun = b""  # of the report
+        self._begun = b""  # what has been read of the report
         self._exit: Exit | None = None
 
     @property
@@ -116,7 +116,7 @@ class Process:
         return cpu_seconds(descendants(self._launcher.pid))
 
     def note_work(self, worked: Worked) -> None:
-        """Lets it look at what it and all it started have spent."""
+        """Lets `worked` look at the time that it and all it started have spent on a core."""
         worked.look(descendants(self._launcher.pid))
 
     def freeze(self) -> bool:
@@ -138,7 +138,7 @@ class Process:
                 os.kill(pid, signal.SIGCONT)
 
     def seal(self) -> bool:
-        """Closes to it all folders but the one that it works in; False where that does not work. Not while it is waited for."""
+        """Makes all folders but its working folder read-only to it; False where that does not work. Not to be called during `wait`."""
         with self._lock:
             if self._lifeline is None or not self.alive:
                 return False
@@ -152,7 +152,7 @@ class Process:
             return said == SEALED
 
     def stop(self) -> None:
-        """Begins to end it, for a caller that has more to end. Idempotent."""
+        """Begins to end it, for a caller that ends several. Idempotent."""
         with self._lock:
             self._cut_lifeline()
 
@@ -162,7 +162,7 @@ class Process:
         return self.wait()
 
     def wait(self) -> Exit:
-        """Waits for its own end."""
+        """Waits until it ends by itself, says how it ended."""
         with self._lock:
             if self._exit is None:
                 self._exit = self._reap()
@@ -186,7 +186,7 @@ class Process:
 
 
 def _start(what: Confined, spec: dict[str, Any], log: int, channel: int | None) -> subprocess.Popen[bytes] | Copy:
-    """The launcher."""
+    """Starts the launcher, as a copy of the template where that works."""
     lifeline, report = spec["lifeline"], spec["report"]
     if what.template is not None:
         copy = what.template.fork(spec, lifeline, report, log, channel)
@@ -252,7 +252,7 @@ def environment(threads: int, **more: str) -> tuple[tuple[str, str], ...]:
 
 @contextlib.contextmanager
 def template(level: str, device: str, threads: int) -> Iterator[Template | None]:
-    """What processes of `environment(threads)` come of, where one can be used (template.py)."""
+    """The template for processes with `environment(threads)`; None where none can be used (template.py)."""
     if level != "namespaces":
         yield None
         return
@@ -283,7 +283,7 @@ def _all_copies(masked: tuple[str, ...]) -> list[str]:
 
 
 def _spec(what: Confined) -> dict[str, Any]:
-    """What launch.py is told."""
+    """The spec that launch.py is given."""
     links = [(path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path)]
     interpreter = [os.path.realpath(sys.base_prefix), *_package_folders(), str(INSIDE)]
     readable = [path for path in (*_SYSTEM, *_SYSTEM_FILES) if os.path.exists(path) and not os.path.islink(path)]

@@ -1,5 +1,5 @@
-"""Folders for what an evaluation needs on disk. They go when their owner closes them; those of owners that were killed go when the next
-one is made: a folder belongs to whoever holds the lock on its file, and a lock dies with its process. One kind stays: `Kept`."""
+"""Folders for what an evaluation needs on disk. A folder is removed when its owner closes it, or, if its owner was killed, when the next
+one is made: it belongs to whoever holds the lock on its file, and a lock dies with its process. One kind stays: `Kept`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evaluator.meter import folder_bytes
 
 _PREFIX = "evo-slot-"
 _LOCK = "lock"
-KERNELS_BYTES = 16 * 2**30  # of compiled ones that are kept for the next run: hundreds of programs'
+KERNELS_BYTES = 16 * 2**30  # compiled kernels kept for the next run: those of hundreds of programs
 
 
 class Scratch:
@@ -27,7 +27,7 @@ class Scratch:
         unheld = self.path / f"{_LOCK}.new"
         self._lock = os.open(unheld, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        unheld.rename(self.path / _LOCK)  # held from the moment that it has its name: whoever sweeps finds no other
+        unheld.rename(self.path / _LOCK)  # held from the moment it has its name, so a sweep never finds it unheld
 
     def close(self) -> None:
         """Removes the folder."""
@@ -43,7 +43,7 @@ class Evaluations:
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[Path]:
-        """An empty folder that goes on the way out."""
+        """An empty folder, removed on the way out."""
         if self._scratch is None:
             self._scratch = Scratch()
         with tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._scratch.path) as folder:
@@ -57,12 +57,12 @@ class Evaluations:
 
 
 class Kept:
-    """A folder that outlives whoever works with it, as several may at once. The first of them empties it if it has grown too large."""
+    """A folder that outlives its users, who may be several at once. The first of them empties it if it has grown too large."""
 
     def __init__(self, path: str, most_bytes: int) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         self._lock, real = -1, os.path.realpath(path)
-        with contextlib.suppress(OSError):  # others are at work; or no lock can be had here, and it goes on growing
+        with contextlib.suppress(OSError):  # others are using it; or no lock can be had here, and it goes on growing
             self._lock = os.open(f"{real}.lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if folder_bytes(real) > most_bytes:
@@ -73,7 +73,7 @@ class Kept:
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Releases the folder. Idempotent."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -4,18 +4,18 @@ What holds: the program never sees validation data, the judge, the clock or a fi
 clock runs; it is dead, with all it started, before its weights are scored; what scores it never runs its code.
 
 Out of reach, at the strongest level:
-- The last twentieth: in the grace after the budget a program may spend a twentieth of it on a core before it is refused; on a GPU all of
-  the grace. Weights that come later than the seed genome's are flagged (evo/core/flags.py).
+- The last twentieth: in the grace after the budget a program may spend a twentieth of the budget on a core before it is refused; on a GPU
+  all of the grace. Weights that come later than the seed genome's are flagged (evo/core/flags.py).
   Looks are a twentieth of a second apart: children that live for less, and whose end their parent ignores, are not seen.
 - Text before the clock: sources of installed libraries resemble the embedded default data, and a program's own text can carry knowledge.
-  Both are bounded by `setup_seconds`, to which the scoring of the program before adds its time where they overlap, and a set-up that is
+  Both are bounded by `setup_seconds`, to which the scoring of the previous program adds its time where they overlap, and a set-up that is
   longer than the seed genome's is flagged. With data of one's own (--from) the former is no use.
-- Luck: a program may ignore its seed, and then keeps the luck of its own one, about one sd of the seeds, under every confirmation.
+- Luck: a program may ignore its seed, and then keeps the luck of a seed of its own, about one sd over seeds, in every confirmation.
 - A look ahead, or learning while scored, that changes less than 0.003 nats a token (twins.py).
 - A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or training rows, or code for
-  the next program; a socket in it could carry a validation row to a program that is set up meanwhile. At level "process" also a file.
-- Notes on files that all can read, such as the interpreter's: a lock (flock), a hint (F_SET_RW_HINT). A few bits, to a program that looks.
-- Training on while weights are loaded, on rows that the weights carry: for two more graces.
+  the next program; a socket in it could carry a validation row to a program that is set up meanwhile. At level "process" so could a file.
+- Notes on files that all can read, such as the interpreter's: a lock (flock), a hint (F_SET_RW_HINT). They pass a few bits to a program that looks.
+- Further training while weights are loaded, on rows that the weights carry: for two more graces.
 - Kernel exploits, timing and other side channels, GPU memory that an earlier process left, pinned host memory (launch.py).
 At level "process" files, other processes and network are open, too, and only changes to the lab and to the training rows are noticed. The
 level is recorded with every score.
@@ -45,7 +45,7 @@ from evaluator.task import Task
 from evaluator.training import Limits, Trained, TrainingRun, failure
 
 _GIB = 2**30
-_LOADED_A_SECOND = 2**28  # bytes of weights, on a busy machine
+_LOADED_A_SECOND = 2**28  # bytes of weights loaded a second on a busy machine
 _TORCH_SAYS = re.compile(r"Tried to allocate (?P<tried>[\d.]+) (?P<unit>\w+)\..* of which (?P<free>[\d.]+) (?P<unit_free>\w+) is free")
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BEFORE_THE_CLOCK = (Phase.START, Phase.IMPORT, Phase.SETUP)
@@ -71,10 +71,10 @@ class SlotConfig:
 
 
 def crowded_out(failed: Failed, beside: bool) -> bool:
-    """Whether there would have been memory enough without others: on a GPU these are always a program's own forwarders.
+    """Whether memory would have sufficed without other processes, which on a GPU always include a program's own forwarders.
 
     Args:
-        beside: a program of before was being scored.
+        beside: whether the previous program was being scored.
     """
     if failed.reason is not Reason.OUT_OF_MEMORY:
         return False
@@ -82,7 +82,7 @@ def crowded_out(failed: Failed, beside: bool) -> bool:
     if said is None:
         return beside or failed.message.startswith("more GPU memory")
     tried, free = (float(said[number]) * _UNITS.get(said[unit], 1) for number, unit in (("tried", "unit"), ("free", "unit_free")))
-    return free < tried  # else it is the program's own limit that was in the way
+    return free < tried  # else the program's own limit was in the way
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class _Turn:
 
 
 class Slot:
-    """`Evaluate` by real training, in two stages with a lock each. A program is set up while the one before it is scored, where processes
-    are started early (berth.py): `trained` says from when on the next call may come, from another thread. Its clock waits for the verdict,
-    so that the timed phase has the GPU to itself."""
+    """`Evaluate` by real training, in two stages with a lock each. Where processes are started early (berth.py), a program is set up while
+    the one before it is scored: once `trained` is called, the next call may come, from another thread. Its clock waits for the verdict, so
+    that the timed phase has the GPU to itself."""
 
     def __init__(self, config: SlotConfig) -> None:
         self.config = config
@@ -191,9 +191,9 @@ class Slot:
     ) -> Ready | Stopped | Failed:
         """
         Args:
-            build: let the forwarders build the model meanwhile.
+            build: whether the forwarders build the model meanwhile.
         """
-        if not self._scoring.locked():  # else it is at work
+        if not self._scoring.locked():  # else the judge is at work
             self._ready_judge()
         turn = stage.enter_context(contextlib.closing(_Turn(self._scoring)))
         berth = stage.enter_context(contextlib.closing(self._berths.take()))  # closed before the turn is over
@@ -307,7 +307,7 @@ class Slot:
             level=self.level,
             root=str(files.root),
             gpu=config.gpu,
-            gpu_free_bytes=spare // 2,  # of the spare memory some is the harness's: contexts, and the judge's rows
+            gpu_free_bytes=spare // 2,  # some of the spare memory is the harness's: contexts, and the judge's rows
             template=self._template,
         )
 

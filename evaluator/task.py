@@ -22,8 +22,8 @@ class Task:
     bytes_sha256: str
     vocab: int
     device: str
-    seconds: float  # that one forwarder may take once it is asked: for loading, and for its share of the rows
-    first_seconds: float = 1e9  # from its word to load to its first logits, beyond what others take; as JSON has no infinity, long
+    seconds: float  # limit of one forwarder once it is asked, for loading and for its share of the rows
+    first_seconds: float = 1e9  # limit from the word to load to the first logits, beyond a usual chunk's time; JSON has no infinity
 
     @property
     def chunk_rows(self) -> int:
@@ -43,13 +43,13 @@ class Task:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that judge and forwarder share: of the host, and as much again of a GPU."""
+        """Memory that judge and forwarder share: so much of the host, and as much again of a GPU."""
         return PLACES * self.place_bytes
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The file that a training leaves, and where a forwarder finds it once it is given: another name of it, in a folder that is empty."""
+    """The file that a training leaves, and the path at which a forwarder finds it once it is given: a second name, in an empty folder."""
 
     file: str
     given: str

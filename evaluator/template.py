@@ -1,10 +1,10 @@
-"""A process that has imported what most programs need, and turns a copy of itself into each confined process: to import torch takes two
-seconds of a core, to fork a few milliseconds (as Android's zygote does, and forkserver of multiprocessing).
+"""A process that has imported what most programs need, and turns a copy of itself into each confined process: importing torch takes two
+seconds of a core, a fork a few milliseconds (Android's zygote and multiprocessing's forkserver do the same).
 
 It holds nothing but libraries and the launcher, sees no program, and keeps nothing of what it starts. A copy does what launch.py does
-otherwise, only that its last step is no exec: capabilities are dropped by hand. What programs of one template share is the layout of their
-memory. Not at level "process", where a program could reach into the template of the next. A GPU's driver does not survive a fork: where
-an import has started one up, or a process, or one of Python's threads, there are no copies, and each process imports for itself.
+elsewhere, except that its last step is not an exec: capabilities are dropped by hand. Programs of one template share the layout of their
+memory. It is not used at level "process", where a program could reach into the next one's template. A GPU's driver does not survive a fork:
+where an import has started the driver, a process or a Python thread, there are no copies, and each process imports for itself.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _FAILED = 125  # exit code of a launcher that left no report
 
 
 class Copy:
-    """The launcher that a template has forked, as far as it is like a subprocess.Popen."""
+    """A launcher that a template has forked, with as much of subprocess.Popen's interface as is needed."""
 
     returncode = _FAILED
 
     def __init__(self, pid: int, descriptor: int) -> None:
         """
         Args:
-            descriptor: that tells of its end (pidfd_open(2)); ours to close.
+            descriptor: a pidfd, which becomes readable at its end (pidfd_open(2)); ours to close.
         """
         self.pid, self._descriptor, self._lock = pid, descriptor, threading.Lock()
 
     def poll(self, milliseconds: float = 0.0) -> int | None:
-        """None while it runs."""
+        """Its exit code; None while it runs."""
         with self._lock:
             if self._descriptor >= 0:
                 ends = select.poll()
@@ -67,12 +67,12 @@ class Copy:
 
 
 class Template:
-    """The harness's end of it. It is started at the first use, or before by `warm`, and again if it should have died."""
+    """The harness's end of a template, which is started at its first use, or earlier by `warm`, and again if it has died."""
 
     def __init__(self, env: tuple[tuple[str, str], ...]) -> None:
         """
         Args:
-            env: its environment, and so what libraries see of one while they are imported. Copies get their own later.
+            env: its environment, which is what libraries see while they are imported. Copies get their own later.
         """
         self._env, self._lock = dict(env), threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -88,7 +88,7 @@ class Template:
         """A copy that runs launch.py's `run(spec)`; it gets copies of the descriptors. None: this template cannot be copied.
 
         Raises:
-            HarnessError: there is no getting one.
+            HarnessError: no copy can be had.
         """
         fds = (lifeline, report, log) + (() if channel is None else (channel,))
         with self._lock:
@@ -135,7 +135,7 @@ class Template:
 
 
 class _Shared:
-    """One template for all who ask for the same, as long as one of them has it."""
+    """One template for all who ask for the same environment, as long as one of them uses it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -176,7 +176,7 @@ def main() -> None:
         wire.send(channel, {"op": "ready"})
     except ConnectionError:  # the slot ended meanwhile
         os._exit(0)
-    copies: dict[int, int] = {}  # descriptor that tells of its end -> pid
+    copies: dict[int, int] = {}  # pidfd -> pid
     while True:
         watched: list[Any] = [channel, *copies]
         ready = select.select(watched, [], [])[0]
@@ -218,7 +218,7 @@ def shared_by_copies() -> str:
 
 
 def _launch(spec: dict[str, Any], fds: list[int]) -> None:
-    """The life of a copy. Returns nowhere: what becomes of the program's own process is the interpreter's end."""
+    """The life of a copy. Never returns: the launcher exits, and the program's own process ends as an interpreter does."""
     os.setsid()
     kernel.set_name("launch")
     null = os.open("/dev/null", os.O_RDONLY)
@@ -237,12 +237,12 @@ def _launch(spec: dict[str, Any], fds: list[int]) -> None:
 
 
 def _run_script(spec: dict[str, Any]) -> None:
-    """The program's own process, confined by now: the script runs as if it were the interpreter's."""
+    """Runs the script in the program's own process, confined by now, as if an interpreter had been started with it."""
     os.environ.clear()
     os.environ.update(spec["env"])
     sys.argv[:] = [spec["argv"][-1]]
     kernel.set_name(os.path.basename(sys.argv[0]))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as an interpreter has it that starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in an interpreter that has just started
     for name in [name for name in sys.modules if name.partition(".")[0] == "evaluator"]:
         del sys.modules[name]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -27,11 +27,11 @@ from evaluator.printed import printable
 from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
-_MESSAGES, _MESSAGES_A_SECOND = 100, 20  # from a program; prepare.py sends five a second of the budget, and few besides
+_MESSAGES, _MESSAGES_A_SECOND = 100, 20  # most messages of a program; prepare.py sends five a second of the budget, and few more
 _LOOK_SECONDS = 0.05  # between two looks at what a program does in its grace
-_LOSSES_TOLD = 3  # of a failure, beside its curve
-_CURVE_BEGINNING = 16  # points that are never thinned out: by them two runs are compared
-_PEAK_GIB_MAX = 1e6  # that a process can tell of its memory: more than any machine has
+_LOSSES_TOLD = 3  # last losses kept with a failure, beside its curve
+_CURVE_BEGINNING = 16  # first points, never thinned out: two runs are compared by them
+_PEAK_GIB_MAX = 1e6  # most that a process can report of its memory: more than any machine has
 _REASONS = {
     "SyntaxError": Reason.SYNTAX,
     "IndentationError": Reason.SYNTAX,
@@ -47,16 +47,16 @@ class Limits:
 
     setup_seconds: float = 120.0  # process start to first real batch
     grace_seconds: float = 2.0  # after the budget, for steps in flight and for handing over the weights
-    late_share: float = 0.05  # of the budget: time on a core that may be spent after it, whatever the grace;
-    late_seconds: float = 0.5  # so much always: the steps in flight, for which a core may spin, and saving
+    late_share: float = 0.05  # share of the budget that may be spent on a core after it, whatever the grace
+    late_seconds: float = 0.5  # allowed there in any case: for steps in flight, which a core may spin for, and for saving
     score_seconds: float = 120.0  # longest silence while scoring
-    pack_seconds: float = 120.0  # for a vocabulary that no program has asked for before
+    pack_seconds: float = 120.0  # to pack a vocabulary that no program has asked for before
     host_memory_gib: float = 8.0
     weights_gib: float = 4.0
-    file_gib: float = 4.0  # of a file, and of all that a program leaves in its folder
+    file_gib: float = 4.0  # of any one file, and of all that a program leaves in its folder
     tasks: int = 4096  # processes and threads
-    gpu_spare_gib: float = 0.0  # of the card that a program may not use, also when it is alone; 0: it may use all
-    log_bytes: int = 16_384  # kept of what the program prints
+    gpu_spare_gib: float = 0.0  # memory of the card that a program may not use, even when alone; 0: it may use all
+    log_bytes: int = 16_384  # how much of what the program prints is kept
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Trained:
     parameters: int
     peak_memory_gib: float  # as the program reports it; 0 when it does not
     curve: tuple[CurvePoint, ...]
-    waited_share: float = 0.0  # of the time in which it could have run, how much its main thread waited for a core
+    waited_share: float = 0.0  # how much of the time in which its main thread could have run it waited for a core
 
 
 @dataclass
@@ -86,7 +86,7 @@ class TrainingRun:
     weights_file: Path
     watch: Watch | None = None
     lend: Callable[[str], int] = lambda path: os.open(path, os.O_RDONLY)  # a descriptor of the training rows, to be given away
-    pack: Callable[[int], Data] | None = None  # the data with one more vocabulary of those that they offer
+    pack: Callable[[int], Data] | None = None  # gives the data with one more of the vocabularies on offer
     before_clock: Callable[[], None] = lambda: None  # returns when nothing that the harness has started would disturb the timed phase
     phase: Phase = Phase.START
     _born: float = field(default_factory=time.monotonic)
@@ -94,9 +94,9 @@ class TrainingRun:
     _clock_start: float = math.inf
     _vocabulary: Vocabulary | None = None
     _curve: list[CurvePoint] = field(default_factory=list)
-    _worked: Worked = field(default_factory=Worked)  # after the budget
-    _grace: threading.Thread | None = None  # looks at it
-    _over: threading.Event = field(default_factory=threading.Event)  # nothing more is to be looked at
+    _worked: Worked = field(default_factory=Worked)  # time on a core after the budget
+    _grace: threading.Thread | None = None  # looks at that time
+    _over: threading.Event = field(default_factory=threading.Event)  # set when there is nothing more to look at
 
     def run(self) -> Trained | Stopped | Failed:
         """Holds the conversation to its end; the process and all it started are gone afterwards."""
@@ -117,7 +117,7 @@ class TrainingRun:
         return replace(ended, peak_memory_gib=exit_.peak_memory_bytes / 2**30)
 
     def _converse(self) -> Trained | Stopped | Failed | None:
-        """None: the process ended without saying why."""
+        """How it ended; None where the process ended without saying why."""
         most = int(_MESSAGES + _MESSAGES_A_SECOND * self.budget_seconds)
         for _ in range(most):
             try:
@@ -232,14 +232,14 @@ class TrainingRun:
         return Trained(self._vocabulary, seconds, setup, steps, tokens, parameters, peak, tuple(self._curve))
 
     def _look_at_the_grace(self) -> None:
-        """From the end of the budget on, often, since what has ended may be counted nowhere."""
+        """Looks often from the end of the budget on, since the time of a process that has ended may be counted nowhere."""
         wait = self.budget_seconds
         while not self._over.wait(wait):
             self.process.note_work(self._worked)
             wait = _LOOK_SECONDS
 
     def _late_work(self) -> Failed | None:
-        """The grace is for a machine that is busy, not for training: what counts against it is time on a core."""
+        """A failure if it worked too long after its budget. The grace is for a busy machine, not for training: time on a core counts."""
         allowed = max(self.limits.late_seconds, self.limits.late_share * self.budget_seconds)
         self._over.set()
         if self._grace is not None:
@@ -270,7 +270,7 @@ class TrainingRun:
         return replace(failed, error=printable(str(message.get("type")))[:100])
 
     def _explain(self, exit_: Exit) -> Failed:
-        """A process that ended without a word."""
+        """Why a process ended that did not say so."""
         return self._fail(*how_it_ended(exit_, self.limits))
 
     def _fail(self, reason: Reason, message: str, trace: str = "") -> Failed:
@@ -278,7 +278,7 @@ class TrainingRun:
 
 
 def _counted(message: dict[str, Any], name: str) -> int:
-    """A number that the process tells of itself: one that everybody can divide by, and a database can hold."""
+    """A count that the process reports of itself: a whole number that a database can hold."""
     value = int(message[name])
     if not 0 <= value < 2**63:
         raise ValueError(f"{name} must be a count below 2**63")
@@ -289,7 +289,7 @@ def _counted(message: dict[str, Any], name: str) -> int:
 
 
 def add_point(curve: list[CurvePoint], point: CurvePoint) -> None:
-    """Keeps the whole run in view with a bounded number of points, about evenly, of which each has the mean loss since the one before."""
+    """Adds a point to a curve of bounded length: its points stay about evenly spaced, each with the mean loss since the one before."""
     if len(curve) >= _CURVE_POINTS_MAX:
         k = min(range(_CURVE_BEGINNING, len(curve) - 1), key=lambda k: curve[k + 1].seconds - curve[k - 1].seconds)
         curve[k : k + 2] = [replace(curve[k + 1], loss=_mean_loss(*curve[k - 1 : k + 2]))]
@@ -297,7 +297,7 @@ def add_point(curve: list[CurvePoint], point: CurvePoint) -> None:
 
 
 def _mean_loss(before: CurvePoint, a: CurvePoint, b: CurvePoint) -> float | None:
-    """Over the time from `before` to `b`."""
+    """Mean loss over the time from `before` to `b`."""
     told = [(p.loss, p.seconds - q.seconds) for p, q in ((a, before), (b, a)) if p.loss is not None]
     seconds = sum(s for _, s in told)
     return sum(loss * s for loss, s in told) / seconds if seconds > 0 else b.loss
@@ -307,7 +307,7 @@ def what_was_raised(message: dict[str, Any], limits: Limits | None = None) -> tu
     """Reason and text of an exception as `inside/trainee.py` explains it.
 
     Args:
-        limits: what it ran under, where that may be why.
+        limits: what it ran under, where a limit may be the reason.
     """
     kind, text = str(message.get("type")), str(message.get("message"))
     reason = _REASONS.get(kind, Reason.CRASH)

@@ -1,8 +1,8 @@
 """Tries what training programs use, on one device, and prints a line of JSON about each thing: `python tried.py cuda bfloat16 flex`.
 
-A process of its own, since a compiler may hang and a driver may kill: the caller sets the limit (evo/doctor.py). What is computed is
-compared with the same in float64 on the CPU, so a line means that the result is right. What fails ends the process with a traceback, whose
-last line says why.
+It is a process of its own, since a compiler may hang and a driver may kill: the caller sets the limit (evo/doctor.py). Each result is
+compared with the same computation in float64 on the CPU, so a line means that it is right. A failure ends the process with a traceback,
+whose last line says why.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 _SIZE = {"cuda": 4096, "mps": 2048}  # rows of a square matrix product; elsewhere 512, which takes milliseconds
-_ROWS, _HEADS, _LENGTH, _WIDTH = 2, 2, 256, 64  # of an attention: B, H, T, D
-_WINDOW = 64  # tokens back that are seen
-_TOLERANCE = {"float32": 2e-3, "bfloat16": 3e-2}  # of the largest value; a GPU may round float32 products to TF32
+_ROWS, _HEADS, _LENGTH, _WIDTH = 2, 2, 256, 64  # shape of an attention: B, H, T, D
+_WINDOW = 64  # how many tokens back are seen
+_TOLERANCE = {"float32": 2e-3, "bfloat16": 3e-2}  # error over the largest value; a GPU may round float32 products to TF32
 
 
 def device(place: str) -> dict[str, Any]:
-    """What there is: torch's version and the device's name and memory."""
+    """Torch's version, and the device's name and memory."""
     import torch
 
     answer: dict[str, Any] = {"torch": torch.__version__}
@@ -39,7 +39,7 @@ def float32(place: str) -> dict[str, Any]:
 
 
 def bfloat16(place: str) -> dict[str, Any]:
-    """The same in bfloat16."""
+    """A matrix product in bfloat16, timed."""
     return _product(place, "bfloat16")
 
 
@@ -53,7 +53,7 @@ def sdpa(place: str) -> dict[str, Any]:
 
 
 def flex(place: str) -> dict[str, Any]:
-    """The same by FlexAttention, compiled."""
+    """The attention of `sdpa` by FlexAttention, compiled."""
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -66,7 +66,7 @@ def flex(place: str) -> dict[str, Any]:
 
 
 def cudnn(place: str) -> dict[str, Any]:
-    """The same by cuDNN, which takes a window only through NVIDIA's package."""
+    """The attention of `sdpa` by cuDNN, which takes a window only through NVIDIA's package."""
     from importlib import metadata
 
     import cudnn.sdpa.fwd.torch_op  # noqa: F401  registers the operator

@@ -1,10 +1,10 @@
 """What the judge concludes from twins: rows that were scored, sent again to another process with foreign tokens from some position on.
 
 Predictions before that position must stand. Three rules say when they do. No row may differ by more than rounding explains. The last
-prediction before the foreign tokens, which has lost the very token that it predicts, may not differ by more than those before it do: a look
-ahead gains at most what it changes. It is the size of changes that counts, since a program may look so as to lose at some tokens, and so
-that its losses hide its gains where it knows that it is looked at. And all predictions may not be worse in the mean, which is what learning
-while being scored gains.
+prediction before the foreign tokens, whose very target has been taken away, may not differ by more than those before it do: a look ahead
+gains at most what it changes. The size of a change counts, not its sign: a program may look ahead in ways that lose at some tokens, and
+let its losses hide its gains where it knows that it is watched. And predictions may not be worse in the mean: that difference is what
+learning while being scored gains.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from __future__ import annotations
 import random
 from typing import Any
 
-SHARE, LEAST = 1 / 16, 64  # rows sent again
-CANDIDATES = 16  # positions, of which the best predicted one is followed by the foreign tokens in every other twin
+SHARE, LEAST = 1 / 16, 64  # rows sent again: their share, and the fewest
+CANDIDATES = 16  # positions tried; in every other twin the foreign tokens follow the best predicted of them
 ROW_MEAN_NATS, ROW_MAX_NATS = 0.01, 0.25  # disagreement of a row that rounding in bfloat16 explains
-LAST_NATS, ALL_NATS = 0.003, 0.001  # in the mean over twins: what the last predictions change more than others, and what all lose
-STANDARD_ERRORS = 4.0  # of the former, which rounding explains too, by how much it changes other predictions
+LAST_NATS, ALL_NATS = 0.003, 0.001  # means over twins: by how much more the last predictions may change than others, and all lose
+STANDARD_ERRORS = 4.0  # of the former mean, that rounding may explain too; judged by how other predictions change
 
 
 def choose_cuts(nats: Any, rng: random.Random) -> Any:
-    """(n,) positions, 1 to T - 1, from which on the tokens of each twin are foreign: at random, and in every other twin behind the
-    prediction that was best of some, so that looks that are rare but pay are met.
+    """(n,) positions, 1 to T - 1, from which on the tokens of each twin are foreign: random, but in every other twin right after the best
+    of several predictions, so that looks ahead that are rare but pay are caught.
 
     Args:
         nats: (n, T) of the first pass.
@@ -35,7 +35,7 @@ def choose_cuts(nats: Any, rng: random.Random) -> Any:
 
 
 def finding(change: Any, cuts: Any) -> str:
-    """What cannot be, in one line; "" if all is well.
+    """What is wrong, in one line; "" if nothing is.
 
     Args:
         change: (n, T) nats of the second pass less those of the first, of twins whose cuts were chosen as above.

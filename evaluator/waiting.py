@@ -1,5 +1,5 @@
-"""A confined process that waits for a word: it imports libraries, which takes longer than anything else about its start, says so, and lies
-still, without a CUDA context and without a look at a program, until it is told what to do."""
+"""A confined process that waits until it is told what to do. It imports libraries, the slowest part of its start, says that it has, and
+then lies still, without a CUDA context and without having seen a program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _START_SECONDS = 60.0
 
 
 class Waiting:
-    """Such a process, and the slot's end of the channel to it."""
+    """A waiting process, and the slot's end of the channel to it."""
 
     def __init__(self, what: sandbox.Confined, log: Path) -> None:
         """Starts it; what it prints goes to `log`."""
@@ -29,13 +29,13 @@ class Waiting:
             unless_started.pop_all()
 
     def settle(self) -> bool:
-        """Waits until it lies still; False if it hangs or has died, be it since. For one that has not been told anything. Idempotent."""
+        """Waits until it lies still; False if it hangs or has died, even since then. Only before it is told anything. Idempotent."""
         if self._settled is None:
             self._settled = self.hear("waiting", _START_SECONDS)
         return self._settled and self.process.alive
 
     def hear(self, op: str, seconds: float) -> bool:
-        """Whether the next that it says, within that time, is `op`."""
+        """Whether the next thing it says, within `seconds`, is `op`."""
         try:
             received = wire.receive(self.channel, deadline=time.monotonic() + seconds)
         except (OSError, wire.WireError):
@@ -44,7 +44,7 @@ class Waiting:
         return received is not None and received[0]["op"] == op
 
     def tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-        """Says the word. Returns at once. That it has died is found out by whoever listens to it next."""
+        """Sends it a message. Returns at once. If it has died, whoever listens to it next finds out."""
         with contextlib.suppress(ConnectionError):
             wire.send(self.channel, message, fds)
 

@@ -1,8 +1,8 @@
 """GPU memory that two processes share: the judge allocates it and hands out its name, the forwarder maps it. So logits never leave the GPU.
 
-An allocation of its own, made past torch's allocator: what is mapped is the whole of an allocation, and the other side must see nothing but
-this. Spoken to through the driver's own interface (CUDA driver API, sections 6.13 and 6.14), since torch shares memory only between
-processes that trust each other. This file is also seen inside the sandbox and imports nothing of the harness.
+It is an allocation of its own, made past torch's allocator: a mapping covers a whole allocation, and the other side must see nothing but
+this memory. The driver's own interface is used (CUDA driver API, sections 6.13 and 6.14), since torch shares memory only between processes
+that trust each other. This file is also seen inside the sandbox and imports nothing of the harness.
 """
 
 from __future__ import annotations

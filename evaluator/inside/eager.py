@@ -1,8 +1,8 @@
-"""Keeps torch from importing its compiler where nothing is compiled: 2 s of a start, and on the clock for a program that does not rehearse.
+"""Keeps torch from importing its compiler where nothing is compiled: it takes 2 s, on the clock for a program that does not rehearse.
 
 Torch's optimisers import torch._dynamo when one is made and when it first steps, only to say what is not to be traced (torch/_compile.py,
 torch/optim/optimizer.py). As long as nobody else has imported it nothing can be traced, and there is nothing to say; once it is there,
-torch's own code runs as ever. A torch that does it otherwise is left alone.
+torch's own code runs as ever. A torch that works otherwise is left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
 def spare_the_compiler() -> None:
-    """For this process, from here on."""
+    """Lets torch's optimisers do without torch._dynamo, in this process and from here on."""
     import torch
 
     for name in _METHODS:
@@ -46,7 +46,7 @@ def _untraced(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _step(whole: Any) -> Callable[..., Any]:
-    """An optimiser's step without the breaks around it that only a tracer sees."""
+    """An optimiser's step without the graph breaks around it, which only a tracer sees."""
     import torch
 
     @functools.wraps(whole)

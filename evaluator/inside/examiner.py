@@ -1,5 +1,5 @@
 """Looks at a model after its dry run: builds it anew, loads the weights that the training process saved, predicts on random tokens, and
-says what a judge would not take. Untrusted code shares this process: what it says helps to find mistakes early and proves nothing."""
+says what a judge would refuse. Untrusted code shares this process: what it says helps to find mistakes early and proves nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forwarder import build, device_of, load
 from trainee import on_word, open_lab
 
 SPREAD = 0.3  # standard deviation of what is added to each weight, over the root of its last dimension: zeros hide a look ahead
-LEAK = 0.05  # change of a logit that its future explains and rounding does not, over the standard deviation of all logits
+LEAK = 0.05  # change of a logit, over the standard deviation of all, that its future explains and rounding does not
 
 
 class Refused(Exception):  # noqa: N818  a finding about the program, not an error of ours
@@ -20,7 +20,7 @@ class Refused(Exception):  # noqa: N818  a finding about the program, not an err
 
 
 def examine(told: dict[str, Any]) -> None:
-    """All looks, in the order in which a program is likely to fail them.
+    """Makes all checks, in the order in which a program is likely to fail them.
 
     Raises:
         Refused: with reason and message.
@@ -52,8 +52,8 @@ def predict(model: Any, tokens: Any, vocab: int) -> Any:
 
 
 def look_ahead(model: Any, tokens: Any, vocab: int) -> None:
-    """Whether the first row's predictions change with its second half and with the other rows. The weights are scattered first; where the
-    logits are not finite then, nothing is said."""
+    """Refuses a model whose predictions in the first row's first half change with the second half and the other rows. The weights are
+    scattered first; where the logits are not finite then, nothing is said."""
     import torch
 
     noise = torch.Generator().manual_seed(1)

@@ -30,11 +30,11 @@ _LEAST_VOCABULARY = 256  # tokens that every model knows
 _POLL_SECONDS = 1e-4  # a chunk takes a GPU some milliseconds
 
 Predict = Callable[[Any, Any, Any], tuple[int, ...]]
-"""Model, (rows, T) tokens, and where their logits go; the logits' shape."""
+"""(model, (rows, T) tokens, where their logits go) -> the logits' shape."""
 
 
 class Answer(NamedTuple):
-    """What is said of a chunk, and the event after which it holds; None: at once."""
+    """The reply about a chunk, and the event after which it holds; None: at once."""
 
     reply: dict[str, Any]
     done: Any
@@ -58,14 +58,14 @@ def device_of(model: Any) -> Any:
 
 
 class BadLogits(Exception):  # noqa: N818  what the program predicts, not an error of ours
-    """What the model gave is no logits."""
+    """What the model returned is not logits."""
 
 
 def predict(model: Any, tokens: Any, out: Any) -> tuple[int, ...]:
     """Leaves the logits of (rows, T) tokens in `out`, flat float32, and gives their shape, (rows, T, V).
 
     Raises:
-        BadLogits: it is none, or there are more than `out` holds.
+        BadLogits: they are not logits, or more than `out` holds.
     """
     import torch
 
@@ -79,8 +79,8 @@ def predict(model: Any, tokens: Any, out: Any) -> tuple[int, ...]:
 
 
 def rehearsed(model: Any, rows: int, length: int, floats: int, whole: bool) -> Predict:
-    """`predict` for (rows, length) random tokens, tried, and compiled with the model as a whole if it is to be. As it is where it cannot be
-    compiled, or runs on no GPU. The compiler lets the last kernel write the logits where they are to go."""
+    """`predict`, tried on (rows, length) random tokens; if `whole`, compiled together with the model, unless that fails or it is on a CPU.
+    Compiled, the last kernel writes the logits where they are to go."""
     import torch
 
     tokens = torch.randint(_LEAST_VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0)).to(device_of(model))
@@ -100,8 +100,8 @@ def rehearsed(model: Any, rows: int, length: int, floats: int, whole: bool) -> P
 
 
 def tried(model: Any, told: dict[str, Any]) -> Predict:
-    """What predicts, after a first try: what takes long only once is done before there are weights. One that is not to rehearse may be here
-    since another could not: where it fails again, so will the first real chunk, which tells it."""
+    """What predicts, after a first try: what takes long only once is done before there are weights. A forwarder that is not to rehearse may
+    replace one that failed at it: if this fails too, so will the first real chunk, and that is what reports it."""
     try:
         return rehearsed(model, told["rows"], told["length"], told["floats"], whole=told["rehearse"])
     except Exception:
@@ -111,7 +111,7 @@ def tried(model: Any, told: dict[str, Any]) -> Predict:
 
 
 def give_back_memory() -> None:
-    """What the rehearsal took of a GPU is for the program that is timed."""
+    """Gives back the GPU memory that the rehearsal took, for the program that is timed."""
     import torch
 
     if os.environ["EVO_DEVICE"] == "cuda":
@@ -119,7 +119,7 @@ def give_back_memory() -> None:
 
 
 def leave_shared_cache() -> None:
-    """What is compiled from here on stays in the working folder: whoever sees validation rows can write to nothing that others read."""
+    """Keeps what is compiled from here on in the working folder: whoever sees validation rows can write to nothing that others read."""
     for name in _CACHES:
         if name in os.environ:
             os.environ[name] = os.path.abspath(name.lower())
@@ -131,13 +131,13 @@ class Answers:
     def __init__(self, call: Predict, model: Any, memory: mmap.mmap, logits_memory: DeviceMemory | None, floats: int) -> None:
         """
         Args:
-            floats: that a place can hold.
+            floats: how many a place can hold.
         """
         self._call, self._model, self._memory, self._logits_memory, self._floats = call, model, memory, logits_memory, floats
         self._device = device_of(model)
 
     def begin(self, request: dict[str, Any]) -> Answer:
-        """Starts the work on one chunk: the reply, which holds when the GPU is done with it."""
+        """Starts the work on one chunk; returns the reply, which holds when the GPU is done with it."""
         import torch
 
         rows, length, offset = request["rows"], request["length"], request["offset"]
@@ -167,7 +167,7 @@ class Answers:
 
 def serve_chunks(channel: socket.socket, answers: Answers) -> None:
     """Answers in the order of the requests, until the judge closes the channel. A GPU gets the next chunk before it is done with the last,
-    so that it has always something to do."""
+    so that it always has something to do."""
     under_way: Answer | None = None
     while True:
         if under_way is not None and not select.select([channel], [], [], _POLL_SECONDS)[0]:

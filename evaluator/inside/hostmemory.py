@@ -1,4 +1,4 @@
-"""Host memory for the copies of a GPU: pinned where that works. The judge uses it, and so does what it judges: this file is also seen
+"""Host memory for copies to and from a GPU: pinned where that works. The judge uses it, and so does what it judges: this file is also seen
 inside the sandbox and imports nothing of the harness."""
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def pinned(memory: mmap.mmap, device: str) -> Iterator[bool]:
 
 
 def on_its_way(tensor: Any, device: Any) -> Any:
-    """A copy on that device. On a GPU the copy is only queued, from memory of its own: from pageable memory it would wait for all that the
-    GPU has to do before."""
+    """A copy on that device. On a GPU the copy is only queued, from pinned memory of its own: from pageable memory it would wait for all
+    that the GPU has to do before."""
     import torch
 
     if torch.device(device).type != "cuda":

@@ -17,7 +17,7 @@ OURS = ("wire", "eager", "trainee")  # a program may have modules of these names
 
 
 def run(script: str) -> None:
-    """The program in a clean interpreter: its own folder first on the path, nothing of the harness in sight."""
+    """Runs the program in a clean interpreter: its own folder first on the path, nothing of the harness in sight."""
     for name in [name for name in os.environ if name.startswith("EVO_")]:
         del os.environ[name]
     for name in OURS:
@@ -29,7 +29,7 @@ def run(script: str) -> None:
 
 
 def of_the_program(trace: TracebackType | None, script: str) -> TracebackType | None:
-    """The frames from the program's own on; all of them where it has none."""
+    """The frames from the program's first one on; all of them where it has none."""
     frame = trace
     while frame is not None and frame.tb_frame.f_code.co_filename != script:
         frame = frame.tb_next

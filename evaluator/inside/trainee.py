@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import wire  # this folder is on the path, and all of the harness that exists in here
+import wire  # this folder is on the path, and is all of the harness that exists in here
 from eager import spare_the_compiler
 
 _CACHEABLE = (
@@ -24,7 +24,7 @@ _CACHEABLE = (
     "torch.nn.attention._sdpa_kernel",
 )
 FRAMES_KEPT = 6
-PART_KEPT = 1500  # characters of a frame, and of the message below them, which must not push them out
+PART_KEPT = 1500  # characters of a frame, and of the message below, which must not push the frames out
 
 
 class ContractError(Exception):
@@ -55,8 +55,8 @@ def seed_everything(seed: int) -> None:
 
 
 def import_libraries(device: str) -> None:
-    """What most genomes need: slow to import, and the same for all. Compilers too on a GPU, where the time is free. The collector, which
-    would take a fifth of the time to find nothing, rests meanwhile, and never looks at these libraries again."""
+    """Imports what most genomes need: it is slow, and the same for all. On a GPU also the compiler, since the time is free there. The
+    garbage collector, which would take a fifth of the time to find nothing, rests meanwhile, and never looks at these libraries again."""
     gc.disable()
     for name in ("numpy", "torch"):
         importlib.import_module(name)
@@ -72,8 +72,8 @@ def import_libraries(device: str) -> None:
 
 @contextlib.contextmanager
 def without_the_driver() -> Iterator[None]:
-    """A compiler that asks, while it is imported, whether there is a GPU is told so, and does not start up its driver to find out: what
-    holds a driver cannot be forked (template.py), and takes memory of the card."""
+    """Tells a compiler that asks while it is imported that there is a GPU, so that it does not start the driver to find out: a process
+    with a driver cannot be forked (template.py), and takes memory of the card."""
     import torch
 
     ask = torch.cuda.is_available
@@ -95,7 +95,7 @@ def remember_more() -> None:
 def on_word(work: Callable[[socket.socket, dict[str, Any], list[int]], None], max_fds: int = 0) -> None:
     """The life of a process in here: imports libraries, says that it waits, does its work when the word comes; does nothing if none comes.
 
-    What ends the work is told: every end of an untrusted program is data.
+    An exception that ends the work is reported: every end of an untrusted program is data.
 
     Args:
         work: gets the channel, the word, and the descriptors that came with it, at most `max_fds`.
@@ -108,7 +108,7 @@ def on_word(work: Callable[[socket.socket, dict[str, Any], list[int]], None], ma
         received = wire.receive(channel, max_fds)
         if received is not None:
             work(channel, *received)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, it is told
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, it is reported
         wire.send(channel, explain(error))
         sys.stdout.flush()
         sys.stderr.flush()
@@ -126,7 +126,7 @@ def leave_memory(spare_bytes: int) -> None:
 
 
 def open_lab(seed: int) -> None:
-    """From here on the genome can be imported, as `train`."""
+    """Lets the genome be imported from here on, as `train`."""
     import torch
 
     sys.path[:0] = [os.environ["EVO_LAB"]]

@@ -68,7 +68,7 @@ def receive_exactly(sock: socket.socket, count: int, deadline: float = math.inf)
 
 
 def arm(sock: socket.socket, deadline: float) -> None:
-    """The next wait ends at the deadline.
+    """Makes the next wait end at the deadline.
 
     Raises:
         TimeoutError: it has passed.
