@@ -1,21 +1,21 @@
 """Programs as data: what a training program is, what differs between two, and how a new one is made of old ones.
 
-    identity, species, size    equal programs hash equally; equal but for knobs; how large
+    identity, species, size    a hash of the program; the same with its knobs blanked; how large it is
     loss_code                  equal for programs whose reported losses mean the same
     knobs, set_knobs           every literal by name
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs; shortened: such a line, cut where it can be
-    match                      which of their knobs are the same
-    distance, profile          how different they are, in [0, 1]
+    match                      which knobs of two programs are the same
+    distance, profile          how different two programs are, in [0, 1]
     merge                      three-way merge on the tree
     patch, prose               what a model answers: its edits, applied; and what it says around them
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
     check                      parse, contract and certain mistakes: problems as values
-    mend, repair               without a model: what check finds, and what an evaluation failed of
+    mend, repair               without a model: what check finds, and what made an evaluation fail
     contract_of                which contract a lab's seed genome is under
 
-All pure: no files, no clock, randomness only from the `rng` handed in. Imports no other package of this project.
+All pure: no files, no clock, randomness only from the `rng` handed in. This package imports no other of this project.
 """
 
 from genomes.canonical import identity, size, species

@@ -7,7 +7,7 @@
     check FILE…         what keeps each from being a genome, and its identity where nothing does
 
 `-` reads standard input. Exit code 0; 1 where programs differ, a merge has conflicts, or a check finds problems; 2 for wrong input, which
-is said in one line. The one module of the package that reads files.
+is reported in one line. This is the only module of the package that reads files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a sign that the terminal's encoding lacks is no reason to end
+            stream.reconfigure(errors="replace")  # a character that the terminal's encoding lacks is no reason to end
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         code = run(options)
@@ -93,7 +93,7 @@ def _parser() -> Parser:
 
 
 def _drop_output() -> None:
-    """What is still to be written goes nowhere, without another error at the end of the process."""
+    """Discards what is still to be written, so that it causes no further error at the end of the process."""
     with contextlib.suppress(OSError):  # no real stream
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -228,7 +228,7 @@ def _cut(text: str) -> str:
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they need; the last one as it comes."""
+    """Prints columns as wide as they need to be; the last one is not padded."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
     for line in lines:

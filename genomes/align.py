@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Keyed(Generic[T]):
-    """An item with the text that makes it equal to another, and the label that makes it the same thing, changed."""
+    """An item with its text, which equal items share, and its label, which an item keeps when it changes."""
 
     item: T
     text: str
@@ -34,10 +34,10 @@ class Stage(Generic[T]):
 
 
 def align(a: Sequence[Keyed[T]], b: Sequence[Keyed[T]]) -> dict[int, int]:
-    """Pairs of indices, increasing on both sides: equal items first, then between them items of one label, then gaps of one length.
+    """Pairs of indices, increasing on both sides: equal items first, then, between them, items of one label, then gaps of one length.
 
-    Of equally many items those of one place correspond, unless another alignment leaves more of them as they were: of two equal items,
-    the one that changed is the one that stands there.
+    If both sides have equally many items, those at the same place correspond, unless another alignment leaves more of them unchanged: so
+    of two equal items, the one at the changed place has changed.
     """
     changed = [index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x.text != y.text]
     in_place = len(a) == len(b) and all(a[i].label == b[i].label or _may_pair([a[i].label], [b[i].label]) for i in changed)

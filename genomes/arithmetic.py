@@ -1,6 +1,6 @@
 """Values that a program's text fixes: constants that are assigned once, and arithmetic over them.
 
-`Constants.value` gives a number, string, tuple or dictionary of such, or None for everything that the text does not fix. Nothing of the
+`Constants.value` gives a number, string, tuple or dictionary of these, or None for everything that the text does not fix. Nothing of the
 program runs; exponents, repetitions and lengths are bounded.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 
 from genomes.outline import Outline, Scope
 
-_MOST = 1 << 64  # of an integer that is computed with
-_LONGEST = 4096  # of a string or tuple
+_MOST = 1 << 64  # largest integer that is computed with
+_LONGEST = 4096  # longest string or tuple
 _CONSTITUTION = "prepare"
-_DEEPEST = 40  # definitions that refer to each other
+_DEEPEST = 40  # longest chain of definitions that refer to each other
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -98,7 +98,7 @@ class Constants:
         return self._known[key]
 
     def assume(self, name: str, value: Any) -> None:
-        """From now on, a constant of the module has this value."""
+        """Gives a constant of the module this value from now on."""
         self._known[id(self.program.module), name] = value
 
     def definition(self, name: str, scope: Scope) -> ast.expr | None:
@@ -198,7 +198,7 @@ class Constants:
 
 
 class _Replace(ast.NodeTransformer):
-    """A name by a value; on a copy, since trees are shared."""
+    """Replaces a name by a value; on a copy, since trees are shared."""
 
     def __init__(self, name: str, value: Any) -> None:
         self._name, self._with = name, value
@@ -208,7 +208,7 @@ class _Replace(ast.NodeTransformer):
 
 
 def _definitions(block: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
-    """Names and what the block itself, not a block inside of it, assigns to them; tuples of both sides pairwise."""
+    """Names that the block itself, not a block inside it, assigns to, and what; tuples on both sides are taken pairwise."""
     for statement in block:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None:
             yield statement.target.id, statement.value

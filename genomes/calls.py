@@ -1,7 +1,7 @@
 """Calls and attributes that cannot work, where the text is certain about what is called or read.
 
-calls        of the program's own top-level functions and classes, of methods of `self`, of submodules that `self` holds one of or a
-             ModuleList of, and of the lab's `prepare`: too many arguments, missing ones, unknown names
+calls        of the program's own top-level functions and classes, of methods of `self`, of submodules that `self` holds, alone or in a
+             ModuleList, and of the lab's `prepare`: too many arguments, missing ones, unknown names
 attributes   of `self` that no method, class body or base has; of `prepare` that it does not define
 """
 
@@ -43,7 +43,7 @@ def call_problems(program: Outline, classes: Classes, prepare: str) -> Iterator[
 
 @lru_cache(maxsize=2)
 def _used(program: Outline, assigned: bool) -> frozenset[int]:
-    """ids of calls whose value something is done with; `assigned`: also of those that are only given a name."""
+    """ids of calls whose value is used; `assigned`: also of those whose value is only given a name."""
     found = set[int]()
     for node in ast.walk(program.module.node):
         if isinstance(node, ast.Attribute | ast.Subscript):
@@ -129,7 +129,7 @@ def _offered(function: ast.expr, scope: Scope, program: Outline, offered: Outlin
 
 
 def _instance_call(kind: Kind | None, classes: Classes) -> Signature | None:
-    """Calling a module is calling its `forward`."""
+    """How an instance is called: calling a module is calling its `forward`."""
     if kind is None or not kind.is_a(MODULE) or any("__call__" in relative.methods for relative in kind.lineage()):
         return None
     return classes.call(kind, "forward")
@@ -178,7 +178,7 @@ def _of_list(value: ast.expr | None, program: Outline, classes: Classes) -> Kind
 
 
 def _made_locals(program: Outline, classes: Classes) -> dict[tuple[int, str], Kind]:
-    """(id(scope), name) → class, of `model = GPT(…)` where that is all that a function assigns to `model`."""
+    """(id(scope), name) → class, for `model = GPT(…)` where that is all that a function assigns to `model`."""
     found = dict[tuple[int, str], Kind]()
     for node, scope in program.assignments:
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target

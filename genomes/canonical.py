@@ -63,7 +63,7 @@ def _measure(text: str) -> tuple[str, str, int]:
 
 @lru_cache(maxsize=_CACHED_BLOCKS)
 def _canon(code: str) -> _Canon:
-    """Of one top-level block. Nothing in it depends on the rest of the program."""
+    """The canonical form of one top-level block. Nothing in it depends on the rest of the program."""
     found = inspect(read(code))
     full, blanked = list[str](), list[str]()
     for statement in found.source.tree.body:
@@ -74,7 +74,7 @@ def _canon(code: str) -> _Canon:
 
 
 def _digest(forms: list[str]) -> str:
-    """Of a module, from the forms of its blocks; a docstring's is empty."""
+    """Hash of a module, from the forms of its blocks; that of a docstring is empty."""
     body = ["body", *(form for form in forms if form), "]"] if forms else []
     return hashlib.sha256(_SEPARATOR.join(["(Module", *body, ")"]).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
@@ -109,7 +109,7 @@ def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
 
 
 def _plain(value: object) -> str:
-    """Python refuses to print whole numbers of more than 4,300 digits."""
+    """A plain value as text; whole numbers in hexadecimal, since Python refuses to print more than 4,300 decimal digits."""
     return hex(value) if type(value) is int else repr(value)
 
 

@@ -1,7 +1,7 @@
 """The classes of a program, as far as its text is certain about them: what an instance has, and how it is made and called.
 
-A class says nothing here when a base is not known, when it is decorated (but for dataclasses) or has a metaclass, or when somebody sets
-attributes by a name that is no literal.
+Nothing is said about a class when a base is not known, when it is decorated (except as a dataclass) or has a metaclass, or when something
+sets attributes by a name that is not a literal.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Kind:
     """One top-level class that is certain: its name is bound once, its bases are known."""
 
     node: ast.ClassDef
-    bases: tuple[Kind, ...]  # of the program
-    foreign: tuple[str, ...]  # dotted names of bases in torch
+    bases: tuple[Kind, ...]  # bases in the program
+    foreign: tuple[str, ...]  # dotted names of its bases in torch
     record: bool  # a dataclass
     stored: dict[str, list[ast.expr | None]] = field(default_factory=dict)  # attribute → what its methods assign to it
 
     @cached_property
     def methods(self) -> dict[str, Function | None]:
-        """Methods of its own body; None for a name that is defined twice or otherwise than by `def`."""
+        """Methods of its own body; None for a name that is defined twice or other than by `def`."""
         found: dict[str, Function | None] = {}
         for name, statement in _body_names(self.node.body):
             plain = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and name not in found
@@ -93,7 +93,7 @@ class Classes:
     def __init__(self, program: Outline) -> None:
         self.program = program
         self.dynamic = any(_sets_anything(call) for call, _ in program.calls) or any(a.attr == "__dict__" for a, _ in program.attributes)
-        self.foreign_stores: set[str] = set()  # attributes that are set on something else than `self`
+        self.foreign_stores: set[str] = set()  # attributes that are set on something other than `self`
         self.kinds: dict[str, Kind] = {}
         for name, node in program.definitions.items():
             if isinstance(node, ast.ClassDef) and program.module.bound[name] == 1 and (kind := self._kind(node)) is not None:
@@ -144,7 +144,7 @@ class Classes:
         return Kind(node, tuple(bases), tuple(foreign), bool(record))
 
     def _drop_uncertain_bases(self) -> None:
-        """A class about which nothing is certain may change what it inherits from."""
+        """Drops what an uncertain class inherits from, since such a class may change its bases."""
         certain = {id(kind.node) for kind in self.kinds.values()}
         for scope in self.program.scopes.values():
             if isinstance(scope.node, ast.ClassDef) and id(scope.node) not in certain:
@@ -203,7 +203,7 @@ def _assigned_values(program: Outline) -> dict[int, ast.expr]:
 
 
 def _sets_anything(call: ast.Call) -> bool:
-    """`setattr` with a name that is no literal: it could set whatever is asked for. Literal ones are among the program's strings."""
+    """`setattr` with a name that is not a literal: it could set anything. Literal names are among the program's strings."""
     name = last_name(call.func)
     if name == "vars":
         return True

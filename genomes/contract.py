@@ -1,16 +1,16 @@
 """What keeps a text from being a genome, read off it in milliseconds: parsing and compiling, the lab's contract, and certain mistakes.
 
-LAB      a genome defines `build_model` and `main` at top level, and importing it does nothing else than import, define and assign
+LAB      a genome defines `build_model` and `main` at top level, and importing it does nothing but import, define and assign
          (docs/design.md)
 SCRIPT   a genome is run, not imported, as in karpathy/autoresearch: anything may stand at module level, but it imports from `prepare` and
          seeds itself by `manual_seed(…)`, where the harness's seed is put in
 
-Which one a lab is under is read off its seed genome, once (`contract_of`), and holds for all descendants.
+Which contract a lab is under is read off its seed genome, once (`contract_of`), and holds for all descendants.
 
 Certain mistakes are names that nobody defines (genomes/scopes.py), calls and attributes that cannot work (genomes/calls.py), constants that
 do not go together (genomes/guards.py), functions that do not do their part (genomes/promises.py) and, under LAB, what the agenda excludes
-(genomes/forbidden.py). An honest program is never refused:
-whatever a check is not certain of, it leaves to the run. Left out: shapes, types, and what an installed library offers.
+(genomes/forbidden.py). An honest program is never refused: whatever a check is not certain of, it leaves to the run. Left out: shapes,
+types, and what an installed library offers.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 A gram is a node with its parent and grandparent and two neighbouring children. A literal or name is a leaf of its own, so that a changed
 number touches a handful of grams and a new statement some dozens. Grams are counted by piece, a statement of the module or of a class's
-body: pieces of one label (`def forward` of `class GPT`) are compared with each other, what is left over on both sides with all that is.
-Most pieces of a child are its parent's and cost nothing. Comments, layout and spelling count as little as for identity.
+body: pieces of one label (`def forward` of `class GPT`) are compared with each other, all that are left over on one side with all on the
+other. Most pieces of a child are its parent's and cost nothing. Comments, layout and spelling count as little as for identity.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _Grams = frozenset[tuple[int, int]]  # gram, and which of its occurrences in the
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """What of a program is compared: its identity, and the grams of its pieces by label."""
+    """What is compared of a program: its identity, and the grams of its pieces by label."""
 
     genome: str
     pieces: Mapping[str, tuple[_Grams, ...]]
     size: int  # grams
 
     def distance(self, other: Profile) -> float:
-        """As `distance` of the two programs. Compare one with a thousand through this."""
+        """The `distance` of the two programs. Use this to compare one with a thousand."""
         if self.genome == other.genome:
             return 0.0
         apart, mine, theirs = 0, list[_Grams](), list[_Grams]()
@@ -48,7 +48,7 @@ class Profile:
             mine += a[len(b) :]
             theirs += b[len(a) :]
         apart += _apart(mine, theirs)
-        # Two programs of equal grams that are not the same, which order can bring about, are the least apart that there is.
+        # Different programs can have equal grams, if only order differs: these are the least apart that there is.
         return max(apart, 1) / max(self.size + other.size, 1)
 
 
@@ -68,7 +68,7 @@ def profile(text: str) -> Profile:
 
 
 def _apart(mine: Iterable[_Grams], theirs: Iterable[_Grams]) -> int:
-    """Of pieces that have no namesake, such as a renamed function's: whatever they have in common, wherever."""
+    """Grams not in common to pieces without a namesake, such as a renamed function's, whichever piece they are in."""
     counts = Counter(gram for grams in mine for gram, _ in grams)
     counts.subtract(gram for grams in theirs for gram, _ in grams)
     return sum(map(abs, counts.values()))
@@ -96,7 +96,7 @@ def _label(node: ast.stmt) -> str:
 
 
 def _grams(top: ast.stmt, grandparent: str, parent: str) -> _Grams:
-    """Hashes of the grams, each with its number among its equals. Python salts the hash of strings per process, and these stay in one."""
+    """Hashes of the grams, each with its number among its equals. Python salts string hashes per process; these stay in theirs."""
     seen: Counter[int] = Counter()
     stack: list[tuple[ast.AST, int, int]] = [(top, hash(grandparent), hash(parent))]
     found = []
@@ -116,7 +116,7 @@ def _grams(top: ast.stmt, grandparent: str, parent: str) -> _Grams:
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST | int]:
-    """Nodes below, and hashes of what is no node: names, literals."""
+    """Nodes below, and hashes of what is not a node: names, literals."""
     for field in node._fields:
         value = getattr(node, field, None)
         if field in SKIPPED or value is None or value == []:

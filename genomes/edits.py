@@ -31,8 +31,8 @@ class Edit:
     at: int
     old: str
     new: str
-    turn: int = 0  # among those that insert at one place
-    before: str = ""  # of an insertion, for people: the text that it stands before
+    turn: int = 0  # order among those that insert at one place
+    before: str = ""  # for people: the text that an insertion stands before
 
     def __str__(self) -> str:
         if self.kind == SET:
@@ -53,7 +53,7 @@ class _Side:
 
 
 def diff(a: str, b: str) -> tuple[Edit, ...]:
-    """The edits that lead from a to b; empty for equal texts. Raises ParseError where either is no program."""
+    """The edits that lead from a to b; empty for equal texts. Raises ParseError where either is not a program."""
     if a == b:
         return ()
     sides = _Side(a, spots(a)), _Side(b, spots(b))
@@ -72,7 +72,7 @@ def apply(edits: Iterable[Edit], a: str) -> str:
 def describe(edits: Iterable[Edit]) -> str:
     """One line for people: "MATRIX_LR 0.04 → 0.05; Block.forward: + x = norm(x); class MLP moved before class Block".
 
-    Comments and docstrings are told only where nothing else changed.
+    Comments and docstrings are mentioned only where nothing else changed.
     """
     every = tuple(edits)
     lines = _lines(tuple(edit for edit in every if edit.kind in (SET, PROGRAM) or not says_the_same(edit.old, edit.new)) or every)
@@ -81,7 +81,7 @@ def describe(edits: Iterable[Edit]) -> str:
 
 
 def _lines(edits: tuple[Edit, ...]) -> list[str]:
-    """One per edit; what is deleted here and inserted there has moved."""
+    """One line per edit; what is deleted here and inserted there has moved."""
     deleted = {edit.old.strip(): edit for edit in edits if edit.kind == DELETE}
     moved = {edit.new.strip(): edit for edit in edits if edit.kind == INSERT and edit.new.strip() in deleted}
     lines = []
@@ -95,7 +95,7 @@ def _lines(edits: tuple[Edit, ...]) -> list[str]:
 
 
 def keyed(block: Iterable[Unit]) -> list[Keyed[Unit]]:
-    """Units as `align` wants them."""
+    """Units in the form that `align` takes."""
     return [Keyed(unit, unit.text, unit.label) for unit in block]
 
 

@@ -1,7 +1,7 @@
 """Everything that genomes raises on purpose.
 
-GenomeError            the text, the edit or the wish does not fit; the message says what, both values, and what is near
-├── ParseError         the text is no Python program
+GenomeError            the text, the edit or the request does not fit; the message says what, both values, and what is near
+├── ParseError         the text is not a Python program
 ├── KnobError          no knob of that name, or a value that it cannot hold
 ├── EditError          an edit finds no place in this text
 └── MutationError      no such mutation, or none that applies

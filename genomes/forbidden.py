@@ -1,9 +1,9 @@
 """What the lab's agenda excludes, read off the text: no network, no files, no further processes, no patching of prepare.
 
-This is no defence: a program that wants to hide such a call can, and the sandbox is there for it. It is an early and cheap hint that saves
-an evaluation which would fail, or a champion that would be thrown out. So the list is short, holds only what no honest training program of
-this lab needs, and looks at plain names alone. Not on it: threads, `time`, `os.environ`, `gc.collect` and `gc.freeze`, reading with `open`,
-`print`. An import inside of a `try` is a question, not a demand, and passes.
+This is not a defence: a program that wants to hide such a call can, which is what the sandbox is for. It is an early and cheap hint that
+saves an evaluation which would fail, or a champion that would be thrown out. So the list is short and holds only what no honest training
+program of this lab needs, by plain names alone. Not on it: threads, `time`, `os.environ`, `gc.collect` and `gc.freeze`, reading with
+`open`, `print`. An import inside a `try` is a question, not a demand, and passes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Constants that do not go together, found where the program itself says so.
 
-Not names but the program's own words are judged, with the constants that its text and prepare's fix: an `assert`, or an `if …: raise`, that
-certainly stops it (batch sizes that do not divide, heads, letters of a window pattern), a dictionary of choices that lacks the one chosen,
-an index beyond a table, a vocabulary that prepare does not offer, heads that do not divide the width of an attention layer.
-Only guards that certainly run are read: those in the own block of the module, of `main` and `build_model`, and of what these call
-outside of every condition.
+The program's own statements are judged, not its names, by the constants that its text and prepare's fix: an `assert`, or an `if …: raise`,
+that certainly stops it (batch sizes that do not divide, heads, letters of a window pattern), a dictionary of choices that lacks the one
+chosen, an index beyond a table, a vocabulary that prepare does not offer, heads that do not divide the width of an attention layer.
+Only guards that certainly run are read: those in the top block of the module, of `main` and `build_model`, and of what these call outside
+any condition.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def refused(statement: ast.stmt, scope: Scope, constants: Constants) -> ast.expr
 
 
 def _stops(test: ast.expr, scope: Scope, constants: Constants) -> str:
-    """The condition with the values of all that is in it."""
+    """The condition, with the values of everything in it."""
     values = {}
     for node in ast.walk(test):
         if isinstance(node, ast.Name | ast.Attribute) and (value := constants.value(node, scope)) is not None:
@@ -139,7 +139,7 @@ def _missing(node: ast.Subscript, scope: Scope, constants: Constants) -> str:
 
 
 def _changed(table: ast.expr, scope: Scope, constants: Constants) -> bool:
-    """A dictionary with a name to which something may be added; of a name that is used in one place only, nothing can be."""
+    """Whether something may be added to a named dictionary; where its name is used in one place only, nothing can be."""
     if not isinstance(table, ast.Name):
         return False
     holder = scope.holder(table.id)

@@ -97,7 +97,7 @@ def survey(text: str) -> Survey:
 
 
 def inspect(source: Source) -> Survey:
-    """Without caching, as `source.read` is."""
+    """`survey` of parsed text, without caching."""
     literals = find(source)
     literals.found = [literal for literal in literals.found if _is_knob(literal)]
     names = assign_names(literals)
@@ -108,7 +108,7 @@ def inspect(source: Source) -> Survey:
 
 
 def _partners(literals: list[Literal]) -> list[tuple[bool, bool]]:
-    """For each literal: may its place be tuned, and its value, as far as factors of layer sizes are concerned that must agree?"""
+    """For each literal, whether its place and its value may be tuned: a factor of layer sizes needs another that it must agree with."""
     factors = [places.layer_factor(literal) for literal in literals]
     places_of, values_of = Counter(factors), Counter((f, literal.value) for f, literal in zip(factors, literals, strict=True))
     return [
@@ -118,7 +118,7 @@ def _partners(literals: list[Literal]) -> list[tuple[bool, bool]]:
 
 
 def _is_knob(literal: Literal) -> bool:
-    """Numbers and booleans always; a string only where it names one of several ways."""
+    """Whether a literal is a knob: numbers and booleans always, a string only where it names one of several ways."""
     if not isinstance(literal.value, str):
         return True
     if not _CATEGORY.fullmatch(literal.value):
@@ -144,7 +144,7 @@ def _is_dunder(target: ast.expr) -> bool:
 
 
 def _remarks(source: Source, literals: list[Literal], spans: list[tuple[int, int]]) -> list[remarks.Remark]:
-    """The remark of each literal's line, given only to those that it fits where several share a line."""
+    """The remark of each literal's line; where several share a line, only those that it fits get it."""
     comments = [remarks.comment_after(source.text, end) for _, end in spans]
     lines = [source.line_at(start) for start, _ in spans]
     crowd = Counter(lines)

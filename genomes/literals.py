@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from genomes.source import Source
 
 Value = bool | int | float | str
-_MOST_BITS = 333  # of a whole number that is read: more have no place in a program, nor in a float
+_MOST_BITS = 333  # of a whole number that is read: longer ones have no place in a program, nor in a float
 _NO_LITERAL_BELOW = (ast.Name, ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.alias)
 _MAY_BE_LITERAL = (ast.Constant, ast.UnaryOp, ast.BinOp)
 
@@ -107,7 +107,7 @@ def last_name(node: ast.AST) -> str:
 
 
 def is_bare(node: ast.AST) -> bool:
-    """A docstring, or another literal that stands alone."""
+    """Whether it is a docstring, or another literal that stands alone."""
     return isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or read_value(node.value) is not None)
 
 

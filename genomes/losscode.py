@@ -2,11 +2,11 @@
 
 Training losses say which of two programs learns faster only where both mean the same by loss: one with smoothed labels, another
 vocabulary or a second target reports other numbers for the same model. From the argument of `prepare.report` the walk goes back through
-assignments, callers' arguments and called functions; what is not reached (model, optimiser, schedule) may differ. It goes rather too far
+assignments, callers' arguments and called functions; what is not reached (model, optimiser, schedule) may differ. It rather goes too far
 than not far enough: a hash that differs without need costs a comparison, one that agrees without reason would mislead.
 
 How many rows make a batch and how many batches make a step are no part of it, since a loss is a mean per token. Not seen: a model that
-behaves otherwise in training than in scoring (dropout) under the same loss.
+behaves differently in training and in scoring (dropout) under the same loss.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from functools import lru_cache
 from genomes.canonical import canonical_form
 from genomes.source import read
 
-_MODEL = "build_model"  # of the contract: makes what the loss is taken of
-_BATCHES = ("batches", "warmup_batches")  # of prepare: batch size, vocabulary
+_MODEL = "build_model"  # of the contract: makes the model that the loss is taken of
+_BATCHES = ("batches", "warmup_batches")  # of prepare, called with batch size and vocabulary
 _DIGITS = 16
 _CACHED = 4096
 
@@ -103,8 +103,8 @@ class _Walk:
         self.sources(function, self._constants.get(name, ()))
 
     def _whole(self, function: _Function) -> None:
-        """A function that is called. One without parameters returns a setting, as how many passes make a step: its code counts, the
-        whole numbers at module level that it reads do not."""
+        """Keeps a function that is called. One without parameters returns a setting, such as how many passes make a step: its code
+        counts, the whole numbers at module level that it reads do not."""
         if function.node in self.found:
             return
         self.found[function.node] = canonical_form(function.node)
@@ -115,7 +115,7 @@ class _Walk:
         self._methods_called(function, function.calls)
 
     def _methods_called(self, function: _Function, calls: Iterable[ast.Call]) -> None:
-        """Methods of the program's classes, by name. A model that is asked for more than logits may return a loss."""
+        """Keeps called methods of the program's classes, by name. A model that is asked for more than logits may return a loss."""
         for call in calls:
             match call.func:
                 case ast.Attribute(attr=name):
@@ -150,7 +150,7 @@ class _Walk:
 
 
 def _bound(node: ast.AST) -> set[str]:
-    """Names whose values a node changes, itself, not what is inside it: `x = …`, `x[0] += …`, `for x in …`, `with … as x`, `x.add_(…)`."""
+    """Names whose values a node itself changes, not what is inside it: `x = …`, `x[0] += …`, `for x in …`, `with … as x`, `x.add_(…)`."""
     targets: list[ast.AST] = []
     match node:
         case ast.Assign():
@@ -176,12 +176,12 @@ def _roots(target: ast.AST) -> Iterator[str]:
 
 
 def _values(node: ast.AST) -> list[ast.AST]:
-    """The parts of a binding that say what is bound: of a loop its head alone."""
+    """The parts of a binding that say what is bound: of a loop only its head."""
     return [node.target, node.iter] if isinstance(node, ast.For) else [node]
 
 
 def _read(node: ast.AST) -> set[str]:
-    """Names that are read, apart from the batch size that batches are asked for with."""
+    """Names that are read, apart from the batch size that batches are requested with."""
     if isinstance(node, ast.Name):
         return {node.id} if isinstance(node.ctx, ast.Load) else set()
     parts: Iterable[ast.AST] = ast.iter_child_nodes(node)

@@ -22,7 +22,7 @@ from genomes.errors import ParseError
 from genomes.knobs import Spot, spots
 from genomes.units import Unit, units
 
-_LIKE = 0.6  # of the words of two definitions, above which one may be the other, renamed
+_LIKE = 0.6  # share of common words above which one definition may be another, renamed
 _TOKEN = re.compile(r"\w+|[^\w\s]")  # of fragments, which Python's tokenizer would refuse
 _COMMENT = re.compile(r"#[^\n]*")
 _LITERAL, _NAME = "a literal", "a name"
@@ -66,7 +66,7 @@ class _Matcher:
         self.found: dict[str, str] = {}
 
     def block(self, a: Sequence[_Placed], b: Sequence[_Placed]) -> None:
-        """Units of two blocks that correspond."""
+        """Pairs the units of two blocks that correspond."""
         pairs = align(keyed(placed.unit for placed in a), keyed(placed.unit for placed in b))
         taken = set(pairs.values())
         for index, other in pairs.items():
@@ -75,7 +75,7 @@ class _Matcher:
         self._left[1].extend(placed for index, placed in enumerate(b) if index not in taken)
 
     def rest(self) -> None:
-        """Moved statements have their text or, if they define something, their name; renamed definitions have most of their words."""
+        """Pairs what waits: moved statements by text or, if they define something, by name; renamed definitions by most of their words."""
         for key in (lambda unit: unit.text.strip(), lambda unit: unit.label if unit.is_definition else ""):
             for a, b in self._unique(key):
                 self._pair(a, b)
@@ -102,7 +102,7 @@ class _Matcher:
         return pairs
 
     def _pair(self, a: _Placed, b: _Placed) -> None:
-        """Two versions of one statement: its heads, then the blocks below them."""
+        """Matches two versions of one statement: its heads, then the blocks below them."""
         if a.unit.text != b.unit.text and _same_tree(a.unit, b.unit):
             spans = [(placed.start, placed.start + len(placed.unit.text)) for placed in (a, b)]
             self._found(zip(_inside(self._spots[0], spans[0]), _inside(self._spots[1], spans[1]), strict=True))
@@ -118,7 +118,7 @@ class _Matcher:
             starts = [starts[0] + len(old.text), starts[1] + len(new.text)]
 
     def _heads(self, a: tuple[int, int], b: tuple[int, int], texts: tuple[str, str]) -> None:
-        """The literals of two pieces of text that correspond."""
+        """Matches the literals of two pieces of text that correspond."""
         left, right = _inside(self._spots[0], a), _inside(self._spots[1], b)
         if texts[0] == texts[1]:
             pairs: Iterable[tuple[Spot, Spot]] = zip(left, right, strict=True)
@@ -180,7 +180,7 @@ def _words(text: str, start: int, found: Sequence[Spot]) -> list[_Word]:
 
 
 def _tokens(text: str) -> list[_Word]:
-    """Of a fragment, which need not be whole: brackets may stay open. Either quote is the same."""
+    """The tokens of a fragment, which need not be whole: brackets may stay open. Both kinds of quotes are the same."""
     found = _TOKEN.findall(_COMMENT.sub("", text).replace("'", '"'))
     return [_Word(word, _NAME if word.isidentifier() and not keyword.iskeyword(word) else word) for word in found]
 

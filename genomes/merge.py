@@ -30,7 +30,7 @@ class Merge:
 
 
 def seeded(rng: random.Random) -> Settle:
-    """Settles by lot."""
+    """Settles at random."""
     return lambda _: rng.choice("ab")
 
 
@@ -70,7 +70,7 @@ class _Programs:
 
 
 def _tied(programs: _Programs, settle: Settle) -> Merge:
-    """The united text without loose ends: of two changes that do not go together one is refused, or all of a side if that is no help."""
+    """The united text without loose ends: of two changes that do not go together one is refused, or all of a side if that does not help."""
     settled = lru_cache(maxsize=None)(settle)  # asked once, however often the text is woven
     ledger = Ledger(settled)
     text, ends, refused = programs.woven(ledger), list[Conflict](), frozenset[Hunk]()
@@ -90,7 +90,7 @@ def _tied(programs: _Programs, settle: Settle) -> Merge:
 
 
 def _one_side(programs: _Programs, settle: Settle) -> Merge:
-    """Both sides are legal alone and not together."""
+    """The program of one side, where both are legal alone and not together."""
     taken = settle(Clash("", programs.base, programs.a, programs.b))
     text = programs.a if taken == "a" else programs.b
     return Merge(text, (Conflict("", programs.base, programs.a, programs.b, taken),))

@@ -1,8 +1,8 @@
 """Readable names for literals: where it stands, and what it is called there.
 
 A name is the enclosing definitions and the nearest label: `MATRIX_LR`, `ADAM_BETAS[1]`, `GPT.forward.softcap`,
-`GPT.setup_optimizer.adamw[2].weight_decay` (third call, or parameter group of kind, `adamw` in that function). What is left equal is
-told apart by `[1]`, `[2]` … in source order. A name depends on nothing but the text; across programs it is a label, not a key.
+`GPT.setup_optimizer.adamw[2].weight_decay` (third call, or parameter group of kind, `adamw` in that function). Names that are still equal
+are told apart by `[1]`, `[2]` … in source order. A name depends on nothing but the text; across programs it is a label, not a key.
 """
 
 from __future__ import annotations

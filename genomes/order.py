@@ -121,7 +121,7 @@ class _Order:
 
 
 def _now(node: ast.AST) -> Iterator[ast.AST]:
-    """What runs when the node does: nothing that is deferred, and of a comprehension, whose names are its own, the first iterable."""
+    """What runs when the node does: nothing that is deferred, and of a comprehension, whose names are its own, only the first iterable."""
     open_ = [node]
     while open_:
         current = open_.pop()

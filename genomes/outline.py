@@ -1,4 +1,4 @@
-"""One walk over a program: its scopes, what each binds how often, and where it calls, reads attributes and refuses to go on.
+"""One walk over a program: its scopes, how often each binds what, and where it calls, reads attributes and refuses to go on.
 
 The static checks read it. A name means something certain only where it is bound once in the scope that holds it; everything else is left
 alone. Comprehensions count as part of the function around them, and class bodies as scopes of the functions in them: both make names look
@@ -24,7 +24,7 @@ class Scope:
 
     node: ast.AST
     parent: Scope | None
-    owner: ast.ClassDef | None = None  # the class whose method this is, or is inside of
+    owner: ast.ClassDef | None = None  # the class whose method this is or is inside
     me: str = ""  # what that method calls its instance; "" where it has none
     bound: Counter[str] = field(default_factory=Counter)
 
@@ -50,7 +50,7 @@ class Outline:
     subscripts: list[tuple[ast.Subscript, Scope]] = field(default_factory=list)
     assignments: list[tuple[ast.Assign | ast.AnnAssign, Scope]] = field(default_factory=list)
     strings: set[str] = field(default_factory=set)
-    imports: dict[str, str] = field(default_factory=dict)  # name → dotted path, of names that only one import of the module binds
+    imports: dict[str, str] = field(default_factory=dict)  # name → dotted path, for names that only one import of the module binds
     guarded: set[int] = field(default_factory=set)  # ids of imports in a `try` that may fail
     import_nodes: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Which literals a search may turn. Everything is addressable; indices, axes, shapes, seeds, devices, guards and printing are never tuned.
+"""Which literals a search may tune. Everything is addressable; indices, axes, shapes, seeds, devices, guards and printing are never tuned.
 
 Two rules, kept apart: the *place* rule looks at the tree alone, so that setting a knob never changes the species; the *value* rule then
 leaves neutral elements (a `+ 0`, a `max(1, …)`) alone.
@@ -42,7 +42,7 @@ HARDWARE = re.compile(
     re.IGNORECASE,
 )
 _REAL_CALLS = words("sigmoid tanh softmax relu gelu silu softplus rms_norm layer_norm norm exp log sqrt rsqrt cos sin")
-_POLYNOMIAL = 3  # coefficients, at least
+_POLYNOMIAL = 3  # fewest coefficients of one
 _HUGE = 1e8  # peak FLOPs, units of bytes and nanoseconds
 
 
@@ -72,7 +72,7 @@ def value_tunable(literal: Literal) -> bool:
 def layer_factor(literal: Literal) -> str:
     """The size that a whole number multiplies in a layer's arguments, as in `Linear(width, 4 * width)`; "" for any other literal.
 
-    Another layer, or a `chunk`, relies on it: it moves together with its like in the same function, and if it has none, not at all.
+    Another layer, or a `chunk`, relies on it: it moves together with its like in the same function or, if there is none, not at all.
     """
     if type(literal.value) is not int or len(literal.path) < 2:
         return ""
@@ -144,7 +144,7 @@ def _step_tunable(step: Step, literal: Literal) -> bool:
 
 
 def _is_coefficient(path: tuple[Step, ...]) -> bool:
-    """Of a table, or of a polynomial: signs alternate. It was computed as a whole: Muon diverges when one of Polar Express's moves."""
+    """Part of a table, or of a polynomial (signs alternate). It was computed as a whole: Muon diverges if one of Polar Express's moves."""
     around = [step.node for step in path[-2:] if isinstance(step.node, ast.Tuple | ast.List)]
     if len(around) == 2:
         return True
@@ -166,7 +166,7 @@ def _is_bound(path: tuple[Step, ...]) -> bool:
 
 
 def _is_shape(node: ast.expr) -> bool:
-    """`x.shape[-1]`, `x.size(2)`: half of it is a fact about the tensor."""
+    """`x.shape[-1]`, `x.size(2)`: half of such a size is a fact about the tensor."""
     return any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in ast.walk(node))
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why a text is no genome. `line` is 0 where the whole file is meant; the message names no line, so that a child's problem
-    can be told from its parent's."""
+    """One reason why a text is no genome. `line` is 0 where the whole file is meant; the message names no line, so that a child's problems
+    can be compared with its parent's."""
 
     line: int
     message: str

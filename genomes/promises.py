@@ -31,7 +31,7 @@ _NUMBERED = ("range", "enumerate")
 
 
 def entry_problems(program: Outline) -> Iterator[Problem]:
-    """Of what the lab calls: main and build_model."""
+    """Problems of what the lab calls: main and build_model."""
     for name in _ENTRIES:
         function = program.definition(name, program.module)
         if not isinstance(function, ast.FunctionDef) or function.decorator_list:
@@ -47,7 +47,7 @@ def entry_problems(program: Outline) -> Iterator[Problem]:
 
 
 def promise_problems(program: Outline, classes: Classes, prepare: str) -> Iterator[Problem]:
-    """Of everything else."""
+    """Problems of everything else."""
     constants = constants_of(program, prepare)
     for kind in classes.kinds.values():
         yield from _unstarted(kind, program)
@@ -69,7 +69,7 @@ def _trains(program: Outline) -> bool:
 
 
 def _saves(program: Outline) -> bool:
-    """Any mention counts: it may be handed around."""
+    """Whether `save` is mentioned; any mention counts, since it may be handed around."""
     return any(attribute.attr == "save" for attribute, _ in program.attributes) or _SAVE in program.imports.values()
 
 

@@ -62,7 +62,7 @@ def infer(label: str, value: Value, remark: Remark, real: bool = False) -> Shape
 
 
 def is_number(value: float) -> bool:
-    """Of a size that can be tuned: neither infinite nor close to what a float can hold."""
+    """Whether its size can be tuned: neither infinite nor close to the most that a float can hold."""
     return abs(value) < _HUGE  # false for nan, too
 
 

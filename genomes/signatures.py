@@ -12,7 +12,7 @@ _OPTIONS = ("init", "kw_only", "default_factory")
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters of a callee, without an instance that comes by itself."""
+    """The parameters of a callee, without an instance that is passed implicitly."""
 
     name: str
     positional: tuple[str, ...]  # positional ones, in order
@@ -26,7 +26,7 @@ class Signature:
 
 
 def signature(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, bound: bool) -> Signature:
-    """Of a function; of a method without its instance if `bound`."""
+    """The signature of a function; of a method without its instance if `bound`."""
     arguments = function.args
     plain = [*arguments.posonlyargs, *arguments.args][1 if bound else 0 :]
     required = len(plain) - min(len(arguments.defaults), len(plain))
@@ -45,7 +45,7 @@ def signature(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, bound
 
 
 def record_signature(node: ast.ClassDef) -> Signature | None:
-    """Of a dataclass without bases whose fields are plain; None where something in it is special."""
+    """The signature of a dataclass without bases whose fields are plain; None where something in it is special."""
     names, required, optional = [], 0, False
     for statement in node.body:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -82,7 +82,7 @@ def misfit(call: ast.Call, callee: Signature) -> str:
 
 
 def _gives(statement: ast.stmt) -> bool:
-    """Whether a value may come back by it; what only raises has none to give, and is meant to be replaced."""
+    """Whether a value may come back by it; also of what raises or does nothing, since that is meant to be replaced."""
     for node in parts(statement):
         if isinstance(node, ast.Yield | ast.YieldFrom | ast.Raise) or (isinstance(node, ast.Return) and node.value is not None):
             return True

@@ -20,12 +20,12 @@ from typing import TypeVar
 from genomes.errors import EditError, ParseError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_CACHED_PROGRAMS = 4  # trees are what the garbage collector has to walk through: a hundred of them cost more than parsing again
+_CACHED_PROGRAMS = 4  # the garbage collector has to walk through trees: a hundred of them cost more than parsing again
 MOST_LEVELS = 200  # of a program's tree: whatever walks it must not exhaust the stack; a long sum has one for each of its terms
 _SHOWN = 80  # characters of a line in a message
 _MOST_BITS = 14_284  # of a whole number: Python reads longer ones, where they are not decimal, and prints none of them
 _LONG_NUMBER = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{_MOST_BITS // 4},}}")  # or a piece of a string
-_COLLISIONS = 50  # with other threads, before they are believed to be something else
+_COLLISIONS = 50  # failures blamed on other threads, before they count as something else
 _Tree = TypeVar("_Tree", ast.Module, ast.Expression)
 _Result = TypeVar("_Result")
 
@@ -123,7 +123,7 @@ def parse_expression(text: str) -> ast.expr:
 
 
 def _undisturbed(parse: Callable[[], _Tree]) -> _Tree:
-    """`ast.parse` of CPython before 3.11.8 and 3.12.2 may fail while another thread parses too (python/cpython#106905): again."""
+    """Tries again: before CPython 3.11.8 and 3.12.2 `ast.parse` may fail while another thread parses too (python/cpython#106905)."""
     for _ in range(_COLLISIONS):
         with contextlib.suppress(SystemError):
             return parse()

@@ -1,6 +1,7 @@
 """What torch's oldest functions and layers are called with: those whose arguments have not changed for years.
 
-Checked against the installed torch by the tests, where it tells. Not on the list: what gains arguments, and what torch lacks or has.
+The tests compare the list with the installed torch, as far as that shows its signatures. Not on it: what still gains arguments. It does
+not say what torch has or lacks.
 """
 
 from __future__ import annotations
@@ -44,5 +45,5 @@ LIBRARY = dict(_read(declared) for declared in _DECLARED)
 
 
 def library_signature(dotted: str) -> Signature | None:
-    """Of a function or layer of torch by its full name; None for one that is not listed."""
+    """The signature of a function or layer of torch, by its full name; None for one that is not listed."""
     return LIBRARY.get(dotted)

@@ -17,14 +17,14 @@ _ELIF = re.compile(r"^(\s*)elif\b")
 
 
 def shown(text: str) -> str:
-    """The first telling line of a text, shortened."""
+    """The first meaningful line of a text, shortened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = next((line for line in lines if not line.startswith("#")), lines[0] if lines else "blank lines")
     return shortened(telling, _SHOWN)
 
 
 def shortened(line: str, most: int) -> str:
-    """At most so many characters: whole parts if half of them are kept that way, else whole words, and what they open is closed again.
+    """At most `most` characters: whole parts if that keeps half of them, else whole words, with brackets that they open closed again.
 
     A note that ends in the middle of a name or a number is read as if that were all of it.
     """
@@ -42,7 +42,7 @@ def shortened(line: str, most: int) -> str:
 
 
 def _closers(text: str) -> str:
-    """Of the brackets that are open at the end of a text."""
+    """The closing brackets for those that are open at the end of a text."""
     open_: list[str] = []
     for character in text:
         if character in _PAIRS:
@@ -53,7 +53,7 @@ def _closers(text: str) -> str:
 
 
 def named(text: str) -> str:
-    """A definition goes by its name, another statement by its first line."""
+    """What a statement goes by: a definition's name, else the first line."""
     first = next((line for line in text.splitlines() if re.match(r"\s*(async def|def|class)\b", line)), "")
     return " ".join(re.findall(r"\w+", first.partition("(")[0])[-2:]) or shown(text)
 
@@ -98,7 +98,7 @@ def _statements(text: str) -> list[ast.stmt] | None:
 
 
 def _smallest(a: ast.AST, b: ast.AST, label: str = "") -> tuple[str, ast.AST, ast.AST]:
-    """What it is the value of, and the innermost pair of nodes around all differences that can be written down."""
+    """What is given the value that differs, if anything, and the innermost pair of nodes around all differences that can be written."""
     pairs = _differing(a, b)
     if len(pairs) != 1 or not isinstance(pairs[0][0], ast.expr | ast.keyword | ast.arguments | ast.withitem):
         return label, a, b
@@ -110,7 +110,7 @@ def _smallest(a: ast.AST, b: ast.AST, label: str = "") -> tuple[str, ast.AST, as
 
 
 def _differing(a: ast.AST, b: ast.AST) -> list[tuple[ast.AST, ast.AST]]:
-    """Children that differ; none where the nodes themselves do, or are of another number of children."""
+    """Children that differ; none where the nodes themselves do, or have different numbers of children."""
     if type(a) is not type(b):
         return []
     found: list[tuple[ast.AST, ast.AST]] = []

@@ -1,7 +1,7 @@
 """Three-way merge inside one statement, on its libcst tree: different arguments of one call, or operands of one expression, unite.
 
-libcst keeps every token, so what neither side touched comes out as it was. A conflict is as small as what it says makes sense: a literal,
-an argument; but what is called, and on what object, is one thing.
+libcst keeps every token, so what neither side touched comes out as it was. A conflict is as small as makes sense by itself: a literal, an
+argument; but what is called, and on what object, is one thing.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Expressions:
         self.settle = settle
 
     def node(self, base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode, firm: bool = False) -> cst.CSTNode:
-        """One node of three versions. `firm`: a clash here is one of the whole expression around it. Raises UnfitError then."""
+        """One node from three versions. `firm`: a clash here is one of the whole expression around it, and raises UnfitError."""
         if same(a, b) or same(b, base):
             return a
         if same(a, base):
@@ -109,7 +109,7 @@ class _Expressions:
         return self.whole(base, a, b, firm)
 
     def whole(self, base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode, firm: bool) -> cst.CSTNode:
-        """A node that cannot be united from its parts."""
+        """Merges a node that cannot be united from its parts."""
         old, left, right = key(base), key(a), key(b)
         if left == right or old in (left, right):  # but for layout
             return b if left == old and right != old else a
@@ -148,7 +148,7 @@ class _Expressions:
         return left  # layout alone: `_plain_clash` has found everything else
 
     def sequence(self, versions: tuple[Sequence[cst.CSTNode], ...], parent: cst.CSTNode) -> list[cst.CSTNode]:
-        """Items of a list of arguments, elements, targets …"""
+        """Merges the items of a list of arguments, elements, targets …"""
         merged, stretch = list[cst.CSTNode](), list[Stage[cst.CSTNode]]()
         for stage in walk(*(_keyed(items) for items in versions)):
             firm = stage.base is not None and stage.a is not None and stage.b is not None
@@ -161,7 +161,7 @@ class _Expressions:
         return _ended(merged, versions)
 
     def stretch(self, stages: Sequence[Stage[cst.CSTNode]], parent: cst.CSTNode) -> list[cst.CSTNode]:
-        """What stands between two items that both sides have."""
+        """Merges what stands between two items that both sides have."""
         a = [item for stage in stages for item in (*stage.inserted_a, stage.a) if item is not None]
         b = [item for stage in stages for item in (*stage.inserted_b, stage.b) if item is not None]
         base = [stage.base for stage in stages if stage.base is not None]
@@ -203,7 +203,7 @@ def _plain_clash(base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode) -> bool:
 
 
 def _clashing_calls(base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode) -> bool:
-    """One side calls something else, and the other has more, fewer or other arguments: these belong to what was called before."""
+    """Whether one side calls something else and the other has more, fewer or other arguments, which belong to what was called before."""
     if not (isinstance(base, cst.Call) and isinstance(a, cst.Call) and isinstance(b, cst.Call)):
         return False
     return any(calls_another(base, one) and _arguments(other) != _arguments(base) for one, other in ((a, b), (b, a)))
@@ -223,7 +223,7 @@ def _listed(items: Sequence[cst.CSTNode], parent: cst.CSTNode) -> str:
 
 
 def _ended(merged: list[cst.CSTNode], versions: tuple[Sequence[cst.CSTNode], ...]) -> list[cst.CSTNode]:
-    """What was last and is not ends as those before the last did, and the other way round."""
+    """Ends an item that is no longer the last as those before the last were ended, and the other way round."""
     listed = [list(items) for items in versions if items]
     lasts = {id(items[-1]) for items in listed}
     between = [comma for items in listed for item in items[:-1] if (comma := _comma(item)) and "#" not in code(comma)]
@@ -246,8 +246,8 @@ def _with_comma(item: cst.CSTNode, comma: cst.Comma | None) -> cst.CSTNode:
 
 
 def _keeps_comments(united: str, base: str, a: str, b: str) -> bool:
-    """Does every comment stand in the united text that stands in both sides or is new in one, and none more often than in any? Each side
-    may have put the same words somewhere else."""
+    """Whether the united text has every comment that both sides have or that is new in one, and none too often. Each side may have put the
+    same words somewhere else."""
     found, old, left, right = (Counter(_COMMENT.findall(text)) for text in (united, base, a, b))
     needed = (left & right) | (left - old) | (right - old)
     return needed <= found <= (left | right) + ((left - old) & (right - old))

@@ -1,4 +1,4 @@
-"""What a merge keeps account of: changes of one side, which may be refused, and clashes, which somebody settles."""
+"""What a merge keeps a record of: changes of one side, which may be refused, and clashes, which somebody settles."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 class Clash:
     """A place that both sides changed differently; empty text means deleted."""
 
-    where: str  # qualified name of the enclosing definition, "" at module level; of a loose end, what would be missing
+    where: str  # qualified name of the enclosing definition, "" at module level; for a loose end, what would be missing
     base: str
-    a: str  # of a loose end, what this side changed, as a diff
+    a: str  # for a loose end, what this side changed, as a diff
     b: str
 
 
@@ -38,7 +38,7 @@ class Hunk:
 
 @dataclass
 class Ledger:
-    """Of one pass over the three programs. `fine`: changes of one side are noted statement by statement, which takes longer."""
+    """The record of one pass over the three programs. `fine`: changes of one side are noted statement by statement, which takes longer."""
 
     settle: Settle
     refused: frozenset[Hunk] = frozenset()
@@ -47,7 +47,7 @@ class Ledger:
     hunks: list[Hunk] = field(default_factory=list)
 
     def clash(self, where: str, base: str, a: str, b: str) -> str:
-        """The side that is taken."""
+        """Has a clash settled, notes it, and returns the side that is taken."""
         taken = self.settle(Clash(where, base, a, b))
         self.conflicts.append(Conflict(where, base, a, b, taken))
         return taken

@@ -36,7 +36,7 @@ def loose_end(text: str, a: str, b: str) -> str | None:
 
 
 def _lost(text: str, a: str, b: str) -> list[str]:
-    """Attributes that one side no longer sets, or reads, and that the other has begun to read, of whatever object."""
+    """Messages on attributes, of whatever object, that are read and no longer set, though each side that reads them sets them."""
     (sets, reads), *sides = (_attributes(one) for one in (text, a, b))
     gone = {name for side in sides for name in side[0]} - sets
     return [

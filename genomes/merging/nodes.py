@@ -42,7 +42,7 @@ _SETS_OF_NAMES = (cst.ImportFrom, cst.Import, cst.Global, cst.Nonlocal)
 
 
 class UnfitError(Exception):
-    """Internal: what both sides changed is no part that could be chosen alone."""
+    """Internal: what both sides changed is not a part that could be chosen alone."""
 
 
 def code(node: cst.CSTNode) -> str:
@@ -73,7 +73,7 @@ def same(one: object, other: object) -> bool:
 
 
 def alike(one: cst.CSTNode, other: cst.CSTNode) -> bool:
-    """The same expression, in parentheses or not."""
+    """Whether they are the same expression, in parentheses or not."""
     if type(one) is not type(other):
         return False
     parts = [field.name for field in fields(one) if field.name not in ("lpar", "rpar")]
@@ -81,7 +81,7 @@ def alike(one: cst.CSTNode, other: cst.CSTNode) -> bool:
 
 
 def label(item: cst.CSTNode) -> str:
-    """What an item is found by, once it has changed."""
+    """What an item is recognised by once it has changed."""
     if isinstance(item, cst.Arg) and item.keyword is not None:
         return f"keyword {item.keyword.value}"
     if isinstance(item, cst.Param):

@@ -20,7 +20,7 @@ def core(unit: Unit) -> str:
 
 
 def relocated(stages: Sequence[Stage[Unit]], where: str, ledger: Ledger, united: Callable[[Unit, Unit | None, Unit | None], str]) -> Homes:
-    """Where the text of a unit is not its own. `united` merges three versions of one statement."""
+    """The units whose places hold a text other than their own. `united` merges three versions of one statement."""
     new = [unit for stage in stages for unit in stage.inserted_a], [unit for stage in stages for unit in stage.inserted_b]
     homes: Homes = {}
     for old, found in _moved(stages, new):
@@ -36,7 +36,7 @@ def relocated(stages: Sequence[Stage[Unit]], where: str, ledger: Ledger, united:
     return homes
 
 
-_Version = tuple[Unit | None, bool]  # of one side, and whether it stands somewhere else
+_Version = tuple[Unit | None, bool]  # one side's version, and whether it stands somewhere else
 
 
 def _moved(stages: Sequence[Stage[Unit]], new: tuple[list[Unit], list[Unit]]) -> Iterator[tuple[Unit, tuple[_Version, _Version]]]:
@@ -68,7 +68,7 @@ def _home(found: tuple[_Version, _Version], where: str, old: Unit, stages: Seque
 
 
 def _brought_in_twice(left: list[Unit], right: list[Unit], order: dict[int, int], where: str, ledger: Ledger, homes: Homes) -> None:
-    """The same new thing comes in once, where it comes first; two new things of one name exclude each other."""
+    """Lets what is new in both sides in only once, where it comes first; two new things of one name exclude each other."""
     others = {name: unit for unit in right if (name := _binds(unit, where))}
     for mine in left:
         other = others.get(_binds(mine, where))
@@ -80,7 +80,7 @@ def _brought_in_twice(left: list[Unit], right: list[Unit], order: dict[int, int]
 
 
 def _doubled(stage: Stage[Unit], new: list[list[Unit]], where: str, ledger: Ledger, homes: Homes) -> None:
-    """One side repeats a statement that the other changes: which of the two was meant, nobody can tell."""
+    """Settles where one side repeats a statement that the other changes: nobody can tell which of the two was meant."""
     old = stage.base
     assert old is not None
     for side, here, there in (("a", stage.a, stage.b), ("b", stage.b, stage.a)):
@@ -104,7 +104,7 @@ def _unique(keys: Iterable[str]) -> set[str]:
 
 
 def _binds(unit: Unit, where: str) -> str:
-    """What two new statements of a block cannot both be, wherever in it they stand; "" for others."""
+    """What only one new statement of a block can be, wherever it stands; "" for statements without such a limit."""
     if unit.is_definition:
         return unit.label
     if unit.kind in IMPORTS:

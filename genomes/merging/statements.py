@@ -46,7 +46,7 @@ class _Blocks:
         return _join(pieces)
 
     def stretch(self, stages: Sequence[Stage[Unit]], homes: Homes, where: str) -> list[str]:
-        """What stands between two statements that both sides have."""
+        """Merges what stands between two statements that both sides have."""
         if any(_torn(stage, homes) for stage in stages):
             return self.torn(stages, homes, where)
         pieces = list[str]()

@@ -17,14 +17,14 @@ _OBJECT = "self"  # every statement of a method has to do with it: only its attr
 
 @dataclass(frozen=True)
 class _Touched:
-    """Dotted names."""
+    """The dotted names that statements touch."""
 
     sets: frozenset[str]
     reads: frozenset[str]
 
 
 def independent(one: str, other: str, modules: frozenset[str]) -> bool:
-    """Of two texts of whole statements. What does not parse alone, or leaves the block, is not independent of anything.
+    """Whether two texts of whole statements are. What does not parse alone, or leaves the block, is not independent of anything.
 
     Args:
         modules: names that stand for imported modules, which calls leave as they are.

@@ -52,7 +52,7 @@ class Loss:
 
 
 def functions(parent: Program) -> list[ast.FunctionDef]:
-    """All of them, methods and inner ones too, outermost first."""
+    """All functions, methods and inner ones too, outermost first."""
     return [node for node in ast.walk(parent.tree) if isinstance(node, ast.FunctionDef)]
 
 
@@ -67,7 +67,7 @@ def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
 
 
 def blocks(function: ast.FunctionDef) -> Iterator[list[ast.stmt]]:
-    """Its own blocks, outermost first."""
+    """The blocks of a function itself, outermost first."""
     yield function.body
     for node in own_nodes(function):
         for name in ("body", "orelse", "finalbody"):
@@ -124,7 +124,7 @@ def writes(parent: Program, key: str) -> list[Write]:
 
 
 def written(parent: Program, key: str) -> Write:
-    """The first of them."""
+    """The first of `writes`."""
     found = writes(parent, key)
     if not found:
         raise MisfitError(f"no group's {key} is set step by step")
@@ -136,7 +136,7 @@ def _text(node: ast.AST) -> str:
 
 
 def names_of(function: ast.FunctionDef) -> set[str]:
-    """Parameters and what is assigned."""
+    """Names of a function's parameters and of what it assigns."""
     stored = {node.id for node in own_nodes(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     return stored | parameters(function)
 
@@ -147,7 +147,7 @@ def parameters(function: ast.FunctionDef) -> set[str]:
 
 
 def progress(parent: Program, function: ast.FunctionDef) -> str:
-    """Code of the share of the budget that is spent, inside a function."""
+    """Code for the share of the budget that is spent, inside a function."""
     for name in _PROGRESS:
         if name in parameters(function) or (name == "progress" and name in names_of(function)):
             return name

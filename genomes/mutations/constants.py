@@ -23,7 +23,7 @@ _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv, ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge, ast.In: lambda a, b: a in b,
 }  # fmt: skip
-_FOLLOWED = 20  # names of names, before a program is taken to go in a circle
+_FOLLOWED = 20  # names that refer to names, before a program is taken to go in a circle
 
 
 class _UnknownError(Exception):

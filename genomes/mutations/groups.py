@@ -163,7 +163,7 @@ def _add(draft: Draft, template: Group, params: str) -> None:
 
 
 def _require_all(parent: Program, tables: bool = False) -> None:
-    """`model.parameters()` outside of clipping and counting: whatever is added is trained. Tables are, where no dimension is asked for."""
+    """`model.parameters()` outside clipping and counting: whatever is added is trained; tables too, where no dimension is asked for."""
     skipped: set[int] = set()
     for node in ast.walk(parent.tree):
         sieves = isinstance(node, ast.ListComp | ast.GeneratorExp) and _DIMENSIONS.search(ast.unparse(node)) is not None

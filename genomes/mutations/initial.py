@@ -62,7 +62,7 @@ def _deviation(draft: Draft, call: ast.Call, rest: list[ast.expr]) -> str:
 
 
 def _loop(place: Place) -> ast.AST:
-    """What the nearest loop runs over whose name the tensor is reached by; the place itself where there is none."""
+    """What the nearest loop runs over, of those whose variable leads to the tensor; the place itself where there is none."""
     call = place.node
     assert isinstance(call, ast.Call)
     owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func

@@ -54,7 +54,7 @@ def moved(knob: Knob, rng: random.Random, sd: float = _STEP_SD) -> Value | None:
 
 
 def number(knob: Knob) -> float:
-    """The value of a knob that is no string."""
+    """The value of a knob that is not a string."""
     assert not isinstance(knob.value, str)
     return float(knob.value)
 
@@ -162,7 +162,7 @@ def _move_batch(parent: Program, rng: random.Random) -> Rewrite | None:
 
 
 def is_rate(name: str) -> bool:
-    """Whether a name is a learning rate's, and not that of a share of one."""
+    """Whether a name is that of a learning rate, not of a share of one."""
     return _RATE.search(name) is not None
 
 
@@ -172,7 +172,7 @@ def rates_of(parent: Program) -> list[Knob]:
 
 
 def times(rates: list[Knob], factor: float) -> dict[str, Value]:
-    """All of them by one factor."""
+    """The rates, each times the same factor."""
     return {knob.name: significant(number(knob) * factor, 2) for knob in rates}
 
 

@@ -1,6 +1,6 @@
 """Structural mutations of Muon: how an update is orthogonalised, scaled, balanced and applied.
 
-Muon is known by its orthogonaliser, the function that multiplies a matrix with its own transpose in a loop, and by the function that calls
+Muon is recognised by its orthogonaliser, the function that multiplies a matrix by its transpose in a loop, and by the function that calls
 it. Whatever else is needed, the mean gradient, the update and the weights, is read off that function.
 """
 
@@ -42,8 +42,8 @@ class Update:
     """One step of Muon: `mean.lerp_(grads, 1 - momentum)`, `update = orthogonalise(…)…`, `weights.sub_(…)`."""
 
     function: ast.FunctionDef
-    call: ast.Call  # of the orthogonaliser
-    assigned: ast.Assign  # what it gives goes to the update
+    call: ast.Call  # the call of the orthogonaliser
+    assigned: ast.Assign  # of what it gives to the update
     update: str
     averaged: ast.stmt
     mean: str
@@ -138,7 +138,7 @@ def _assignment(parent: Program, function: ast.FunctionDef, name: str) -> ast.As
 
 
 def _write_table(draft: Draft, statement: ast.Assign, name: str, written: str) -> None:
-    """In place of an assignment and of the remarks right above it."""
+    """Writes a table in place of an assignment and the remarks right above it."""
     source, first = draft.source, statement.lineno - 1
     while first > 0 and source.lines[first - 1].lstrip().startswith("#"):
         first -= 1
@@ -227,7 +227,7 @@ def _no_variance(draft: Draft, rng: random.Random) -> str:
 
 
 def _serves_only(statement: ast.stmt, useless: list[ast.stmt], step: Update) -> bool:
-    """Does what a statement makes go nowhere but into useless statements and itself?"""
+    """Does what a statement makes go only into useless statements and itself?"""
     call = _in_place(statement, "lerp_")
     made = _owner(call) if call else ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else ""
     if not made or made == step.mean or made == step.update:

@@ -124,13 +124,13 @@ def _inner_places(node: ast.AST, around: Place) -> Iterator[Place]:
 
 
 def pick(items: Iterable[T], rng: random.Random) -> T | None:
-    """One of them, or None of none."""
+    """One of the items, or None if there are none."""
     pool = list(items)
     return pool[rng.randrange(len(pool))] if pool else None
 
 
 def weighted(items: Sequence[T], weights: Sequence[float], rng: random.Random) -> T | None:
-    """One of them in proportion to its weight, or None of none."""
+    """One of the items, in proportion to its weight, or None if there are none."""
     return rng.choices(items, weights)[0] if items and sum(weights) > 0 else None
 
 

@@ -1,7 +1,7 @@
 """The network that a program defines, by the roles of its parts: modules, the stack of blocks, attention, MLP.
 
-Roles are told by construct, never by the name of a class: the stack is the module that loops over its blocks, attention is where queries,
-keys and values meet in one call, an MLP has an activation between two linear layers. What is not recognised is a MisfitError.
+Roles are recognised by construct, never by the name of a class: the stack is the module that loops over its blocks, attention is where
+queries, keys and values meet in one call, an MLP has an activation between two linear layers. What is not recognised is a MisfitError.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def _sub_norm(draft: Draft, rng: random.Random) -> str:
 
 
 def _is_last(draft: Draft, call: ast.Call) -> bool:
-    """The call is what a forward pass returns."""
+    """Whether the call is what a forward pass returns."""
     return any(isinstance(node, ast.Return) and node.value is call for node in ast.walk(draft.parent.tree))
 
 

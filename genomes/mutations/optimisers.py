@@ -55,7 +55,7 @@ class Group:
 
 
 def groups(parent: Program) -> list[Group]:
-    """Those that have a rate of their own."""
+    """The groups that have a rate of their own."""
     found = []
     for function in functions(parent):
         for node in own_nodes(function):

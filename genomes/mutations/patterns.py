@@ -36,7 +36,7 @@ def in_recipe(parent: Program) -> Iterator[Place]:
 
 
 def is_touchable(source: Source, node: ast.AST) -> bool:
-    """Nothing about devices, number formats, shapes, seeds, masks or the harness in it."""
+    """Whether nothing in it is about devices, number formats, shapes, seeds, masks or the harness."""
     return not _UNTOUCHABLE.search(source.code(node))
 
 

@@ -165,7 +165,7 @@ def _factors(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _names_a_rate(draft: Draft, value: ast.expr) -> bool:
-    """Whether a learning rate goes into a value, by name, here or in a function that is called: it is then no share of one."""
+    """Whether a learning rate goes into a value, by name, here or in a function that is called: it is then not a share of one."""
     called = {last_name(node.func) for node in ast.walk(value) if isinstance(node, ast.Call)}
     inside = [inner for function in functions(draft.parent) if function.name in called for inner in own_nodes(function)]
     read = (n for top in (value, *inside) for n in ast.walk(top) if isinstance(n, ast.Name | ast.Attribute))

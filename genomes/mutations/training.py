@@ -17,7 +17,7 @@ _SCHEDULE = re.compile(r"schedule|rate|lr|multiplier|warm|cool|decay|momentum", 
 _SHARPER = (1.1, 1.2, 1.35)
 _CLIPS = (0.5, 1.0, 2.0)
 _SMALL = (0.002, 0.005, 0.02)
-# Shapes of a fall from 1 to 0, of the share that is left, `u`.
+# Shapes of a fall from 1 to 0, by the share that is left, `u`.
 _FALLS = {
     "cosine": "(0.5 - 0.5 * math.cos(math.pi * min(1.0, {u})))",
     "square root": "(1.0 - (1.0 - min(1.0, {u})) ** 0.5)",
@@ -131,7 +131,7 @@ def _sharpen(parent: Program, rng: random.Random) -> Rewrite | None:
 
 
 def _normalises_queries(value: ast.AST, statement: ast.stmt) -> bool:
-    """Are the queries assigned this, and it is their norm without a factor: `norm(q)`, or `rotate(norm(q), …)`, which keeps factors?"""
+    """Are the queries assigned this, and is it their norm without a factor: `norm(q)`, or `rotate(norm(q), …)`, which keeps factors?"""
     if not isinstance(statement, ast.Assign) or len(statement.targets) != 1 or isinstance(value, ast.BinOp):
         return False
     target, whole = statement.targets[0], statement.value

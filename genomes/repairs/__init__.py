@@ -1,9 +1,9 @@
-"""Repairs that need no model: a program and what it failed of, or would fail of, become a program that may not.
+"""Repairs that need no model: they turn a program that failed, or would fail, into one that may not.
 
     repair   after an evaluation: out of memory, a rate that explodes, a missing import, slips of shape, type, device and keyword
     mend     before any: what `check` finds, where a rule makes all of it go away
 
-A rule proposes rewrites in order of preference; the first that brings no new problem and another program counts. A failure belongs to
+A rule proposes rewrites in order of preference; the first that gives another program and no new problem counts. A failure belongs to
 the program that it happened to: for any other text, the repaired one included, there is nothing to repair. Rules for what can be seen in
 a text find nothing to do once it is mended; memory and rates cannot be seen, so each failure halves them once more. Left out: what a rule
 would have to guess, such as the meaning of a name.
@@ -101,7 +101,7 @@ def mend(text: str, contract: Contract = Contract.LAB, prepare: str = "", accept
 
 
 def _mended(text: str, problems: list[Problem], allowed: set[str], lab: _Lab) -> Iterator[Repaired]:
-    """Rewrites with fewer problems, and none that was not there."""
+    """Rewrites with fewer problems, and no new one."""
     before = {problem.message for problem in problems}
     for problem in problems:
         failure = Failure("", "contract", problem.message, (problem.line,))

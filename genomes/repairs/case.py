@@ -94,7 +94,7 @@ class Case:
         return Splice(start, end, f"2**{value.bit_length() - 1}" if power and isinstance(value, int) else repr(value))
 
     def instead(self, node: ast.AST, code: str) -> Splice:
-        """Other characters for a node."""
+        """Puts other characters in the place of a node."""
         return Splice(*self.source.span(node), code)
 
     def code(self, node: ast.AST) -> str:

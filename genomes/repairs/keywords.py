@@ -1,4 +1,4 @@
-"""Arguments that are not taken, and the call that hands the model over."""
+"""Arguments that a function does not take, and the call that hands the model over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genomes.source import Splice
 
 
 def unexpected(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
-    """The argument as the program's own function spells it; of a library's function, none."""
+    """The argument as the program's own function spells it; for a library's function, the call without it."""
     name = match.group(1)
     calls = [call for call in found.innermost(ast.Call) if any(keyword.arg == name for keyword in call.keywords)]
     if len(calls) != 1:
@@ -65,7 +65,7 @@ def save(found: Case) -> Iterator[Repaired]:
 
 
 def unsaved(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
-    """The same, seen before an evaluation."""
+    """`save`, for a program that `check` finds does not save."""
     yield from save(found)
 
 

@@ -35,8 +35,8 @@ _IMPORTS = {
     "deepcopy": "from copy import deepcopy",
     "checkpoint": "from torch.utils.checkpoint import checkpoint",
 }
-_SHORTEST = 5  # of a name whose neighbours are believed to be what was meant
-_SHORTEST_ATTRIBUTE = 3  # of which there are few
+_SHORTEST = 5  # shortest name whose neighbour is taken to be what was meant
+_SHORTEST_ATTRIBUTE = 3  # shortest such attribute: there are few of them
 
 
 def undefined(found: Case, match: re.Match[str]) -> Iterator[Repaired]:

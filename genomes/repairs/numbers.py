@@ -82,7 +82,7 @@ def vocabulary(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
 
 
 def rates(found: Case) -> Iterator[Repaired]:
-    """Half of every learning rate: of the named constants, or where there are none, of the literals called so."""
+    """Halves every learning rate: the named constants, or where there are none, the literals called so."""
     numbers = [knob for knob in knobs(found.source.text) if knob.kind == "float" and knob.tunable and isinstance(knob.value, float)]
     named = [knob for knob in numbers if _RATE.search(knob.name) and not _NO_RATE.search(knob.name)]
     chosen = [knob for knob in named if "." not in knob.name] or named

@@ -84,7 +84,7 @@ def swapped(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
     for call, name, _, made in _layer_calls(found):
         ratio = _ratio(made.args[0], made.args[1], found.constants, found.program.module) if len(made.args) >= 2 else None
         if ratio is not None and abs(ratio * wide / out - 1) < 1e-9:
-            return  # one of the line widens what the other narrows, as it should be
+            return  # one layer on the line widens what the other narrows, as it should be
         if ratio is not None and abs(ratio - wide / out) < 1e-9:
             fitting.append((call, name, made))
     outer = [chosen for chosen in fitting if all(_inside(other, chosen[0]) for other, _, _ in fitting)]

@@ -1,4 +1,4 @@
-"""What a model answers, as edits of a program: every format becomes splices of its text, which are applied at once, or not at all.
+"""What a model answers, as edits of a program: every format becomes splices of its text, applied all together or not at all.
 
     search/replace blocks    blocks.py       wherever they stand, in fences or not
     unified diffs            hunks.py        in fences; outside of them with `@@` or `---`, `+++`
@@ -253,7 +253,7 @@ def _read_outside(rest: Part, page: Page, found: _Found, cut: bool) -> None:
 
 
 def _last_word(found: _Found, text: str) -> list[Snippet]:
-    """Without the program as it is, shown beside an edit, and without what a later part is said to correct."""
+    """The code without the program as it is, shown beside an edit, and without what a later part is said to correct."""
     changed = [one for one in found.code if one.source.text.strip() != text.strip()]
     kept = list[Snippet]()
     for one in changed if changed or found.passages else found.code:
@@ -275,7 +275,7 @@ def _offer(line: str) -> str:
 
 
 def _offered(outside: Sequence[str], fences: Sequence[Part], passages: Sequence[Passage]) -> list[str]:
-    """For each edit the last offer that stands between it and the edit before: others are only spoken of."""
+    """For each edit the last offer between it and the previous edit: other offers are only mentioned."""
     found, last = list[str](), 0
     spans = [*((part.at, part.end) for part in fences), *((passage.at, passage.at) for passage in passages)]
     for start, end in sorted(spans):
@@ -307,7 +307,7 @@ def _cuts(page: Page, found: _Found) -> list[Cut]:
 
 
 def _placed(page: Page, passages: Sequence[Passage]) -> list[Cut]:
-    """The places of all passages; what is wrong with the first few that have none is told at once."""
+    """The places of all passages; what is wrong with the first few that have none is reported together."""
     cuts, wrong = list[Cut](), list[str]()
     for passage in passages:
         try:

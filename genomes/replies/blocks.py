@@ -36,7 +36,7 @@ def blocks(lines: Sequence[str], cut: bool = False) -> tuple[list[Passage], list
     """The blocks, in their order, and the lines outside of them.
 
     Args:
-        cut: the reply is, so that a block without its last marker is incomplete.
+        cut: whether the reply was cut off, so that a block without its last marker is incomplete.
 
     Raises:
         EditError: one is incomplete, or has nothing to search for.
@@ -68,7 +68,7 @@ def blocks(lines: Sequence[str], cut: bool = False) -> tuple[list[Passage], list
 
 
 def cut_off(where: str) -> EditError:
-    """What is said of a block that does not end."""
+    """The error for a block that does not end."""
     return EditError(f"{where} is cut off: it ends without >>>>>>> REPLACE; send it whole")
 
 
@@ -82,7 +82,7 @@ def _block(number: int, search: list[str], replace: list[str]) -> Passage:
 
 
 def _unfenced(lines: list[str]) -> list[str]:
-    """Without a fence, or the half of one, around all of them."""
+    """The lines without a fence, or half of one, around all of them."""
     full = [index for index, line in enumerate(lines) if line.strip()]
     first = full[0] + 1 if full and _FENCE.fullmatch(lines[full[0]][:_READ]) else 0
     end = full[-1] if len(full) > bool(first) and _FENCE.fullmatch(lines[full[-1]][:_READ]) else len(lines)
@@ -90,7 +90,7 @@ def _unfenced(lines: list[str]) -> list[str]:
 
 
 def _unblanked(lines: list[str]) -> list[str]:
-    """Without the blank lines at the end, which are layout where the reply ends."""
+    """The lines without blank ones at the end, which are layout where the reply ends."""
     full = [index for index, line in enumerate(lines) if line.strip()]
     return lines[: full[-1] + 1] if full else []
 

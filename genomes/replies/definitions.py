@@ -64,7 +64,7 @@ class _New:
 
 @dataclass(eq=False)
 class _Plan:
-    """What is found to do while snippets are gone through."""
+    """What there is to do, collected while going through the snippets."""
 
     page: Page
     source: Source
@@ -80,7 +80,7 @@ class _Plan:
         self.lands(node, first)
 
     def add(self, new: _New) -> None:
-        """Something new, once."""
+        """Notes something new, once."""
         twin = next((one for one in self.new if one.name == new.name), None)
         if twin is None:
             self.new.append(new)
@@ -88,7 +88,7 @@ class _Plan:
             raise EditError(f"{twin.where} and {new.where} differ: send one of them")
 
     def lands(self, node: ast.AST, line: int) -> None:
-        """`node` comes into the program at a line, from 0."""
+        """Notes that `node` comes into the program at a line, from 0."""
         starts = [first_line(statement) for statement in self.source.tree.body]
         self.landed.setdefault(bisect_right(starts, line + 1) - 1, []).append(node)
 
@@ -249,7 +249,7 @@ def _import(plan: _Plan, found: Snippet, node: ast.Import | ast.ImportFrom) -> N
 
 
 def _placed(plan: _Plan) -> Iterator[Cut]:
-    """Before the first use, but behind what is needed when the program is imported."""
+    """Puts what is new before its first use, but after what is needed when the program is imported."""
     if not plan.new:
         return
     body = plan.source.tree.body
@@ -273,7 +273,7 @@ def _placed(plan: _Plan) -> Iterator[Cut]:
 
 
 def _uses(new: Sequence[_New], names: Sequence[set[str]]) -> Iterator[tuple[_New, int]]:
-    """Each with the top-level statement that first uses it, by itself or through others that are new."""
+    """Each new thing with the top-level statement that first uses it, directly or through others that are new."""
     if len(new) > MOST_DEFINITIONS:
         raise EditError(f"the reply has more than {MOST_DEFINITIONS} new functions, classes and constants: make one focused change")
     never = len(names)

@@ -63,7 +63,7 @@ def readings(lines: Sequence[str]) -> Iterator[Reading]:
     """A reply in each dialect that parts of it could be in.
 
     Raises:
-        EditError: JSON that seems to hold edits has one that is none.
+        EditError: JSON that seems to hold edits has one that is not usable.
     """
     yield from filter(None, (dialect(lines) for dialect in (_json, _tagged, _named)))
 
@@ -106,7 +106,7 @@ def _json(lines: Sequence[str]) -> Reading | None:
 
 
 def _json_alone(lines: Sequence[str]) -> Reading | None:
-    """From the first line that begins with a bracket to the last that ends with one."""
+    """JSON from the first line that begins with a bracket to the last that ends with one."""
     fenced = {index for part in parts(lines)[1:] for index in range(part.at, part.end)}
     outside = [index for index in range(len(lines)) if index not in fenced]
     first = next((index for index in outside if lines[index].lstrip()[:1] in ("{", "[")), len(lines))
@@ -119,10 +119,10 @@ def _json_alone(lines: Sequence[str]) -> Reading | None:
 
 
 def _of_json(text: str, where: str, is_called: bool = False) -> list[str]:
-    """Blocks and fences; none if it is no JSON of edits.
+    """JSON edits as blocks and fences; none if it is no such JSON.
 
     Raises:
-        EditError: it seems to be, and one is not usable.
+        EditError: it seems to be, and one edit is not usable.
     """
     text = text.strip()
     if text[:1] not in ("{", "[") and not is_called:
@@ -222,7 +222,7 @@ def _is_old(part: Part) -> bool:
 
 
 def _numbered(lines: Sequence[str]) -> list[str] | None:
-    """Without numbers in front of lines that count up by one, and the blank that follows on all of them."""
+    """Lines without the numbers in front of them, which count up by one, and without the blank that follows each number."""
     found, run = list[str](), list[re.Match[str]]()
     is_numbered = False
     for line in (*lines, ""):

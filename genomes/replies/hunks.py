@@ -100,7 +100,7 @@ def _is_header(lines: Sequence[str], index: int) -> bool:
 
 
 def _hunk(body: list[str], hint: int) -> Iterator[_Hunk]:
-    """Without the blank lines around it, which models add between hunks."""
+    """A hunk without the blank lines around it, which models add between hunks."""
     full = [index for index, line in enumerate(body) if line.strip()]
     if any(line[:1] in ("+", "-") for line in body):
         yield _Hunk(tuple(body[full[0] : full[-1] + 1]), hint)

@@ -22,8 +22,8 @@ from genomes.source import Splice, parse, split_lines
 MOST_PASSAGES = 64  # blocks, or hunks, in a reply
 COPY = "copy whole lines of the program, with their indentation"
 _HINT_LINES = 10  # between the line number of a diff and the place that it is taken to mean
-_NEAR_LINES, _NEAR_CHARACTERS = 1000, 120  # that are compared for what is near
-_COMMENTED = 100  # lines at once, that comments are kept with
+_NEAR_LINES, _NEAR_CHARACTERS = 1000, 120  # compared to find what is near
+_COMMENTED = 100  # most lines at once whose comments are kept
 _SHOWN = 80  # characters of a line in a message
 
 _Shift = tuple[str, str]  # what every line of a passage has at its start, what the program has there instead; one of them is empty
@@ -44,7 +44,7 @@ class Passage:
     """Lines that the program is said to have, and what is to become of them: a block, or a hunk of a diff."""
 
     where: str  # "block 1"
-    subject: str  # what occurs once too often: "its SEARCH"
+    subject: str  # what may occur only once: "its SEARCH"
     lines: tuple[str, ...]
     loose: tuple[str, ...]  # the same lines, where a sign that a diff lacks is no sign but the program's
     runs: tuple[Run, ...]
@@ -88,7 +88,7 @@ class Page:
         return bisect_right(self._starts, offset)
 
     def find(self, passage: Passage) -> Iterator[Cut]:
-        """What a passage does at its one place.
+        """The cuts that a passage makes at its one place.
 
         Raises:
             EditError: there is none, or more than one.
@@ -138,7 +138,7 @@ class Page:
         return line, None if shifts[line] == _UNMOVED else shifts[line]
 
     def _outside_strings(self, passage: Passage, matches: Sequence[int]) -> list[int]:
-        """Those that begin in code, and whose text of strings over several lines is the same: there every blank and `#` counts."""
+        """The matches that begin in code and have the same text in strings over several lines: there every blank and `#` counts."""
         begin, end = self._strings
         found = list[int]()
         for line in matches:
@@ -171,7 +171,7 @@ class Page:
         return Spelling([without_comment(line) for line in self.lines])
 
     def _with_comments(self, first: int, end: int, new: Sequence[str]) -> Sequence[str]:
-        """Lines that take the place of as many, and set the same names: with the comments that were left out, such as a knob's range."""
+        """New lines, with comments that they left out, such as a knob's range, where they replace as many that set the same names."""
         if end - first != len(new) or len(new) > _COMMENTED:
             return new
         pairs = zip(self.lines[first:end], new, strict=True)
@@ -186,7 +186,7 @@ class Page:
         raise EditError(f"{passage.where}: {passage.subject} occurs {count}, at lines {shown}: add lines around it until it occurs once")
 
     def _shift(self, passage: Passage, line: int) -> _Shift | None:
-        """How far the passage stands off the program there; None if its lines differ in that."""
+        """How far the passage is shifted against the program there; None if its lines differ in that."""
         there = self.lines[line : line + len(passage.lines)]
         if all(here.rstrip() in (a.rstrip(), b.rstrip()) for a, b, here in zip(passage.lines, passage.loose, there, strict=True)):
             return _UNMOVED
@@ -220,7 +220,7 @@ class Page:
         return next((count for count, (a, b) in enumerate(pairs) if a.strip() != b.strip()), min(len(search), len(self.lines) - line))
 
     def _near(self, wanted: str) -> str:
-        """By the whole line; before that, lines that only go on where the wanted one ends, such as by a comment, or set the same name."""
+        """What is near, by the whole line; before that, lines that continue the wanted one, as by a comment, or that set the same name."""
         start, name = wanted.strip(), wanted.partition("=")[0].rstrip() + " ="
         longer = [n for n, line in enumerate(self.lines, 1) if line.strip().startswith(start)]
         same = [n for n, line in enumerate(self.lines, 1) if "=" in wanted and line.startswith(name)]

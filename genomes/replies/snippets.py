@@ -1,6 +1,6 @@
-"""Code that a reply shows: read as Python, at whatever indentation it stands, with what the text around it may not be taken for.
+"""Code that a reply shows: read as Python, at whatever indentation it stands, and told from the text around it.
 
-Repaired is one slip alone: a first line that has lost the indentation of the lines after it. Code that stands for code, such as `...` or
+Only one slip is repaired: a first line that has lost the indentation of the lines after it. What stands for omitted code, such as `...` or
 "# rest unchanged", is refused wherever the program does not have that line itself.
 """
 
@@ -94,7 +94,7 @@ def snippet(part: Part, page: Page) -> Snippet:
     """A part as code, indented as the program is.
 
     Raises:
-        ParseError: it is none.
+        ParseError: it is not code.
     """
     lines = _without_margins(part.lines)
     wrong: ParseError | None = None
@@ -109,7 +109,7 @@ def snippet(part: Part, page: Page) -> Snippet:
 
 
 def _indented(found: Snippet, lines: Sequence[str], page: Page) -> Snippet:
-    """With the program's kind of indentation, unless a string would change with it."""
+    """The snippet in the program's kind of indentation, unless a string would change with it."""
     new = reindented(lines, page.indents) if page.indents else tuple(lines)
     if new == tuple(lines):
         return found
@@ -121,7 +121,7 @@ def _indented(found: Snippet, lines: Sequence[str], page: Page) -> Snippet:
 
 
 def code_outside(part: Part) -> Part | None:
-    """From the first line outside of fences that is code without doubt to the last one that may be; None if there is no such line."""
+    """The lines outside fences, from the first that is certainly code to the last that may be; None if there is no such first line."""
     lines = part.lines
     first = next((index for index, line in enumerate(lines) if _CODE.match(line) or _OPENING.match(line)), None)
     if first is None:
@@ -207,7 +207,7 @@ def _read(where: str, lines: Sequence[str]) -> Snippet:
 
 
 def _without_margins(lines: Sequence[str]) -> list[str]:
-    """Without the blank lines at the start and at the end."""
+    """The lines without blank ones at the start and at the end."""
     full = [index for index, line in enumerate(lines) if line.strip()]
     return list(lines[full[0] : full[-1] + 1]) if full else []
 

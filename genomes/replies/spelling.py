@@ -68,7 +68,7 @@ def in_strings(lines: Iterable[str]) -> tuple[set[int], set[int]]:
 
 
 def _quote_after(line: str, quote: str) -> str:
-    """The quotes that are open behind a line, of those before it."""
+    """The quotes that are open after a line, given those open before it."""
     position = 0
     while position < len(line):
         sign = line[position]
