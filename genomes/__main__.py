@@ -80,7 +80,7 @@ def _parser() -> Parser:
         one.add_argument(name, metavar=name.upper())
     how = one.add_mutually_exclusive_group()
     how.add_argument("--prefer", choices=("a", "b"), help="take this side of every conflict")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="settle conflicts by lot (default: 0)")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="settle conflicts at random (default: 0)")
     one = command("mutate", _mutate, "a child by a mutation of the catalogue")
     one.add_argument("file", metavar="FILE", nargs="?")
     one.add_argument("--list", action="store_true", help="show the catalogue instead")

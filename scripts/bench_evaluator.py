@@ -1,10 +1,10 @@
-"""What an evaluation costs beside its training: seconds in which a slot trains nothing, of evaluations in a row as a run makes them.
+"""What an evaluation costs beside its training: seconds in which a slot trains nothing, in evaluations in a row as a run makes them.
 
     python scripts/bench_evaluator.py [--kind literal|structure|seed] [--count 8] [--budget 20] [--profile h100] [--data PATH] [--alone]
 
 Programs are children of the seed by built-in mutations: with other numbers (`literal`), of another structure (`structure`), or the
-seed itself under one seed after the other. Each is called as soon as the one before has trained, as the executor does; `--alone` waits for
-the verdict instead. Reported for each: `outside`, seconds from the end of the training before to the start of its clock; set-up;
+seed itself under one seed after another. Each is called as soon as the previous one has trained, as the executor does; `--alone` waits for
+the verdict instead. Reported for each: `outside`, seconds from the end of the previous training to the start of its clock; set-up;
 scoring; steps a second. The first has nothing before it and does not count. On a GPU also the most memory of the card that was in use
 while a program was scored, which is scoring's own only with `--alone`.
 """
@@ -33,7 +33,7 @@ from evo import assembly
 from evo.config import load
 
 _GIB = 2**30
-_GIVEN_BACK_SECONDS = 1.0  # that the memory of a process that has trained may stay in use
+_GIVEN_BACK_SECONDS = 1.0  # for which the memory of a process that has trained may stay in use
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Measured:
     scoring: float
     steps_a_second: float
     tokens_a_second: float
-    scoring_gib: float  # most of the card in use meanwhile; 0 where there is no card
+    scoring_gib: float  # most memory of the card in use meanwhile; 0 where there is no card
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Usage:
             self._samples.append((time.monotonic(), self._card.used_bytes() / _GIB))
 
     def most(self, begin: float, end: float) -> float:
-        """GiB."""
+        """The most that was in use between two times, in GiB."""
         return max((used for when, used in self._samples if begin <= when <= end), default=0.0)
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ Called = tuple[str, Future[Outcome], Times]
 
 
 def evaluated(evaluate: Evaluate, todo: list[tuple[str, str, int]], budget: float, alone: bool) -> list[Called]:
-    """One after the other; each as soon as it may come, unless `alone`. All are done."""
+    """Evaluates one after another, each as soon as it may come, unless `alone`. All are done on return."""
     found = list[Called]()
     with ThreadPoolExecutor(2) as threads:
         for name, text, seed in todo:
@@ -140,7 +140,7 @@ def measured(found: list[Called], usage: Usage) -> list[Measured]:
 
 
 def summary(rows: list[Measured]) -> dict[str, float]:
-    """Medians of those that had another before them; nothing where there are none."""
+    """Medians over those that had another before them; nothing where there are none."""
     outside = [row.outside for row in rows if row.outside is not None]
     scored = [row for row in rows[1:] if row.outside is not None and row.tokens_a_second]
     if not scored:

@@ -25,7 +25,7 @@ import genomes
 
 SEED = Path(__file__).resolve().parent.parent / "trainer" / "train.py"
 PARSE = "libcst parse"
-LIMITS = {"parse and knobs": 2.5, "apply": 2.0, "identity": 2.0, "diff": 5.0, "merge": 8.0, "check": 4.0}  # in parses of libcst
+LIMITS = {"parse and knobs": 2.5, "apply": 2.0, "identity": 2.0, "diff": 5.0, "merge": 8.0, "check": 4.0}  # times a libcst parse
 MUTATIONS = 3  # between the program and each of its two children
 
 

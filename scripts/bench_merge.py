@@ -39,7 +39,7 @@ from evo.config import load
 
 SEED = Path(__file__).resolve().parent.parent / "trainer" / "train.py"
 FAR, NEAR = 20, 3  # lines
-PROGRESS = 50  # pairs between two lines that say how far it is
+PROGRESS = 50  # pairs between two lines of progress
 POOL = 300  # mutants from which pairs are drawn
 
 
@@ -105,7 +105,7 @@ def shared(a: Child, b: Child) -> bool:
 
 
 def apart(a: Child, b: Child) -> bool:
-    """Nothing that both changed overlaps within a statement."""
+    """Whether nothing that both changed overlaps within a statement."""
     return all(path != other or end < begin or stop < start for path, start, end in a.places for other, begin, stop in b.places)
 
 
@@ -123,7 +123,7 @@ def drawn(kind: str, children: list[Child], wanted: Callable[[Child, Child], boo
 
 
 def same_list(seed: str, children: list[Child], rng: Random) -> Iterator[Pair]:
-    """By turns two mutants that meet in a statement, and two items of one list changed."""
+    """In turn, two mutants that meet in a statement, and two programs with one item of the same list changed in each."""
     mutants = drawn("same list", children, lambda a, b: shared(a, b) and apart(a, b), rng)
     lists = [items for node in ast.walk(ast.parse(seed)) if len(items := list(filter(is_number, listed(node)))) > 1]
     while True:
@@ -146,13 +146,13 @@ def listed(node: ast.AST) -> list[ast.expr]:
 
 
 def is_number(item: ast.expr) -> bool:
-    """As far as the text shows it: a literal, a constant, or something that is reckoned."""
+    """Whether an item is a number, as far as the text shows: a literal, a constant, or something computed."""
     literal = isinstance(item, ast.Constant) and isinstance(item.value, int | float)
     return literal or isinstance(item, ast.BinOp) or (isinstance(item, ast.Name) and item.id.isupper() and len(item.id) > 1)
 
 
 def changed_item(seed: str, item: ast.expr, rng: Random) -> str:
-    """Another value for a number or a truth; anything else is written otherwise, so that the program still trains."""
+    """Another value for a number or a boolean; anything else is written differently, so that the program still trains."""
     lines = seed.encode().splitlines(keepends=True)
     code = ast.get_source_segment(seed, item) or ""
     start = sum(map(len, lines[: item.lineno - 1])) + item.col_offset
@@ -278,8 +278,8 @@ def main() -> int:
 
 
 def evaluated(found: list[Judged], of_each: int, assembled: assembly.Assembly, jobs: int, rng: Random) -> dict[str, int]:
-    """How many of a sample of merged children reach a finite score. Of one that does not the parents are evaluated, and the next of its
-    class takes its place where one of them does not either: that merge had nothing to keep."""
+    """How many of a sample of merged children reach a finite score. Where one does not, its parents are evaluated; if one of them does not
+    either, the merge had nothing to keep, and the next pair of its class takes its place."""
     kinds = classes_of(found)
     shuffled = {kind: [one for one in found if one.pair.kind == kind] for kind in kinds}
     for of_kind in shuffled.values():

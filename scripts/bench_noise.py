@@ -1,9 +1,9 @@
-"""How much of the noise of repeats is the machine's pace, of varied programs on a real machine.
+"""How much of the noise of repeats is the machine's pace, for varied programs on a real machine.
 
     python scripts/bench_noise.py --record FILE.jsonl [--count 32] [--repeats 4] [--budget 8] [--profile cpu] [--seed 2]
     python scripts/bench_noise.py [FILE.jsonl]
 
-`--record` evaluates varied programs (as scripts/record_curves.py draws them) several times, all of them once before any again, and
+`--record` evaluates varied programs (as scripts/record_curves.py draws them) several times, all of them once before any twice, and
 appends a line of JSON for each; the same command goes on where it was interrupted. Without it a file is read (scripts/data has one).
 """
 

@@ -2,7 +2,7 @@
 
     python scripts/bench_runs.py FOLDER [--policies evo greedy] [--minutes 10] [--seeds 3] [--slots 2] [--draws 8] [--set section.key=value]
 
-Runs are made one after the other, policies in turn, so that a machine that gets slower does so for all; then the seed program and every
+Runs are made one after another, policies in turn, so that a machine that gets slower does so for all; then the seed program and every
 champion are trained and scored under the same fresh seeds, one evaluation at a time on each slot, as in a run. What is done is kept in
 FOLDER: the same command goes on where it was interrupted. Reported for each run: the mean of the fresh scores with its standard error, what
 the run claims, and how many programs it wrote; for each policy against the first: the mean difference of the champions of the same seed.
@@ -29,15 +29,15 @@ from evaluator.outcome import Interrupted, Outcome, Scored
 from evo import assembly
 from evo.config import load
 
-FIRST_SEED = 1_000_000  # of the fresh scores: no run draws such seeds for its first evaluations
+FIRST_SEED = 1_000_000  # first seed of the fresh scores: no run draws such seeds for its first evaluations
 SEED_PROGRAM = "seed program"
 
 
 def run(folder: Path, policy: str, seed: int, options: argparse.Namespace) -> None:
-    """Makes a run to its end, or goes on with it; one that has ended under the same command is left alone.
+    """Makes a run to its end, or goes on with it; a run that has ended under the same command is left alone.
 
     Raises:
-        SystemExit: it ended under another command, so that it is no answer to this one.
+        SystemExit: it ended under another command, so it does not answer this one.
     """
     settings = [f"search.policy={policy}", *options.set]
     command = [sys.executable, "-m", "evo.run", str(folder), "--slots", str(options.slots), "--seed", str(seed)]
@@ -54,7 +54,7 @@ def run(folder: Path, policy: str, seed: int, options: argparse.Namespace) -> No
 
 
 def rescored(programs: dict[str, str], assembled: assembly.Assembly, options: argparse.Namespace) -> dict[str, list[float | None]]:
-    """val_bpb of each program under each fresh seed; None where it got none."""
+    """val_bpb of each program under each fresh seed; None where it got no score."""
     file = options.folder / "rescored.jsonl"
     done = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
     comparable = [row for row in done if row["key"] == assembled.measurement_key]
@@ -85,7 +85,7 @@ def rescored(programs: dict[str, str], assembled: assembly.Assembly, options: ar
 
 
 def said(name: str, best: dict[str, Any], genomes: int, scores: list[float | None]) -> str:
-    """One program."""
+    """A line on one program."""
     known = [score for score in scores if score is not None]
     if len(known) < len(scores):
         return f"{name:16} got a score under {len(known)} of {len(scores)} fresh seeds"
@@ -106,7 +106,7 @@ def difference(one: list[list[float | None]], other: list[list[float | None]]) -
 
 
 def average(scores: list[float | None]) -> float | None:
-    """None if one is missing."""
+    """The mean; None if a score is missing."""
     known = [score for score in scores if score is not None]
     return mean(known) if len(known) == len(scores) else None
 

@@ -31,7 +31,7 @@ from searchbench.synthetic import LANDSCAPES
 OURS = ("evo", "greedy", "random", "tune-only")
 RIVALS = ("optuna-tpe", "optuna-tpe-narrow", "optuna-cmaes", "optuna-gp", "optuna-random")
 MARKS = (25, 50, 100, 200, 300)
-EARLY = 30  # evaluations in which memory is being learned
+EARLY = 30  # first evaluations, in which memory is still being learned
 _PROBLEM: list[Problem] = []  # in a worker process
 
 
@@ -62,7 +62,7 @@ def measure(
 
 
 def summary(runs: Sequence[Course]) -> dict[str, Any]:
-    """One policy, JSON-ready."""
+    """The runs of one policy in numbers, JSON-ready."""
     found: dict[str, Any] = {}
     for mark in runs[0].true:
         values = sorted(run.true[mark] for run in runs)
@@ -94,7 +94,7 @@ def pairs(ours: Sequence[Course], others: Sequence[Course]) -> dict[str, dict[st
 
 
 def report(problem: Problem, results: dict[str, list[Course]]) -> str:
-    """For people."""
+    """The results as text for people."""
     marks = list(next(iter(results.values()))[0].true)
     head = f"{'policy':18s}" + "".join(f"{mark:>24d}" for mark in marks) + "   infeasible (later)   gap      lowest"
     lines = [f"{problem.name}: {len(next(iter(results.values())))} seeds, median of the true value of the claimed best (quartiles)", head]
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def problems(options: argparse.Namespace) -> Iterator[Problem]:
-    """The one of the table, or those of the landscapes."""
+    """The problem of the table, or those of the landscapes."""
     if options.table:
         from searchbench.tabular import load
 

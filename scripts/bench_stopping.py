@@ -1,14 +1,14 @@
-"""What early stopping would have saved, and lost, of recorded full runs, by the very rule that a run uses (evo/core/stopping.py).
+"""What early stopping would have saved, and lost, in recorded full runs, by the very rule that a run uses (evo/core/stopping.py).
 
     python scripts/bench_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz|RUN] [--population 16] [--orders 200] [--false-stops 0.02]
                                      [--waited 0.1]
 
-The recorded runs (scripts/record_curves.py, or a run folder's own) come in random orders, one after the other. As long as fewer have
-finished than the population holds, all do. Then the bar is the worst of the best so far, whatever their species, the rule is learned from
-what has finished, and a curve is watched point by point; what is stopped teaches nothing. Reported over orders: the share of all training
-seconds saved; the share of would-be survivors (candidates that at full budget would have beaten the bar of their time) lost; the share lost
-of those that are the best of all in the end; how often a stopped run was the best so far; and what is saved and lost in the order in which
-they were recorded. `--waited` leaves out runs that waited longer for a core: what a machine of one's own would show.
+The recorded runs (scripts/record_curves.py, or a run folder's own) come in random orders, one after another. All finish until as many have
+as the population holds. From then on the bar is the worst of the best so far, whatever their species, the rule is learned from what has
+finished, and a curve is watched point by point; what is stopped teaches nothing. Reported over orders: the share of all training seconds
+saved; the share of would-be survivors (candidates that at full budget would have beaten the bar of their time) lost; the share lost of
+those that are the best of all in the end; how often a stopped run was the best so far; and what is saved and lost in the order in which
+they were recorded. `--waited` leaves out runs that waited longer for a core, to show what a machine of one's own would.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Replay:
-    """One order."""
+    """What came of one order."""
 
     saved: float  # share of all training seconds
     stopped: int
-    survivors: int  # that would have beaten the bar of their time
-    lost: int  # of them
-    best_lost: int  # of those, better than all before them
-    last_lost: int  # of the population that full budgets would have left in the end
+    survivors: int  # runs that would have beaten the bar of their time
+    lost: int  # survivors that were stopped
+    best_lost: int  # lost ones that were better than all before them
+    last_lost: int  # lost ones of the population that full budgets would have left in the end
 
 
 def read(path: Path, most_waited: float) -> tuple[list[Recorded], int]:
-    """The runs with a score, and how many have none.
+    """The runs with a score, and the number of those without.
 
     Args:
-        most_waited: share of its time that a run may have waited for a core.
+        most_waited: largest share of its time that a run may have waited for a core.
     """
     if path.is_dir():
         rows = rows_of_run(path)

@@ -3,8 +3,8 @@
     python scripts/bench_trainer.py [NAME ...] [--rows 64] [--profile NAME] [--list]
 
 Each variant is the seed's text with some passages replaced. All compile at once, each in a process of its own, on random tokens; then each
-is timed alone, in turn, over five times two steps: the median counts. Memory bounds how many fit beside each other: with 64 rows a process
-takes about 24 GiB. Losses of the first steps on the same tokens show whether the mathematics is the same.
+is timed alone, in turn, over five times two steps: the median counts. Memory limits how many fit at once: with 64 rows a process takes
+about 24 GiB. Losses of the first steps on the same tokens show whether the mathematics is the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOP_PER_TOKEN = 239e6  # 6 x 29.4 M parameters that multiply + 12 x 512 x 10,240 tokens of windows; of the seed
+FLOP_PER_TOKEN = 239e6  # of the seed: 6 x 29.4 M parameters that multiply + 12 x 512 x 10,240 tokens of windows
 PEAK_FLOPS = 989.5e12  # H100 and H200 SXM, dense bfloat16
 ROUNDS, STEPS = 5, 2
 
@@ -101,7 +101,7 @@ class Trial:
         return time.perf_counter() - started
 
     def timed(self) -> dict[str, Any]:
-        """Median and spread of milliseconds per step, and what follows."""
+        """Median and spread of milliseconds per step, and what follows from them."""
         self.steps(1)
         rounds = sorted(self.steps(STEPS) / STEPS for _ in range(ROUNDS))
         speed = self.program.TOTAL_BATCH_SIZE / rounds[ROUNDS // 2]
@@ -145,7 +145,7 @@ def main() -> int:
         return 0
     names = options.names or list(VARIANTS)
     for name in names:
-        text_of(name, options.rows)  # a wrong name is said before anything starts
+        text_of(name, options.rows)  # a wrong name is reported before anything starts
     command = [sys.executable, __file__, "--rows", str(options.rows), *(f"--profile={name}" for name in options.profile)]
     pipe = subprocess.PIPE
     running = {n: subprocess.Popen([*command, "--child", n], stdin=pipe, stdout=pipe, text=True, env=os.environ) for n in names}

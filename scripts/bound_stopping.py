@@ -2,11 +2,11 @@
 
     python scripts/bound_stopping.py [--curves scripts/data/cpu_curves.jsonl.xz|RUN] [--population 16] [--orders 20] [--lost 0.02]
 
-At each checkpoint the final value is predicted linearly from all levels of the curve so far, the tokens so far and the pace of late, by
-ridge regression on nine tenths of all runs, for the tenth that is left out. No run knows as much: it learns from what has finished. The
-runs come in random orders, as in bench_stopping.py; one is stopped at the first checkpoint where its prediction lies above the bar by a
-number of standard deviations. That number is the smallest of those tried that loses no more than `--lost` of the would-be survivors: chosen
-with the answers before the eyes. Runs whose loss code is not the most frequent one are left out.
+At each checkpoint the final value is predicted linearly from all levels of the curve so far, the tokens so far and the recent pace, by
+ridge regression on nine tenths of all runs, for the tenth that is left out. No real run knows as much, since it learns only from what has
+finished. The runs come in random orders, as in bench_stopping.py; one is stopped at the first checkpoint where its prediction lies above
+the bar by a number of standard deviations. That number is the smallest tried that loses no more than `--lost` of the would-be survivors, so
+it is chosen with the answers in view. Runs whose loss code is not the most frequent one are left out.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from evo.core.stopping import WINDOW
 from evo.store import StoreError
 
 CHECKPOINTS = (0.1, *stopping.CHECKPOINTS)  # shares of the budget
-LATELY = 0.1  # of the budget
+LATELY = 0.1  # what counts as recent: share of the budget
 MARGINS = np.arange(-1.0, 6.0, 0.1)  # standard deviations
 FOLDS = 10
 PENALTIES = np.logspace(-1, 4, 11)
-EXTREME = 0.02  # of each feature's values at either end, drawn in
+EXTREME = 0.02  # share of each feature's values, at either end, that is drawn in
 
 
 def features(runs: list[Recorded], checkpoint: int) -> np.ndarray:
@@ -58,8 +58,8 @@ def ridge(x: np.ndarray, y: np.ndarray, penalty: float, at: np.ndarray) -> np.nd
 
 
 def predictions(runs: list[Recorded], y: np.ndarray) -> np.ndarray:
-    """(runs, checkpoints) logarithms of final values, each predicted from other runs, by the penalty that does so best."""
-    aims = np.minimum(y, np.quantile(y, 0.9))  # how bad the worst are is of no interest
+    """(runs, checkpoints) logarithms of final values, each predicted from other runs, with the penalty that predicts best."""
+    aims = np.minimum(y, np.quantile(y, 0.9))  # it does not matter how bad the worst are
     fold = np.random.default_rng(0).permutation(len(runs)) % FOLDS
     columns = []
     for checkpoint in range(len(CHECKPOINTS)):

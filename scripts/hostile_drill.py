@@ -7,7 +7,7 @@
 The programs are those of tests/cheats and tests/oddities, and some that crash, on the CPU profile at tiny budgets; with `--messages` they
 are the seed, each with one lie in what it sends. After every few the drill counts descendant processes, open descriptors, folders of
 evaluations, shared memory (memfds, files in /dev/shm, System V segments) and its own memory, and prints a line. Exit code 1: something was
-left, memory grew, or a program came to something that it must not.
+left behind, memory grew, or a program came to an outcome that it must not have.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CRASHES = {
     "saves nothing": "def build_model(): ...\ndef main(): ...\n",
     "hangs": "import time\ndef build_model(): ...\ndef main():\n    time.sleep(600)\n",
 }
-FIELDS = (  # of the messages that a program's processes send: operation and name
+FIELDS = (  # fields of the messages that a program's processes send: operation and name
     *(("start", name) for name in ("batch_size", "vocab_size")),
     *(("step", name) for name in ("step", "tokens", "loss")),
     *(("weights", name) for name in ("op", "bytes", "parameters", "steps", "tokens", "peak_memory_gib")),
@@ -60,12 +60,12 @@ LIE = """    import wire
         return lambda one, m, *rest: old(one, m | ({{{name!r}: {value}}} if m.get("op") == {operation!r} else {{}}), *rest)
     wire.send, prepare._Channel.send = lie(wire.send), lie(prepare._Channel.send)
 """
-MEMORY_GROWTH_MIB = 64.0  # that counts as flat, after the first tenth
+MEMORY_GROWTH_MIB = 64.0  # growth after the first tenth that still counts as flat
 
 
 @dataclass(frozen=True)
 class Left:
-    """What there is beside the drill itself."""
+    """What exists beside the drill itself."""
 
     processes: int
     descriptors: int
@@ -87,7 +87,7 @@ class Left:
 def _target(name: str) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{name}")
-    except OSError:  # the one that lists the folder
+    except OSError:  # the descriptor that lists the folder
         return ""
 
 
@@ -107,7 +107,7 @@ def programs() -> dict[str, str]:
 
 
 def messages(seed_text: str) -> dict[str, str]:
-    """The same for programs that lie in one field of one message; the text is an honest one."""
+    """Name -> text of programs that lie in one field of one message; apart from that they are honest."""
     head = "def build_model() -> GPT:\n"
     assert seed_text.count(head) == 1
     found = {}
@@ -119,7 +119,7 @@ def messages(seed_text: str) -> dict[str, str]:
 
 
 def wrong(name: str, outcome: Outcome) -> str:
-    """Why this is not what may come of such a program, or ""."""
+    """Why such a program may not come to this outcome, or ""."""
     if isinstance(outcome, Interrupted):
         return f"{name}: {outcome.why}"
     if name.startswith("crash") and not isinstance(outcome, Failed):
@@ -136,7 +136,7 @@ def wrong(name: str, outcome: Outcome) -> str:
 def drill(
     slot: Slot, pool: dict[str, str], count: int, every: int, budget_seconds: float, rng: random.Random
 ) -> tuple[list[Left], list[str], Counter[str]]:
-    """Looks taken, what went wrong, and how often programs came to what."""
+    """The looks that were taken, what went wrong, and how often each outcome occurred."""
     looks, troubles, ends = list[Left](), list[str](), Counter[str]()
     order = [name for _ in range(count // len(pool) + 1) for name in rng.sample(sorted(pool), len(pool))][:count]
     print(
@@ -161,7 +161,7 @@ def drill(
 
 
 def grown(looks: list[Left]) -> list[str]:
-    """What is more at the end than after the first tenth."""
+    """What there is more of at the end than after the first tenth."""
     first, last = looks[len(looks) // 10], looks[-1]
     found = [f"{name}: {getattr(first, name)} → {getattr(last, name)}" for name in ("processes", "descriptors", "folders", "segments")
              if getattr(last, name) > getattr(first, name)]  # fmt: skip

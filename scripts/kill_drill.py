@@ -2,7 +2,7 @@
 
     python scripts/kill_drill.py [--kills 10] [--budget 2] [--evals 16] [--seed 0] [--run-dir DIR]
 
-The same command is started again after each kill, until the run ends by itself. What is checked, with what is on disk as the witness:
+The same command is started again after each kill, until the run ends by itself. Checked against what is on disk:
 after each kill every process that the driver had started is gone within 15 s; an evaluation that had finished by then is in the store
 at the end with the same slot, start and end, so it was neither lost nor run again; the records have each index once. Needs /proc. The
 run uses this machine's profile and real training.
@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 15.0
 
 
 def left_after(started: dict[int, str], seconds: float) -> tuple[set[int], float]:
-    """Those of `started` (pid -> start time) that still live after at most `seconds`, and how long the last of the others took."""
+    """Those of `started` (pid -> start time) that still live after at most `seconds`, and how long the others took to go."""
     began = time.monotonic()
     while True:
         table = processes()

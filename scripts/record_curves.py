@@ -3,8 +3,8 @@
     python scripts/record_curves.py --out FILE.jsonl [--count 220] [--budget 8] [--profile cpu] [--seed 0]
     python scripts/record_curves.py --pack FILE.jsonl|RUN scripts/data/cpu_curves.jsonl.xz
 
-Programs are the profile's seed under one random seed after the other (one in twenty) and its children by one to four built-in mutations,
-numbers and structure as they are drawn: which they are depends on --seed and their number alone. They are evaluated one at a time, and a
+Programs are the profile's seed under one random seed after another (one in twenty) and its children by one to four built-in mutations,
+numbers and structure as they are drawn: which they are depends only on --seed and their number. They are evaluated one at a time, and a
 line of JSON is appended for each; the same command goes on where it was interrupted. Failures are lines too, without a score. `--pack`
 compresses what is there, or what a run has evaluated in its order (one with `--set search.early_stopping=0`, so that all curves are whole);
 scripts/bench_stopping.py reads any of these.
@@ -32,12 +32,12 @@ from evo.store import curve, read_text, snapshot
 
 SEED_EVERY = 20  # one in so many is the seed itself
 MOST_MUTATIONS = 4
-POINTS = 60  # at most, of a recorded curve
-_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**26}]  # programs are alike, and far apart
+POINTS = 60  # most points of a recorded curve
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**26}]  # programs are alike, but far apart in the file
 
 
 def drawn(seed_text: str, number: int, run: int) -> tuple[str, list[str]]:
-    """The program of a number, and the mutations that made it of the seed."""
+    """The program of a number, and the mutations that made it from the seed."""
     text, mutations = seed_text, list[str]()
     for generation in range(0 if number % SEED_EVERY == 0 else Random(f"{run}/{number}").randint(1, MOST_MUTATIONS)):
         child = genomes.mutate(text, Random(f"{run}/{number}/{generation}"))
@@ -79,7 +79,7 @@ def thinned(curve: tuple[CurvePoint, ...]) -> list[list[float | None]]:
 
 
 def recorded(out: Path) -> set[int]:
-    """Numbers that the file has. A torn last line is cut off."""
+    """Numbers of the programs that the file has. A torn last line is cut off."""
     return {row["number"] for row in whole_rows(out)}
 
 

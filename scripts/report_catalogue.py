@@ -3,7 +3,7 @@
     python scripts/report_catalogue.py [--children 1000] [--train 100] [--budget 3] [--jobs 1] [--each] [--seed 0] [--profile cpu] [--json]
 
 The seed is trainer/train.py as a device profile renders it, by default the one for CPU cores; `--profile h100` takes the machine's GPUs,
-one for each of the jobs. Children are drawn as a run draws them. Reported: how many parse and keep the contract, how many are the seed
+one for each job. Children are drawn as a run draws them. Reported: how many parse and keep the contract, how many are the seed
 itself by identity, how often each mutation was drawn; of a sample, how many train to a finite score, by a real evaluation under that
 profile. `--each` trains one child by every mutation instead of a random sample: a mutation that never works cannot hide behind those that
 do.

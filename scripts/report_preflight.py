@@ -3,10 +3,10 @@
     python scripts/report_preflight.py [--profile h100] [--only TEXT] [--children 20] [--json]
     python scripts/report_preflight.py --verify [--budget 2] [--only TEXT]
 
-The first asks of each crash of tests/crashes whether the static checks catch it, else the dry run, and of each honest program (the seed,
-structural edits of it that train, children of it by the catalogue, tests/programs) whether either refuses it. No GPU is needed whatever
-the profile. The second evaluates each crash on the CPU profile and tells where it fails in another way than the corpus says; exit code 1
-if one does.
+The first command asks whether the static checks, or else the dry run, catch each crash of tests/crashes, and whether either refuses any
+honest program (the seed, structural edits of it that train, children of it by the catalogue, tests/programs). No GPU is needed whatever the
+profile. The second evaluates each crash on the CPU profile and says which fail in another way than the corpus says; exit code 1 if one
+does.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def honest(seed: str, device: str, children: int) -> Iterator[tuple[str, str]]:
 
 
 def report(options: argparse.Namespace) -> int:
-    """The table, the totals."""
+    """Prints the table and the totals."""
     profile = profiles.load(profiles.FOLDER / f"{options.profile}.toml")
     rendered = labs.render(labs.load(labs.DEFAULT), profile, profile.head.budget_seconds)
     preflight = Preflight(Subject(rendered.prepare, profile.head.device), DryRunConfig(seconds=DRY_SECONDS, ahead=True))
@@ -109,7 +109,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def totals(found: list[Finding]) -> str:
-    """By group, how many were caught by what."""
+    """How many of each group were caught by what."""
     columns = (*CAUGHT, "not conclusive", "passed")
     lines = ["", f"{'group':12s}" + "".join(f"{name:>16s}" for name in columns)]
     groups = sorted({one.group for one in found} - {"honest"})
@@ -123,7 +123,7 @@ def totals(found: list[Finding]) -> str:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Evaluates each crash really; says which fail otherwise than the corpus has it."""
+    """Really evaluates each crash; says which fail in another way than the corpus says."""
     config = load(None, [], {"run.profile": "cpu", "run.slots": 1, "run.budget_seconds": options.budget})
     assembled = assembly.build(assembly.plan(config), lambda line: print(line, file=sys.stderr))
     slot: Evaluate = assembled.specs(Path())[0].make()

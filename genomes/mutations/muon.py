@@ -43,7 +43,7 @@ class Update:
 
     function: ast.FunctionDef
     call: ast.Call  # the call of the orthogonaliser
-    assigned: ast.Assign  # of what it gives to the update
+    assigned: ast.Assign  # the assignment of its result to the update
     update: str
     averaged: ast.stmt
     mean: str

@@ -1,6 +1,6 @@
-"""One run in simulated time, whoever proposes: K slots, each of which takes a second of simulated time for an evaluation.
+"""One run in simulated time, whoever proposes: K slots, each of which takes one simulated second for an evaluation.
 
-What counts is every evaluation that occupies a slot: calibrations, repeats and failures too. A failure for memory ends early.
+What counts is every evaluation that occupies a slot: calibrations, repeats and failures too. A failure for lack of memory ends early.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from searchbench.problem import Problem, Truth
 
-FAILURE_SECONDS = 0.15  # of a failure for memory, a scored evaluation being 1: it shows in the first steps
+FAILURE_SECONDS = 0.15  # for a lack of memory, which shows in the first steps; a scored evaluation takes 1
 JITTER = 0.1  # evaluations take 1 ± this share, so that slots do not march in step
 
 
 @dataclass(frozen=True)
 class Job:
-    """A program under way. `key` is the proposer's own."""
+    """A program under way. `key` is for the proposer's use."""
 
     key: Any
     text: str
@@ -27,29 +27,29 @@ class Job:
 
 
 class Proposer(Protocol):
-    """A policy, as the clockwork sees it."""
+    """A policy, as the simulation sees it."""
 
     def ask(self) -> Job | None:
         """The next program; None at the end."""
         ...
 
     def tell(self, job: Job, truth: Truth, val_bpb: float) -> None:
-        """What came of it; `val_bpb` means nothing where the truth is infeasible."""
+        """Takes in what came of a job; `val_bpb` means nothing where the truth is infeasible."""
         ...
 
     def claim(self) -> tuple[str, float]:
-        """The program that a user would be handed now, and the val_bpb that he is told it has."""
+        """The program that a user would be handed now, and the val_bpb that it is said to have."""
         ...
 
 
 @dataclass
 class Course:
-    """What happened."""
+    """What happened in a run, by number of evaluations."""
 
     true: dict[int, float] = field(default_factory=dict)  # evaluations -> noise-free value of the claimed best
     gap: dict[int, float] = field(default_factory=dict)  # … -> noise-free value minus the claim: positive flatters
     seconds: dict[int, float] = field(default_factory=dict)  # … -> simulated time
-    feasible: list[bool] = field(default_factory=list)  # of all evaluations in the order of their ends
+    feasible: list[bool] = field(default_factory=list)  # whether each evaluation fitted, in the order of their ends
     lowest: float = float("inf")  # true value of the best program that was evaluated at all
 
 
@@ -57,8 +57,8 @@ class Course:
 class Oddity:
     """How scores differ from what a policy may take for granted."""
 
-    uneven_sd: float = 0.0  # of what a slot adds to every score that it gives
-    seed_noise: float = 1.0  # how many times as much the seed program's scores scatter
+    uneven_sd: float = 0.0  # sd over slots of what a slot adds to each of its scores
+    seed_noise: float = 1.0  # factor by which the seed program's scores scatter more
 
 
 def run(

@@ -13,7 +13,7 @@ from evo.species import Shelf
 from searchbench.course import Job, run
 from searchbench.problem import Problem, Truth
 
-FRUITLESS = 500  # proposals in a row without a program: then the policy has come to its end
+FRUITLESS = 500  # proposals in a row without a program, after which the policy has come to its end
 
 
 class Core:
@@ -53,7 +53,7 @@ class Core:
         return self.texts[champion], estimate.mean if estimate else float("nan")
 
     def remember(self, candidate: Candidate, text: str) -> None:
-        """A program that is under way."""
+        """Notes a program that is under way."""
         self.texts[candidate.genome] = text
         self.known.setdefault(candidate.genome, candidate)
 
@@ -74,7 +74,7 @@ def announced(problem: Problem, evals: int, slots: int, seed: int) -> bool:
 
 
 def outcome(truth: Truth, val_bpb: float) -> Outcome:
-    """As an evaluator would say it."""
+    """The truth as an evaluator's outcome."""
     if not truth.feasible:
         return Failed(Reason.OUT_OF_MEMORY, Phase.TRAIN, "OutOfMemoryError: out of memory", total_seconds=40.0)
     return Scored(val_bpb, 300.0, 330.0, 1000, 10**9, 5 * 10**7, truth.memory_gib, "surrogate", "surrogate")

@@ -47,7 +47,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is so, without noise. The value of what does not fit is never told to anybody."""
+    """The noise-free facts about a program. The value of one that does not fit in memory is never given to anybody."""
 
     val_bpb: float
     feasible: bool = True
@@ -63,7 +63,7 @@ class Problem(Protocol):
     noise_sd: float
 
     def truth(self, text: str) -> Truth:
-        """Of a program."""
+        """The noise-free facts about a program."""
         ...
 
 

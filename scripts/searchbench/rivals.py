@@ -15,11 +15,11 @@ from searchbench.course import Job
 from searchbench.problem import Dial, Problem, Truth, Value, with_values
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-FACTOR, SHARE, STEPS = 3.0, 0.25, 1  # of the narrow box: on a log scale, of a linear range, of powers of two
+FACTOR, SHARE, STEPS = 3.0, 0.25, 1  # half-width of the narrow box: on a log scale, of a linear range, of powers of two
 
 
 class Rival:
-    """A study that is asked and told. The default is its first trial, as a user would enqueue it; failures are told as such."""
+    """A study that is asked and told. The default is its first trial, as a user would enqueue it; failures are reported as such."""
 
     def __init__(self, problem: Problem, sampler: optuna.samplers.BaseSampler, seed: int, narrow: bool = False) -> None:
         self.problem, self.seed = problem, seed
@@ -83,7 +83,7 @@ def rival(name: str, problem: Problem, seed: int) -> Rival:
 
 
 def _distribution(dial: Dial, narrow: bool) -> BaseDistribution:
-    """Powers of two as their exponents. The narrow box lies around the default."""
+    """A dial as Optuna has it: powers of two by their exponents. The narrow box lies around the default."""
     if dial.kind == "choice":
         return CategoricalDistribution(dial.options)  # type: ignore[arg-type]
     low, high = _ends(dial, narrow)

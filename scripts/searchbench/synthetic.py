@@ -67,7 +67,7 @@ def place(dial: Dial, value: Value) -> float:
 
 
 def _numbers(count: int) -> tuple[Dial, ...]:
-    """Half of them on a log scale; the seed's values lie at three tenths of the range."""
+    """So many dials, half of them on a log scale; the seed's values lie at three tenths of the range."""
     dials = []
     for i in range(count):
         log = i % 2 == 0

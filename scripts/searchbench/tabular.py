@@ -51,7 +51,7 @@ class Forest:
         self.value = values[:, 0] if values.shape[1] == 1 else values[:, 1] / values.sum(1)  # a classifier's share of the second class
 
     def mean(self, x: np.ndarray) -> float:
-        """x: (features,)."""
+        """The prediction for one row. x: (features,)."""
         x = x.astype(np.float32).astype(np.float64)  # as scikit-learn compares
         at = self.roots
         while True:
@@ -63,7 +63,7 @@ class Forest:
 
 
 class Tabular:
-    """`Problem` of a table."""
+    """The `Problem` of a table."""
 
     dials = DIALS
     text = seed_program(DIALS)
