@@ -28,7 +28,7 @@ class CheckedRows:
 
     rows: Any  # (rows, T + 1) uint16, NumPy
     counted: Any  # (rows, T) bool: whether a target has bytes
-    bytes: int  # of all targets
+    bytes: int  # raw bytes of all targets together
 
     def tokens(self, picked: Any) -> Any:
         """(n, T + 1) int64 tokens of (n,) rows."""

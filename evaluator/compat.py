@@ -33,8 +33,8 @@ from evaluator.training import Limits, add_point, failure, how_it_ended, what_wa
 
 _GIB = 2**30
 _POLL_SECONDS = 0.2
-_CHUNK_BYTES = 1 << 20  # of output read in one poll
-_LINE_CHARACTERS = 1000  # of a line that may report a step
+_CHUNK_BYTES = 1 << 20  # most output read in one poll
+_LINE_CHARACTERS = 1000  # most characters read of a line that may report a step
 _SUMMARY_BYTES = 1 << 16  # end of the output, where the summary is looked for
 _SEEDING = ("manual_seed", "manual_seed_all")
 _STEP = re.compile(r"\bstep\W{0,3}(\d{1,12})\b.*?loss\W{0,3}([\w.+-]+)", re.IGNORECASE)

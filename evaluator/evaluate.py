@@ -19,7 +19,7 @@ Watch = Callable[[CurvePoint], str | None]
 class Evaluate(Protocol):
     """Evaluates one program after another. Whatever a call raises, the next call finds it in working order."""
 
-    measurement_key: str  # of every score it gives
+    measurement_key: str  # the key of every score it gives
 
     def __call__(
         self,

@@ -54,7 +54,7 @@ class Forwarder:
 
     channel: socket.socket
     weights: Weights
-    descriptor: int  # of the host memory
+    descriptor: int  # descriptor of the host memory
     memory: Any  # host memory shared with it; a place in it holds a chunk's tokens, then their logits
     logits_memory: DeviceMemory | None  # GPU memory, where the logits come instead if it can map that
     task: Task
@@ -239,7 +239,7 @@ class Scoring:
             part.copy_(cross_entropy(forwarder.receive(size, place), targets)[: len(part)])
             _finish(self.task.device)  # only now may the place be used again
             if begin == 0:
-                _refuse_what_is_not_finite(part)  # what diverged is not worth a whole pass
+                _refuse_what_is_not_finite(part)  # a model that diverged is not worth a whole pass
 
         for number, begin in enumerate(range(0, len(rows), size)):
             if len(under_way) == PLACES:

@@ -25,7 +25,7 @@ class Allowance:
 
     memory_bytes: int
     tasks: int  # processes and threads
-    disk_bytes: int  # of all files in `folder`, and of those in `shared` that have changed since the start
+    disk_bytes: int  # in all files in `folder`, and in those in `shared` that have changed since the start
     folder: str
     gpu: str = ""  # value of CUDA_VISIBLE_DEVICES
     gpu_free_bytes: int = 0  # memory of the card that must stay free; 0: any may be used

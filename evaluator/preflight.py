@@ -29,10 +29,10 @@ from evaluator.scratch import Evaluations
 from evaluator.training import Limits, Trained, TrainingRun, failure, how_it_ended, what_was_raised
 from evaluator.waiting import Waiting
 
-BUDGET_SECONDS = 0.5  # of training: dozens of steps of a small model, one of a large
+BUDGET_SECONDS = 0.5  # training time: dozens of steps of a small model, one of a large
 SEED = 0
 EXAMINED_ROWS = 2
-_ROWS = 64  # of random tokens, for training
+_ROWS = 64  # rows of random tokens, for training
 _GIB = 2**30
 _OF_THE_MACHINE = (Reason.OUT_OF_MEMORY, Reason.SETUP_TIMEOUT, Reason.OVERRAN, Reason.SCORE_TIMEOUT, Reason.TOO_BIG)
 # Messages of programs that need a GPU, a compiler or a kernel that is not here, that end on purpose, or that the machine ended.

@@ -53,7 +53,7 @@ class Limits:
     pack_seconds: float = 120.0  # to pack a vocabulary that no program has asked for before
     host_memory_gib: float = 8.0
     weights_gib: float = 4.0
-    file_gib: float = 4.0  # of any one file, and of all that a program leaves in its folder
+    file_gib: float = 4.0  # limit for any one file, and for all that a program leaves in its folder
     tasks: int = 4096  # processes and threads
     gpu_spare_gib: float = 0.0  # memory of the card that a program may not use, even when alone; 0: it may use all
     log_bytes: int = 16_384  # how much of what the program prints is kept

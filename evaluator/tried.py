@@ -136,7 +136,7 @@ def _attention(place: str, attend: Callable[[Any, Any, Any], Any]) -> dict[str, 
 def _must_be_close(found: Any, expected: Any, dtype: str) -> None:
     found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
     error, largest = float((found - expected).abs().max()), float(expected.abs().max())
-    if not error <= _TOLERANCE[dtype] * largest:  # so written, NaN is refused too
+    if not error <= _TOLERANCE[dtype] * largest:  # written this way, it refuses NaN too
         raise ArithmeticError(f"the result is wrong: off by {error:.2g} where the largest value is {largest:.2g}")
 
 

@@ -16,7 +16,7 @@ SHARE, LEAST = 1 / 16, 64  # rows sent again: their share, and the fewest
 CANDIDATES = 16  # positions tried; in every other twin the foreign tokens follow the best predicted of them
 ROW_MEAN_NATS, ROW_MAX_NATS = 0.01, 0.25  # disagreement of a row that rounding in bfloat16 explains
 LAST_NATS, ALL_NATS = 0.003, 0.001  # means over twins: by how much more the last predictions may change than others, and all lose
-STANDARD_ERRORS = 4.0  # of the former mean, that rounding may explain too; judged by how other predictions change
+STANDARD_ERRORS = 4.0  # allowance on the former mean for rounding, judged by how other predictions change
 
 
 def choose_cuts(nats: Any, rng: random.Random) -> Any:
@@ -48,7 +48,7 @@ def finding(change: Any, cuts: Any) -> str:
     size = change.abs()
     means, largest = (size.sum(1) / cuts).tolist(), size.amax(1).tolist()
     for cut, mean, most in zip(cuts.tolist(), means, largest, strict=True):
-        if not (mean <= ROW_MEAN_NATS and most <= ROW_MAX_NATS):  # so written, NaN is refused too
+        if not (mean <= ROW_MEAN_NATS and most <= ROW_MAX_NATS):  # written this way, it refuses NaN too
             return (
                 f"predictions before position {cut} changed with what follows, the neighbours or the order of rows: "
                 f"by {mean:.4f} nats in the mean, {most:.3f} at most"

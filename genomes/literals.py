@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from genomes.source import Source
 
 Value = bool | int | float | str
-_MOST_BITS = 333  # of a whole number that is read: longer ones have no place in a program, nor in a float
+_MOST_BITS = 333  # most bits of a whole number that is read: longer ones have no place in a program, nor in a float
 _NO_LITERAL_BELOW = (ast.Name, ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.alias)
 _MAY_BE_LITERAL = (ast.Constant, ast.UnaryOp, ast.BinOp)
 
@@ -149,7 +149,7 @@ def _children(node: ast.AST) -> Iterator[tuple[str, int, ast.AST]]:
     for name in node._fields:
         child = getattr(node, name, None)
         if isinstance(child, list):
-            if name == "keys":  # of a display or a pattern
+            if name == "keys":  # the keys of a display or a pattern
                 continue
             for index, item in enumerate(child):
                 if isinstance(item, ast.AST) and not isinstance(item, _NO_LITERAL_BELOW):

@@ -19,8 +19,8 @@ from functools import lru_cache
 from genomes.canonical import canonical_form
 from genomes.source import read
 
-_MODEL = "build_model"  # of the contract: makes the model that the loss is taken of
-_BATCHES = ("batches", "warmup_batches")  # of prepare, called with batch size and vocabulary
+_MODEL = "build_model"  # function of the contract that makes the model that the loss is taken of
+_BATCHES = ("batches", "warmup_batches")  # functions of prepare, called with batch size and vocabulary
 _DIGITS = 16
 _CACHED = 4096
 

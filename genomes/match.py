@@ -23,7 +23,7 @@ from genomes.knobs import Spot, spots
 from genomes.units import Unit, units
 
 _LIKE = 0.6  # share of common words above which one definition may be another, renamed
-_TOKEN = re.compile(r"\w+|[^\w\s]")  # of fragments, which Python's tokenizer would refuse
+_TOKEN = re.compile(r"\w+|[^\w\s]")  # splits fragments, which Python's tokenizer would refuse
 _COMMENT = re.compile(r"#[^\n]*")
 _LITERAL, _NAME = "a literal", "a name"
 

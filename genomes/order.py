@@ -18,7 +18,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LATER = (*_DEFINITIONS, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
-_HEADS = ("test", "iter", "subject", "items", "target")  # of a compound statement: what runs before its blocks
+_HEADS = ("test", "iter", "subject", "items", "target")  # fields of a compound statement that run before its blocks
 _BUILTIN = frozenset(dir(builtins))
 
 
@@ -64,7 +64,7 @@ class _Order:
         if isinstance(node, _DEFINITIONS):
             self.definition(node)
         elif isinstance(node, ast.Try | ast.TryStar):
-            self.bind(node)  # what fails in it may be expected
+            self.bind(node)  # a failure in it may be expected
         elif any(hasattr(node, name) for name in ("body", "cases")):
             self.compound(node)
         else:

@@ -50,7 +50,7 @@ def infer(label: str, value: Value, remark: Remark, real: bool = False) -> Shape
         choices = choices or _window_patterns(label, str(value))
         return Shape(CHOICE, 0.0, float(max(len(choices) - 1, 0)), False, choices)
     if not is_number(value):
-        return Shape(INT if isinstance(value, int) else FLOAT, 0.0, 0.0, False)  # of no scale
+        return Shape(INT if isinstance(value, int) else FLOAT, 0.0, 0.0, False)  # no scale fits it
     parts = frozenset(re.findall(r"[a-z]+\d*", label.lower()))
     shape = _integer(parts, value, remark) if isinstance(value, int) and not (real or remark.real) else _real(parts, float(value))
     if remark.low is not None and remark.high is not None:

@@ -21,7 +21,7 @@ _PREDEFINED = frozenset(dir(builtins)) | words(
     "__name__ __file__ __doc__ __package__ __spec__ __loader__ __builtins__ __annotations__ __path__ __cached__ __dict__ __debug__"
 )
 _MAKES_NAMES = ("globals", "exec", "vars", "eval")
-_MAKES_MEMBERS = ("_convert_", "global_enum")  # of the standard library's `enum`
+_MAKES_MEMBERS = ("_convert_", "global_enum")  # functions of the standard library's `enum`
 # As `symtable` calls them.
 _COMPREHENSIONS = {ast.ListComp: "listcomp", ast.SetComp: "setcomp", ast.DictComp: "dictcomp", ast.GeneratorExp: "genexpr"}
 _FUTURE = "__future__.annotations"

@@ -21,9 +21,9 @@ from genomes.errors import EditError, ParseError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # the garbage collector has to walk through trees: a hundred of them cost more than parsing again
-MOST_LEVELS = 200  # of a program's tree: whatever walks it must not exhaust the stack; a long sum has one for each of its terms
+MOST_LEVELS = 200  # most levels of a program's tree, so that no walk exhausts the stack; a long sum has one for each term
 _SHOWN = 80  # characters of a line in a message
-_MOST_BITS = 14_284  # of a whole number: Python reads longer ones, where they are not decimal, and prints none of them
+_MOST_BITS = 14_284  # most bits of a whole number: Python reads longer ones unless they are decimal, and prints none
 _LONG_NUMBER = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{_MOST_BITS // 4},}}")  # or a piece of a string
 _COLLISIONS = 50  # failures blamed on other threads, before they count as something else
 _Tree = TypeVar("_Tree", ast.Module, ast.Expression)

@@ -24,7 +24,7 @@ _OPERATORS = (
     cst.Tuple,
     cst.GeneratorExp,
 )
-_TIGHT = (*_OPERATORS, cst.Attribute, cst.Call, cst.Subscript, cst.StarredElement)  # whose children may need parentheses
+_TIGHT = (*_OPERATORS, cst.Attribute, cst.Call, cst.Subscript, cst.StarredElement)  # nodes whose children may need parentheses
 _SPINE = {
     cst.Call: ("func",),
     cst.Attribute: ("value", "attr"),

@@ -37,7 +37,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 )
 _LITERAL_SHARE = 0.7
 _NAMED = 8  # mutations that an error names
-_TRIES = 3  # of one mutation, before the next is drawn
+_TRIES = 3  # tries of one mutation, before the next is drawn
 
 
 @dataclass(frozen=True)

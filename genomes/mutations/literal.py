@@ -16,9 +16,9 @@ from genomes.knobs import Knob, Spot, set_knobs
 from genomes.literals import Value
 from genomes.mutations.mutation import LITERAL, Mutation, Program, Rewrite, pick, significant, weighted
 
-_STEP_SD = 0.35  # of the logarithm: two thirds of the moves stay within a factor of 1.4
+_STEP_SD = 0.35  # sd of the logarithm: two thirds of the moves stay within a factor of 1.4
 _LOGIT_SD = 0.5
-_MOST_ODDS = 700.0  # whose exponential a float can hold
+_MOST_ODDS = 700.0  # largest number whose exponential a float can hold
 _TRIES = 8
 _RATE = re.compile(r"(^|_)(lr|lrs|learning_rate)s?($|_(?!frac|factor|ratio|decay|min|warm))", re.IGNORECASE)
 _BATCH = re.compile(r"batch", re.IGNORECASE)

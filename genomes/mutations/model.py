@@ -88,7 +88,7 @@ def _drop_statement(parent: Program, rng: random.Random) -> Rewrite | None:
 
 def _is_update(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.AugAssign):
-        return not is_one(statement.value)  # what counts steps is divided by
+        return not is_one(statement.value)  # `+= 1` counts steps, and the count may be a divisor
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(target := statement.targets[0], ast.Name):
         return target.id in names_in(statement.value) and (isinstance(statement.value, ast.BinOp) or is_norm(statement.value))
     if isinstance(statement, ast.Expr) and isinstance(call := statement.value, ast.Call) and isinstance(call.func, ast.Attribute):

@@ -35,7 +35,7 @@ class Feed:
     """An MLP: the activation, what it is taken of, and the two linear layers around it."""
 
     module: Module
-    activation: ast.expr  # with its square
+    activation: ast.expr  # the activation, with its square if it has one
     inner: ast.expr  # its argument
     statement: ast.stmt
     up: ast.Call

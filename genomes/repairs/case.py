@@ -25,7 +25,7 @@ class Failure:
     genome: str  # identity of the program that failed
     reason: str  # "out_of_memory", "not_finite", "no_model", "crash" …: evaluator.outcome.Reason
     message: str
-    lines: tuple[int, ...] = ()  # of the program, on the way to where it failed; the innermost last
+    lines: tuple[int, ...] = ()  # lines of the program on the way to where it failed, the innermost last
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def swapped(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         if ratio is not None and abs(ratio - wide / out) < 1e-9:
             fitting.append((call, name, made))
     outer = [chosen for chosen in fitting if all(_inside(other, chosen[0]) for other, _, _ in fitting)]
-    if len(outer) == 1:  # what goes into it came out of the others, with the size that it was given
+    if len(outer) == 1:  # its input came out of the others, with the size that it was given
         _, name, made = outer[0]
         first, second = made.args[:2]
         cuts = [found.instead(first, found.code(second)), found.instead(second, found.code(first))]

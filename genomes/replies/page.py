@@ -50,7 +50,7 @@ class Passage:
     runs: tuple[Run, ...]
     hint: int = 0  # a line number, from 1, that may be wrong
     closed: bool = True  # the reply says where it ends
-    at: int = -1  # of a block: how many lines stand before it, outside of blocks
+    at: int = -1  # for a block: how many lines stand before it, outside of blocks
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Page:
             spelt, passage = passage, self._reindented(passage)
             place = self._place(passage) or self._place_of_code(passage) or self._place_of_tokens(passage)
             if place is not None and any(place[0] + run.first in self._strings[0] for run in passage.runs if run not in spelt.runs):
-                place = None  # what is new there is text
+                place = None  # the new lines there are text
         if place is None:
             raise EditError(f"{passage.where}: {self._why(passage)}; {COPY}")
         line, shift = place

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from genomes.errors import EditError
 from genomes.source import split_lines
 
-MOST_CHARACTERS = 200_000  # of a reply
-_FENCE_CHARACTERS = 200  # of the line of a fence, which keeps the time of the pattern within bounds
+MOST_CHARACTERS = 200_000  # most characters of a reply
+_FENCE_CHARACTERS = 200  # most characters of a fence's line, which bounds the time of the pattern
 _SAID = 2000  # characters of a line of prose that is read for what it says
 _FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
 _TAG = re.compile(r"\s{0,40}<(/?)(think|thinking|thought|thoughts|reasoning|analysis|scratchpad)>", re.IGNORECASE)

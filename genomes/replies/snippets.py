@@ -18,11 +18,11 @@ from genomes.replies.parts import Part
 from genomes.replies.spelling import reindented
 from genomes.source import Source, read, require_shallow
 
-MOST_DEPTH = 64  # of a syntax tree; hand-written programs have some 20 levels
+MOST_DEPTH = 64  # most levels of a syntax tree; hand-written programs have some 20
 _WRAPPER = "if True:\n"
 _READ = 200  # characters of a line that is looked at for an elision
 _DEFINITION = re.compile(r"\s*(?:async\s+def|def|class)\s+\w+\s*[(:\[]")
-_OPENING = re.compile(r"\s+(?:@\w|(?:async\s+def|def|class)\s+\w+\s*[(:\[])")  # of a definition at some indentation
+_OPENING = re.compile(r"\s+(?:@\w|(?:async\s+def|def|class)\s+\w+\s*[(:\[])")  # start of a definition at some indentation
 _CODE = re.compile(
     r"""@\w
     |(?:async\ def|def|class)\s+\w+\s*[(:\[]
@@ -50,7 +50,7 @@ _ELISION = re.compile(
     |raise\ NotImplementedError\(\s*["'].{{0,80}}\b(?:unchanged|existing|as\ before|same\ as|omitted|original)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-_ELIDED_BODY = re.compile(rf"{_HEAD}{_COMMENT}", re.VERBOSE | re.IGNORECASE)  # with nothing below
+_ELIDED_BODY = re.compile(rf"{_HEAD}{_COMMENT}", re.VERBOSE | re.IGNORECASE)  # a head with nothing but such a comment
 _SAYS = re.compile(_COMMENT, re.VERBOSE | re.IGNORECASE)
 # Nothing but that: a comment that says more may be about what the code does, not about what was left out.
 _UNCHANGED = re.compile(
@@ -63,7 +63,7 @@ _UNCHANGED = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _DOES_NOTHING = re.compile(rf"{_NOTHING}\s*(?:\#.*)?$", re.VERBOSE)
-_BEGINNINGS = ("#", ".", "…", "pass", "return", "raise", "def", "async", "class")  # of what may be one, to save time
+_BEGINNINGS = ("#", ".", "…", "pass", "return", "raise", "def", "async", "class")  # how one may begin: checked first, to save time
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def defines(lines: Iterable[str]) -> bool:
 
 def require_complete(where: str, lines: Iterable[str], page: Page) -> None:
     """Raise EditError where a line stands for code that is left out."""
-    is_headed = False  # by a definition whose comment says that its body is left out
+    is_headed = False  # whether above stands a definition whose comment says that its body is left out
     for line in lines:
         stripped = line.strip()
         if (_is_elision(stripped) and stripped not in page.known) or (is_headed and _DOES_NOTHING.match(stripped)):

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 COUNTED = 20  # matches, before it is "many"
 _TAB = 4  # blanks that stand for one, and the other way round
-_DIGITS = 40  # of a number that is read
+_DIGITS = 40  # most digits of a number that is read
 _TOKEN = re.compile(
     r"""(?P<string>'[^'"\\]*'|"[^'"\\]*")
     |'(?:[^'\\]++|\\.?)*+(?:'|$)
