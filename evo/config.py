@@ -7,6 +7,7 @@ near; nothing is guessed. A `Config` is plain data: it pickles whole, and `from_
 from __future__ import annotations
 
 import dataclasses
+import os.path
 import reprlib
 import tomllib
 import types
@@ -106,6 +107,7 @@ class Config:
 
 
 NO_TOML = (ValueError, RecursionError)  # what tomllib raises for a text that is none, has too many digits or too many brackets
+PATHS = ("run.data", "run.lab")  # whose `~` is the home: a shell leaves it alone behind an equals sign, and TOML knows none
 SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
 
 
@@ -115,7 +117,7 @@ def load(path: Path | None = None, assignments: Iterable[str] = (), flags: Mappi
 
 
 def given(path: Path | None, assignments: Iterable[str], flags: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a TOML file, then `section.key=value` texts, then `flags` say, as `section.key` -> value; later ones win.
+    """What a TOML file, then `section.key=value` texts, then `flags` say, as `section.key` -> value; later ones win. Paths have no `~`.
 
     Args:
         flags: `section.key` -> value, already of the right type; None values are not given.
@@ -128,7 +130,8 @@ def given(path: Path | None, assignments: Iterable[str], flags: Mapping[str, Any
             raise UserError(f"{path}: {section} = {table!r} stands outside of a section; sections are {', '.join(SECTIONS)}")
         settings |= {f"{section}.{key}": value for key, value in table.items()}
     settings |= dict(_assignment(text) for text in assignments)
-    return settings | {name: value for name, value in (flags or {}).items() if value is not None}
+    settings |= {name: value for name, value in (flags or {}).items() if value is not None}
+    return settings | {name: os.path.expanduser(path) for name in PATHS if isinstance(path := settings.get(name), str)}
 
 
 def from_flat(settings: Mapping[str, Any]) -> Config:

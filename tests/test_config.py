@@ -41,6 +41,15 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (config.search.evals, config.search.seed, config.search.population, config.run.hours) == (30, 2, 4, None)
 
 
+@pytest.mark.parametrize("name", ["data", "lab"])
+def test_a_tilde_is_the_home_in_paths_wherever_they_are_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "run.toml"
+    file.write_text(f'[run]\n{name} = "~/texts"\n')
+    sources = load(file), load(assignments=[f"run.{name}=~/texts"]), load(flags={f"run.{name}": "~/texts"})
+    assert {getattr(config.run, name) for config in sources} == {str(tmp_path / "texts")}
+
+
 @pytest.mark.parametrize(
     ("text", "section", "key", "value"),
     [
