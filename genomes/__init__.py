@@ -6,7 +6,7 @@
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs; shortened: such a line, cut where it can be
     match                      which knobs of two programs are the same
-    distance, profile          how different two programs are, in [0, 1]
+    distance                   how different two programs are, in [0, 1]
     merge                      three-way merge on the tree
     patch, prose               what a model answers: its edits, applied; and what it says around them
     mutate, MUTATIONS          children without a model
@@ -20,7 +20,7 @@ All pure: no files, no clock, randomness only from the `rng` handed in. This pac
 
 from genomes.canonical import identity, size, species
 from genomes.contract import Contract, check, contract_of
-from genomes.distance import Profile, distance, profile
+from genomes.distance import distance
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import EditError, GenomeError, KnobError, MutationError, ParseError
 from genomes.knobs import Knob, knobs, set_knobs
@@ -28,7 +28,7 @@ from genomes.literals import Value
 from genomes.losscode import loss_code
 from genomes.match import match
 from genomes.merge import Merge, merge, prefer, seeded
-from genomes.merging.ledger import Clash, Conflict, Settle
+from genomes.merging.ledger import Conflict, Settle
 from genomes.mutations import MUTATIONS, STRUCTURAL_MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 from genomes.problem import Problem
@@ -41,7 +41,6 @@ from genomes.wording import shortened
 __all__ = [
     "MUTATIONS",
     "STRUCTURAL_MUTATIONS",
-    "Clash",
     "Conflict",
     "Contract",
     "Edit",
@@ -56,7 +55,6 @@ __all__ = [
     "MutationError",
     "ParseError",
     "Problem",
-    "Profile",
     "Reader",
     "Repaired",
     "Settle",
@@ -78,7 +76,6 @@ __all__ = [
     "mutate",
     "patch",
     "prefer",
-    "profile",
     "prose",
     "repair",
     "seeded",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import random
-import re
 
 from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
@@ -13,9 +12,6 @@ from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import embedded, embedding, headed, remember, stack
 from genomes.mutations.patterns import atom, is_norm, names_in
 from genomes.source import parse_expression
-
-_KINDS = {"rms_norm": "layer_norm", "layer_norm": "rms_norm", "RMSNorm": "LayerNorm", "LayerNorm": "RMSNorm"}
-_NORM = re.compile(r"norm|ln", re.IGNORECASE)
 
 
 def _embedding_scale(draft: Draft, rng: random.Random) -> str:

@@ -43,8 +43,7 @@ class Update:
 
     function: ast.FunctionDef
     call: ast.Call  # the call of the orthogonaliser
-    assigned: ast.Assign  # the assignment of its result to the update
-    update: str
+    update: str  # the name of its result
     averaged: ast.stmt
     mean: str
     grads: str
@@ -82,7 +81,7 @@ def muon_step(parent: Program) -> Update:
         if not isinstance(weight, ast.BinOp) or not is_one(weight.left) or target.id not in names_in(last):
             continue
         return Update(
-            function, call, assigned, target.id, averaged, _owner(average), ast.unparse(average.args[0]), ast.unparse(weight.right),
+            function, call, target.id, averaged, _owner(average), ast.unparse(average.args[0]), ast.unparse(weight.right),
             last, _owner(change),
         )  # fmt: skip
     raise MisfitError("no update of Muon's shape")

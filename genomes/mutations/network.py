@@ -17,9 +17,6 @@ from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import names_in
 from genomes.source import parse_expression
 
-_QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
-_LAYER = re.compile(r"layer(_?(idx|index|id|number))?|i|idx|index|depth_index")
-
 
 @dataclass(frozen=True, eq=False)
 class Module:

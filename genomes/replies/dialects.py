@@ -15,7 +15,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,6 @@ class Reading:
     lines: list[str]
     rest: list[str]  # without the parts that the dialect reads
     may_stand: bool = False  # those parts may be edits as they stand, too
-
-
-Dialect = Callable[[Sequence[str]], Reading | None]
 
 
 def readings(lines: Sequence[str]) -> Iterator[Reading]:
