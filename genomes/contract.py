@@ -26,7 +26,7 @@ from genomes.classes import Classes
 from genomes.errors import ParseError
 from genomes.forbidden import forbidden_problems
 from genomes.guards import guard_problems
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.outline import Outline, outline
 from genomes.problem import Problem
 from genomes.promises import entry_problems, promise_problems
@@ -143,7 +143,7 @@ def _is_inert(node: ast.stmt) -> bool:
 
 
 def _is_main_guard(node: ast.If) -> bool:
-    names = {name.id for name in ast.walk(node.test) if isinstance(name, ast.Name)}
+    names = names_in(node.test)
     return "__name__" in names
 
 

@@ -106,6 +106,11 @@ def last_name(node: ast.AST) -> str:
     return ""
 
 
+def names_in(node: ast.AST) -> set[str]:
+    """Bare names that are read or bound in it."""
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
 def is_bare(node: ast.AST) -> bool:
     """Whether it is a docstring, or another literal that stands alone."""
     return isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or read_value(node.value) is not None)

@@ -16,7 +16,7 @@ from genomes.arithmetic import Constants
 from genomes.calls import CONSTITUTION
 from genomes.classes import MODULE, Classes, Kind
 from genomes.guards import always, constants_of
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.names import words
 from genomes.outline import Outline, Scope
 from genomes.problem import Problem
@@ -77,7 +77,7 @@ def _unstarted(kind: Kind, program: Outline) -> Iterator[Problem]:
     method = kind.methods.get("__init__")
     if method is None or not kind.is_a(MODULE) or kind.bases:
         return
-    names = {node.id for node in ast.walk(method) if isinstance(node, ast.Name)}
+    names = names_in(method)
     starts = "super" in names or any(isinstance(node, ast.Attribute) and node.attr == "__init__" for node in ast.walk(method))
     holds = [node for node in ast.walk(method) if isinstance(node, ast.Call) and _is_module(node, program)]
     if holds and not starts:

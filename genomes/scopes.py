@@ -12,6 +12,7 @@ import symtable
 from collections.abc import Iterable, Iterator
 
 from genomes.errors import nearest
+from genomes.literals import names_in
 from genomes.names import words
 from genomes.order import early_reads
 from genomes.outline import Outline
@@ -95,7 +96,7 @@ class _Reads(ast.NodeVisitor):
             self.found.setdefault(node.id, []).append((node.lineno, self._scope))
 
     def visit_Try(self, node: ast.Try) -> None:
-        expected = any(h.type is None or {"NameError", "Exception", "BaseException"} & _named(h.type) for h in node.handlers)
+        expected = any(h.type is None or {"NameError", "Exception", "BaseException"} & names_in(h.type) for h in node.handlers)
         for statement in [*([] if expected else node.body), *node.orelse, *node.finalbody, *node.handlers]:
             self.visit(statement)
 
@@ -144,7 +145,3 @@ class _Reads(ast.NodeVisitor):
 def _arguments(arguments: ast.arguments) -> list[ast.arg]:
     every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
     return [argument for argument in every if argument is not None]
-
-
-def _named(node: ast.expr) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}

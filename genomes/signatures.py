@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from genomes.literals import names_in
 from genomes.outline import parts
 
 _OPTIONS = ("init", "kw_only", "default_factory")
@@ -50,7 +51,7 @@ def record_signature(node: ast.ClassDef) -> Signature | None:
     for statement in node.body:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
-        special = {part.id for part in ast.walk(statement.annotation) if isinstance(part, ast.Name)} & {"ClassVar", "InitVar", "KW_ONLY"}
+        special = names_in(statement.annotation) & {"ClassVar", "InitVar", "KW_ONLY"}
         if special or (isinstance(statement.value, ast.Call) and any(k.arg in _OPTIONS[:2] for k in statement.value.keywords)):
             return None
         names.append(statement.target.id)

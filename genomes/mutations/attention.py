@@ -6,13 +6,13 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.constants import block_count, head_count, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import depth, linears, remember, width_in
-from genomes.mutations.patterns import atom, names_in
+from genomes.mutations.patterns import atom
 from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
 
 _ROTATION = re.compile(r"rot|rope", re.IGNORECASE)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import random
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
 from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import embedded, embedding, headed, remember, stack
-from genomes.mutations.patterns import atom, is_norm, names_in
+from genomes.mutations.patterns import atom, is_norm
 from genomes.source import parse_expression
 
 

@@ -7,12 +7,12 @@ import random
 import re
 from collections.abc import Iterator
 
-from genomes.literals import last_name, read_value
+from genomes.literals import last_name, names_in, read_value
 from genomes.mutations.anatomy import one_line
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, pick
 from genomes.mutations.network import depth, root
-from genomes.mutations.patterns import atom, is_operation, names_in
+from genomes.mutations.patterns import atom, is_operation
 from genomes.source import parse_expression
 
 _INIT = re.compile(r"init", re.IGNORECASE)
@@ -108,7 +108,7 @@ def _is_output(tensor: str, looped: ast.AST) -> bool:
 def _blocks_in(parent: Program, place: Place) -> str:
     """The number of blocks, as the function may write it."""
     code = depth(parent)
-    top = {n.id for s in parent.tree.body if isinstance(s, ast.Assign | ast.AnnAssign) for n in ast.walk(s) if isinstance(n, ast.Name)}
+    top = {name for s in parent.tree.body if isinstance(s, ast.Assign | ast.AnnAssign) for name in names_in(s)}
     known = top | {argument.arg for argument in place.function.args.args}
     if names_in(parse_expression(code)) <= known or read_value(parse_expression(code)) is not None:
         return code

@@ -9,7 +9,7 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name, read_value
+from genomes.literals import last_name, names_in, read_value
 from genomes.mutations.anatomy import is_call, losses, torch_entropy
 from genomes.mutations.attention import ATTENTION_MUTATIONS
 from genomes.mutations.constants import block_count, layers_where
@@ -26,10 +26,10 @@ from genomes.mutations.patterns import (
     is_norm,
     is_one,
     is_touchable,
-    names_in,
     one_of,
     replaced,
     shown,
+    squares,
     uses_module,
     without,
 )
@@ -56,20 +56,13 @@ def _activation(parent: Program, rng: random.Random) -> Rewrite | None:
     place = pick((place for place in found if isinstance(place.node, ast.Call) and place.node.args), rng)
     if place is None or not isinstance(call := place.node, ast.Call):
         return None
-    whole = next((outer for outer in parent.places if _squares(outer.node, call)), place)
+    whole = next((outer for outer in parent.places if squares(outer.node, call)), place)
     prefix = source.code(call.func.value) if isinstance(call.func, ast.Attribute) else "torch.nn.functional"
     prefix = "torch.nn.functional" if prefix in ("torch", "nn") else prefix
     options = [shape.format(f=prefix, x=source.code(call.args[0])) for shape in _SHAPES]
     now = ast.unparse(whole.node)
     text = pick((option for option in options if ast.unparse(parse_expression(option)) != now), rng)
     return replaced(parent, whole, text, "activation") if text else None
-
-
-def _squares(node: ast.AST, call: ast.Call) -> bool:
-    """`call.square()` or `call ** 2`."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        return node.func.attr == "square" and node.func.value is call
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and node.left is call
 
 
 def _remove_norm(parent: Program, rng: random.Random) -> Rewrite | None:

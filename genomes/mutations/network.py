@@ -11,10 +11,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
-from genomes.mutations.patterns import names_in
 from genomes.source import parse_expression
 
 
@@ -107,7 +106,7 @@ def embedding(parent: Program) -> tuple[str, str]:
 def width_in(parent: Program, module: Module) -> str:
     """The width of the residual stream, written so that the module's constructor understands it."""
     width = embedding(parent)[1]
-    needed = {node.id for node in ast.walk(parse_expression(width)) if isinstance(node, ast.Name)}
+    needed = names_in(parse_expression(width))
     if needed <= known_in(parent, module.init):
         return width
     raise MisfitError(f"{width} is unknown in {module.name}")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import STRUCTURAL, Mutation
@@ -25,7 +25,7 @@ from genomes.mutations.network import (
     unconditional,
     width_in,
 )
-from genomes.mutations.patterns import atom, is_norm, names_in, shown
+from genomes.mutations.patterns import atom, is_norm, shown
 from genomes.mutations.sublayers import attention, branches
 
 _KINDS = {"rms_norm": "layer_norm", "layer_norm": "rms_norm", "RMSNorm": "LayerNorm", "LayerNorm": "RMSNorm"}

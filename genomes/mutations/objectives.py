@@ -9,13 +9,12 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.anatomy import Loss, names_of, statements, torch_entropy, training_loss
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import train_table
 from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import headed, linears, remember, stack
-from genomes.mutations.patterns import names_in
 from genomes.mutations.sublayers import statement_of
 from genomes.source import Splice
 

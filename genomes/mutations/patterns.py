@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
-from genomes.literals import last_name, read_value
+from genomes.literals import last_name, names_in, read_value
 from genomes.mutations.mutation import Place, Program, Rewrite, pick, rewrite
 from genomes.source import Source, Splice
 
@@ -51,8 +51,11 @@ def is_operation(node: ast.AST, *operators: type[ast.operator]) -> bool:
     return isinstance(node, ast.BinOp) and isinstance(node.op, operators)
 
 
-def names_in(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+def squares(node: ast.AST, call: ast.Call) -> bool:
+    """`call.square()` or `call ** 2`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr == "square" and node.func.value is call
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and node.left is call
 
 
 def uses_module(place: Place, node: ast.AST) -> bool:

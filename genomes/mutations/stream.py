@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import random
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError, alias, fitted
 from genomes.mutations.groups import forget, train_in_blocks, train_in_stack
 from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import Stack, embedding, remember, stack, width_in
 from genomes.mutations.norms import normed
-from genomes.mutations.patterns import atom, is_norm, is_operation, names_in
+from genomes.mutations.patterns import atom, is_norm, is_operation
 from genomes.mutations.sublayers import branches
 
 

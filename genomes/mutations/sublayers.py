@@ -6,11 +6,11 @@ import ast
 import re
 from dataclasses import dataclass
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Module, linears, modules, root, stack, unconditional
-from genomes.mutations.patterns import ACTIVATIONS, names_in
+from genomes.mutations.patterns import ACTIVATIONS, squares
 
 _QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
 _LAYER = re.compile(r"layer(_?(idx|index|id|number))?|i|idx|index|depth_index")
@@ -76,13 +76,6 @@ def feed(parent: Program) -> Feed:
 def _expression(node: ast.AST) -> ast.expr:
     assert isinstance(node, ast.expr)
     return node
-
-
-def squares(node: ast.AST, call: ast.Call) -> bool:
-    """`call.square()` or `call ** 2`."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        return node.func.attr == "square" and node.func.value is call
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and node.left is call
 
 
 def _calls_behind(module: Module, node: ast.expr) -> list[str]:

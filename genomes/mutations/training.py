@@ -6,10 +6,10 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name
+from genomes.literals import last_name, names_in
 from genomes.mutations.constants import layers_where
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
-from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, names_in, replaced, shown, without
+from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, replaced, shown, without
 from genomes.source import Splice
 
 _INIT = re.compile(r"init", re.IGNORECASE)

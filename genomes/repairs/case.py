@@ -97,9 +97,6 @@ class Case:
         """Puts other characters in the place of a node."""
         return Splice(*self.source.span(node), code)
 
-    def code(self, node: ast.AST) -> str:
-        return self.source.code(node)
-
     def repaired(self, cuts: Iterable[Splice], note: str) -> Repaired:
         return Repaired(splice(self.source.text, cuts), note)
 

@@ -47,12 +47,12 @@ def dtype(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         call, name, me, _ = layers[0]
         yield from _cast(found, call.args[:1], f"{me}.{name}.weight.dtype", f"the input of {name}")
     elif len(products) == 1 and not layers:
-        yield from _cast(found, [products[0].right], f"{_root(products[0].left)}.dtype", found.code(products[0].right))
+        yield from _cast(found, [products[0].right], f"{_root(products[0].left)}.dtype", found.source.code(products[0].right))
 
 
 def _cast(found: Case, nodes: list[ast.expr], wanted: str, what: str) -> Iterator[Repaired]:
     """The nodes in a type, where none of them is in it already; `wanted` starts with a dot where nothing has the type."""
-    codes = [found.code(node) for node in nodes]
+    codes = [found.source.code(node) for node in nodes]
     if wanted.startswith(".") or any(code.endswith(f".to({wanted})") for code in codes):
         return
     whole = [code if _takes_suffix(node) else f"({code})" for node, code in zip(nodes, codes, strict=True)]
@@ -91,8 +91,8 @@ def swapped(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
     if len(outer) == 1:  # its input came out of the others, with the size that it was given
         _, name, made = outer[0]
         first, second = made.args[:2]
-        cuts = [found.instead(first, found.code(second)), found.instead(second, found.code(first))]
-        yield found.repaired(cuts, f"sizes of {name} swapped: {found.code(second)} in, {found.code(first)} out")
+        cuts = [found.instead(first, found.source.code(second)), found.instead(second, found.source.code(first))]
+        yield found.repaired(cuts, f"sizes of {name} swapped: {found.source.code(second)} in, {found.source.code(first)} out")
 
 
 def _inside(node: ast.AST, around: ast.AST) -> bool:
@@ -103,7 +103,7 @@ def in_place(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
     """A function that writes into parameters, and has no gradients to take, runs without them."""
     for function, _ in found.functions():
         backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(function))
-        if backward or "torch" not in found.program.imports or any("no_grad" in found.code(d) for d in function.decorator_list):
+        if backward or "torch" not in found.program.imports or any("no_grad" in found.source.code(d) for d in function.decorator_list):
             return
         place = found.source.starts[first_line(function) - 1]
         line = f"{' ' * function.col_offset}@torch.no_grad()\n"
@@ -120,7 +120,7 @@ def scalar_loss(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         if found.source.text[end : end + 1] == ")":  # parentheses around it are no part of the node
             yield found.repaired([Splice(end, end + 1, ").mean()")], "the mean of the loss goes back")
         else:
-            yield found.repaired([found.instead(inner, f"{found.code(inner)}.mean()")], "the mean of the loss goes back")
+            yield found.repaired([found.instead(inner, f"{found.source.code(inner)}.mean()")], "the mean of the loss goes back")
 
 
 def _is_view(call: ast.Call) -> bool:

@@ -30,11 +30,12 @@ from itertools import pairwise
 from genomes.canonical import identity
 from genomes.contract import check, contract_of
 from genomes.errors import EditError, GenomeError, ParseError
+from genomes.literals import names_in
 from genomes.replies.blocks import FORMAT, blocks, cut_off
 from genomes.replies.definitions import are_constants, definitions
 from genomes.replies.dialects import Reading, readings, respelt, unread
 from genomes.replies.hunks import has_signs, hunks, is_diff
-from genomes.replies.outline import DEFINITIONS, bound_in, names_in
+from genomes.replies.outline import DEFINITIONS, bound_in
 from genomes.replies.page import Cut, Page, Passage, shown
 from genomes.replies.parts import Part, answer, parts, says_no
 from genomes.replies.snippets import MOST_DEPTH, Snippet, code_outside, defines, require_complete, snippet

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from genomes.errors import EditError
+from genomes.literals import names_in
 from genomes.replies.outline import (
     DEFINITIONS,
     Definition,
@@ -34,7 +35,6 @@ from genomes.replies.outline import (
     member,
     members,
     names_at_import,
-    names_in,
     says_nothing,
     takes_self,
 )

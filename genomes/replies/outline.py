@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from genomes.literals import names_in
+
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -78,10 +80,6 @@ def says_nothing(node: ast.stmt) -> bool:
 def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[object, ...]]:
     module = (node.module, node.level) if isinstance(node, ast.ImportFrom) else ()
     return ((*module, alias.name, alias.asname) for alias in node.names)
-
-
-def names_in(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 def names_at_import(node: ast.AST) -> set[str]:
