@@ -16,9 +16,24 @@ import torch
 from test_trainer_train import CONSTANTS, KNOBS, TRAINER, VOCAB, T, rendered
 
 import genomes
+from genomes.mutations.attention import ATTENTION_MUTATIONS
+from genomes.mutations.edges import EDGE_MUTATIONS
+from genomes.mutations.mlp import MLP_MUTATIONS
 from genomes.mutations.model import MODEL_MUTATIONS
 from genomes.mutations.mutation import Mutation, program
+from genomes.mutations.norms import NORM_MUTATIONS
+from genomes.mutations.stream import STREAM_MUTATIONS
+from genomes.mutations.values import VALUE_MUTATIONS
 
+NETWORK_MUTATIONS = (
+    *MODEL_MUTATIONS,
+    *NORM_MUTATIONS,
+    *MLP_MUTATIONS,
+    *ATTENTION_MUTATIONS,
+    *VALUE_MUTATIONS,
+    *STREAM_MUTATIONS,
+    *EDGE_MUTATIONS,
+)
 SEED = (TRAINER / "train.py").read_text(encoding="utf-8")
 SMALL = rendered(TRAINER / "train.py", KNOBS)
 OTHERS = {name: (Path(__file__).parent / "programs" / name).read_text(encoding="utf-8") for name in ("upstream.py", "llama.py")}
@@ -34,7 +49,7 @@ UNTRAINED = ("value_share",)  # the first block's: its values are the first ones
 
 
 def of_name(name: str) -> Mutation:
-    return next(mutation for mutation in MODEL_MUTATIONS if mutation.name == name)
+    return next(mutation for mutation in NETWORK_MUTATIONS if mutation.name == name)
 
 
 def parent_for(mutation: Mutation, text: str) -> str:
@@ -120,7 +135,7 @@ def run_steps(text: str, prepare: ModuleType) -> None:
     assert not looks_ahead(model, VOCAB)
 
 
-@pytest.mark.parametrize("mutation", [m for m in MODEL_MUTATIONS if not m.name.startswith("drop-")], ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", [m for m in NETWORK_MUTATIONS if not m.name.startswith("drop-")], ids=lambda mutation: mutation.name)
 def test_a_child_of_the_seed_trains_and_so_does_its_child(mutation: Mutation, prepare: ModuleType) -> None:
     found = children(mutation, parent_for(mutation, SMALL))
     assert found
@@ -131,7 +146,7 @@ def test_a_child_of_the_seed_trains_and_so_does_its_child(mutation: Mutation, pr
         run_steps(again.text, prepare)
 
 
-@pytest.mark.parametrize("mutation", MODEL_MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", NETWORK_MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_child_keeps_the_contract_and_every_line_that_needs_no_change(mutation: Mutation) -> None:
     parent = parent_for(mutation, SEED)
     found = children(mutation, parent)
@@ -178,7 +193,7 @@ def test_nothing_is_done_twice_in_one_place(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
-@pytest.mark.parametrize("mutation", [m for m in MODEL_MUTATIONS if not m.name.startswith("drop-")], ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", [m for m in NETWORK_MUTATIONS if not m.name.startswith("drop-")], ids=lambda mutation: mutation.name)
 def test_a_child_of_a_program_in_another_style_runs_and_trains_all_it_has(mutation: Mutation, name: str, prepare: ModuleType) -> None:
     for text, note in children(mutation, OTHERS[name])[:1]:
         assert genomes.check(text) == ()
@@ -212,10 +227,10 @@ def test_a_removed_factor_takes_its_group_its_initial_value_and_its_knobs_with_i
 
 def test_a_program_without_a_network_of_modules_is_left_alone() -> None:
     text = (Path(__file__).parent / "programs" / "odd.txt").read_text(encoding="utf-8")
-    added = [mutation for mutation in MODEL_MUTATIONS if mutation.name not in ("drop-part", "drop-statement")]
+    added = [mutation for mutation in NETWORK_MUTATIONS if mutation.name not in ("drop-part", "drop-statement")]
     assert [mutation.name for mutation in added if mutation.apply(program(text), random.Random(0))] == []
 
 
 def test_the_network_has_its_share_of_the_catalogue() -> None:
-    assert len(MODEL_MUTATIONS) >= 40
-    assert {mutation.kind for mutation in MODEL_MUTATIONS} == {"structural"}
+    assert len(NETWORK_MUTATIONS) >= 40
+    assert {mutation.kind for mutation in NETWORK_MUTATIONS} == {"structural"}

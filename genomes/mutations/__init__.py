@@ -9,23 +9,36 @@ from dataclasses import dataclass
 from genomes.canonical import identity
 from genomes.contract import Contract, check
 from genomes.errors import MutationError, nearest
+from genomes.mutations.attention import ATTENTION_MUTATIONS
+from genomes.mutations.edges import EDGE_MUTATIONS
 from genomes.mutations.initial import INITIAL_MUTATIONS
 from genomes.mutations.joint import JOINT_MUTATIONS
 from genomes.mutations.literal import LITERAL_MUTATIONS
 from genomes.mutations.loop import LOOP_MUTATIONS
+from genomes.mutations.mlp import MLP_MUTATIONS
 from genomes.mutations.model import MODEL_MUTATIONS
 from genomes.mutations.muon import MUON_MUTATIONS
 from genomes.mutations.mutation import LITERAL, STRUCTURAL, Mutation, Program, Rewrite, program
+from genomes.mutations.norms import NORM_MUTATIONS
 from genomes.mutations.objectives import OBJECTIVE_MUTATIONS
 from genomes.mutations.optimisers import OPTIMISER_MUTATIONS
 from genomes.mutations.schedules import SCHEDULE_MUTATIONS
 from genomes.mutations.statements import STATEMENT_MUTATIONS
+from genomes.mutations.stream import STREAM_MUTATIONS
 from genomes.mutations.training import TRAINING_MUTATIONS
+from genomes.mutations.values import VALUE_MUTATIONS
 
+# What is new goes last: seeded draws depend on the order.
 MUTATIONS: tuple[Mutation, ...] = (
     *LITERAL_MUTATIONS,
     *JOINT_MUTATIONS,
     *MODEL_MUTATIONS,
+    *NORM_MUTATIONS,
+    *MLP_MUTATIONS,
+    *ATTENTION_MUTATIONS,
+    *VALUE_MUTATIONS,
+    *STREAM_MUTATIONS,
+    *EDGE_MUTATIONS,
     *TRAINING_MUTATIONS,
     *SCHEDULE_MUTATIONS,
     *MUON_MUTATIONS,

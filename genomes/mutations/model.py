@@ -11,13 +11,9 @@ import re
 
 from genomes.literals import last_name, names_in, read_value
 from genomes.mutations.anatomy import is_call, losses, torch_entropy
-from genomes.mutations.attention import ATTENTION_MUTATIONS
 from genomes.mutations.constants import block_count, layers_where
 from genomes.mutations.draft import MisfitError
-from genomes.mutations.edges import EDGE_MUTATIONS
-from genomes.mutations.mlp import MLP_MUTATIONS
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
-from genomes.mutations.norms import NORM_MUTATIONS
 from genomes.mutations.patterns import (
     ACTIVATIONS,
     atom,
@@ -33,8 +29,6 @@ from genomes.mutations.patterns import (
     uses_module,
     without,
 )
-from genomes.mutations.stream import STREAM_MUTATIONS
-from genomes.mutations.values import VALUE_MUTATIONS
 from genomes.source import Splice, parse_expression, splice
 
 _VITAL = re.compile(
@@ -231,7 +225,7 @@ def _added(statement: ast.stmt) -> ast.BinOp | None:
     return value if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add) and isinstance(value.left, ast.Name) else None
 
 
-_OPERATIONS = (
+MODEL_MUTATIONS = (
     Mutation(
         "activation",
         "another activation in the MLP",
@@ -254,14 +248,4 @@ _OPERATIONS = (
     Mutation("gate", "another gate of the value embeddings", "karpathy/nanochat, value embeddings", STRUCTURAL, 6, _gate),
     Mutation("alternate-layers", "value embeddings in more or fewer layers", "KellerJordan/modded-nanogpt", STRUCTURAL, 6, _alternate),
     Mutation("swap-updates", "sublayers in the other order, or in parallel", "GPT-J; PaLM, arXiv 2204.02311", STRUCTURAL, 5, _swap_updates),
-)
-
-MODEL_MUTATIONS = (
-    *_OPERATIONS,
-    *NORM_MUTATIONS,
-    *MLP_MUTATIONS,
-    *ATTENTION_MUTATIONS,
-    *VALUE_MUTATIONS,
-    *STREAM_MUTATIONS,
-    *EDGE_MUTATIONS,
 )
