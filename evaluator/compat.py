@@ -4,8 +4,9 @@ What holds: it runs in the same sandbox as any other program (no network, no sec
 bounded); the seed is the harness's, written into its `manual_seed` calls; all of it ends within set-up, budget, grace and scoring time on
 the harness's clock. It sees the validation data, since it scores itself, so its score is its own word: `self_reported`.
 
-What is not defended against: everything that a self-scored program can do about its number (FIELD_NOTES 4: untimed steps, a false
-summary, training on the validation shard). The lab's own contract, with `build_model()` and `main()`, is the way out of that.
+What is not defended against: everything that a self-scored program can do about its number, such as untimed steps, a false summary or
+training on the validation shard (karpathy/autoresearch, issues 599 and 623). The lab's own contract, with `build_model()` and `main()`, is
+the way out of that.
 """
 
 from __future__ import annotations

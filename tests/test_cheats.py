@@ -1,4 +1,4 @@
-"""Every way to cheat of FIELD_NOTES 4, and more, as real programs (tests/cheats): each is refused with a reason that names what was found,
+"""Every way to cheat of `WAYS`, and more, as real programs (tests/cheats): each is refused with a reason that names what was found,
 or gets the score of its honest twin and leaves no trace. What succeeds at something it should not prints a line with CHEATED."""
 
 from __future__ import annotations
@@ -28,7 +28,31 @@ from evaluator.training import Limits
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 pytestmark = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
 
-ITEMS = 22  # of FIELD_NOTES 4
+# How a program can cheat, counted from 1: the numbers that the programs begin with.
+WAYS = (
+    "untimed first steps: a huge batch, inner loops",
+    "training in set-up, between timers or after the loop; weights of an earlier run",
+    "its own clock: another budget, a patched time, an edited counter of seconds",
+    "a false score in what it prints",
+    "a patched evaluator, loader or byte table",
+    "its own loss, where the evaluator asks the model for one",
+    "a look into the future: no mask, a negative shift, statistics of the batch",
+    "training on the validation text",
+    "learning while it is scored",
+    "a batch size by which fewer tokens are scored",
+    "a rewritten tokeniser, byte table or row in a folder that programs share",
+    "a search over seeds",
+    "byte inflation",
+    "a sibling's GPU or cores",
+    "memory, disk and processes without end",
+    "thousands of looks at one validation text",
+    "words in its log for the model that writes next",
+    "keys in the environment, files outside its folder, sockets, processes left behind",
+    "patched operations of torch, by which a scorer in its process computes nonsense",
+    "a walk over live objects for targets or data",
+    "learning in set-up or in warm-up",
+    "work queued on the GPU, or beside it, that outlives the budget",
+)
 SAME_BPB = 1e-4  # of two runs with the same seed and steps: rounding
 LUCK_BPB = 0.4  # what other first weights can change: three sds of the twin under its seeds; twenty steps more change 1.0, a hundred 1.5
 GONE_SECONDS = 2.0  # from the deadline until nothing of a program is left
@@ -142,7 +166,7 @@ def test_every_item_of_the_list_has_a_program_and_every_program_a_test() -> None
     assert listed == set(names("cheats")) - {"honest"}
     heads = [read("cheats", name).split('"""')[1].split(". ")[0] for name in listed]  # "2, 11"
     covered = {int(number) for head in heads for number in re.findall(r"\d+", head)}
-    assert covered | set(TOLD_ELSEWHERE) == set(range(1, ITEMS + 1))
+    assert covered | set(TOLD_ELSEWHERE) == set(range(1, len(WAYS) + 1))
 
 
 @pytest.mark.parametrize("turn", ["first", "second"])

@@ -200,7 +200,7 @@ LITERAL_MUTATIONS = (
         "switch-choice", "another of the choices in the comment", "karpathy/nanochat, window patterns", LITERAL, 6, _move(ranges.CHOICE)
     ),
     Mutation("flip-flag", "a boolean the other way", _FLAGSHIP, LITERAL, 3, _move(ranges.BOOL)),
-    Mutation("move-two", "two numbers in one smaller step each", "FIELD_NOTES 2: embedding rate × weight decay", LITERAL, 13, _move_two),
+    Mutation("move-two", "two numbers in one smaller step each", f"{_FLAGSHIP}: embedding rate × weight decay", LITERAL, 13, _move_two),
     Mutation("scale-rates", "all learning rates by one factor", "karpathy/nanochat, width scaling of rates", LITERAL, 4, _move_rates),
     Mutation(
         "batch-with-rates",
