@@ -134,7 +134,7 @@ def accesses() -> set[tuple[str, str]]:
     """(owner, attribute) of every attribute that evo or evaluator reads: `config.run.hours` is ("run", "hours")."""
     found = set()
     for package in ("evo", "evaluator"):
-        for path in (ROOT / package).glob("*.py"):
+        for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     owner = node.value
