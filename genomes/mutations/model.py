@@ -1,6 +1,7 @@
-"""Structural mutations of the network: activations, norms, residuals, gates, caps, initial values.
+"""Structural mutations of single expressions and statements of a network: activations, norms, gates, soft-caps, residual sums, ablations.
 
 Each looks for its construct anywhere in the functions that hold the recipe, in whatever style it is written, and changes one occurrence.
+What has to know the network's modules, and edits several of them, is in norms.py, mlp.py, attention.py, values.py, stream.py and edges.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Structural mutations of the training recipe: initial values, schedules, optimiser terms, gradient clipping."""
+"""Structural mutations of single expressions and statements of the training recipe: falls of rates, initial values, momentum, clipping.
+
+As in model.py, each changes one occurrence, in whatever style it is written. What has to know the optimiser, the loop or the parameter
+groups is in schedules.py, optimisers.py, muon.py, loop.py and initial.py.
+"""
 
 from __future__ import annotations
 
