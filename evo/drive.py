@@ -22,7 +22,7 @@ from typing import Protocol
 import genomes
 from evaluator.outcome import CurvePoint, Failed, Interrupted, Unwritten
 from evo import operators
-from evo.core.policies import NUMBERS_APART
+from evo.core.policies import POLICIES
 from evo.core.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.core.stopping import Curves, latest
 from evo.errors import SeedFailsError
@@ -316,7 +316,7 @@ class Driver:
         """What is known now. `known` goes on growing."""
         search = self.search
         known = (self._founder, self._text, self._known, search.config.seed, search.history, search.belief)
-        return operators.Library(*known, self._contract, self._lab.prepare, search.config.policy in NUMBERS_APART, self._curve)
+        return operators.Library(*known, self._contract, self._lab.prepare, POLICIES[search.config.policy].numbers_apart, self._curve)
 
     def _curve(self, index: int) -> tuple[CurvePoint, ...]:
         return curve(self.store.run_dir, index)

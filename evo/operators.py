@@ -49,7 +49,7 @@ class Library:
     belief: Belief
     contract: genomes.Contract = genomes.Contract.LAB  # what the lab asks of its genomes
     prepare: str = ""  # text of the lab's prepare.py, as programs see it; "" where no program is run
-    numbers_apart: bool = False  # the run's policy tunes numbers, so that mutations leave them alone
+    numbers_apart: bool = False  # of the run's policy: tune sets numbers, mutations change structure alone
     curves: Callable[[int], Sequence[CurvePoint]] = lambda _: ()  # index of a record -> its learning curve
 
 

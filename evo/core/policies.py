@@ -36,7 +36,6 @@ MENDABLE_WORDS = re.compile(
     r"|on the same device|indices should be either on|shapes cannot be multiplied|leaf Variable|only for scalar outputs"
 )
 SHARED = (MUTATE, CROSSOVER, TUNE)  # operators that share explorations by what they bring (yields.py)
-NUMBERS_APART = frozenset({"evo"})  # policies under which numbers are tuned, and mutations change structure alone
 PARTNER_DRAWS = 8  # tries to find a partner that is no relative in direct line and was not crossed with before
 
 
@@ -108,6 +107,7 @@ class Policy:
     champion: Callable[[History, Belief], str | None]
     stops: bool = False  # ends runs early that cannot survive: `search.early_stopping`
     widens: bool = False  # out of ideas near the survivors, it mutates anything
+    numbers_apart: bool = False  # tune sets numbers, mutations change structure alone
     models: bool = False  # looks at what the knobs' values say of the scores (evo/numeric/refine.py)
 
 
@@ -246,7 +246,7 @@ def _lowest_observed(history: History, belief: Belief) -> str | None:
 
 
 POLICIES: Mapping[str, Policy] = {
-    "evo": Policy(_evo, best, stops=True, widens=True, models=True),
+    "evo": Policy(_evo, best, stops=True, widens=True, numbers_apart=True, models=True),
     "greedy": Policy(_greedy, _lowest_observed),
     "random": Policy(_random, best),
     "tune-only": Policy(_tune_only, best),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo import operators
-from evo.core.policies import NUMBERS_APART
+from evo.core.policies import POLICIES
 from evo.core.records import Candidate, Record
 from evo.search import Founder, Search, SearchConfig
 from evo.species import Shelf
@@ -60,7 +60,7 @@ class Core:
     def library(self) -> operators.Library:
         """What is known when a proposal is written."""
         search = self.search
-        apart = search.config.policy in NUMBERS_APART
+        apart = POLICIES[search.config.policy].numbers_apart
         known = (self.founder, self.texts.__getitem__, self.known, self.seed, search.history, search.belief)
         return operators.Library(*known, numbers_apart=apart)
 
