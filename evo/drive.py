@@ -315,8 +315,18 @@ class Driver:
     def _library(self) -> operators.Library:
         """What is known now. `known` goes on growing."""
         search = self.search
-        known = (self._founder, self._text, self._known, search.config.seed, search.history, search.belief)
-        return operators.Library(*known, self._contract, self._lab.prepare, POLICIES[search.config.policy].numbers_apart, self._curve)
+        return operators.Library(
+            founder=self._founder,
+            texts=self._text,
+            known=self._known,
+            seed=search.config.seed,
+            history=search.history,
+            belief=search.belief,
+            contract=self._contract,
+            prepare=self._lab.prepare,
+            numbers_apart=POLICIES[search.config.policy].numbers_apart,
+            curves=self._curve,
+        )
 
     def _curve(self, index: int) -> tuple[CurvePoint, ...]:
         return curve(self.store.run_dir, index)

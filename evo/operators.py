@@ -37,7 +37,7 @@ ATTEMPTS = 12  # mutations of one proposal before it counts as a duplicate
 REPEAT_NOTES = {"calibrate": "seed genome", "confirm": "repeat of a contender", "final": "fresh draw for the announcement"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Library:
     """What is known when a proposal is written."""
 

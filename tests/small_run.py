@@ -41,7 +41,9 @@ def make_run(run_dir: Path, evals: int = 30, steps: int | None = None, failure_s
     with Store.open(run_dir, {"lab": "test"}) as store:
         texts = lambda id_: PROGRAM if id_ == seed.genome else store.text(id_)  # noqa: E731
         while proposals := found.ask(1):
-            written = write(proposals[0], Library(seed, texts, known, 0, found.history, found.belief))
+            written = write(
+                proposals[0], Library(founder=seed, texts=texts, known=known, seed=0, history=found.history, belief=found.belief)
+            )
             outcome = written.outcome
             if outcome is None:
                 store.begin(written.candidate, written.text)

@@ -171,7 +171,17 @@ def carried(*texts: str) -> tuple[Traits, list[set[str]]]:
     """The edits of some programs, the first being the seed."""
     by_id = {f"{i}": text for i, text in enumerate(texts)}
     history = {
-        id_: Genome(id_, int(id_), genomes.species(text), genomes.size(text), "mutate", (), (1.0,), 0) for id_, text in by_id.items()
+        id_: Genome(
+            id=id_,
+            index=int(id_),
+            species=genomes.species(text),
+            size=genomes.size(text),
+            operator="mutate",
+            parents=(),
+            scores=(1.0,),
+            failures=0,
+        )
+        for id_, text in by_id.items()
     }
     found = traits("0", history, by_id.__getitem__)
     return found, [set(row.edits) for row in found.observed]

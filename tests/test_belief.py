@@ -15,7 +15,7 @@ from evo.core.history import Genome, fold
 
 
 def genome(id_: str, index: int, parents: tuple[str, ...], *scores: float) -> Genome:
-    return Genome(id_, index, "s", 10, "mutate", parents, scores, 0)
+    return Genome(id=id_, index=index, species="s", size=10, operator="mutate", parents=parents, scores=scores, failures=0)
 
 
 def family(children: dict[str, float], repeats: tuple[float, ...] = (1.00, 1.01, 0.99, 1.00)) -> dict[str, Genome]:

@@ -19,7 +19,7 @@ from evo.operators import Library, describe_seed
 FOUNDER = describe_seed(PROGRAM)
 STANDING = assess(())
 HISTORY = fold(())
-LIBRARY = Library(FOUNDER, lambda _: PROGRAM, {}, 0, HISTORY, believe(HISTORY.genomes))
+LIBRARY = Library(founder=FOUNDER, texts=lambda _: PROGRAM, known={}, seed=0, history=HISTORY, belief=believe(HISTORY.genomes))
 PATIENCE = 10.0
 
 

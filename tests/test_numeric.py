@@ -279,7 +279,12 @@ def test_beliefs_that_lean_on_like_programs_flatter_less_than_the_lowest_score()
         places = SPACE.snapped(np.array([0.35, 0.8, 0.5, 0.3, 0.5, 0]) + rng.normal(0, 0.1, (40, 6)) * np.array([1, 1, 1, 1, 1, 0]))
         values = [{knob.name: knob.value for knob in FEW} | SPACE.values(place) for place in places]
         draws = [tuple(bowl(v) + rng.normal(0, NOISE_SD, 1 if i else 4)) for i, v in enumerate(values)]
-        history = {str(i): Genome(str(i), i, "s", 10, "tune", ("0",) if i else (), scores, 0) for i, scores in enumerate(draws)}
+        history = {
+            str(i): Genome(
+                id=str(i), index=i, species="s", size=10, operator="tune", parents=("0",) if i else (), scores=scores, failures=0
+            )
+            for i, scores in enumerate(draws)
+        }
         belief = refine(history, believe(history), Shelf([Sample(v) for v in values]))
         best = min(belief.of, key=lambda id_: belief.of[id_].mean)
         luckiest = min(history, key=lambda id_: history[id_].mean)
@@ -292,5 +297,8 @@ def test_beliefs_that_lean_on_like_programs_flatter_less_than_the_lowest_score()
 
 def test_too_few_members_leave_the_belief_as_it_was() -> None:
     samples = seen(5, 0)
-    history = {str(i): Genome(str(i), i, "s", 10, "tune", (), (s.val_bpb,), 0) for i, s in enumerate(samples)}
+    history = {
+        str(i): Genome(id=str(i), index=i, species="s", size=10, operator="tune", parents=(), scores=(s.val_bpb,), failures=0)
+        for i, s in enumerate(samples)
+    }
     assert refine(history, believe(history), Shelf(samples)) == believe(history)

@@ -42,7 +42,14 @@ def test_a_candidate_tells_its_warm_up_and_so_do_its_repeats() -> None:
     rising = SEED_TEXT.replace("WARMDOWN = 0.5", "WARMUP_RATIO = 0.25  # share\nMUON_WARMUP_STEPS = 300\nWARMDOWN = 0.5")
     founder = describe_seed(rising)
     assert founder.warmup == 0.25
-    library = Library(founder, {founder.genome: rising}.__getitem__, {founder.genome: founder}, 0, fold([]), believe({}))
+    library = Library(
+        founder=founder,
+        texts={founder.genome: rising}.__getitem__,
+        known={founder.genome: founder},
+        seed=0,
+        history=fold([]),
+        belief=believe({}),
+    )
     repeat = write(Proposal(3, CALIBRATE, (), 7), library).candidate
     assert (repeat.warmup, repeat.genome, repeat.loss_code) == (0.25, founder.genome, founder.loss_code)
     assert describe_seed(SEED_TEXT).warmup == 0
@@ -68,7 +75,14 @@ class Shelf:
 
     def library(self) -> Library:
         history = fold(self.records)
-        return Library(self.founder, self.texts.__getitem__, self.known, self.seed, history, believe(history.genomes))
+        return Library(
+            founder=self.founder,
+            texts=self.texts.__getitem__,
+            known=self.known,
+            seed=self.seed,
+            history=history,
+            belief=believe(history.genomes),
+        )
 
     def add(self, index: int, text: str, *parents: str) -> str:
         id_ = genomes.identity(text)

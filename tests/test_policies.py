@@ -16,7 +16,8 @@ from evo.core.records import TUNE
 def view(members: dict[str, tuple[str, float]], tries: dict[str, int] | None = None, **config: float) -> View:
     """`members`: genome -> its structure and posterior mean, best first; each sd is 0.001."""
     genomes = {
-        id_: Genome(id_, index, species, 10, "mutate", (), (mean,), 0) for index, (id_, (species, mean)) in enumerate(members.items())
+        id_: Genome(id=id_, index=index, species=species, size=10, operator="mutate", parents=(), scores=(mean,), failures=0)
+        for index, (id_, (species, mean)) in enumerate(members.items())
     }
     history = History(genomes, tries or {}, frozenset(), (), len(members), 0, (4, 4), 0, len(members))
     belief = Belief({id_: Estimate(mean, 0.001, 1) for id_, (_, mean) in members.items()}, 0.001, 20, 0.0, 0.001, 0.01)

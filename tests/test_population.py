@@ -20,14 +20,14 @@ def world(
 ) -> tuple[History, Belief]:
     genomes = {
         id_: Genome(
-            id_,
-            index,
-            (species or {}).get(id_, "s"),
-            (sizes or {}).get(id_, 10),
-            "mutate",
-            (next(iter(values)),) if index else (),
-            (value,),
-            0,
+            id=id_,
+            index=index,
+            species=(species or {}).get(id_, "s"),
+            size=(sizes or {}).get(id_, 10),
+            operator="mutate",
+            parents=(next(iter(values)),) if index else (),
+            scores=(value,),
+            failures=0,
         )
         for index, (id_, value) in enumerate(values.items())
     }

@@ -187,7 +187,7 @@ def test_a_failure_keeps_its_words_and_the_rest_is_weighed() -> None:
 
 def test_a_model_is_told_once_how_its_program_crashes(small: Preflight, small_lab: SmallLab) -> None:
     founder, history = describe_seed(small_lab.genome), fold(())
-    library = Library(founder, lambda _: small_lab.genome, {}, 0, history, believe(history.genomes))
+    library = Library(founder=founder, texts=lambda _: small_lab.genome, known={}, seed=0, history=history, belief=believe(history.genomes))
     line = "        return self.head(F.silu(x))  # (B, T, V)"
     crash, sound = (line, line.replace("F.silu(x)", "F.silu(x) + x[:, 1:]")), (line, line.replace("silu", "gelu"))
     with ModelServer(second_try(lambda _: BLOCK.format(*sound), lambda _: BLOCK.format(*crash))) as server:

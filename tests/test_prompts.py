@@ -237,7 +237,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Known:
     found = snapshot(folder)
     standing = assess(found.records)
     library = Library(
-        describe_seed(PROGRAM), lambda id_: read_text(folder, id_), known(found.records, ()), 0, standing.history, standing.belief
+        founder=describe_seed(PROGRAM),
+        texts=lambda id_: read_text(folder, id_),
+        known=known(found.records, ()),
+        seed=0,
+        history=standing.history,
+        belief=standing.belief,
     )
     return Known(library, standing)
 

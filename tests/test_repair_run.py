@@ -50,7 +50,9 @@ def repaired(slot: Slot, lab: SmallLab, broken: str) -> tuple[Failed, str, Outco
     assert (proposal.operator, proposal.parents) == (REPAIR, (child.genome,))
     history, texts = fold(records), {seed.genome: lab.genome, child.genome: broken}
     known = {seed.genome: calibrations[0].candidate, child.genome: child}
-    library = Library(seed, texts.__getitem__, known, 0, history, believe(history.genomes), prepare=lab.prepare)
+    library = Library(
+        founder=seed, texts=texts.__getitem__, known=known, seed=0, history=history, belief=believe(history.genomes), prepare=lab.prepare
+    )
     written = write(proposal, library)
     assert written.outcome is None, written.outcome
     return failed, written.candidate.note, slot(written.text, 1, 0.5)

@@ -58,7 +58,9 @@ class Shelf:
 
     def library(self) -> Library:
         history = fold(())
-        return Library(FOUNDER, self.texts.__getitem__, dict(self.known), 0, history, believe(history.genomes))
+        return Library(
+            founder=FOUNDER, texts=self.texts.__getitem__, known=dict(self.known), seed=0, history=history, belief=believe(history.genomes)
+        )
 
 
 def ask(behaviour: Behaviour, *parents: str, shelf: Shelf | None = None, **settings: int) -> tuple[Answer, list[Request]]:

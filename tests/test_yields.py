@@ -17,12 +17,25 @@ OPERATORS = ("mutate", "crossover", "tune")
 
 def run(children: Sequence[tuple[str, float | None, float]]) -> tuple[dict[str, Genome], Belief]:
     """The seed at 1.0, and a child of it for each (operator, posterior mean or None for a failure, seconds)."""
-    genomes = {"seed": Genome("seed", 0, "s", 10, "calibrate", (), (1.0,), 0, seconds=100.0)}
+    genomes = {
+        "seed": Genome(id="seed", index=0, species="s", size=10, operator="calibrate", parents=(), scores=(1.0,), failures=0, seconds=100.0)
+    }
     of = {"seed": Estimate(1.0, 0.001, 1)}
     for index, (operator, mean, seconds) in enumerate(children, start=1):
         scores = () if mean is None else (mean,)
         flaw = Failed(Reason.CRASH, Phase.TRAIN, "boom") if mean is None else None
-        genomes[str(index)] = Genome(str(index), index, "s", 10, operator, ("seed",), scores, int(mean is None), flaw, seconds=seconds)
+        genomes[str(index)] = Genome(
+            id=str(index),
+            index=index,
+            species="s",
+            size=10,
+            operator=operator,
+            parents=("seed",),
+            scores=scores,
+            failures=int(mean is None),
+            flaw=flaw,
+            seconds=seconds,
+        )
         if mean is not None:
             of[str(index)] = Estimate(mean, 0.001, 1)
     return genomes, Belief(of, 0.001, 20, 0.0, 0.001, 0.01)
@@ -38,7 +51,9 @@ def shares(genomes: dict[str, Genome], belief: Belief) -> dict[str, float]:
 
 def test_a_child_is_worth_what_it_gains_on_its_best_parent_and_a_worse_or_failed_one_nothing() -> None:
     genomes, belief = run([("mutate", 0.99, 10.0), ("mutate", 1.01, 10.0), ("mutate", None, 30.0), ("tune", 0.98, 5.0)])
-    genomes["5"] = Genome("5", 5, "s", 10, "tune", ("seed",), (), 1, seconds=5.0, foretold=1.2)
+    genomes["5"] = Genome(
+        id="5", index=5, species="s", size=10, operator="tune", parents=("seed",), scores=(), failures=1, seconds=5.0, foretold=1.2
+    )
     found = yields(genomes.values(), belief)
     assert [reward(genomes[id_], belief) for id_ in ("seed", "1", "2", "3")] == pytest.approx([0, 0.01, 0, 0])
     mutate = found["mutate"]

@@ -17,7 +17,7 @@ from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUN
 EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Genome:
     """One genome and all that came of it."""
 
@@ -167,22 +167,19 @@ class _Entry:
         if self._value is None:
             candidate, proposal = self.candidate, self.candidate.proposal
             repeat = proposal.operator in REPEATS
-            operator, parents = (CALIBRATE, ()) if repeat else (proposal.operator, proposal.parents)
-            scores = tuple(score for _, score in self.draws)
-            flaw = self.flaw[1] if self.flaw else None
             self._value = Genome(
-                candidate.genome,
-                proposal.index,
-                candidate.species,
-                candidate.size,
-                operator,
-                parents,
-                scores,
-                self.failures,
-                flaw,
-                self.memory_gib,
-                math.fsum(seconds for _, seconds in self.seconds),
-                self.foretold[1] if self.foretold else None,
+                id=candidate.genome,
+                index=proposal.index,
+                species=candidate.species,
+                size=candidate.size,
+                operator=CALIBRATE if repeat else proposal.operator,
+                parents=() if repeat else proposal.parents,
+                scores=tuple(score for _, score in self.draws),
+                failures=self.failures,
+                flaw=self.flaw[1] if self.flaw else None,
+                memory_gib=self.memory_gib,
+                seconds=math.fsum(seconds for _, seconds in self.seconds),
+                foretold=self.foretold[1] if self.foretold else None,
             )
         return self._value
 

@@ -60,9 +60,15 @@ class Core:
     def library(self) -> operators.Library:
         """What is known when a proposal is written."""
         search = self.search
-        apart = POLICIES[search.config.policy].numbers_apart
-        known = (self.founder, self.texts.__getitem__, self.known, self.seed, search.history, search.belief)
-        return operators.Library(*known, numbers_apart=apart)
+        return operators.Library(
+            founder=self.founder,
+            texts=self.texts.__getitem__,
+            known=self.known,
+            seed=self.seed,
+            history=search.history,
+            belief=search.belief,
+            numbers_apart=POLICIES[search.config.policy].numbers_apart,
+        )
 
 
 def announced(problem: Problem, evals: int, slots: int, seed: int) -> bool:
