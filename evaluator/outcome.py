@@ -143,7 +143,8 @@ class Interrupted:
     why: str
 
 
-Outcome = Scored | Stopped | Failed | Duplicate | Unwritten | Interrupted
+Evaluated = Scored | Stopped | Failed  # a slot worked on it
+Outcome = Evaluated | Duplicate | Unwritten | Interrupted
 
 _KINDS: dict[str, type] = {c.__name__: c for c in (Scored, Stopped, Failed, Duplicate, Unwritten, Interrupted)}
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import genomes
-from evaluator.outcome import CurvePoint, Failed, Interrupted, Unwritten
+from evaluator.outcome import CurvePoint, Evaluated, Failed, Interrupted, Unwritten
 from evo import operators
 from evo.core.policies import POLICIES
 from evo.core.records import CALIBRATE, REPEATS, Candidate, Record
@@ -285,7 +285,7 @@ class Driver:
 
     def _tell(self, record: Record) -> None:
         self.store.finish(record)
-        self._curves.add(record, getattr(record.outcome, "curve", ()))
+        self._curves.add(record, record.outcome.curve if isinstance(record.outcome, Evaluated) else ())
         self.search.tell(record)
         self._watcher.told(record, self)
         if isinstance(record.outcome, Failed) and record.candidate.proposal.operator == CALIBRATE and self._hopeless():

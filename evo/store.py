@@ -24,7 +24,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-from evaluator.outcome import CurvePoint, Duplicate, Interrupted, Scored, Unwritten
+from evaluator.outcome import CurvePoint, Evaluated, Failed, Interrupted, Scored
 from evaluator.plain import checked
 from evo.core.policies import POLICIES
 from evo.core.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_from_dict, record_to_dict
@@ -136,18 +136,17 @@ class Store:
         index = candidate.proposal.index
         if isinstance(outcome, Interrupted):
             raise StoreError(f"index {index} was interrupted: run it again under its index, it is not finished")
-        if not isinstance(outcome, Duplicate | Unwritten):
+        if isinstance(outcome, Evaluated):
             self._expect_begun(candidate)
-            log_, trace = getattr(outcome, "log", ""), getattr(outcome, "trace", "")
-            printed = log_ if trace in log_ else f"{log_}\n{trace}".lstrip("\n")
-            if printed:
+            if printed := _printed(outcome):
                 write_atomically(self.run_dir / "logs" / f"{index}.log", printed)
+        points = outcome.curve if isinstance(outcome, Evaluated) else ()
         stored = record_to_dict(lean(record))
         record_from_dict(stored)
         row = (
             *(index, candidate.proposal.operator, candidate.genome, type(outcome).__name__),
             *(outcome.val_bpb if isinstance(outcome, Scored) else None, record.slot, record.started, record.finished),
-            as_json([dataclasses.astuple(checked(point, finite=False)) for point in getattr(outcome, "curve", ())]),
+            as_json([dataclasses.astuple(checked(point, finite=False)) for point in points]),
             as_json(stored),
         )
         self._insert("records", row, "finished")
@@ -211,6 +210,12 @@ class Store:
             outcome_path(self.run_dir, index).unlink(missing_ok=True)
 
 
+def _printed(outcome: Evaluated) -> str:
+    """By the program, with the trace of its failure where it did not print that itself."""
+    trace = outcome.trace if isinstance(outcome, Failed) else ""
+    return outcome.log if trace in outcome.log else f"{outcome.log}\n{trace}".lstrip("\n")
+
+
 # ---- reading without writing
 
 
@@ -263,7 +268,7 @@ def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
 
 def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[str, Candidate]:
     """Genome id -> the candidate that introduced it."""
-    real = [r.candidate for r in records if not isinstance(r.outcome, Duplicate | Unwritten)]
+    real = [r.candidate for r in records if isinstance(r.outcome, Evaluated)]
     first: dict[str, Candidate] = {}
     for candidate in sorted([*real, *pending], key=lambda c: c.proposal.index):
         first.setdefault(candidate.genome, candidate)

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from evaluator.outcome import SELF_REPORTED, CurvePoint, Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
+from evaluator.outcome import SELF_REPORTED, CurvePoint, Duplicate, Evaluated, Failed, Outcome, Scored, Stopped
 from evo.core.history import EXPLORATIONS
 from evo.core.records import CALIBRATE, FINAL, Record
 from evo.drive import Driver
@@ -91,7 +91,7 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
     running = driver.executor.running()
     elapsed = max(now - driver.began, 1e-9)
     outcomes = [r.outcome for r in standing.records]
-    fruitless = sum(not _evaluated(r) for r in standing.records)
+    fruitless = sum(not isinstance(r.outcome, Evaluated) for r in standing.records)
     operators = {driver.candidates[r.index].proposal.operator for r in running}
     phase = FINAL if search.finals[1] else CALIBRATE if CALIBRATE in operators else "explore"
     return Progress(
@@ -326,14 +326,10 @@ def _authorship(driver: Driver, ended: bool) -> Authorship | None:
     if desk is None:
         return None
     told = (r for r in driver.search.standing.records if r.candidate.proposal.index not in driver.told_before)
-    new = [r for r in told if r.candidate.proposal.operator in EXPLORATIONS and _evaluated(r)]
+    new = [r for r in told if r.candidate.proposal.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
     written = sum(bool(r.candidate.writer) for r in new)
     trouble = desk.why if ended else desk.trouble
     return Authorship(written, len(new) - written, desk.refused, desk.late, desk.tokens - desk.tokens_before, trouble)
-
-
-def _evaluated(record: Record) -> bool:
-    return not isinstance(record.outcome, Duplicate | Unwritten)
 
 
 def _known(driver: Driver, genome: str | None) -> Best | None:

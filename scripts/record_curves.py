@@ -24,7 +24,7 @@ from random import Random
 from typing import Any
 
 import genomes
-from evaluator.outcome import CurvePoint, Duplicate, Failed, Outcome, Scored, Unwritten
+from evaluator.outcome import CurvePoint, Evaluated, Failed, Outcome, Scored
 from evo import assembly
 from evo.config import load
 from evo.core.records import REPEATS
@@ -52,7 +52,7 @@ def rows_of_run(run_dir: Path) -> list[dict[str, Any]]:
     budget = found.meta["budget_seconds"]
     for record in found.records:
         proposal, outcome = record.candidate.proposal, record.outcome
-        if isinstance(outcome, Duplicate | Unwritten) or (proposal.operator in REPEATS and proposal.index > 0):
+        if not isinstance(outcome, Evaluated) or (proposal.operator in REPEATS and proposal.index > 0):
             continue
         whole = replace(outcome, curve=curve(run_dir, proposal.index)) if isinstance(outcome, Scored) else outcome
         text, notes = read_text(run_dir, record.candidate.genome), [f"{proposal.operator}: {record.candidate.note}"]

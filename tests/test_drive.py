@@ -21,7 +21,7 @@ from tiny_lab import NOISY, Silent, StopAfter, drive, facts, make_lab, spec
 
 import genomes
 from evaluator.instant import Landscape
-from evaluator.outcome import Duplicate, Interrupted, Unwritten
+from evaluator.outcome import Evaluated, Interrupted, Unwritten
 from evo import operators
 from evo.core.history import EXPLORATIONS
 from evo.core.records import CALIBRATE, FINAL, Candidate, Proposal, Record
@@ -68,7 +68,7 @@ class Shaky(InlineExecutor):
 def test_a_run_ends_with_what_was_asked_for(whole: Path) -> None:
     records = snapshot(whole).records
     operators = [r.candidate.proposal.operator for r in records]
-    evaluated = [r for r in records if not isinstance(r.outcome, Duplicate | Unwritten)]
+    evaluated = [r for r in records if isinstance(r.outcome, Evaluated)]
     explored = [r for r in evaluated if r.candidate.proposal.operator in EXPLORATIONS]
     assert len(explored) == EVALS
     assert operators.count(CALIBRATE) == 4
@@ -237,7 +237,7 @@ class Scribe:
 
 
 def explorations(run_dir: Path) -> list[Record]:
-    evaluated = [r for r in snapshot(run_dir).records if not isinstance(r.outcome, Duplicate | Unwritten)]
+    evaluated = [r for r in snapshot(run_dir).records if isinstance(r.outcome, Evaluated)]
     return [r for r in evaluated if r.candidate.proposal.operator in EXPLORATIONS]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_run import PROGRAM, make_run
 
-from evaluator.outcome import Duplicate, Failed, Scored, Unwritten
+from evaluator.outcome import Evaluated, Failed, Scored
 from evo.core.standing import assess
 from evo.search import Search
 from evo.store import snapshot
@@ -34,7 +34,7 @@ def test_one_row_per_evaluation_in_upstreams_columns(finished: tuple[Path, Searc
     run, search = finished
     table = rows(run)
     assert tuple(table[0]) == COLUMNS == ("commit", "val_bpb", "memory_gb", "status", "description")
-    evaluated = [r for r in search.standing.records if not isinstance(r.outcome, Duplicate | Unwritten)]
+    evaluated = [r for r in search.standing.records if isinstance(r.outcome, Evaluated)]
     assert [row["commit"] for row in table] == [r.candidate.genome for r in evaluated]
     for row, record in zip(table, evaluated, strict=True):
         if isinstance(record.outcome, Scored):

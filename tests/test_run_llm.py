@@ -10,7 +10,7 @@ from model_server import USELESS, ModelServer, competent, unreachable
 from tiny_lab import make_lab
 
 from evaluator.instant import true_bpb
-from evaluator.outcome import Duplicate, Unwritten
+from evaluator.outcome import Evaluated
 from evo.core.history import EXPLORATIONS
 from evo.core.population import ancestors
 from evo.core.records import CROSSOVER, MUTATE, Record
@@ -38,7 +38,7 @@ def run(*arguments: str, evals: int = 12) -> int:
 
 def explored() -> list[Record]:
     found = snapshot("run").records
-    return [r for r in found if r.candidate.proposal.operator in EXPLORATIONS and not isinstance(r.outcome, Duplicate | Unwritten)]
+    return [r for r in found if r.candidate.proposal.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
 
 
 def kept_model() -> tuple[str, str]:

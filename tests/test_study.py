@@ -17,7 +17,7 @@ from small_run import PROGRAM
 from study_facts import facts, make_studied_run, opened, rebuilt, standing, tuned_run
 
 import genomes
-from evaluator.outcome import CurvePoint, Failed, Scored, Stopped
+from evaluator.outcome import CurvePoint, Evaluated, Failed, Scored, Stopped
 from evo.core.history import EXPLORATIONS
 from evo.core.records import MUTATE, TUNE, Candidate, Proposal, Record
 from evo.core.standing import assess
@@ -26,7 +26,6 @@ from evo.store import snapshot
 from evo.views import trials
 from evo.views.notes import code, difference
 from evo.views.study import FILE, OVERVIEW, StudyView, placed_in, species_study
-from evo.views.trials import evaluated
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 
 def test_every_evaluation_is_one_trial(run: Path) -> None:
-    records = [r for r in snapshot(run).records if evaluated(r)]
+    records = [r for r in snapshot(run).records if isinstance(r.outcome, Evaluated)]
     said = facts(run)
     assert sorted(said) == [r.candidate.proposal.index for r in records]
     assert {type(r.outcome) for r in records} == {Scored, Failed}
@@ -173,7 +172,7 @@ def arrivals(records: Iterable[Record], rng: random.Random) -> list[Record]:
         record = rng.choice(ready)
         waiting.remove(record)
         order.append(record)
-        if evaluated(record):
+        if isinstance(record.outcome, Evaluated):
             arrived.add(record.candidate.genome)
     return order
 

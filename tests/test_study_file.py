@@ -20,13 +20,13 @@ from small_run import make_run
 from study_facts import facts, make_studied_run, opened, rebuilt, standing
 from tiny_lab import Silent, drive
 
+from evaluator.outcome import Evaluated
 from evo.core.records import MUTATE, Record
 from evo.core.standing import assess
 from evo.drive import Driver
 from evo.store import Store, snapshot
 from evo.views.__main__ import main
 from evo.views.study import FILE, OVERVIEW, StudyView
-from evo.views.trials import evaluated
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_users_edits_in_the_dashboard_do_not_disturb_it(run: Path, copy: Path)
     view, records = StudyView(copy), snapshot(copy).records
     for told, edit in ((8, "note"), (16, "study"), (24, "rename"), (32, "delete"), (len(records), "")):
         view.refresh(assess(records[:told]), whole=True)
-        assert set(facts(copy)) == {r.candidate.proposal.index for r in records[:told] if evaluated(r)}
+        assert set(facts(copy)) == {r.candidate.proposal.index for r in records[:told] if isinstance(r.outcome, Evaluated)}
         storage = opened(copy)
         study_id = storage.get_study_id_from_name(OVERVIEW)
         if edit == "note":
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
     assert driver.views.trouble == f"{run_dir / FILE} cannot be written: Is a directory"
     (run_dir / FILE).rmdir()
     assert drive(run_dir, 8).views.trouble == ""
-    assert len(facts(run_dir)) == sum(map(evaluated, snapshot(run_dir).records))
+    assert len(facts(run_dir)) == sum(isinstance(r.outcome, Evaluated) for r in snapshot(run_dir).records)
 
 
 def test_a_missing_program_costs_its_parameters_alone(run: Path, copy: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_command_makes_all_views_anew(run: Path, copy: Path, capsys: pytest.
     assert rebuilt(copy) == facts(run)
     records = snapshot(copy).records
     assert capsys.readouterr().out.startswith(f"results.tsv, best/ and {FILE} of {copy} made from {len(records)} records; ")
-    assert len((copy / "results.tsv").read_text().splitlines()) == 1 + sum(map(evaluated, records))
+    assert len((copy / "results.tsv").read_text().splitlines()) == 1 + sum(isinstance(r.outcome, Evaluated) for r in records)
     assert json.loads((copy / "best" / "best.json").read_text())["genome"] == standing(copy).champion
 
 

@@ -11,7 +11,7 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from evaluator.outcome import Duplicate, Failed, Outcome, Scored, Stopped, Unwritten
+from evaluator.outcome import Evaluated, Failed, Outcome, Scored, Stopped
 from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
 
 EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
@@ -81,7 +81,7 @@ class Ledger:
 
     def add(self, record: Record) -> None:
         """Files one record; its index must be new."""
-        proposal, evaluated = record.candidate.proposal, not isinstance(record.outcome, Unwritten | Duplicate)
+        proposal, evaluated = record.candidate.proposal, isinstance(record.outcome, Evaluated)
         if proposal.operator in EXPLORATIONS:
             insort(self._explorations, (proposal.index, evaluated))
             self._evaluated += evaluated

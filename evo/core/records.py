@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from evaluator.outcome import Outcome, Scored, from_dict, to_dict
+from evaluator.outcome import Evaluated, Failed, Outcome, Scored, from_dict, to_dict
 from evaluator.plain import checked
 from evo.core.rule import Rule, rule_from_dict
 
@@ -68,13 +68,12 @@ def lean(record: Record) -> Record:
     rule = record.candidate.rule
     if rule is not None and not (rule.spared and isinstance(record.outcome, Scored)):
         record = dataclasses.replace(record, candidate=dataclasses.replace(record.candidate, rule=None))
-    bulk = {f.name for f in dataclasses.fields(record.outcome)} & {"curve", "trace", "log"}
-    slim: dict[str, Any] = {name: () if name == "curve" else "" for name in bulk if getattr(record.outcome, name)}
-    if "trace" in slim:
-        slim["trace"] = "\n".join(match.group() for match in _OWN_PLACE.finditer(getattr(record.outcome, "trace", "")))
-    if all(getattr(record.outcome, name) == value for name, value in slim.items()):
-        return record
-    return dataclasses.replace(record, outcome=dataclasses.replace(record.outcome, **slim))
+    outcome = record.outcome
+    if isinstance(outcome, Evaluated) and (outcome.curve or outcome.log):
+        outcome = dataclasses.replace(outcome, curve=(), log="")
+    if isinstance(outcome, Failed) and outcome.trace != (own := "\n".join(found.group() for found in _OWN_PLACE.finditer(outcome.trace))):
+        outcome = dataclasses.replace(outcome, trace=own)
+    return record if outcome is record.outcome else dataclasses.replace(record, outcome=outcome)
 
 
 def places(trace: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from evaluator.outcome import Failed, Scored, Stopped
+from evaluator.outcome import Evaluated, Failed, Scored, Stopped
 from evo.core.history import slot_seconds
 from evo.core.records import REPEATS, Record
 from evo.core.standing import Standing
@@ -21,7 +21,7 @@ def slots(standing: Standing) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for record in standing.records:
         outcome = record.outcome
-        if not record.slot or not isinstance(outcome, Scored | Failed | Stopped):
+        if not record.slot or not isinstance(outcome, Evaluated):
             continue
         row = rows.setdefault(record.slot, {"slot": record.slot, "evaluations": 0, "failed": 0, "stopped": 0, "hours": 0.0})
         row["evaluations"] += 1

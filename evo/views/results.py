@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evaluator.outcome import SELF_REPORTED, Duplicate, Failed, Scored, Stopped, Unwritten
+from evaluator.outcome import SELF_REPORTED, Evaluated, Failed, Scored, Stopped
 from evo.core.population import ancestors
 from evo.core.records import Record
 from evo.core.standing import Standing
@@ -44,7 +44,7 @@ def results_table(standing: Standing) -> str:
     """`results.tsv` as text."""
     line = main_line(standing)
     rows = ["\t".join(COLUMNS)]
-    rows += ["\t".join(_row(r, line)) for r in standing.records if not isinstance(r.outcome, Duplicate | Unwritten)]
+    rows += ["\t".join(_row(r, line)) for r in standing.records if isinstance(r.outcome, Evaluated)]
     return "\n".join(rows) + "\n"
 
 

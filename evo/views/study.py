@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import note_ver_key, split_body
 
+from evaluator.outcome import Evaluated
 from evo.core.records import TUNE, Record
 from evo.core.standing import Standing
 from evo.folder import DAMAGE, StoreError, read_text
@@ -95,7 +96,7 @@ class StudyView:
 
     def _adopt(self, book: _Book, standing: Standing) -> None:
         """Takes over the studies that agree with the records; the others go."""
-        expected = {r.candidate.proposal.index: trials.verdict(r) for r in standing.records if trials.evaluated(r)}
+        expected = {r.candidate.proposal.index: trials.verdict(r) for r in standing.records if isinstance(r.outcome, Evaluated)}
         tuned = {species_study(species) for species in tuned_species(standing.records)}
         for study in book.storage.get_all_studies():
             made = study.system_attrs.get(MADE, {})
@@ -108,7 +109,7 @@ class StudyView:
 
     def _add_missing(self, book: _Book, standing: Standing, whole: bool) -> None:
         left = sys.maxsize if whole else AT_ONCE
-        records = [record for record in standing.records if trials.evaluated(record)]
+        records = [record for record in standing.records if isinstance(record.outcome, Evaluated)]
         left -= self._overview(book, standing, records, left)
         for species in tuned_species(standing.records):
             members = [record for record in records if record.candidate.species == species]

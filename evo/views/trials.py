@@ -9,18 +9,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from evaluator.outcome import CurvePoint, Duplicate, Failed, Scored, Stopped, Unwritten
+from evaluator.outcome import CurvePoint, Failed, Scored, Stopped
 from evo.core.records import Record
 from genomes import Knob, Value
 
 COMPLETE, PRUNED, FAIL = "COMPLETE", "PRUNED", "FAIL"  # Optuna's names
 CURVE_POINTS = 60  # of one trial: a dashboard draws hundreds of curves
 MESSAGE_LENGTH = 500
-
-
-def evaluated(record: Record) -> bool:
-    """Did a slot work on it? Then it is a trial."""
-    return not isinstance(record.outcome, Duplicate | Unwritten)
 
 
 def verdict(record: Record) -> tuple[str, float | None]:
