@@ -247,6 +247,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Known:
     return Known(library, standing)
 
 
+def test_the_contract_is_the_runs_whatever_one_text_is_like(run: Known) -> None:
+    """A program of a lab that breaks the contract, as its parents may, is no script."""
+    seed, broken = run.library.founder.genome, PROGRAM + "\nprint(undefined)\n"
+    assert genomes.check(broken)
+    assert not genomes.check(PROGRAM)
+    for contract in genomes.Contract:
+        for text in (PROGRAM, broken):
+            library = dataclasses.replace(run.library, texts={seed: text}.__getitem__, contract=contract)
+            found = brief(Proposal(900, MUTATE, (seed,), 1), library, run.standing, SETTING)
+            assert found.contract == (contract is genomes.Contract.LAB)
+
+
 def test_the_brief_of_the_seed_says_what_was_made_of_it(run: Known) -> None:
     seed = run.library.founder.genome
     found = brief(Proposal(900, MUTATE, (seed,), 1), run.library, run.standing, SETTING)

@@ -252,7 +252,7 @@ def test_contract_problems_of_the_parent_are_no_reason_to_refuse_a_child() -> No
     odd = shelf.add(1, TRAIN.replace("def norm(", "print('loud')\n\n\ndef norm("))
     answer, requests = ask(lambda _: DEEPER, odd, shelf=shelf)
     assert answer.written is not None, answer.why
-    assert "build_model" not in requests[0].messages[0]["content"]
+    assert "build_model" in requests[0].messages[0]["content"]
 
 
 # ---- what its endpoint gets wrong

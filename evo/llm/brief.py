@@ -31,7 +31,7 @@ def brief(proposal: Proposal, library: Library, standing: Standing, setting: Set
         noise_sd=belief.noise_sd,
         seed_score=_score(belief, library.founder.genome),
         text=text,
-        contract=not genomes.check(text),
+        contract=library.contract is genomes.Contract.LAB,
         score=_score(belief, parent),
         measured=_measured(parent, library, standing),
         tried=tuple(islice(_tried(parent, library, standing), TRIED)),

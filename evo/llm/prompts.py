@@ -151,7 +151,7 @@ class Brief:
     noise_sd: float  # of one score
     seed_score: Estimate | None
     text: str  # the program to edit
-    contract: bool  # whether it keeps the contract of labs; without, it is a script that reports its own score
+    contract: bool  # whether the run's genomes are under the contract of labs; else they are scripts that report their own scores
     score: Estimate | None
     measured: Measured | None  # by its latest evaluation that has a score
     tried: tuple[Attempt, ...]  # on this program, latest first
