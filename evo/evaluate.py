@@ -42,17 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.dry_run:
             return rehearse(options)
-        answer = evaluate(options)
+        outcome, taken_with = evaluate(options)
     except (EvoError, HarnessError) as error:
         print(f"evo.evaluate: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, EvoError) else 1
-    outcome = answer.pop("value")
-    print(json.dumps({**answer, **to_dict(outcome)}) if options.json else describe(outcome, answer))
+    print(json.dumps({**taken_with, **to_dict(outcome)}) if options.json else describe(outcome, taken_with))
     return 0 if isinstance(outcome, Scored) else 1
 
 
-def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """The outcome under `value`, and what it was taken with."""
+def evaluate(options: argparse.Namespace) -> tuple[Outcome, dict[str, Any]]:
+    """The outcome, and what it was taken with."""
     file = Path(options.file)
     if not 0 <= options.seed < SEEDS:
         raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
@@ -68,14 +67,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     rendered = not assembled.lab.compat if own else options.render
     whose = "the lab's own, " if own else ""
     knobs = f"{whose}with the knobs of profile {assembled.profile}" if rendered else "as it is"
-    return {
+    taken_with = {
         "file": str(file),
         "program": knobs,
         "profile": assembled.profile,
         "budget_seconds": assembled.budget_seconds,
         "seed": options.seed,
-        "value": outcome,
     }
+    return outcome, taken_with
 
 
 def rehearse(options: argparse.Namespace) -> int:
@@ -119,9 +118,9 @@ def _why(facts: dict[str, Any]) -> str:
     return f"{said}\n{facts.get('trace', '')}".rstrip()
 
 
-def describe(outcome: Outcome, answer: dict[str, Any]) -> str:
+def describe(outcome: Outcome, taken_with: Mapping[str, Any]) -> str:
     """For people."""
-    lines = [f"{answer['file']} ({answer['program']}), seed {answer['seed']}, budget {answer['budget_seconds']:g} s"]
+    lines = [f"{taken_with['file']} ({taken_with['program']}), seed {taken_with['seed']}, budget {taken_with['budget_seconds']:g} s"]
     if isinstance(outcome, Scored):
         own = f" ({SELF_REPORTED})" if outcome.self_reported else ""
         lines += [
