@@ -34,32 +34,14 @@ from evo.folder import (
     FOLDERS,
     StoreError,
     as_json,
-    exchange,
     locked,
-    log,
     outcome_indexes,
     outcome_path,
     read_outcomes,
     read_program,
-    read_text,
     refuse_foreign,
     write_atomically,
-    write_outcome,
 )
-
-__all__ = [
-    "Snapshot",
-    "Store",
-    "StoreError",
-    "curve",
-    "exchange",
-    "known",
-    "log",
-    "read_outcomes",
-    "read_text",
-    "snapshot",
-    "write_outcome",
-]
 
 
 class Store:

@@ -28,8 +28,8 @@ import genomes
 from evaluator.outcome import CurvePoint
 from evo.core.rule import Watching
 from evo.core.stopping import Trace, learn, trace
+from evo.folder import StoreError
 from evo.numeric.lore import warmup_share
-from evo.store import StoreError
 
 DEFAULT = Path(__file__).parent / "data" / "cpu_curves.jsonl.xz"
 

@@ -25,7 +25,7 @@ from bench_stopping import DEFAULT, Recorded, read
 from evo.core import stopping
 from evo.core.rule import level_at, tokens_at
 from evo.core.stopping import WINDOW
-from evo.store import StoreError
+from evo.folder import StoreError
 
 CHECKPOINTS = (0.1, *stopping.CHECKPOINTS)  # shares of the budget
 LATELY = 0.1  # what counts as recent: share of the budget

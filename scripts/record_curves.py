@@ -28,7 +28,8 @@ from evaluator.outcome import CurvePoint, Evaluated, Failed, Outcome, Scored
 from evo import assembly
 from evo.config import load
 from evo.core.records import REPEATS
-from evo.store import curve, read_text, snapshot
+from evo.folder import read_text
+from evo.store import curve, snapshot
 
 SEED_EVERY = 20  # one in so many is the seed itself
 MOST_MUTATIONS = 4

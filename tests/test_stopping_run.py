@@ -23,8 +23,9 @@ from evo.core.records import REPEATS, Record, record_from_dict, record_to_dict
 from evo.core.rule import Limit, Rule
 from evo.core.stopping import audit
 from evo.executor import InlineExecutor, SlotSpec
+from evo.folder import read_text
 from evo.operators import describe_seed
-from evo.store import curve, read_text, snapshot
+from evo.store import curve, snapshot
 
 REPORTING = PROGRAM.replace("import torch.nn as nn\n", "import prepare\nimport torch.nn as nn\n").replace(
     "    return model, scale, bias\n", "    loss = model.loss()\n    prepare.report(loss)\n    return model, scale, bias\n"

@@ -22,8 +22,8 @@ from simulated import World, improving, scored, search
 import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Interrupted, Outcome, Phase, Reason, Stopped, Unwritten
 from evo.core.records import Candidate, Proposal, Record, lean, record_from_dict, record_to_dict
-from evo.folder import LOCK, held, locked
-from evo.store import Store, StoreError, curve, log, read_outcomes, snapshot, write_outcome
+from evo.folder import LOCK, StoreError, held, locked, log, read_outcomes, write_outcome
+from evo.store import Store, curve, snapshot
 
 META = {"lab": "abc", "seed": 0, "measurement_key": "cpu/10s"}
 ROOT = Path(__file__).resolve().parent.parent
@@ -306,7 +306,8 @@ WRITER = """
 import sys; sys.path[:0] = [{root!r}, {tests!r}]
 from simulated import World, improving, search
 from evo.core.history import EXPLORATIONS
-from evo.store import Store, write_outcome
+from evo.folder import write_outcome
+from evo.store import Store
 run = sys.argv[1]
 world, found = World(improving, failures=0.2, blanks=0.1), search(evals=None)
 with Store.open(run, {meta!r}) as store:

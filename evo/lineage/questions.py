@@ -18,9 +18,9 @@ from evo.core import flags
 from evo.core.history import Genome
 from evo.core.records import Record
 from evo.core.standing import Standing, assess
-from evo.folder import LOCK, held
+from evo.folder import LOCK, exchange, held, log, read_text
 from evo.species import Shelf
-from evo.store import Snapshot, curve, exchange, log, read_text, snapshot
+from evo.store import Snapshot, curve, snapshot
 from evo.views.results import announcement_figures, best_figures
 
 LOG_LINES = 20  # of the end of a log
