@@ -2,9 +2,11 @@
 
 EvoError                print the one line and end
 ├── UserError           what was asked for cannot be done as asked: exit code 2, nothing was changed
-│   └── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
-│       └── SeedIgnoredError  … or the same score under every seed: noise cannot be measured
+│   ├── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
+│   │   └── SeedIgnoredError  … or the same score under every seed: noise cannot be measured
+│   └── LineageError    a question about a run has no answer: ask another
 ├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the run can go on
+├── StudyError          the study, a view, cannot be written: say so and go on, the run is not concerned
 └── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
@@ -39,8 +41,16 @@ class SeedIgnoredError(SeedFailsError):
     """The lab's own program takes no seed, so there is no noise to compare a gain with."""
 
 
+class LineageError(UserError):
+    """The question cannot be answered as asked."""
+
+
 class ClusterError(EvoError):
     """The machinery under a run failed: stop, and say how to go on."""
+
+
+class StudyError(EvoError):
+    """The file of the study cannot be written; the run itself is not concerned."""
 
 
 class ModelError(EvoError):

@@ -28,10 +28,11 @@ from typing import Any
 import genomes
 from evo.cli import Parser, entry
 from evo.core.policies import SearchConfig
+from evo.errors import LineageError
 from evo.folder import StoreError, read_program, read_text
 from evo.lineage.effects import effects, effects_lines
 from evo.lineage.operators import operators, operators_lines
-from evo.lineage.questions import LineageError, Run, also_meant, best, path, read, resolve, show, tree
+from evo.lineage.questions import Run, also_meant, best, path, read, resolve, show, tree
 from evo.lineage.slots import slots, slots_lines
 from evo.lineage.text import best_lines, path_lines, show_lines, tree_lines
 

@@ -18,6 +18,7 @@ from evo.core import flags
 from evo.core.history import Genome
 from evo.core.records import Record
 from evo.core.standing import Standing, assess
+from evo.errors import LineageError
 from evo.folder import LOCK, exchange, held, log, read_text
 from evo.species import Shelf
 from evo.store import Snapshot, curve, snapshot
@@ -25,10 +26,6 @@ from evo.views.results import announcement_figures, best_figures
 
 LOG_LINES = 20  # of the end of a log
 REPLY_LINES = 40  # of the end of what a model said
-
-
-class LineageError(Exception):
-    """The question cannot be answered; the message says why."""
 
 
 @dataclass(frozen=True)

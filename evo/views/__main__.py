@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evo.cli import Parser, entry
+from evo.errors import StudyError
 from evo.folder import StoreError
 from evo.views.current import rebuild
 from evo.views.study import FILE as STUDY
-from evo.views.study import StudyError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

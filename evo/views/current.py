@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from evo.core.standing import Standing, assess
+from evo.errors import StudyError
 from evo.folder import LOCK, StoreError, held, locked, read_text
 from evo.species import Shelf
 from evo.store import snapshot
 from evo.views import results
 from evo.views.study import FILE as STUDY
-from evo.views.study import StudyError, StudyView
+from evo.views.study import StudyView
 
 
 class Views:

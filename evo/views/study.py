@@ -34,6 +34,7 @@ from optuna_dashboard._note import note_ver_key, split_body
 from evaluator.outcome import Evaluated
 from evo.core.records import TUNE, Record
 from evo.core.standing import Standing
+from evo.errors import StudyError
 from evo.folder import DAMAGE, StoreError, read_text
 from evo.store import curve
 from evo.views import trials
@@ -51,10 +52,6 @@ METRIC_NAMES = "study:metric_names"  # what Study.set_metric_names sets, which w
 FOREIGN = (*DAMAGE, AssertionError, optuna.exceptions.OptunaError)  # what reading a file raises that others have written in
 
 Params = Mapping[str, tuple[BaseDistribution, Value]]
-
-
-class StudyError(Exception):
-    """The file cannot be written; the run itself is not concerned."""
 
 
 class StudyView:
