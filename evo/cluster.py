@@ -80,7 +80,7 @@ class _Job:
 
     @property
     def index(self) -> int:
-        return self.candidate.proposal.index
+        return self.candidate.index
 
 
 @dataclass

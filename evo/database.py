@@ -127,8 +127,8 @@ def read_pending(connection: sqlite3.Connection) -> tuple[Candidate, ...]:
 
 
 def _indexed(index: int, found: _Row, candidate: Callable[[_Row], Candidate]) -> _Row:
-    if candidate(found).proposal.index != index:
-        raise ValueError(f"row {index} holds index {candidate(found).proposal.index}")
+    if candidate(found).index != index:
+        raise ValueError(f"row {index} holds index {candidate(found).index}")
     return found
 
 

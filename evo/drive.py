@@ -179,9 +179,9 @@ class Driver:
     def _resume(self) -> None:
         records, pending = self.store.records(), self.store.pending()
         self.search.resume(records, pending)
-        self.told_before = frozenset(r.candidate.proposal.index for r in records)
+        self.told_before = frozenset(r.index for r in records)
         for record in latest(records):
-            self._curves.add(record, self._curve(record.candidate.proposal.index))
+            self._curves.add(record, self._curve(record.index))
         self._known.update(self.store.known())
         self._spent_before = covered_seconds((r.started, r.finished) for r in records)
         self._prove_seed()
@@ -193,7 +193,7 @@ class Driver:
         while True:
             while self._ready and self.executor.free_slots:
                 written = self._ready.popleft()
-                self.candidates[written.candidate.proposal.index] = written.candidate
+                self.candidates[written.candidate.index] = written.candidate
                 self.executor.submit(written.candidate, written.text)
             starving = self.executor.free_slots > 0
             ask_model = self.desk is not None and self.desk.open and not starving
@@ -278,7 +278,7 @@ class Driver:
             self._ready.append(written) if fate is Fate.LATER else self._ready.appendleft(written)
             return
         known = self._known.get(candidate.genome)
-        if known is not None and known.proposal == candidate.proposal and candidate.proposal.operator not in REPEATS:
+        if known is not None and known.proposal == candidate.proposal and candidate.operator not in REPEATS:
             del self._known[candidate.genome]
         outcome = Unwritten(f"given up after {INTERRUPTIONS} interruptions by the harness, the last: {why}")
         self._tell(Record(candidate, outcome, event.slot, event.started, event.finished))
@@ -288,15 +288,15 @@ class Driver:
         self._curves.add(record, record.outcome.curve if isinstance(record.outcome, Evaluated) else ())
         self.search.tell(record)
         self._watcher.told(record, self)
-        if isinstance(record.outcome, Failed) and record.candidate.proposal.operator == CALIBRATE and self._hopeless():
+        if isinstance(record.outcome, Failed) and record.operator == CALIBRATE and self._hopeless():
             raise SeedFailsError(seed_failure(record))
-        if record.candidate.proposal.operator == CALIBRATE:
+        if record.operator == CALIBRATE:
             self._prove_seed()
 
     def _hopeless(self) -> bool:
         """The seed genome fails, and not on one slot alone while others are at work or on their way: that one may be broken."""
         scored, told = self.search.history.calibrations
-        tried = [r for r in self.search.standing.records if r.candidate.proposal.operator == CALIBRATE]
+        tried = [r for r in self.search.standing.records if r.operator == CALIBRATE]
         failed = {record.slot for record in tried if isinstance(record.outcome, Failed)}
         others = {running.slot for running in self.executor.running()} - failed
         return not scored and told >= HOPELESS and (len(failed) > 1 or not (others or self.executor.starting))

@@ -212,13 +212,13 @@ class InlineExecutor:
                 self._evaluate = self._specs[0].make()
             finished = evaluate_and_file(self._specs[0], self._evaluate, candidate, text)
         except UNABLE as error:
-            slot, index = self._specs[0].name, candidate.proposal.index
+            slot, index = self._specs[0].name, candidate.index
             finished = Finished(index, Interrupted(cannot_work(slot, error)), slot, since, time.time(), unable=True)
         self._queue.popleft()
         return finished
 
     def running(self) -> tuple[Running, ...]:
-        return tuple(Running(c.proposal.index, self._specs[0].name, since, None) for c, _, since in self._queue)
+        return tuple(Running(c.index, self._specs[0].name, since, None) for c, _, since in self._queue)
 
     def renew(self, slot: str) -> None:
         if self._evaluate is not None:
@@ -240,7 +240,7 @@ def cannot_work(slot: str, error: BaseException) -> str:
 
 def check_submission(executor: Executor, candidate: Candidate) -> None:
     """The rules of `Executor.submit`."""
-    index = candidate.proposal.index
+    index = candidate.index
     if executor.free_slots < 1:
         raise ValueError(f"candidate {index} was submitted while all {executor.slots} slots are taken")
     if any(r.index == index for r in executor.running()):

@@ -163,7 +163,7 @@ def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written
         return unwritten(proposal, one_line(f"{note}: {found[0]}"))
     candidate = _candidate(proposal, text, one_line(note))
     if candidate.genome in library.known:
-        return Written(candidate, "", Duplicate(library.known[candidate.genome].proposal.index))
+        return Written(candidate, "", Duplicate(library.known[candidate.genome].index))
     return Written(candidate, text)
 
 
@@ -191,7 +191,7 @@ def _check(library: Library, text: str) -> tuple[genomes.Problem, ...]:
 def common_ancestor(library: Library, a: str, b: str) -> str | None:
     """The youngest genome that both descend from; None if they are strangers."""
     parents_of = {id_: c.proposal.parents for id_, c in library.known.items()}
-    return lowest_common_ancestor(parents_of, {id_: c.proposal.index for id_, c in library.known.items()}, a, b)
+    return lowest_common_ancestor(parents_of, {id_: c.index for id_, c in library.known.items()}, a, b)
 
 
 def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:

@@ -27,14 +27,14 @@ def refuse_ignored_seed(records: Iterable[Record], calibrations: int, curve: Cal
     Raises:
         SeedIgnoredError: the program ignores its seed; the message says by which sign.
     """
-    told = [r for r in records if r.candidate.proposal.operator == CALIBRATE]
+    told = [r for r in records if r.operator == CALIBRATE]
     scored = [(r, r.outcome) for r in told if isinstance(r.outcome, Scored) and r.outcome.self_reported]
     if len(told) < calibrations or len(scored) < 2:
         return
     sign = ""
     if len({outcome.val_bpb for _, outcome in scored}) == 1:
         sign = f"gave val_bpb {scored[0][1].val_bpb:.6f}"
-    elif losses_agree([curve(r.candidate.proposal.index) for r, _ in scored]):
+    elif losses_agree([curve(r.index) for r, _ in scored]):
         sign = f"had the same losses over their first {STEPS} steps"
     if sign:
         raise SeedIgnoredError(

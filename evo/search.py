@@ -135,8 +135,8 @@ class Search:
         """
         self._records, self._pending, self._ledger = {}, {}, Ledger()
         for record in records:
-            if record.candidate.proposal.index in self._records:
-                raise ValueError(f"index {record.candidate.proposal.index} occurs twice among the records")
+            if record.index in self._records:
+                raise ValueError(f"index {record.index} occurs twice among the records")
             self._take(record)
         for item in pending:
             proposal = item.proposal if isinstance(item, Candidate) else item
@@ -294,7 +294,7 @@ class Search:
 
     def _take(self, record: Record) -> None:
         if isinstance(record.outcome, Interrupted):
-            raise ValueError(f"index {record.candidate.proposal.index} was interrupted: run it again under its index")
+            raise ValueError(f"index {record.index} was interrupted: run it again under its index")
         record = lean(record)
-        self._records[record.candidate.proposal.index] = record
+        self._records[record.index] = record
         self._ledger.add(record)

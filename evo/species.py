@@ -29,12 +29,12 @@ def samples(
     """Samples of the genome's species, pending candidates included, and of the species that it came from; in index order."""
     species = known[genome].species
     members = [c for c in known.values() if c.species == species]
-    founder = min(members, key=_index)
+    founder = min(members, key=lambda c: c.index)
     relatives, shift = _relatives(founder, known, history, belief)
-    everyone = sorted([*members, *relatives], key=_index)
+    everyone = sorted([*members, *relatives], key=lambda c: c.index)
     latest = everyone[-LATEST - len(everyone) % BLOCK :]
-    chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=_index)
-    own, other = texts(founder.genome), texts(min(relatives, key=_index).genome) if relatives else ""
+    chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=lambda c: c.index)
+    own, other = texts(founder.genome), texts(min(relatives, key=lambda c: c.index).genome) if relatives else ""
     return tuple(
         _sample(_values(own, texts(c.genome)), history.genomes.get(c.genome), 0.0)
         if c.species == species
@@ -88,7 +88,7 @@ def _carried(reference: str, other: str, text: str) -> dict[str, genomes.Value]:
 def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:
     """Members of the species that `founder` was made from, and what its scores have to be shifted by; none while either has no score."""
     parent = next((p for p in founder.proposal.parents if p in known and p in belief.of), None)
-    if parent is None or founder.genome not in belief.of or founder.proposal.operator in REPEATS:
+    if parent is None or founder.genome not in belief.of or founder.operator in REPEATS:
         return [], 0.0
     shift = belief.of[founder.genome].mean - belief.of[parent].mean
     scored = [c for c in known.values() if c.species == known[parent].species and history.genomes.get(c.genome)]
@@ -104,7 +104,3 @@ def _sample(found: Mapping[str, genomes.Value], genome: Genome | None, shift: fl
         lacked = genome.flaw is not None and genome.flaw.reason == Reason.OUT_OF_MEMORY and genome.flaw.phase != Phase.SCORE
         return Sample(found, out_of_memory=lacked)
     return Sample(found, genome.mean + shift, draws=len(genome.scores), memory_gib=genome.memory_gib)
-
-
-def _index(candidate: Candidate) -> int:
-    return candidate.proposal.index

@@ -103,8 +103,7 @@ class Store:
         path = self.run_dir / "genomes" / f"{candidate.genome}.py"
         if not path.exists():
             write_atomically(path, text)
-        proposal = candidate.proposal
-        row = (proposal.index, proposal.operator, candidate.genome, candidate.note, as_json(candidate_to_dict(candidate)))
+        row = (candidate.index, candidate.operator, candidate.genome, candidate.note, as_json(candidate_to_dict(candidate)))
         self._insert("candidates", row, "begun")
 
     def finish(self, record: Record) -> None:
@@ -115,7 +114,7 @@ class Store:
             ValueError: it could not be read again, and a run that holds it could not be gone on with.
         """
         candidate, outcome = record.candidate, record.outcome
-        index = candidate.proposal.index
+        index = candidate.index
         if isinstance(outcome, Interrupted):
             raise StoreError(f"index {index} was interrupted: run it again under its index, it is not finished")
         if isinstance(outcome, Evaluated):
@@ -126,7 +125,7 @@ class Store:
         stored = record_to_dict(lean(record))
         record_from_dict(stored)
         row = (
-            *(index, candidate.proposal.operator, candidate.genome, type(outcome).__name__),
+            *(index, candidate.operator, candidate.genome, type(outcome).__name__),
             *(outcome.val_bpb if isinstance(outcome, Scored) else None, record.slot, record.started, record.finished),
             as_json([dataclasses.astuple(checked(point, finite=False)) for point in points]),
             as_json(stored),
@@ -171,16 +170,16 @@ class Store:
 
     def _expect_begun(self, candidate: Candidate) -> None:
         query = "SELECT payload FROM candidates WHERE idx = ?"
-        found = self._connection.execute(query, (candidate.proposal.index,)).fetchone()
+        found = self._connection.execute(query, (candidate.index,)).fetchone()
         if found is None or candidate_from_dict(json.loads(found[0])) != candidate:
-            raise StoreError(f"index {candidate.proposal.index} finishes a candidate that was not begun: {candidate}")
+            raise StoreError(f"index {candidate.index} finishes a candidate that was not begun: {candidate}")
 
     def _recover(self) -> None:
         """Outcome files that were never reported become records; half-written files of a killed process go."""
         for folder in ("genomes", "logs", "prompts"):  # of the store alone: a slot may be writing into outcomes/
             for torn in (self.run_dir / folder).glob(".*.tmp"):
                 torn.unlink()
-        begun = {c.proposal.index: c for c in self.pending()}
+        begun = {c.index: c for c in self.pending()}
         reports = read_outcomes(self.run_dir)
         for index in outcome_indexes(self.run_dir):
             report = reports.get(index)
@@ -252,6 +251,6 @@ def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[s
     """Genome id -> the candidate that introduced it."""
     real = [r.candidate for r in records if isinstance(r.outcome, Evaluated)]
     first: dict[str, Candidate] = {}
-    for candidate in sorted([*real, *pending], key=lambda c: c.proposal.index):
+    for candidate in sorted([*real, *pending], key=lambda c: c.index):
         first.setdefault(candidate.genome, candidate)
     return first

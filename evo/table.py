@@ -92,7 +92,7 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
     elapsed = max(now - driver.began, 1e-9)
     outcomes = [r.outcome for r in standing.records]
     fruitless = sum(not isinstance(r.outcome, Evaluated) for r in standing.records)
-    operators = {driver.candidates[r.index].proposal.operator for r in running}
+    operators = {driver.candidates[r.index].operator for r in running}
     phase = FINAL if search.finals[1] else CALIBRATE if CALIBRATE in operators else "explore"
     return Progress(
         phase=phase,
@@ -118,12 +118,12 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
 
 def plain_line(record: Record, now: Progress) -> str:
     """One event as `key=value` pairs; values with spaces are quoted, control characters removed."""
-    candidate, proposal = record.candidate, record.candidate.proposal
+    candidate = record.candidate
     fields = {
         "elapsed": clock(now.elapsed_seconds),
         "n": f"{now.evaluated}/{now.goal}" if now.goal is not None else str(now.evaluated),
-        "index": str(proposal.index),
-        "op": proposal.operator,
+        "index": str(record.index),
+        "op": record.operator,
         "genome": candidate.genome or "-",
         **_said(record.outcome),
         "best": f"{now.best.mean:.4f}±{now.best.sd:.4f}" if now.best else "-",
@@ -280,11 +280,11 @@ def _working(now: Progress) -> Table:
 def _records(latest: list[Record]) -> Table:
     table = _columns("index", "operator", "genome", "result", "change")
     for record in reversed(latest):
-        proposal, result = record.candidate.proposal, _result(record.outcome)
+        result = _result(record.outcome)
         style = "yellow" if isinstance(record.outcome, Failed) else ""
         table.add_row(
-            str(proposal.index),
-            proposal.operator,
+            str(record.index),
+            record.operator,
             record.candidate.genome[:8],
             Text(one_line(result)),
             Text(one_line(record.candidate.note)),
@@ -325,8 +325,8 @@ def _authorship(driver: Driver, ended: bool) -> Authorship | None:
     desk = driver.desk
     if desk is None:
         return None
-    told = (r for r in driver.search.standing.records if r.candidate.proposal.index not in driver.told_before)
-    new = [r for r in told if r.candidate.proposal.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
+    told = (r for r in driver.search.standing.records if r.index not in driver.told_before)
+    new = [r for r in told if r.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
     written = sum(bool(r.candidate.writer) for r in new)
     trouble = desk.why if ended else desk.trouble
     return Authorship(written, len(new) - written, desk.refused, desk.late, desk.tokens - desk.tokens_before, trouble)
@@ -339,7 +339,7 @@ def _known(driver: Driver, genome: str | None) -> Best | None:
 
 def _work(driver: Driver, index: int, slot: str, seconds: float, curve: str) -> Work:
     candidate = driver.candidates[index]
-    return Work(slot, index, candidate.proposal.operator, candidate.note, seconds, curve)
+    return Work(slot, index, candidate.operator, candidate.note, seconds, curve)
 
 
 def _curve(point: CurvePoint | None) -> str:

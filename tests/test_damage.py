@@ -199,11 +199,11 @@ def test_a_damaged_outcome_is_set_aside_and_its_evaluation_runs_again(damage: st
     path = file_of(copy, "outcome")
     damaged = DAMAGES[damage](path.read_bytes())
     path.write_bytes(damaged)
-    (index,) = [c.proposal.index for c in snapshot(copy).pending]
+    (index,) = [c.index for c in snapshot(copy).pending]
     assert run(more(copy)) == 0
     assert f"damaged: {path.with_suffix('.damaged')} cannot be read" in capsys.readouterr().out
     assert path.with_suffix(".damaged").read_bytes() == damaged
-    assert index in [r.candidate.proposal.index for r in snapshot(copy).records]
+    assert index in [r.index for r in snapshot(copy).records]
 
 
 @pytest.mark.parametrize(

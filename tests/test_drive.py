@@ -54,7 +54,7 @@ class Shaky(InlineExecutor):
 
     def submit(self, candidate: Candidate, text: str) -> None:
         super().submit(candidate, text)
-        self.submitted.append(candidate.proposal.index)
+        self.submitted.append(candidate.index)
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
         (running,) = self.running()
@@ -67,13 +67,13 @@ class Shaky(InlineExecutor):
 
 def test_a_run_ends_with_what_was_asked_for(whole: Path) -> None:
     records = snapshot(whole).records
-    operators = [r.candidate.proposal.operator for r in records]
+    operators = [r.operator for r in records]
     evaluated = [r for r in records if isinstance(r.outcome, Evaluated)]
-    explored = [r for r in evaluated if r.candidate.proposal.operator in EXPLORATIONS]
+    explored = [r for r in evaluated if r.operator in EXPLORATIONS]
     assert len(explored) == EVALS
     assert operators.count(CALIBRATE) == 4
     assert operators.count(FINAL) >= 8
-    assert [r.candidate.proposal.index for r in records] == list(range(len(records)))
+    assert [r.index for r in records] == list(range(len(records)))
     assert snapshot(whole).pending == ()
     assert len((whole / "results.tsv").read_text().splitlines()) == len(evaluated) + 1
     assert (whole / "best" / "train.py").exists()
@@ -137,11 +137,11 @@ def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Pat
         driver.communicate()
         kills += 1
         if (tmp_path / "killed" / "run.sqlite").exists():
-            witnesses |= {r.candidate.proposal.index: r for r in snapshot(tmp_path / "killed").records}
+            witnesses |= {r.index: r for r in snapshot(tmp_path / "killed").records}
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
     assert kills >= 3
-    records = {r.candidate.proposal.index: r for r in snapshot(tmp_path / "killed").records}
+    records = {r.index: r for r in snapshot(tmp_path / "killed").records}
     assert all(records[index] == record for index, record in witnesses.items())
     with start(tmp_path / "whole") as unstopped:
         assert unstopped.wait(timeout=60) == 0, unstopped.communicate()
@@ -162,7 +162,7 @@ def test_a_candidate_that_is_always_interrupted_is_given_up_without_a_failure(tm
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     driver = drive(run_dir, EVALS, Shaky(run_dir, {7: 99}))
-    given_up = next(r for r in snapshot(run_dir).records if r.candidate.proposal.index == 7)
+    given_up = next(r for r in snapshot(run_dir).records if r.index == 7)
     assert isinstance(given_up.outcome, Unwritten)
     assert "killed by the test" in given_up.outcome.why
     assert driver.search.history.evaluated == EVALS
@@ -238,7 +238,7 @@ class Scribe:
 
 def explorations(run_dir: Path) -> list[Record]:
     evaluated = [r for r in snapshot(run_dir).records if isinstance(r.outcome, Evaluated)]
-    return [r for r in evaluated if r.candidate.proposal.operator in EXPLORATIONS]
+    return [r for r in evaluated if r.operator in EXPLORATIONS]
 
 
 def slow_slots(run_dir: Path, slots: int) -> InlineExecutor:
@@ -250,10 +250,10 @@ def test_what_a_model_writes_is_evaluated_and_known_as_its_work(tmp_path: Path) 
     made = explorations(tmp_path / "run")
     assert len(made) == 40
     by_model = [r for r in made if r.candidate.writer == "scribe"]
-    others = {r.candidate.proposal.operator for r in made if not r.candidate.writer}
+    others = {r.operator for r in made if not r.candidate.writer}
     assert len(by_model) >= 0.8 * len(made)  # the others: numbers are tuned
     assert others <= {"tune", "mutate", "crossover"}
-    assert all((tmp_path / "run" / "prompts" / f"{r.candidate.proposal.index}.json").exists() for r in by_model)
+    assert all((tmp_path / "run" / "prompts" / f"{r.index}.json").exists() for r in by_model)
     assert driver.desk is not None
     assert driver.desk.tokens >= 100 * len(by_model)
 
@@ -268,7 +268,7 @@ def test_a_model_that_gives_nothing_costs_no_evaluation(tmp_path: Path, scribe: 
     unwritten = [r for r in snapshot(tmp_path / "run").records if isinstance(r.outcome, Unwritten)]
     assert not unwritten  # the built-in operator wrote each of them under its own index
     if not scribe.endpoint_failed:
-        assert set(scribe.asked) <= {r.candidate.proposal.index for r in snapshot(tmp_path / "run").records}
+        assert set(scribe.asked) <= {r.index for r in snapshot(tmp_path / "run").records}
 
 
 def test_a_slot_never_waits_for_a_model_that_never_answers(tmp_path: Path) -> None:
@@ -304,6 +304,6 @@ def test_a_run_with_a_model_goes_on_after_a_stop(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 4), watcher=StopAfter(10), desk=Desk(Scribe(), calls=4))
     drive(tmp_path / "run", 20, slow_slots(tmp_path / "run", 4), desk=Desk(Scribe(), calls=4))
-    indices = [r.candidate.proposal.index for r in snapshot(tmp_path / "run").records]
+    indices = [r.index for r in snapshot(tmp_path / "run").records]
     assert len(indices) == len(set(indices))
     assert len(explorations(tmp_path / "run")) == 20

@@ -85,7 +85,7 @@ class OneBroken:
         self.submitted += 1
         self.busy[slot] = candidate
         seconds = BAD_SECONDS if broken else GOOD_SECONDS + self.apart_seconds * slot
-        heapq.heappush(self.queue, (self.now + seconds, candidate.proposal.index, slot, outcome))
+        heapq.heappush(self.queue, (self.now + seconds, candidate.index, slot, outcome))
 
     def breaks(self, slot: int, candidate: Candidate) -> bool:
         return slot == 0 and self.now >= self.breaks_at
@@ -96,7 +96,7 @@ class OneBroken:
         return Finished(index, outcome, f"gpu{slot}", self.now, self.now + 1, self.unable and isinstance(outcome, Interrupted))
 
     def running(self) -> tuple[Running, ...]:
-        return tuple(Running(c.proposal.index, f"gpu{slot}", 0.0, None) for slot, c in self.busy.items())
+        return tuple(Running(c.index, f"gpu{slot}", 0.0, None) for slot, c in self.busy.items())
 
     def renew(self, slot: str) -> None:
         self.breaks_at = float("inf") if self.mends else self.breaks_at
@@ -210,13 +210,13 @@ class Poisoned(Unable):
     """Slots of which each can evaluate nothing once a certain candidate has come."""
 
     def breaks(self, slot: int, candidate: Candidate) -> bool:
-        return candidate.proposal.index == 20
+        return candidate.index == 20
 
 
 def test_a_candidate_that_no_slot_can_evaluate_is_given_up_and_costs_no_slot(tmp_path: Path) -> None:
     executor = Poisoned(0)
     driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
-    assert [record.candidate.proposal.index for record in given_up(driver)] == [20]
+    assert [record.index for record in given_up(driver)] == [20]
     assert executor.slots == SLOTS
     assert finished(driver.search)
 

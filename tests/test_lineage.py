@@ -318,10 +318,10 @@ def test_a_run_can_be_looked_at_while_it_goes_on(tmp_path: Path, command: Comman
         (pending,) = store.pending()
         code, out, _ = command(tmp_path / "run")
         assert code == 0
-        assert f"running: #{pending.proposal.index} " in out
+        assert f"running: #{pending.index} " in out
         assert command(tmp_path / "run", "best")[0] == 0
     out = command(tmp_path / "run")[1]
-    assert f"nobody works on it; begun and not finished: #{pending.proposal.index} " in out
+    assert f"nobody works on it; begun and not finished: #{pending.index} " in out
 
 
 def test_looking_changes_nothing(run: Path, command: Command) -> None:

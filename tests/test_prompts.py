@@ -266,10 +266,8 @@ def test_the_brief_of_the_seed_says_what_was_made_of_it(run: Known) -> None:
     assert found.text == PROGRAM
     assert found.contract
     assert found.score is not None
-    children = [r for r in run.standing.records if seed in r.candidate.proposal.parents and r.candidate.proposal.operator != "final"]
-    assert [a.note for a in found.tried] == [r.candidate.note for r in reversed(children) if r.candidate.proposal.operator != "confirm"][
-        :20
-    ]
+    children = [r for r in run.standing.records if seed in r.candidate.proposal.parents and r.operator != "final"]
+    assert [a.note for a in found.tried] == [r.candidate.note for r in reversed(children) if r.operator != "confirm"][:20]
     assert any("over its parent" in a.end for a in found.tried)
     assert [r.score.mean for r in found.best] == sorted(r.score.mean for r in found.best)
     assert found.measured is not None

@@ -109,7 +109,7 @@ class LittleMemory(InlineExecutor):
 
     def submit(self, candidate: Candidate, text: str) -> None:
         super().submit(candidate, text)
-        self._rows[candidate.proposal.index] = rows(text)
+        self._rows[candidate.index] = rows(text)
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
         finished = super().next_finished(timeout_seconds)
@@ -130,7 +130,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def repairs(run_dir: Path) -> list[Record]:
-    return [record for record in snapshot(run_dir).records if record.candidate.proposal.operator == REPAIR]
+    return [record for record in snapshot(run_dir).records if record.operator == REPAIR]
 
 
 def test_what_ran_out_of_memory_is_repaired_with_fewer_rows_and_scores(whole: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_folder_alone_goes_on_with_its_settings(done: Path, capsys: pytest.C
 
 def test_a_larger_limit_extends_a_run_and_is_remembered(done: Path) -> None:
     assert main([str(done), "--evals", "9", *INLINE]) == 0
-    assert len({r.candidate.genome for r in snapshot(done).records if r.candidate.proposal.operator in EXPLORATIONS}) >= 9
+    assert len({r.candidate.genome for r in snapshot(done).records if r.operator in EXPLORATIONS}) >= 9
     before = snapshot(done).records
     assert main([str(done), *INLINE]) == 0
     assert snapshot(done).records == before
@@ -135,7 +135,7 @@ def handed_in(path: Path, lab: Path, **values: str) -> Path:
 
 
 def given_records(run_dir: Path) -> list[Record]:
-    return [record for record in snapshot(run_dir).records if record.candidate.proposal.operator == GIVEN]
+    return [record for record in snapshot(run_dir).records if record.operator == GIVEN]
 
 
 def test_programs_that_people_hand_in_are_evaluated_and_become_parents(lab: Path) -> None:
@@ -145,9 +145,9 @@ def test_programs_that_people_hand_in_are_evaluated_and_become_parents(lab: Path
     assert [record.candidate.note for record in given] == ["7.py", "9.py"]
     assert all(isinstance(record.outcome, Scored) for record in given)
     assert {record.candidate.proposal.parents for record in given} == {(records[0].candidate.genome,)}
-    assert min(record.candidate.proposal.index for record in given) == 4, "after the seed's repeats, before all else"
+    assert min(record.index for record in given) == 4, "after the seed's repeats, before all else"
     ours = {record.candidate.genome for record in given}
-    assert any(ours & {*record.candidate.proposal.parents} for record in records if record.candidate.proposal.operator in EXPLORATIONS)
+    assert any(ours & {*record.candidate.proposal.parents} for record in records if record.operator in EXPLORATIONS)
 
 
 def test_a_program_enters_a_run_that_was_complete_and_only_once(done: Path, lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +179,7 @@ def test_a_run_that_is_stopped_before_a_program_was_added_says_how_to_add_it(
 def test_programs_handed_in_do_not_count_for_the_limit(lab: Path) -> None:
     mine = [handed_in(Path(f"{depth}.py"), lab, DEPTH=str(depth)) for depth in (7, 9, 11)]
     assert main(["run", "--lab", str(lab), "--evals", "2", *[word for path in mine for word in ("--add", str(path))], *INSTANT]) == 0
-    operators = [record.candidate.proposal.operator for record in snapshot("run").records]
+    operators = [record.operator for record in snapshot("run").records]
     assert operators.count(GIVEN) == 3
     assert sum(operator in EXPLORATIONS for operator in operators) >= 2
 
@@ -190,7 +190,7 @@ def test_the_best_of_one_run_is_compared_with_the_seed_in_another_and_nothing_is
     best = str(done / "best" / "train.py")
     arguments = ["check", "--lab", str(lab), "--evals", "0", "--budget", "5", "--add", best, *INSTANT]
     assert main(arguments) == 0
-    operators = [record.candidate.proposal.operator for record in snapshot("check").records]
+    operators = [record.operator for record in snapshot("check").records]
     assert {*operators} == {CALIBRATE, GIVEN, FINAL}
     assert "fresh draws)" in capsys.readouterr().out
 
@@ -336,7 +336,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(lab: Path) -> None:
         said = driver.stderr.read()
     assert driver.returncode == 0
     assert said == "evo.run: Broken pipe: standard output; the run goes on and says no more there\n"
-    assert snapshot("run").records[-1].candidate.proposal.operator in ("final", "tune", "mutate", "crossover", "confirm")
+    assert snapshot("run").records[-1].operator in ("final", "tune", "mutate", "crossover", "confirm")
 
 
 def test_a_failure_of_the_machinery_says_how_to_go_on(
@@ -491,7 +491,7 @@ def test_the_same_command_goes_on_where_calibrations_were_raised_to_the_number_o
     command = [str(tmp_path / "run"), "--lab", str(lab), *INSTANT, "--slots", "6", "--set", "search.calibrations=4", "--evals", "2"]
     assert main(command) == 0
     assert main(command) == 0
-    assert sum(r.candidate.proposal.operator == CALIBRATE for r in snapshot(tmp_path / "run").records) == 6
+    assert sum(r.operator == CALIBRATE for r in snapshot(tmp_path / "run").records) == 6
     assert main([*command, "--set", "search.calibrations=7"]) == 2
 
 

@@ -38,7 +38,7 @@ def run(*arguments: str, evals: int = 12) -> int:
 
 def explored() -> list[Record]:
     found = snapshot("run").records
-    return [r for r in found if r.candidate.proposal.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
+    return [r for r in found if r.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
 
 
 def kept_model() -> tuple[str, str]:
@@ -153,5 +153,5 @@ def test_with_eight_slots_a_competent_model_writes_four_of_five_candidates_and_t
     standing = assess(snapshot("run").records)
     assert standing.champion is not None
     line = ancestors({id_: g.parents for id_, g in standing.history.genomes.items()}, standing.champion)
-    operators = {by_model[id_].candidate.proposal.operator for id_ in line if id_ in by_model}
+    operators = {by_model[id_].operator for id_ in line if id_ in by_model}
     assert operators == {MUTATE, CROSSOVER}

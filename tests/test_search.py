@@ -21,7 +21,7 @@ ROUGH = {"failures": 0.15, "blanks": 0.1, "memory": 0.15}
 
 
 def operators(records: list[Record]) -> list[str]:
-    return [r.candidate.proposal.operator for r in sorted(records, key=lambda r: r.candidate.proposal.index)]
+    return [r.operator for r in sorted(records, key=lambda r: r.index)]
 
 
 def told_again(original: Search, records: list[Record], order: list[Record]) -> Search:
@@ -90,7 +90,7 @@ def test_resumed_equals_uninterrupted_with_several_pending() -> None:
 def test_no_index_is_issued_twice_and_none_is_skipped() -> None:
     found = search(evals=60)
     records = drive(found, World(improving, **ROUGH), slots=7)
-    assert sorted(r.candidate.proposal.index for r in records) == list(range(len(records)))
+    assert sorted(r.index for r in records) == list(range(len(records)))
 
 
 def test_two_run_seeds_give_two_runs_and_one_seed_gives_one() -> None:
@@ -169,7 +169,7 @@ def test_a_failed_calibration_is_replaced_and_a_seed_that_always_fails_ends_the_
 def test_the_limit_counts_new_genomes_that_were_evaluated(policy: str) -> None:
     found = search(policy=policy, evals=30)
     records = drive(found, World(improving, **ROUGH), slots=4)
-    explored = [r for r in records if r.candidate.proposal.operator in EXPLORATIONS]
+    explored = [r for r in records if r.operator in EXPLORATIONS]
     assert sum(1 for r in explored if isinstance(r.outcome, Evaluated)) == 30
     assert any(isinstance(r.outcome, Duplicate) for r in explored)
 
@@ -205,7 +205,7 @@ def test_confirmations_stay_within_their_share() -> None:
 def test_no_pair_is_crossed_twice_and_no_genome_with_its_ancestor() -> None:
     found = search(evals=150, crossover_share=0.5)
     records = drive(found, World(improving), slots=8)
-    crosses = [frozenset(r.candidate.proposal.parents) for r in records if r.candidate.proposal.operator == CROSSOVER]
+    crosses = [frozenset(r.candidate.proposal.parents) for r in records if r.operator == CROSSOVER]
     assert len(crosses) > 20
     assert len(crosses) == len(set(crosses))
 
@@ -227,20 +227,20 @@ def test_greedy_is_a_chain_from_the_lowest_observation() -> None:
 
 
 def repairs_of(records: list[Record]) -> list[Proposal]:
-    ordered = sorted(records, key=lambda r: r.candidate.proposal.index)
-    return [r.candidate.proposal for r in ordered if r.candidate.proposal.operator == REPAIR]
+    ordered = sorted(records, key=lambda r: r.index)
+    return [r.candidate.proposal for r in ordered if r.operator == REPAIR]
 
 
 def test_what_runs_out_of_memory_is_repaired_next_and_once() -> None:
     found = search(evals=60, tune_share=0.0)
     records = drive(found, World(improving, memory=0.3), slots=1)
-    by_index = {r.candidate.proposal.index: r for r in records}
-    failed = [r for r in records if isinstance(r.outcome, Failed) and r.candidate.proposal.operator != REPAIR]
+    by_index = {r.index: r for r in records}
+    failed = [r for r in records if isinstance(r.outcome, Failed) and r.operator != REPAIR]
     assert len(failed) > 5
     for record in failed:
-        following = by_index.get(record.candidate.proposal.index + 1)
-        if following is not None and following.candidate.proposal.operator != FINAL:
-            assert following.candidate.proposal.operator == REPAIR
+        following = by_index.get(record.index + 1)
+        if following is not None and following.operator != FINAL:
+            assert following.operator == REPAIR
             assert following.candidate.proposal.parents == (record.candidate.genome,)
     parents = [proposal.parents for proposal in repairs_of(records)]
     assert len(parents) == len(set(parents))
@@ -250,7 +250,7 @@ def test_what_runs_out_of_memory_is_repaired_next_and_once() -> None:
 def test_what_the_tuner_proposed_too_large_teaches_its_model_and_is_not_repaired() -> None:
     found = search(evals=60, tune_share=1.0)
     records = drive(found, World(improving, memory=0.3), slots=1)
-    made_by = {r.candidate.genome: r.candidate.proposal.operator for r in records}
+    made_by = {r.candidate.genome: r.operator for r in records}
     assert sum(isinstance(r.outcome, Failed) for r in records) > 5
     assert all(made_by[proposal.parents[0]] != TUNE for proposal in repairs_of(records))
 
@@ -321,9 +321,7 @@ def test_what_is_repaired_is_read_off_the_failure(reason: Reason, message: str, 
 
 
 def finals(records: list[Record]) -> list[Proposal]:
-    return [
-        r.candidate.proposal for r in sorted(records, key=lambda r: r.candidate.proposal.index) if r.candidate.proposal.operator == FINAL
-    ]
+    return [r.candidate.proposal for r in sorted(records, key=lambda r: r.index) if r.operator == FINAL]
 
 
 def test_final_draws_are_paired_under_common_fresh_seeds() -> None:
@@ -335,7 +333,7 @@ def test_final_draws_are_paired_under_common_fresh_seeds() -> None:
     assert arms[champion] == arms[FOUNDER.id]
     assert len(set(arms[champion])) == 4
     assert {p.group for p in drawn} == {drawn[0].index}
-    assert not {p.seed for p in drawn} & {r.candidate.proposal.seed for r in records if r.candidate.proposal.operator != FINAL}
+    assert not {p.seed for p in drawn} & {r.candidate.proposal.seed for r in records if r.operator != FINAL}
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])

@@ -67,11 +67,11 @@ def test_nothing_that_was_stopped_is_better_than_the_best_that_was_not(whole: Pa
 
 def test_only_new_genomes_are_stopped_each_once_and_none_becomes_a_parent(records: tuple[Record, ...]) -> None:
     found = stopped(records)
-    assert {r.candidate.proposal.operator for r in found} <= set(EXPLORATIONS)
+    assert {r.operator for r in found} <= set(EXPLORATIONS)
     ids = {r.candidate.genome for r in found}
     assert len(ids) == len(found)
     assert not ids & {parent for r in records for parent in r.candidate.proposal.parents}
-    assert all(r.candidate.rule is None for r in records if r.candidate.proposal.operator in REPEATS)
+    assert all(r.candidate.rule is None for r in records if r.operator in REPEATS)
 
 
 def test_some_are_finished_on_purpose_and_tell_how_often_rules_are_wrong(whole: Path, records: tuple[Record, ...]) -> None:

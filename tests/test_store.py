@@ -97,7 +97,7 @@ def test_known_names_the_candidate_that_introduced_a_genome(tmp_path: Path) -> N
         store.finish(Record(candidate(0, "a"), scored(1.0)))
         store.finish(Record(candidate(3, "a"), Duplicate(0)))
         store.finish(Record(Candidate(Proposal(4, "mutate", ("a",), 1), "", "", 0, ""), Unwritten("no")))
-        assert {id_: c.proposal.index for id_, c in store.known().items()} == {"a": 0, "b": 2}
+        assert {id_: c.index for id_, c in store.known().items()} == {"a": 0, "b": 2}
 
 
 # ---- idempotence
@@ -312,7 +312,7 @@ run = sys.argv[1]
 world, found = World(improving, failures=0.2, blanks=0.1), search(evals=None)
 with Store.open(run, {meta!r}) as store:
     for candidate in (*[r.candidate for r in store.records()], *store.pending()):
-        if candidate.proposal.operator in EXPLORATIONS:
+        if candidate.operator in EXPLORATIONS:
             world.evaluate(candidate.proposal)
     found.resume(store.records(), store.pending())
     waiting = list(found.pending)
@@ -346,7 +346,7 @@ def test_kill_nine_at_random_moments_loses_no_finished_evaluation_and_runs_none_
         snapshot(run)  # readable at once
     with open_store(run) as store:
         records = store.records()
-    finished = {r.candidate.proposal.index for r in records}
+    finished = {r.index for r in records}
     assert len(reported) == len(set(reported))
     assert set(reported) <= finished
     assert finished == set(range(len(records)))

@@ -44,13 +44,13 @@ def copy(run: Path, tmp_path: Path) -> Path:
 def test_every_evaluation_is_one_trial(run: Path) -> None:
     records = [r for r in snapshot(run).records if isinstance(r.outcome, Evaluated)]
     said = facts(run)
-    assert sorted(said) == [r.candidate.proposal.index for r in records]
+    assert sorted(said) == [r.index for r in records]
     assert {type(r.outcome) for r in records} == {Scored, Failed}
     for record in records:
-        trial, candidate = said[record.candidate.proposal.index], record.candidate
+        trial, candidate = said[record.index], record.candidate
         scored = isinstance(record.outcome, Scored)
         assert (trial["state"], trial["value"]) == (("COMPLETE", record.outcome.val_bpb) if scored else ("FAIL", None))
-        assert trial["attributes"]["operator"] == candidate.proposal.operator
+        assert trial["attributes"]["operator"] == candidate.operator
         assert trial["attributes"]["genome"] == candidate.genome
         assert trial["attributes"]["parents"] == ", ".join(candidate.proposal.parents)
         assert ("reason" in trial["attributes"]) == (not scored)
@@ -241,5 +241,5 @@ def test_a_species_study_grows_with_what_moves_and_equals_one_made_at_once(tmp_p
 
 
 def test_a_species_that_was_not_tuned_has_no_study(run: Path) -> None:
-    tuned = {r.candidate.species for r in snapshot(run).records if r.candidate.proposal.operator == TUNE}
+    tuned = {r.candidate.species for r in snapshot(run).records if r.operator == TUNE}
     assert {study.study_name for study in opened(run).get_all_studies()} == {OVERVIEW, *map(species_study, tuned)}

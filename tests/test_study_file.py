@@ -86,7 +86,7 @@ def test_a_users_edits_in_the_dashboard_do_not_disturb_it(run: Path, copy: Path)
     view, records = StudyView(copy), snapshot(copy).records
     for told, edit in ((8, "note"), (16, "study"), (24, "rename"), (32, "delete"), (len(records), "")):
         view.refresh(assess(records[:told]), whole=True)
-        assert set(facts(copy)) == {r.candidate.proposal.index for r in records[:told] if isinstance(r.outcome, Evaluated)}
+        assert set(facts(copy)) == {r.index for r in records[:told] if isinstance(r.outcome, Evaluated)}
         storage = opened(copy)
         study_id = storage.get_study_id_from_name(OVERVIEW)
         if edit == "note":

@@ -143,7 +143,7 @@ def test_each_event_is_one_line_of_pairs(tmp_path: Path) -> None:
     for line in lines:
         pairs = dict(part.split("=", 1) for part in shlex.split(line))
         record = records[int(pairs["index"])]
-        assert pairs["op"] == record.candidate.proposal.operator
+        assert pairs["op"] == record.operator
         assert pairs["outcome"] == type(record.outcome).__name__.lower()
         if isinstance(record.outcome, Scored):
             assert pairs["val_bpb"] == f"{record.outcome.val_bpb:.4f}"

@@ -35,7 +35,7 @@ def usual(records: Iterable[Record]) -> Usual:
     rates: dict[str, list[float]] = {}
     for record, outcome in scored:
         rates.setdefault(record.candidate.genome, []).append(_rate(outcome))
-    seed = [outcome for record, outcome in scored if record.candidate.proposal.operator == CALIBRATE]
+    seed = [outcome for record, outcome in scored if record.operator == CALIBRATE]
     times = (
         [outcome.training_seconds for outcome in seed],
         [outcome.setup_seconds for outcome in seed if outcome.setup_seconds],

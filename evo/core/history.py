@@ -92,7 +92,7 @@ class Ledger:
             if proposal.operator == REPAIR:
                 self._repaired |= repaired_genomes((proposal,))
         elif proposal.operator == FINAL:
-            insort(self._finals, record, key=_index)
+            insort(self._finals, record, key=lambda r: r.index)
         self._confirmations += proposal.operator == CONFIRM
         self._calibrations += proposal.operator == CALIBRATE
         self._calibrated += proposal.operator == CALIBRATE and isinstance(record.outcome, Scored)
@@ -119,13 +119,13 @@ class Ledger:
         )
 
     def _enter(self, record: Record) -> None:
-        id_, index = record.candidate.genome, _index(record)
+        id_, index = record.candidate.genome, record.index
         entry = self._entries.get(id_)
         if entry is None:
             entry = self._entries[id_] = _Entry(record.candidate)
             insort(self._births, (index, id_))
-        elif index < _birth(entry):
-            self._births.remove((_birth(entry), id_))
+        elif index < entry.candidate.index:
+            self._births.remove((entry.candidate.index, id_))
             entry.candidate = record.candidate
             insort(self._births, (index, id_))
         entry.add(index, record.outcome)
@@ -204,16 +204,8 @@ def repaired_genomes(proposals: Iterable[Proposal]) -> frozenset[str]:
     return frozenset(p.parents[0] for p in proposals if p.operator == REPAIR)
 
 
-def _index(record: Record) -> int:
-    return record.candidate.proposal.index
-
-
 def slot_seconds(outcome: Outcome) -> float:
     """That a slot was taken."""
     if isinstance(outcome, Stopped):
         return outcome.total_seconds or outcome.training_seconds  # records of before have the latter alone
     return outcome.total_seconds if isinstance(outcome, Scored | Failed) else 0.0
-
-
-def _birth(entry: _Entry) -> int:
-    return entry.candidate.proposal.index

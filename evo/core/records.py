@@ -50,6 +50,14 @@ class Candidate:
     warmup: float = 0.0  # share of the budget in which its rates rise, as far as its knobs say (lore.warmup_share)
     rule: Rule | None = None  # when its run is to be stopped early; None: never
 
+    @property
+    def index(self) -> int:
+        return self.proposal.index
+
+    @property
+    def operator(self) -> str:
+        return self.proposal.operator
+
 
 @dataclass(frozen=True)
 class Record:
@@ -60,6 +68,14 @@ class Record:
     slot: str = ""  # which slot evaluated it: "cpu0", "node-2/gpu3"
     started: float = 0.0  # seconds since the epoch; shown, never used by the search
     finished: float = 0.0
+
+    @property
+    def index(self) -> int:
+        return self.candidate.proposal.index
+
+    @property
+    def operator(self) -> str:
+        return self.candidate.proposal.operator
 
 
 def lean(record: Record) -> Record:

@@ -27,12 +27,12 @@ class Standing:
 
 def assess(records: Iterable[Record], policy: str = "evo", shelf: Shelf | None = None) -> Standing:
     """The standing of a run from its records and the policy that it searches by; `shelf` as the search has it."""
-    ordered = tuple(sorted(records, key=lambda r: r.candidate.proposal.index))
+    ordered = tuple(sorted(records, key=lambda r: r.index))
     history = fold(ordered)
     belief = refined(history, policy, shelf)
     group = standing_finals((r.candidate.proposal for r in history.finals), history.explored_until)
     champion = group[0].parents[0] if group else POLICIES[policy].champion(history, belief)
-    founder = next((r.candidate.genome for r in ordered if r.candidate.proposal.operator == CALIBRATE), None)
+    founder = next((r.candidate.genome for r in ordered if r.operator == CALIBRATE), None)
     return Standing(ordered, history, belief, founder, champion, verdict(history, group))
 
 

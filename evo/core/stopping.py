@@ -71,7 +71,7 @@ class Curves:
 
     def add(self, record: Record, curve: Sequence[CurvePoint]) -> None:
         """Takes in a record with its curve; only a scored one whose loss can be compared with others teaches something."""
-        code, outcome, index = record.candidate.loss_code, record.outcome, record.candidate.proposal.index
+        code, outcome, index = record.candidate.loss_code, record.outcome, record.index
         if not (self._false_stops and code and isinstance(outcome, Scored) and outcome.val_bpb > 0):  # it has no logarithm
             return
         traces = self._traces.setdefault(code, [])
@@ -81,12 +81,11 @@ class Curves:
 
     def rule(self, candidate: Candidate, bar: float | None) -> Rule | None:
         """For a candidate that has just been written; None for a repeat of a known genome, which gets its whole budget."""
-        proposal = candidate.proposal
-        if bar is None or bar <= 0 or not self._false_stops or proposal.operator in REPEATS:
+        if bar is None or bar <= 0 or not self._false_stops or candidate.operator in REPEATS:
             return None
         known, code = self._traces.get(candidate.loss_code, ()), candidate.loss_code
         found = learn(known, code, bar, self._false_stops, self._budget_seconds, candidate.warmup)
-        spared = Random(f"{self._seed}/{proposal.index}/spared").random() < SPARED
+        spared = Random(f"{self._seed}/{candidate.index}/spared").random() < SPARED
         return replace(found, spared=True) if found is not None and spared else found
 
 
@@ -94,7 +93,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
     """The records that `Curves` goes by, if all are added: their curves need to be read, others' do not."""
     by_code: dict[str, list[Record]] = {}
     telling = (r for r in records if isinstance(r.outcome, Scored) and r.outcome.val_bpb > 0)
-    for record in sorted(telling, key=lambda r: r.candidate.proposal.index):
+    for record in sorted(telling, key=lambda r: r.index):
         by_code.setdefault(record.candidate.loss_code, []).append(record)
     return [record for code, found in by_code.items() if code for record in found[-LATEST:]]
 
@@ -129,7 +128,7 @@ def audit(records: Iterable[Record], curve_of: Callable[[int], Sequence[CurvePoi
             stopped, saved = stopped + 1, saved + max(0.0, budget_seconds - outcome.training_seconds)
         elif isinstance(outcome, Scored) and rule is not None and rule.spared:
             watch = Watching(rule)
-            if any(watch(point) is not None for point in curve_of(record.candidate.proposal.index)):
+            if any(watch(point) is not None for point in curve_of(record.index)):
                 doomed, wrong = doomed + 1, wrong + (outcome.val_bpb < rule.bar)
     return Audit(stopped, saved, trained, doomed, wrong)
 

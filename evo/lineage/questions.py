@@ -49,7 +49,7 @@ def read(run_dir: Path | str) -> Run:
     except OSError:  # read only: whoever writes here does so from another machine
         goes_on = False
     standing = assess(found.records, found.policy, Shelf(partial(read_text, run_dir)))
-    return Run(found, standing, {r.candidate.proposal.index: r for r in found.records}, goes_on)
+    return Run(found, standing, {r.index: r for r in found.records}, goes_on)
 
 
 def resolve(run: Run, asked: str) -> str:
@@ -106,7 +106,7 @@ def tree(run: Run) -> dict[str, Any]:
         "noise_sd": run.standing.belief.noise_sd,
         "self_reported": run.standing.history.self_reported,
         "genomes": [_summary(run, g) for g in run.standing.history.genomes.values()],
-        "unfinished": [{"index": c.proposal.index, "operator": c.proposal.operator, "genome": c.genome} for c in run.snapshot.pending],
+        "unfinished": [{"index": c.index, "operator": c.operator, "genome": c.genome} for c in run.snapshot.pending],
         "goes_on": run.goes_on,
         "duplicates": counts["Duplicate"],
         "unwritten": counts["Unwritten"],

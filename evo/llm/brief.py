@@ -44,7 +44,7 @@ def brief(proposal: Proposal, library: Library, standing: Standing, setting: Set
 
 def _tried(parent: str, library: Library, standing: Standing) -> Iterator[Attempt]:
     """What was made of this parent: under way first, then latest first."""
-    told = {record.candidate.proposal.index for record in standing.records}
+    told = {record.index for record in standing.records}
     for candidate in reversed(tuple(library.known.values())):
         proposal = candidate.proposal
         if parent in proposal.parents and proposal.operator in EXPLORATIONS and proposal.index not in told:
@@ -61,7 +61,7 @@ def _measured(genome: str, library: Library, standing: Standing) -> Measured | N
     record = next(scored, None)
     if record is None or not isinstance(record.outcome, Scored):
         return None
-    told = [(p.step, p.loss) for p in library.curves(record.candidate.proposal.index) if p.loss is not None]
+    told = [(p.step, p.loss) for p in library.curves(record.index) if p.loss is not None]
     losses = tuple(told[:1] + told[1:][-1:])
     out = record.outcome
     return Measured(out.steps, out.tokens, out.training_seconds, out.parameters, out.peak_memory_gib, losses)
@@ -91,7 +91,7 @@ def _lost(parent: str, library: Library, standing: Standing) -> Iterator[Attempt
     for record in reversed(standing.records):
         candidate, parents = record.candidate, record.candidate.proposal.parents
         base = next((id_ for id_ in parents if id_ in near), None)
-        if base is None or parent in parents or candidate.proposal.operator not in EXPLORATIONS or candidate.genome in line:
+        if base is None or parent in parents or candidate.operator not in EXPLORATIONS or candidate.genome in line:
             continue
         loss = _loss(record, library.belief, base)
         if loss and (note := _note(candidate)) not in said:

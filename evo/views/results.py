@@ -61,7 +61,7 @@ def best_figures(standing: Standing) -> dict[str, Any]:
         return {}
     genome, estimate = standing.history.genomes[id_], standing.belief.of[id_]
     seed = standing.belief.of.get(standing.founder or "")
-    note = next(r.candidate.note for r in standing.records if r.candidate.proposal.index == genome.index)
+    note = next(r.candidate.note for r in standing.records if r.index == genome.index)
     return {
         "genome": id_,
         "val_bpb": estimate.mean,
@@ -92,7 +92,7 @@ def announcement_figures(standing: Standing) -> dict[str, Any] | None:
 
 def _row(record: Record, line: set[str]) -> tuple[str, ...]:
     outcome, note = record.outcome, record.candidate.note
-    operator = record.candidate.proposal.operator
+    operator = record.operator
     val_bpb = memory = ""
     status = "keep" if record.candidate.genome in line else "discard"
     if isinstance(outcome, Scored):

@@ -93,7 +93,7 @@ class StudyView:
 
     def _adopt(self, book: _Book, standing: Standing) -> None:
         """Takes over the studies that agree with the records; the others go."""
-        expected = {r.candidate.proposal.index: trials.verdict(r) for r in standing.records if isinstance(r.outcome, Evaluated)}
+        expected = {r.index: trials.verdict(r) for r in standing.records if isinstance(r.outcome, Evaluated)}
         tuned = {species_study(species) for species in tuned_species(standing.records)}
         for study in book.storage.get_all_studies():
             made = study.system_attrs.get(MADE, {})
@@ -157,7 +157,7 @@ class StudyView:
         return len(missing)
 
     def _add(self, book: _Book, board: _Board, record: Record, standing: Standing, params: Params) -> None:
-        points = trials.points(curve(self._run_dir, record.candidate.proposal.index))
+        points = trials.points(curve(self._run_dir, record.index))
         book.add(board, _frozen(record, params, points), trial_note(record, standing, self._texts))
 
     def _reader(self, study: str, genome: str) -> Reader:
@@ -177,7 +177,7 @@ class StudyView:
 
 def tuned_species(records: Iterable[Record]) -> list[str]:
     """The species that tuning has worked on."""
-    return sorted({r.candidate.species for r in records if r.candidate.proposal.operator == TUNE and r.candidate.species})
+    return sorted({r.candidate.species for r in records if r.operator == TUNE and r.candidate.species})
 
 
 def species_study(species: str) -> str:
@@ -276,7 +276,7 @@ class _Board:
         return whole or len(self.indexes) + more >= GROWTH * self.made_with
 
     def missing(self, records: Iterable[Record]) -> list[Record]:
-        return [record for record in records if record.candidate.proposal.index not in self.indexes]
+        return [record for record in records if record.index not in self.indexes]
 
 
 class _Book:
