@@ -112,11 +112,11 @@ SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
 
 
 def load(path: Path | None = None, assignments: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Config:
-    """Settings from all their sources; what none of them gives keeps its default. See `given`."""
-    return from_flat(given(path, assignments, flags))
+    """Settings from all their sources; what none of them gives keeps its default. See `stated`."""
+    return from_flat(stated(path, assignments, flags))
 
 
-def given(path: Path | None, assignments: Iterable[str], flags: Mapping[str, Any] | None) -> dict[str, Any]:
+def stated(path: Path | None, assignments: Iterable[str], flags: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a TOML file, then `section.key=value` texts, then `flags` say, as `section.key` -> value; later ones win. Paths have no `~`.
 
     Args:

@@ -60,7 +60,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Written:
+class Begun:
     """A candidate that was begun and waits for a slot."""
 
     candidate: Candidate
@@ -105,7 +105,7 @@ class Driver:
         self._founder = operators.describe_seed(lab.seed)
         self._contract = genomes.contract_of(lab.seed)
         self._lab = lab
-        self._ready: deque[Written] = deque()
+        self._ready: deque[Begun] = deque()
         self._given = deque(given)
         self._spent_before = 0.0
         self._busy: list[tuple[str, float, float]] = []  # (slot, started, finished) of this session's evaluations
@@ -185,16 +185,16 @@ class Driver:
         self._known.update(self.store.known())
         self._spent_before = covered_seconds((r.started, r.finished) for r in records)
         self._prove_seed()
-        self._ready.extend(Written(c, self.store.text(c.genome)) for c in pending)
+        self._ready.extend(Begun(c, self.store.text(c.genome)) for c in pending)
         self.began = time.time()
 
     def _fill(self, closing: bool) -> None:
         """Gives every free slot a candidate and writes ahead, until there is nothing to ask."""
         while True:
             while self._ready and self.executor.free_slots:
-                written = self._ready.popleft()
-                self.candidates[written.candidate.index] = written.candidate
-                self.executor.submit(written.candidate, written.text)
+                begun = self._ready.popleft()
+                self.candidates[begun.candidate.index] = begun.candidate
+                self.executor.submit(begun.candidate, begun.text)
             starving = self.executor.free_slots > 0
             ask_model = self.desk is not None and self.desk.open and not starving
             under_way = self.desk.busy if self.desk is not None else 0
@@ -242,7 +242,7 @@ class Driver:
         candidate = dataclasses.replace(candidate, rule=self._curves.rule(candidate, self.search.bar(candidate.species)))
         self.store.begin(candidate, written.text)
         self._known.setdefault(candidate.genome, written.candidate)
-        self._ready.append(Written(candidate, written.text))
+        self._ready.append(Begun(candidate, written.text))
 
     def _take_answers(self, closing: bool, wait_seconds: float = 0.0) -> None:
         """What the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
@@ -274,8 +274,8 @@ class Driver:
         """Under its index; or it is given up, and may be proposed anew."""
         fate = self._upkeep.interrupted(event, why)
         if fate is not Fate.NEVER:
-            written = Written(candidate, self.store.text(candidate.genome))
-            self._ready.append(written) if fate is Fate.LATER else self._ready.appendleft(written)
+            begun = Begun(candidate, self.store.text(candidate.genome))
+            self._ready.append(begun) if fate is Fate.LATER else self._ready.appendleft(begun)
             return
         known = self._known.get(candidate.genome)
         if known is not None and known.proposal == candidate.proposal and candidate.operator not in REPEATS:

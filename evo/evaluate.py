@@ -25,7 +25,7 @@ from evo import assembly, profiles
 from evo import lab as labs
 from evo.claims import claimed
 from evo.cli import Parser, entry
-from evo.config import Config, from_flat, given
+from evo.config import Config, from_flat, stated
 from evo.core.flags import WAITED_SHARE
 from evo.errors import EvoError, UserError
 from evo.folder import DATABASE, StoreError
@@ -172,7 +172,7 @@ def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any], 
     Raises:
         UserError: the settings do not fit, or the run's cannot be read.
     """
-    said, run_dir = given(None, assignments, flags), file.resolve().parent.parent
+    said, run_dir = stated(None, assignments, flags), file.resolve().parent.parent
     if not (run_dir / DATABASE).exists() or not file.exists():
         return from_flat(said)
     try:

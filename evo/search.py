@@ -24,7 +24,7 @@ from evo.core.population import Population, population
 from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, Candidate, Proposal, Record, lean
 from evo.core.standing import Standing, refined, standing_finals, verdict
 from evo.core.statistics import Announcement
-from evo.numeric.refine import Shelf
+from evo.numeric.refine import KnobValues
 
 __all__ = ["Founder", "Search", "SearchConfig"]
 
@@ -44,7 +44,7 @@ class Founder:
 class _Facts:
     """What the told records amount to; each part is computed once per set of records, when it is wanted."""
 
-    def __init__(self, ledger: Ledger, config: SearchConfig, shelf: Shelf | None) -> None:
+    def __init__(self, ledger: Ledger, config: SearchConfig, shelf: KnobValues | None) -> None:
         self._ledger = ledger
         self._config = config
         self._shelf = shelf
@@ -69,7 +69,7 @@ class _Facts:
 class Search:
     """See the module. Not thread-safe: the driver is its only caller."""
 
-    def __init__(self, config: SearchConfig, founder: Founder, shelf: Shelf | None = None) -> None:
+    def __init__(self, config: SearchConfig, founder: Founder, shelf: KnobValues | None = None) -> None:
         """
         Args:
             shelf: where knob values of told genomes are read; None: genomes are known by their lineage alone.

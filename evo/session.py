@@ -21,7 +21,7 @@ import genomes
 from evo import lab as labs
 from evo import operators
 from evo.assembly import Assembly, Plan
-from evo.config import Config, LlmConfig, flat, from_flat, given
+from evo.config import Config, LlmConfig, flat, from_flat, stated
 from evo.core.records import Candidate
 from evo.errors import UserError
 from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, held, read_program, refuse_foreign, write_atomically
@@ -65,7 +65,7 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
     Raises:
         UserError: settings that do not fit, or contradict the run's own.
     """
-    said = given(options.config, options.set, {name: getattr(options, flag) for flag, name in FLAGS.items()})
+    said = stated(options.config, options.set, {name: getattr(options, flag) for flag, name in FLAGS.items()})
     config = from_flat(said)  # wrong keys and values are told before anything else
     run_dir = Path(options.run_dir) if options.run_dir else fresh_folder(here)
     try:

@@ -10,7 +10,7 @@ from evo.core.history import History, fold
 from evo.core.policies import POLICIES
 from evo.core.records import CALIBRATE, Proposal, Record
 from evo.core.statistics import Announcement, announce
-from evo.numeric.refine import Shelf, refine
+from evo.numeric.refine import KnobValues, refine
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Standing:
     announcement: Announcement | None
 
 
-def assess(records: Iterable[Record], policy: str = "evo", shelf: Shelf | None = None) -> Standing:
+def assess(records: Iterable[Record], policy: str = "evo", shelf: KnobValues | None = None) -> Standing:
     """The standing of a run from its records and the policy that it searches by; `shelf` as the search has it."""
     ordered = tuple(sorted(records, key=lambda r: r.index))
     history = fold(ordered)
@@ -36,7 +36,7 @@ def assess(records: Iterable[Record], policy: str = "evo", shelf: Shelf | None =
     return Standing(ordered, history, belief, founder, champion, verdict(history, group))
 
 
-def refined(history: History, policy: str, shelf: Shelf | None) -> Belief:
+def refined(history: History, policy: str, shelf: KnobValues | None) -> Belief:
     """What is believed of each genome: by its lineage, and by its numbers where a policy looks at them."""
     belief = believe(history.genomes)
     return doubted(refine(history.genomes, belief, shelf) if shelf is not None and POLICIES[policy].models else belief)

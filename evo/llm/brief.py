@@ -15,7 +15,7 @@ from evo.core.history import EXPLORATIONS
 from evo.core.population import ancestors
 from evo.core.records import Candidate, Proposal, Record
 from evo.core.standing import Standing
-from evo.llm.prompts import Attempt, Brief, Estimate, Measured, Partner, Result, Rivals, Setting
+from evo.llm.prompts import Attempt, Brief, Figure, Measured, Partner, Result, Rivals, Setting
 from evo.operators import Library, common_ancestor
 
 TRIED, BEST, LOST, FAILURES = 20, 10, 12, 6  # most that is told of each
@@ -77,7 +77,7 @@ def _best(parent: str, library: Library) -> tuple[Result, ...]:
 def _result(genome: str, parent: str, library: Library) -> Result:
     before, estimate = library.history.genomes[genome].parents[0], library.belief.of[genome]
     gain = _gain(library.belief, before, genome) if before in library.belief.of else None
-    return Result(Estimate(estimate.mean, estimate.sd), _note(library.known[genome]), gain, genome == parent)
+    return Result(Figure(estimate.mean, estimate.sd), _note(library.known[genome]), gain, genome == parent)
 
 
 def _lost(parent: str, library: Library, standing: Standing) -> Iterator[Attempt]:
@@ -158,11 +158,11 @@ def _said(outcome: Outcome) -> str:
     return f"not evaluated: {outcome.why}" if isinstance(outcome, Unwritten) else "interrupted"
 
 
-def _score(belief: Belief, genome: str) -> Estimate | None:
+def _score(belief: Belief, genome: str) -> Figure | None:
     estimate = belief.of.get(genome)
-    return Estimate(estimate.mean, estimate.sd) if estimate else None
+    return Figure(estimate.mean, estimate.sd) if estimate else None
 
 
-def _gain(belief: Belief, before: str, after: str) -> Estimate:
+def _gain(belief: Belief, before: str, after: str) -> Figure:
     a, b = belief.of[before], belief.of[after]
-    return Estimate(a.mean - b.mean, math.hypot(a.sd, b.sd))
+    return Figure(a.mean - b.mean, math.hypot(a.sd, b.sd))

@@ -72,8 +72,8 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Of a program's true val_bpb, or of a gain."""
+class Figure:
+    """A program's true val_bpb as it is believed, or a gain between two."""
 
     mean: float
     sd: float
@@ -83,9 +83,9 @@ class Estimate:
 class Result:
     """One program of the run, and the last of the steps that led to it."""
 
-    score: Estimate
+    score: Figure
     note: str  # of that step alone
-    gain: Estimate | None  # of that step, over its parent; positive is better
+    gain: Figure | None  # of that step, over its parent; positive is better
     edited: bool = False  # it is the program to edit
 
 
@@ -111,7 +111,7 @@ class Rivals:
 class Partner:
     """The other parent of a crossover, by what it changed since the common ancestor."""
 
-    score: Estimate | None
+    score: Figure | None
     edits: str  # genomes.describe
     unified: str  # diff from the ancestor
     definitions: tuple[str, ...]  # functions and methods that it changed, in full
@@ -149,10 +149,10 @@ class Brief:
 
     setting: Setting
     noise_sd: float  # of one score
-    seed_score: Estimate | None
+    seed_score: Figure | None
     text: str  # the program to edit
     contract: bool  # whether the run's genomes are under the contract of labs; else they are scripts that report their own scores
-    score: Estimate | None
+    score: Figure | None
     measured: Measured | None  # by its latest evaluation that has a score
     tried: tuple[Attempt, ...]  # on this program, latest first
     best: tuple[Result, ...]  # best first
@@ -289,7 +289,7 @@ def _rivals(rivals: Rivals) -> str:
     return f"{told(rivals.where) or 'module'}: ancestor: {ancestor} | program to edit: {program} | other program: {partner}"
 
 
-def _scored(score: Estimate | None) -> str:
+def _scored(score: Figure | None) -> str:
     return f"{score.mean:.4f} ± {score.sd:.4f}" if score else "not known yet"
 
 

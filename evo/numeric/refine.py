@@ -25,7 +25,7 @@ MOST = 240  # members that are modelled: the better ones by lineage, and the lat
 SPECIES = 6  # that are refined, the most numerous first: the cost stays bounded
 
 
-class Shelf(Protocol):
+class KnobValues(Protocol):
     """Where the knobs of genomes are read (evo/species.py)."""
 
     def knobs(self, genome: str) -> tuple[Knob, ...]:
@@ -37,7 +37,7 @@ class Shelf(Protocol):
         ...
 
 
-def refine(genomes: Mapping[str, Genome], belief: Belief, shelf: Shelf) -> Belief:
+def refine(genomes: Mapping[str, Genome], belief: Belief, shelf: KnobValues) -> Belief:
     """The belief with the estimates of numerous species replaced; `genomes` in the order of their introduction."""
     members: dict[str, list[Genome]] = {}
     for genome in genomes.values():
@@ -50,7 +50,7 @@ def refine(genomes: Mapping[str, Genome], belief: Belief, shelf: Shelf) -> Belie
     return dataclasses.replace(belief, of=estimates)
 
 
-def _modelled(species: list[Genome], belief: Belief, shelf: Shelf) -> dict[str, Estimate]:
+def _modelled(species: list[Genome], belief: Belief, shelf: KnobValues) -> dict[str, Estimate]:
     first = species[0].id
     space = Space(shelf.knobs(first))
     if not len(space):
