@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from random import Random
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import FOUNDER, World, drive, improving, search
 
-from evo.core.belief import believe, doubted, noise_sd
+from evo.core.belief import FEW, believe, doubted
 from evo.core.history import Genome, fold
 
 
@@ -25,15 +27,20 @@ def family(children: dict[str, float], repeats: tuple[float, ...] = (1.00, 1.01,
     return found
 
 
+def noise(genomes: Iterable[Genome]) -> float:
+    """What one draw is believed to scatter by."""
+    return believe({g.id: g for g in genomes}).noise_sd
+
+
 def test_noise_is_pooled_over_repeated_genomes() -> None:
     a, b = genome("a", 0, (), 1.0, 1.2), genome("b", 1, (), 2.0, 2.2, 2.1)
-    assert noise_sd([a, b]) == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
+    assert noise([a, b]) == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
 
 
 def test_the_lucky_first_draw_of_a_contender_does_not_count_as_noise() -> None:
     seed = genome("seed", 0, (), 1.00, 1.01, 0.99)
     contender = genome("c", 5, ("seed",), 0.90, 0.99, 0.99)
-    assert noise_sd([seed, contender]) == pytest.approx(math.sqrt(0.0002 / 3))
+    assert noise([seed, contender]) == pytest.approx(math.sqrt(0.0002 / 3))
 
 
 def test_a_seed_at_the_edge_of_stability_does_not_speak_for_its_children() -> None:
@@ -41,8 +48,8 @@ def test_a_seed_at_the_edge_of_stability_does_not_speak_for_its_children() -> No
     seed = genome("seed", 0, (), 1.3376, 1.3087, 1.4352, 1.3133)
     pairs = [(1.2379, 1.2378), (1.2396, 1.2396), (1.2393, 1.2419), (1.2337, 1.2419), (1.2335, 1.2437)]
     children = [genome(f"c{i}", i + 1, ("seed",), *pair) for i, pair in enumerate(pairs)]
-    assert noise_sd([seed]) == pytest.approx(0.059, abs=0.001)
-    known = [noise_sd([seed, *children[:n]]) for n in range(len(children) + 1)]
+    assert noise([seed]) == pytest.approx(0.059, abs=0.001)
+    known = [noise([seed, *children[:n]]) for n in range(len(children) + 1)]
     assert known[1] < 0.4 * known[0], "one repeat is another program's word"
     assert 0.004 < known[-1] < 0.01
 
@@ -51,7 +58,7 @@ def test_a_seed_at_the_edge_of_stability_does_not_speak_for_its_children() -> No
 def test_gaps_never_raise_the_noise(gaps: list[float], width: float) -> None:
     seed = genome("seed", 0, (), 1.0, 1.0 + width, 1.0 - width)
     children = [genome(f"c{i}", i + 1, ("seed",), 1.0, 1.0 + gap) for i, gap in enumerate(gaps)]
-    assert noise_sd([seed, *children]) <= noise_sd([seed])
+    assert noise([seed, *children]) <= noise([seed])
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 6, 20])
@@ -62,7 +69,7 @@ def test_where_all_programs_are_alike_the_noise_is_not_taken_for_much_less(repea
         rng = Random(f"{run}/{repeats}")
         seed = genome("seed", 0, (), *(1 + rng.gauss(0, 0.01) for _ in range(8)))
         children = [genome(f"c{i}", i + 1, ("seed",), *(1 + rng.gauss(0, 0.01) for _ in range(2))) for i in range(repeats)]
-        found.append(noise_sd([seed, *children]))
+        found.append(noise([seed, *children]))
     assert 0.008 < sorted(found)[100] < 0.0105
     assert sorted(found)[10] > 0.0045
     assert min(found) > 0.0015
@@ -71,26 +78,26 @@ def test_where_all_programs_are_alike_the_noise_is_not_taken_for_much_less(repea
 def test_one_repeat_that_agrees_by_chance_takes_no_more_than_two_thirds_off_the_noise() -> None:
     rng = Random(1)
     seed = genome("seed", 0, (), *(1 + rng.gauss(0, 0.01) for _ in range(40)))
-    assert noise_sd([seed, genome("c", 1, ("seed",), 1.0, 1.0 + 1e-9)]) > 0.3 * noise_sd([seed])
-    assert noise_sd([seed, genome("c", 1, ("seed",), 1.0, 1.0, 1.0)]) > 0.9 * noise_sd([seed]), "it may ignore its seed"
+    assert noise([seed, genome("c", 1, ("seed",), 1.0, 1.0 + 1e-9)]) > 0.3 * noise([seed])
+    assert noise([seed, genome("c", 1, ("seed",), 1.0, 1.0, 1.0)]) > 0.9 * noise([seed]), "it may ignore its seed"
 
 
 def test_any_number_of_gaps_of_any_width_gives_a_noise() -> None:
     seed = genome("seed", 0, (), 1.0, 1.1)
     for width in (1e-300, 1e-9, 1e-3, 1.0):
         children = [genome(f"c{i}", i + 1, ("seed",), 1.0 + width, 1.0) for i in range(3000)]
-        assert 1e-6 < noise_sd([seed, *children]) < 0.2
+        assert 1e-6 < noise([seed, *children]) < 0.2
 
 
 def test_a_score_that_diverged_does_not_drown_the_noise() -> None:
     found = family({"good": 0.99, "wild": 1e20, "bad": 1.2})
-    assert noise_sd(found.values()) == noise_sd(family({"good": 0.99, "fair": 1.01, "bad": 1.2}).values())
+    assert noise(found.values()) == noise(family({"good": 0.99, "fair": 1.01, "bad": 1.2}).values())
 
 
 def test_noise_has_a_floor_and_a_guess_without_repeats() -> None:
-    assert noise_sd([genome("a", 0, (), 2.0, 2.0, 2.0)]) == pytest.approx(2e-5)
-    assert noise_sd([genome("a", 0, (), 2.0)]) == pytest.approx(0.01)
-    assert noise_sd([]) > 0
+    assert noise([genome("a", 0, (), 2.0, 2.0, 2.0)]) == pytest.approx(2e-5)
+    assert noise([genome("a", 0, (), 2.0)]) == pytest.approx(0.01)
+    assert noise([]) > 0
 
 
 def test_a_genome_without_scores_has_no_estimate() -> None:
@@ -138,7 +145,8 @@ def test_a_crossover_is_expected_between_its_parents() -> None:
 def test_estimates_lie_between_own_scores_and_prior_with_finite_sd(scores: list[float], spread: float) -> None:
     found = family({f"c{i}": s for i, s in enumerate(scores)}, (1.0, 1.0 + spread, 1.0 - spread, 1.0))
     belief = believe(found)
-    prior = belief.of["seed"].mean + belief.shift
+    shift = max(median(scores) - found["seed"].mean, 0.0) if len(scores) >= FEW else 0.0
+    prior = belief.of["seed"].mean + shift
     for id_, estimate in belief.of.items():
         if id_ != "seed":
             own = found[id_].mean

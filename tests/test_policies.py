@@ -20,7 +20,7 @@ def view(members: dict[str, tuple[str, float]], tries: dict[str, int] | None = N
         for index, (id_, (species, mean)) in enumerate(members.items())
     }
     history = History(genomes, tries or {}, frozenset(), (), len(members), 0, (4, 4), 0, len(members))
-    belief = Belief({id_: Estimate(mean, 0.001, 1) for id_, (_, mean) in members.items()}, 0.001, 20, 0.0, 0.001, 0.01)
+    belief = Belief({id_: Estimate(mean, 0.001, 1) for id_, (_, mean) in members.items()}, 0.001, 20)
     settings = SearchConfig(**config)  # type: ignore[arg-type]
     none: frozenset[str] = frozenset()
     return View(settings, next(iter(members)), history, belief, tuple(members), tries or {}, frozenset(), none, {}, len(members), 0)

@@ -32,7 +32,7 @@ def world(
         for index, (id_, value) in enumerate(values.items())
     }
     history = History(genomes, {}, frozenset(), (), len(genomes), 0, (0, 0), 0, len(genomes) - 1)
-    return history, Belief({id_: Estimate(v, 0.001, 1) for id_, v in values.items()}, 0.001, 20, 0.0, 0.001, 0.01)
+    return history, Belief({id_: Estimate(v, 0.001, 1) for id_, v in values.items()}, 0.001, 20)
 
 
 def survivors(history: History, belief: Belief, size: int, species_share: float) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def run(children: Sequence[tuple[str, float | None, float]]) -> tuple[dict[str, 
         )
         if mean is not None:
             of[str(index)] = Estimate(mean, 0.001, 1)
-    return genomes, Belief(of, 0.001, 20, 0.0, 0.001, 0.01)
+    return genomes, Belief(of, 0.001, 20)
 
 
 def best(genomes: dict[str, Genome], belief: Belief) -> str:

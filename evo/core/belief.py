@@ -53,9 +53,6 @@ class Belief:
     of: Mapping[str, Estimate]
     noise_sd: float  # of one draw
     freedom: int  # degrees of freedom of the noise
-    shift: float  # typical child minus parent
-    narrow_sd: float  # spread of most children around parent + shift
-    wide_sd: float  # spread of the few that differ much
 
 
 def believe(genomes: dict[str, Genome]) -> Belief:
@@ -75,7 +72,7 @@ def believe(genomes: dict[str, Genome]) -> Belief:
             centre, extra = prior[0] + shift, prior[1]
             moved, sd = _posterior(genome.mean - centre, variance / n, narrow_variance + extra, wide_variance + extra)
             estimates[id_] = Estimate(centre + moved, sd, n)
-    return Belief(estimates, noise, freedom, shift, narrow, wide)
+    return Belief(estimates, noise, freedom)
 
 
 def doubted(belief: Belief) -> Belief:
@@ -84,11 +81,6 @@ def doubted(belief: Belief) -> Belief:
     factor = math.sqrt(belief.freedom / (belief.freedom - 2)) if belief.freedom > 2 else MOST_DOUBT
     factor = min(factor, MOST_DOUBT) if belief.freedom else 1.0  # a noise that nobody has measured is a guess on the wide side
     return replace(belief, of={id_: Estimate(e.mean, factor * e.sd, e.n) for id_, e in belief.of.items()})
-
-
-def noise_sd(genomes: Iterable[Genome]) -> float:
-    """The usual sd of one draw, see `_noise`."""
-    return _noise(genomes)[0]
 
 
 def _noise(genomes: Iterable[Genome]) -> tuple[float, int]:
