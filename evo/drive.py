@@ -40,6 +40,7 @@ AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock
 VIEW_SHARE = 0.05  # of the run's time that may go into refreshing views
 TIME_UP = "the run's time was up before the model had written it"
+PAUSE_SECONDS = 30.0  # longest pause between evaluations within a session: it has worked for these, too
 HOPELESS = 2  # failures of the seed genome, with no score, that say it cannot be evolved
 
 
@@ -183,7 +184,7 @@ class Driver:
         for record in latest(records):
             self._curves.add(record, self._curve(record.index))
         self._known.update(self.store.known())
-        self._spent_before = covered_seconds((r.started, r.finished) for r in records)
+        self._spent_before = covered_seconds(((r.started, r.finished) for r in records), PAUSE_SECONDS)
         self._prove_seed()
         self._ready.extend(Begun(c, self.store.text(c.genome)) for c in pending)
         self.began = time.time()
@@ -335,11 +336,11 @@ class Driver:
         return self._lab.seed if genome == self._founder.genome else self.store.text(genome)
 
 
-def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals: how long at least one of them was going on."""
+def covered_seconds(intervals: Iterable[tuple[float, float]], pause: float = 0.0) -> float:
+    """Length of the union of intervals: how long at least one of them was going on. Gaps of up to `pause` count as well."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
-        total += max(0.0, end - max(start, reached))
+        total += max(0.0, end - (reached if start - reached <= pause else start))
         reached = max(reached, end)
     return total
 

@@ -27,11 +27,11 @@ from evo.claims import claimed
 from evo.cli import Parser, entry
 from evo.config import Config, from_flat, stated
 from evo.core.flags import WAITED_SHARE
+from evo.core.records import SEEDS
 from evo.errors import EvoError, UserError
 from evo.folder import DATABASE, StoreError
 from evo.machine import probe
 from evo.preflight import Preflight, Subject, static_problems
-from evo.search import SEEDS
 from evo.session import MEASURED
 from evo.store import snapshot
 

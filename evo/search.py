@@ -5,8 +5,8 @@ ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, pr
 
     calibrate   repeats of the seed genome, first of all: they give the noise. Slots beyond them get children of the seed
     explore     what the policy moves (mutate, crossover, tune, repair, confirm), until the limit of evaluations or `closing`
-    final       once nothing else is pending: fresh draws of champion and seed genome in pairs, k-th against k-th under one
-                evaluation seed. Exploring further after them voids the announcement; the next closing draws afresh
+    final       once nothing else is pending: a few repeats of the champion where it has had few, then fresh draws of champion and
+                seed genome (core/finals.py). Exploring further after them voids the announcement; the next closing draws afresh
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
-from evaluator.outcome import Interrupted, Scored
+from evaluator.outcome import Interrupted
 from evo.core.belief import Belief
+from evo.core.finals import Group, next_draw, standing_group
 from evo.core.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
 from evo.core.policies import POLICIES, SearchConfig, View, widen
-from evo.core.population import Population, population
-from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, Candidate, Proposal, Record, lean
-from evo.core.standing import Standing, refined, standing_finals, verdict
+from evo.core.population import Population, contenders, population
+from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, SEEDS, Candidate, Proposal, Record, lean
+from evo.core.standing import Standing, refined, verdict
 from evo.core.statistics import Announcement
 from evo.numeric.refine import KnobValues
 
 __all__ = ["Founder", "Search", "SearchConfig"]
 
-SEEDS = 2**31  # evaluation seeds are below
 CALIBRATION_TRIES = 4  # times the calibrations that are wanted
+LEADER_DRAWS = 3  # that a champion has had before the final ones
+LATE_CONFIRMATIONS = 8  # after the last exploration, at most: whoever leads next may fall back, too
+STARVED = 4  # times `widen_after` proposals in a row without a new program: then what is under way comes in first
 
 
 @dataclass(frozen=True)
@@ -183,18 +186,18 @@ class Search:
     def champion(self) -> str | None:
         """The announced genome while its final draws stand, else the one that the policy would present now."""
         group = self._group()
-        return group[0].parents[0] if group else POLICIES[self.config.policy].champion(self.history, self.belief)
+        return group.champion if group else POLICIES[self.config.policy].champion(self.history, self.belief)
 
     @property
     def finals(self) -> tuple[int, int]:
         """How many of the standing final draws have come in, and how many there are to be where none fails."""
         group = self._group()
-        return sum(1 for p in group if p.index in self._records), 2 * self.config.final_draws if group else 0
+        return (sum(p.index in self._records for p in group.draws), len(group.arms) * group.wanted) if group else (0, 0)
 
     @property
     def announcement(self) -> Announcement | None:
-        """The verdict of the standing final draws; None before both arms have two scores, and where no genome beat the seed."""
-        return verdict(self.history, self._group())
+        """What the standing final draws say; None before the end of their first stage, and where no genome beat the seed."""
+        return verdict(self._group(), self.history)
 
     @property
     def standing(self) -> Standing:
@@ -209,10 +212,12 @@ class Search:
         rng = self._rng(index)
         seed = rng.randrange(SEEDS)
         if closing or self.exhausted or self._limit_reached():
-            return self._next_final(index)
+            return self._next_final(index, seed)
         if self.calibrating:
             return Proposal(index, CALIBRATE, (), seed)
         view = self._view()
+        if self.history.fruitless >= STARVED * self.config.widen_after and view.explorations > self.history.evaluated:
+            return None  # else one idle slot could use up `give_up_after` while the others evaluate what would give it ideas
         if self.config.evals is not None and view.explorations >= self.config.evals:
             return None
         stuck = POLICIES[self.config.policy].widens and self.history.fruitless >= self.config.widen_after
@@ -251,6 +256,7 @@ class Search:
             history=history,
             belief=self.belief,
             survivors=self._facts.survivors,
+            contenders=contenders(history, self.belief),
             tries=tries,
             crossed=history.crossed | crossed_pairs(pending),
             repaired=history.repaired | repaired_genomes(pending),
@@ -261,36 +267,28 @@ class Search:
 
     # ---- final draws
 
-    def _group(self) -> list[Proposal]:
+    def _group(self) -> Group | None:
         """The standing final draws, pending ones included."""
-        finals = [r.candidate.proposal for r in self.history.finals] + [p for p in self._pending.values() if p.operator == FINAL]
+        draws = [r.candidate.proposal for r in self.history.finals] + [p for p in self._pending.values() if p.operator == FINAL]
         others = max((i for i, p in self._pending.items() if p.operator != FINAL), default=-1)
-        return standing_finals(finals, max(self.history.explored_until, others))
+        after = max(self.history.explored_until, others)
+        return standing_group(draws, self._records, self.founder.id, self.config.final_draws, after)
 
-    def _next_final(self, index: int) -> Proposal | None:
-        if any(p.operator != FINAL for p in self._pending.values()):
+    def _next_final(self, index: int, seed: int) -> Proposal | None:
+        """The next final draw; before the first of them, repeats of whom they would be about, since a champion by one lucky draw, or one
+        that fails under other seeds, would waste them."""
+        waiting = [p for p in self._pending.values() if p.operator != FINAL]
+        if any(p.operator != CONFIRM for p in waiting):
             return None
-        champion = self.champion
+        group, champion = self._group(), self.champion
         if champion is None or champion == self.founder.id or self.founder.id not in self.belief.of:
             return None
-        drawn = self._group()
-        group = drawn[0].group if drawn else index
-        due = [arm for arm in (champion, self.founder.id) if self._final_due(arm, drawn)]
-        if not due:
-            return None
-        counts = {arm: sum(1 for p in drawn if p.parents[0] == arm) for arm in due}
-        # Slots in step must each draw both arms, or slots are compared: pairs turn round as Thue and Morse had it, A B  B A  B A  A B.
-        arm = min(due, key=lambda a: (counts[a], (a == champion) == (counts[a].bit_count() % 2 == 1)))
-        pair = counts[arm]
-        seed = Random(f"{self.config.seed}/{group}/final/{pair}").randrange(SEEDS)
-        return Proposal(index, FINAL, (arm,), seed, group)
-
-    def _final_due(self, arm: str, drawn: list[Proposal]) -> bool:
-        """A failed draw is replaced by another, up to as many again."""
-        draws = [p for p in drawn if p.parents[0] == arm]
-        outcomes = [self._records[p.index].outcome for p in draws if p.index in self._records]
-        usable = len(draws) - len(outcomes) + sum(1 for o in outcomes if isinstance(o, Scored))
-        return usable < self.config.final_draws and len(draws) < 2 * self.config.final_draws
+        if group is None and POLICIES[self.config.policy].heeds_repeats:
+            genome = self.history.genomes[champion]
+            drawn = len(genome.scores) + genome.failures + sum(p.parents[0] == champion for p in waiting)
+            if drawn < LEADER_DRAWS and self.history.late_confirmations + len(waiting) < LATE_CONFIRMATIONS:
+                return Proposal(index, CONFIRM, (champion,), seed)
+        return None if waiting else next_draw(group, champion, self.founder.id, self.config.final_draws, index, self.config.seed)
 
     def _take(self, record: Record) -> None:
         if isinstance(record.outcome, Interrupted):

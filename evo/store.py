@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from evaluator.outcome import CurvePoint, Evaluated, Failed, Interrupted, Scored
 from evaluator.plain import checked
-from evo.core.policies import POLICIES
+from evo.core.policies import POLICIES, SearchConfig
 from evo.core.records import Candidate, Record, candidate_from_dict, candidate_to_dict, lean, record_from_dict, record_to_dict
 from evo.database import check_version, connected, read_meta, read_pending, read_records, reader, transaction, translated, written
 from evo.folder import (
@@ -220,6 +220,12 @@ class Snapshot:
         if not isinstance(found, dict) or found.get("search.policy", "evo") not in tuple(POLICIES):
             raise StoreError(f"{self.run_dir / DATABASE} has lost the run's settings: put it back from a copy of the run folder")
         return found
+
+    @property
+    def final_draws(self) -> int:
+        """Of either arm in one stage."""
+        usual = SearchConfig.final_draws
+        return int(self.settings.get("search.final_draws", usual)) if "settings" in self.meta else usual
 
     @property
     def policy(self) -> str:

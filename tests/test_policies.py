@@ -23,7 +23,20 @@ def view(members: dict[str, tuple[str, float]], tries: dict[str, int] | None = N
     belief = Belief({id_: Estimate(mean, 0.001, 1) for id_, (_, mean) in members.items()}, 0.001, 20)
     settings = SearchConfig(**config)  # type: ignore[arg-type]
     none: frozenset[str] = frozenset()
-    return View(settings, next(iter(members)), history, belief, tuple(members), tries or {}, frozenset(), none, {}, len(members), 0)
+    return View(
+        settings,
+        next(iter(members)),
+        history,
+        belief,
+        tuple(members),
+        tuple(members)[:2],
+        tries or {},
+        frozenset(),
+        none,
+        {},
+        len(members),
+        0,
+    )
 
 
 TWO = {"old": ("s", 1.0), "older": ("s", 1.001), "new": ("t", 1.001)}

@@ -329,25 +329,11 @@ def test_final_draws_are_paired_under_common_fresh_seeds() -> None:
     records = drive(found, World(improving), slots=4)
     drawn = finals(records)
     champion = found.champion
-    arms = {arm: [p.seed for p in drawn if p.parents == (arm,)] for arm in (champion, FOUNDER.id)}
+    arms = {arm: [p.seed for p in drawn if p.parents == (arm, champion)] for arm in (champion, FOUNDER.id)}
     assert arms[champion] == arms[FOUNDER.id]
     assert len(set(arms[champion])) == 4
     assert {p.group for p in drawn} == {drawn[0].index}
     assert not {p.seed for p in drawn} & {r.candidate.proposal.seed for r in records if r.operator != FINAL}
-
-
-@pytest.mark.parametrize("slots", [1, 2, 4])
-def test_slots_in_step_draw_both_arms(slots: int) -> None:
-    """Else a slot that scores unlike the others would pass for a gain."""
-    found = search(evals=30)
-    world, on = World(improving), dict[int, set[tuple[str, ...]]]()
-    while asked := found.ask(slots):  # all slots are free at once, time after time
-        for slot, proposal in enumerate(asked):
-            if proposal.operator == FINAL:
-                on.setdefault(slot, set()).add(proposal.parents)
-            found.tell(world.evaluate(proposal))
-    assert found.champion != FOUNDER.id
-    assert [len(arms) for arms in on.values()] == [2] * slots
 
 
 def test_final_draws_wait_for_what_is_pending() -> None:
@@ -359,7 +345,10 @@ def test_final_draws_wait_for_what_is_pending() -> None:
     for proposal in [*found.pending]:
         found.tell(world.evaluate(proposal))
     assert waiting
-    assert {p.operator for p in found.ask(3, closing=True)} == {FINAL}
+    while (asked := found.ask(3, closing=True)) and asked[0].operator == CONFIRM:
+        for proposal in asked:
+            found.tell(world.evaluate(proposal))
+    assert {p.operator for p in asked} == {FINAL}
 
 
 def test_a_failed_final_draw_is_replaced_but_not_for_ever() -> None:
@@ -370,7 +359,7 @@ def test_a_failed_final_draw_is_replaced_but_not_for_ever() -> None:
     while running:
         proposal = running.pop()
         record = world.evaluate(proposal)
-        if proposal.operator == FINAL and proposal.parents == (found.champion,):
+        if proposal.operator == FINAL and proposal.parents == (found.champion, found.champion):
             failed += 1
             record = Record(record.candidate, Failed(Reason.CRASH, Phase.TRAIN, "boom"))
         found.tell(record)

@@ -7,7 +7,7 @@ to `failures` and never becomes a score. Duplicate and Unwritten consume an inde
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +35,11 @@ class Genome:
     foretold: float | None = None  # val_bpb that its curve foretold when it was stopped early; no score
     mean: float = field(init=False)  # of the scores; nan without any
 
+    @property
+    def unreliable(self) -> bool:
+        """More than one in five of its evaluations gave no score: those it has are of its better runs."""
+        return self.failures * 4 > len(self.scores)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", math.fsum(self.scores) / len(self.scores) if self.scores else math.nan)
 
@@ -53,6 +58,7 @@ class History:
     fruitless: int  # explorations since the last one that was evaluated
     explored_until: int  # highest index that is no final draw; -1 if none
     self_reported: bool = False  # the scores are the programs' own word (compat mode)
+    late_confirmations: int = 0  # those after the last exploration
     repaired: frozenset[str] = frozenset()  # genomes that a repair was proposed for, whatever came of it
 
 
@@ -75,7 +81,8 @@ class Ledger:
         self._repaired: frozenset[str] = frozenset()
         self._finals: list[Record] = []
         self._explorations: list[tuple[int, bool]] = []  # (index, was evaluated), ascending
-        self._evaluated = self._confirmations = self._calibrations = self._calibrated = 0
+        self._confirmations: list[int] = []  # indices, ascending
+        self._evaluated = self._calibrations = self._calibrated = 0
         self._explored_until = -1
         self._self_reported = False
 
@@ -93,7 +100,8 @@ class Ledger:
                 self._repaired |= repaired_genomes((proposal,))
         elif proposal.operator == FINAL:
             insort(self._finals, record, key=lambda r: r.index)
-        self._confirmations += proposal.operator == CONFIRM
+        elif proposal.operator == CONFIRM:
+            insort(self._confirmations, proposal.index)
         self._calibrations += proposal.operator == CALIBRATE
         self._calibrated += proposal.operator == CALIBRATE and isinstance(record.outcome, Scored)
         if proposal.operator != FINAL:
@@ -110,7 +118,9 @@ class Ledger:
             crossed=self._crossed,
             finals=tuple(self._finals),
             evaluated=self._evaluated,
-            confirmations=self._confirmations,
+            confirmations=len(self._confirmations),
+            late_confirmations=len(self._confirmations)
+            - bisect(self._confirmations, self._explorations[-1][0] if self._explorations else -1),
             calibrations=(self._calibrated, self._calibrations),
             fruitless=self._fruitless(),
             explored_until=self._explored_until,
@@ -129,6 +139,10 @@ class Ledger:
             entry.candidate = record.candidate
             insort(self._births, (index, id_))
         entry.add(index, record.outcome)
+
+    def _late_confirmations(self) -> int:
+        last = self._explorations[-1][0] if self._explorations else -1
+        return len(self._confirmations) - bisect(self._confirmations, last)
 
     def _fruitless(self) -> int:
         for count, (_, evaluated) in enumerate(reversed(self._explorations)):

@@ -83,6 +83,7 @@ class View:
     history: History
     belief: Belief
     survivors: tuple[str, ...]
+    contenders: tuple[str, ...]  # leader and runner-up, the two whose repeats may decide who is handed out
     tries: Mapping[str, int]  # genome -> explorations with it as a parent, pending ones included
     crossed: frozenset[frozenset[str]]
     repaired: frozenset[str]  # genomes that have a repair, pending ones included
@@ -109,6 +110,11 @@ class Policy:
     widens: bool = False  # out of ideas near the survivors, it mutates anything
     numbers_apart: bool = False  # tune sets numbers, mutations change structure alone
     models: bool = False  # looks at what the knobs' values say of the scores (evo/numeric/refine.py)
+
+    @property
+    def heeds_repeats(self) -> bool:
+        """Whether further draws of a genome can change whom it presents."""
+        return self.champion is best
 
 
 def widen(view: View, rng: Random) -> Move:
@@ -213,9 +219,9 @@ def confirmation(view: View) -> str | None:
     The one with fewer draws goes first. None when the lead is clear, both are settled, or the share is used up.
     """
     config, estimates = view.config, view.belief.of
-    if len(view.survivors) < 2 or view.confirmations + 1 > config.confirm_share * (view.explorations + view.confirmations + 1):
+    if len(view.contenders) < 2 or view.confirmations + 1 > config.confirm_share * (view.explorations + view.confirmations + 1):
         return None
-    first, second = view.survivors[:2]
+    first, second = view.contenders
     lead = estimates[second].mean - estimates[first].mean
     if lead > DECISIVE * math.hypot(estimates[first].sd, estimates[second].sd):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from random import Random
 from statistics import median
 
@@ -77,10 +78,17 @@ def population(history: History, belief: Belief, size: int, species_share: float
 
 
 def best(history: History, belief: Belief) -> str | None:
-    """The genome to hand out: best by belief, simpler in ties; but nobody who is believed to be worse than the seed."""
+    """The genome to hand out: best by belief, simpler in ties; but nobody who is believed to be worse than the seed, or often fails."""
     seed = next((g.id for g in history.genomes.values() if not g.parents and g.id in belief.of), None)
     most = belief.of[seed].mean if seed is not None else math.inf
-    return next((id_ for id_ in ranking(history.genomes, belief) if belief.of[id_].mean <= most), None)
+    sound = (id_ for id_ in ranking(history.genomes, belief) if id_ == seed or not history.genomes[id_].unreliable)
+    return next((id_ for id_ in sound if belief.of[id_].mean <= most), None)
+
+
+def contenders(history: History, belief: Belief) -> tuple[str, ...]:
+    """The two that could be handed out, best first, whatever their species."""
+    sound = (id_ for id_ in belief.of if not history.genomes[id_].unreliable)
+    return tuple(nsmallest(2, sound, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
 
 
 def parent_weights(candidates: Sequence[str], belief: Belief, tries: Mapping[str, int]) -> list[float]:

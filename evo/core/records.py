@@ -17,6 +17,7 @@ OPTUNA = "optuna"  # knobs as Optuna would move them: the policy tune-only
 GIVEN = "given"  # a program that people hand in, as a child of the seed genome
 LATEST_SECONDS = 2.5e11  # since the epoch: the year 9892
 _OWN_PLACE = re.compile(r'File "[^"\n]*\btrain\.py", line \d+')
+SEEDS = 2**31  # evaluation seeds are below
 REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome again under a new seed
 
 
@@ -24,7 +25,8 @@ REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome 
 class Proposal:
     """What the search wants tried next. `index` is unique in a run and orders everything.
 
-    `parents` are genome ids: none for the seed genome's calibration, one for mutate / tune / repair / confirm / final, two for crossover.
+    `parents` are genome ids: none for the seed genome's calibration, one for mutate / tune / repair / confirm, two for crossover and final:
+    the genome that is drawn, and the champion that the draws are about.
     `seed` is the evaluation's seed, owned by the harness. `group` ties the final draws of one announcement together:
     the index of the first of them; -1 elsewhere.
     """

@@ -3,7 +3,7 @@
 Welch's unequal-variances t interval on fresh draws, none of which took part in choosing the champion. The Student-t quantile is our
 own (scipy is not a dependency): incomplete beta by continued fraction, Numerical Recipes 3rd ed., section 6.4.
 A run that is extended looks again, with fresh draws: the m-th look may be wrong by chance in FALSE_SHARE / m(m + 1) of runs, so that all
-looks together announce what is not there in at most FALSE_SHARE of them. The first look's interval is the usual one of 95 %.
+looks together announce what is not there in at most FALSE_SHARE of them. A look has two stages, which share that evenly (finals.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from evo.core.records import Record
 
 CONFIDENCE = 0.95
 FALSE_SHARE = 0.05  # of runs without any gain that ever announce one, at most
+BROKEN_ROW = 3  # draws of a slot, none of which gave a score
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ class Announcement:
     p: float  # two-sided
     n_seed: int
     n_champion: int
-    self_reported: bool = False  # the draws are the programs' own word
-    failed_seed: int = 0  # draws that gave no score
-    failed_champion: int = 0
-    confidence: float = CONFIDENCE  # wider the more often the run has looked
+    self_reported: bool  # the draws are the programs' own word
+    failed_seed: int  # draws that gave no score, where their slot is not to blame
+    failed_champion: int
+    confidence: float  # of the intervals; greater the more often the run has looked
     heldout: Heldout | None = None  # None where draws have no score there
 
     @property
@@ -85,21 +86,35 @@ class Announcement:
         return f"no gain to announce: {self.champion} has {val_bpb} {means}, {verdict} ({interval})"
 
 
-def announce(finals: Sequence[Record], champion: str, look: int = 1) -> Announcement | None:
-    """The verdict of one group of final draws, the `look`-th of the run; None until each arm has two scores."""
+def announce(finals: Sequence[Record], champion: str, share: float = FALSE_SHARE / 2) -> Announcement | None:
+    """The verdict of final draws; None until each arm has two scores.
+
+    Args:
+        share: of runs in which a gain may be announced by chance: one end of the interval.
+    """
     of: dict[bool, list[Record]] = {True: [], False: []}
     for record in finals:
         of[record.candidate.proposal.parents[0] == champion].append(record)
+    broken = _broken_slots(finals)
     ours, seeds = ([r.outcome for r in of[arm] if isinstance(r.outcome, Scored)] for arm in (True, False))
-    failed, failed_seed = (sum(isinstance(r.outcome, Failed) for r in of[arm]) for arm in (True, False))
+    failed, failed_seed = (sum(isinstance(r.outcome, Failed) and r.slot not in broken for r in of[arm]) for arm in (True, False))
     if len(ours) < 2 or len(seeds) < 2:
         return None
-    confidence = 1 - 2 * FALSE_SHARE / (look * (look + 1))  # two-sided: a gain is announced at one end alone
+    confidence = 1 - 2 * share
     a, b = [draw.val_bpb for draw in seeds], [draw.val_bpb for draw in ours]
     low, high, p = welch(a, b, confidence)
     gain, own_word = fmean(a) - fmean(b), any(draw.self_reported for draw in (*seeds, *ours))
     counts = len(seeds), len(ours), own_word, failed_seed, failed
     return Announcement(champion, fmean(a), fmean(b), gain, low, high, p, *counts, confidence, _heldout(seeds, ours, confidence))
+
+
+def _broken_slots(finals: Sequence[Record]) -> set[str]:
+    """Slots that had several of the draws and scored none: they are to blame, and no program. One that fails at once is free at once, and
+    gets most of the replacements."""
+    scored: dict[str, list[bool]] = {}
+    for record in finals:
+        scored.setdefault(record.slot, []).append(isinstance(record.outcome, Scored))
+    return {slot for slot, found in scored.items() if slot and len(found) >= BROKEN_ROW and not any(found)}
 
 
 def _heldout(seeds: Sequence[Scored], ours: Sequence[Scored], confidence: float) -> Heldout | None:

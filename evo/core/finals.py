@@ -1,0 +1,150 @@
+"""The final draws: the champion against the seed genome under fresh seeds, none of which took part in choosing it.
+
+A group of draws has one stage or two, each of `size` draws of either arm. Their order is random, so that slots that score unlike each
+other, or a machine that gets busier, favour neither arm by more than chance, however many slots march in step. A draw that fails is
+replaced, up to as many again. Only the end of a stage says anything, and each may be wrong in half of what a look may be (Bonferroni). A
+second stage is drawn only where the first leaves the question open: of gains of two noise sds two stages prove 92 %, one of as many draws
+87 %, and one of the first's size 60 % (docs/log.md). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from evaluator.outcome import Scored
+from evo.core.records import FINAL, SEEDS, Proposal, Record
+from evo.core.statistics import FALSE_SHARE, Announcement, announce
+
+STAGES = 2
+TRIES = 2  # draws of an arm at most, for each that is wanted
+HOPELESS = 0.6  # two-sided p of a gain that another stage would hardly prove
+
+
+@dataclass(frozen=True)
+class Group:
+    """The final draws of one announcement, as far as they are known."""
+
+    draws: tuple[Proposal, ...]  # in index order, at least one; told or pending
+    told: Mapping[int, Record]  # index -> what came of it
+    founder: str  # the seed genome
+    size: int  # draws of either arm in one stage
+
+    @property
+    def champion(self) -> str:
+        """The genome that is drawn against the seed."""
+        return _champion(self.draws, self.founder) or self.founder
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        return self.champion, self.founder
+
+    @property
+    def wanted(self) -> int:
+        """Scores of either arm."""
+        first = self._verdict(1, 1)
+        return self.size if first is None or _settled(first) else STAGES * self.size
+
+    @property
+    def due(self) -> tuple[str, ...]:
+        """The arms that lack a draw, pending ones counted."""
+        return tuple(arm for arm in self.arms if self._lacks(arm))
+
+    def announcement(self, look: int) -> Announcement | None:
+        """What the latest complete stage says; None before the end of the first, and where an arm has less than two scores.
+
+        Args:
+            look: how many groups of the run have said something, with this one.
+        """
+        first = self._verdict(1, look)
+        return first if first is None or _settled(first) else self._verdict(STAGES, look) or first
+
+    def _lacks(self, arm: str) -> bool:
+        drawn = [p for p in self.draws if p.parents[0] == arm]
+        usable = sum(1 for p in drawn if p.index not in self.told or isinstance(self.told[p.index].outcome, Scored))
+        return usable < self.wanted and len(drawn) < TRIES * self.wanted
+
+    def _verdict(self, stages: int, look: int) -> Announcement | None:
+        wanted = stages * self.size
+        parts = [self._first(arm, wanted) for arm in self.arms]
+        if None in parts:
+            return None
+        return announce([record for part in parts for record in part or ()], self.champion, FALSE_SHARE / (look * (look + 1)) / STAGES)
+
+    def _first(self, arm: str, wanted: int) -> list[Record] | None:
+        """Its draws up to the one that gave the last wanted score; None while some of these are still to come."""
+        told = [self.told[p.index] for p in self.draws if p.parents[0] == arm and p.index in self.told]
+        scores = 0
+        for count, record in enumerate(told, 1):
+            scores += isinstance(record.outcome, Scored)
+            if scores == wanted or count == TRIES * wanted:
+                return told[:count]
+        return None
+
+
+def next_draw(group: Group | None, champion: str, founder: str, size: int, index: int, seed: int) -> Proposal | None:
+    """The next final draw; None where none is due. Pairs of draws, one of either arm, have a seed in common.
+
+    Args:
+        group: the one that stands; None begins one, with this champion.
+        seed: of the search.
+    """
+    first = index if group is None else group.draws[0].group
+    drawn = () if group is None else group.draws
+    due = (champion, founder) if group is None else group.due
+    if not due:
+        return None
+    order = [arm for stage in range(STAGES) for arm in _shuffled((champion, founder) * size, f"{seed}/{first}/order/{stage}")]
+    arm = order[len(drawn)] if len(drawn) < len(order) else due[0]
+    arm = arm if arm in due else due[0]
+    pair = sum(1 for p in drawn if p.parents[0] == arm)
+    fresh = Random(f"{seed}/{first}/final/{pair}").randrange(SEEDS)
+    return Proposal(index, FINAL, (arm, champion), fresh, first)
+
+
+def standing_group(draws: Iterable[Proposal], told: Mapping[int, Record], founder: str | None, size: int, after: int) -> Group | None:
+    """The latest group, unless something else came after it began: then it says nothing of who leads now.
+
+    Args:
+        draws: all final draws of the run.
+        after: highest index of anything else.
+    """
+    draws = list(draws)
+    latest = max((p.group for p in draws), default=-1)
+    return _group((p for p in draws if p.group == latest), told, founder, size) if founder is not None and latest > after else None
+
+
+def looks_before(group: Group, finals: Iterable[Record]) -> int:
+    """How many earlier groups have said something: each may have announced what is not there.
+
+    Args:
+        finals: all told final draws of the run.
+    """
+    earlier: dict[int, dict[int, Record]] = {}
+    for record in finals:
+        proposal = record.candidate.proposal
+        if proposal.group < group.draws[0].group:
+            earlier.setdefault(proposal.group, {})[proposal.index] = record
+    groups = (_group((r.candidate.proposal for r in told.values()), told, group.founder, group.size) for told in earlier.values())
+    return sum(found is not None and found.announcement(1) is not None for found in groups)
+
+
+def _group(draws: Iterable[Proposal], told: Mapping[int, Record], founder: str, size: int) -> Group | None:
+    """None where only draws of the seed are known, in records older than the naming of the champion in all of them."""
+    ordered = tuple(sorted(draws, key=lambda p: p.index))
+    return Group(ordered, told, founder, size) if _champion(ordered, founder) else None
+
+
+def _champion(draws: Iterable[Proposal], founder: str) -> str | None:
+    return next((p.parents[-1] for p in draws if p.parents[-1] != founder), None)
+
+
+def _settled(said: Announcement) -> bool:
+    return said.proven or said.gain <= 0 or said.p > HOPELESS
+
+
+def _shuffled(arms: tuple[str, ...], seed: str) -> list[str]:
+    order = list(arms)
+    Random(seed).shuffle(order)
+    return order
