@@ -21,6 +21,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from evo.numeric import scales
+from evo.numeric.scales import COMPLEMENT, LINEAR, LOG
 from evo.numeric.space import Sample
 from genomes import Knob, Value
 
@@ -29,12 +31,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 MOST_AXES = 6  # knobs that one proposal moves, at most
 FACTOR = 3.0  # on a log scale the box reaches from value / FACTOR to value * FACTOR
 REACH = 0.25  # on a linear scale: this share of the knob's range either way
-DIGITS = 3  # significant ones of a float, so that programs stay readable
 ROUNDING = 0.49  # beyond the last whole coordinate, so that the ends of the box are drawn as often as its middle
 STARTUP_TRIALS = 2  # samples before TPE models anything
 NEGLIGIBLE = 1e-5  # floors under roots and the like
 CANDIDATES = 24  # that TPE weighs before it proposes one
-LOG, COMPLEMENT, LINEAR, POWER, CATEGORY = "log", "complement", "linear", "power", "category"
+POWER, CATEGORY = "power", "category"  # beside the scales of numbers: exponents of two, and choices
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Axis:
         """Where the value lies; None outside of the box."""
         if self.scale == CATEGORY:
             return value if value in self.choices else None
-        place = _coordinate(float(value), self.scale) if not isinstance(value, str) else math.nan
+        place = _place(float(value), self.scale) if not isinstance(value, str) else math.nan
         return place if self.low <= place <= self.high else None
 
     def value(self, coordinate: float | Value) -> Value:
@@ -66,11 +67,10 @@ class Axis:
         place = float(coordinate)
         if self.scale == POWER:
             return int(2 ** round(place))
-        raw = math.exp(place) if self.scale == LOG else -math.expm1(place) if self.scale == COMPLEMENT else place
+        raw = scales.number(place, self.scale)
         if isinstance(knob.value, int):
             return int(min(max(round(raw), knob.low), knob.high))
-        digits = DIGITS if self.scale != COMPLEMENT else DIGITS - 1 + max(0, math.ceil(-math.log10(max(1 - raw, 1e-9))))
-        return min(max(float(f"{raw:.{digits}g}"), knob.low), knob.high)
+        return min(max(scales.readable(raw, self.scale), knob.low), knob.high)
 
 
 def axis(knob: Knob) -> Axis:
@@ -83,12 +83,11 @@ def axis(knob: Knob) -> Axis:
         least, most = math.ceil(math.log2(max(knob.low, 1))), math.floor(math.log2(max(knob.high, 1)))
         low, high = min(max(exponent - 1, least), exponent), max(min(exponent + 1, most), exponent)
         return Axis(knob, POWER, low - ROUNDING, high + ROUNDING)
-    if knob.kind == "float" and 0.5 <= value < 1 and knob.high < 1:  # decays: 0.99 and 0.9 are as far apart as 0.9 and 0
-        place, reach = math.log1p(-value), math.log(FACTOR)
-        return Axis(knob, COMPLEMENT, max(place - reach, math.log1p(-knob.high)), min(place + reach, math.log1p(-knob.low)))
-    if knob.log and value > 0:
-        place, reach = math.log(value), math.log(FACTOR)
-        return Axis(knob, LOG, max(place - reach, math.log(knob.low)), min(place + reach, math.log(knob.high)))
+    decay = knob.kind == "float" and 0.5 <= value < 1 and knob.high < 1  # 0.99 and 0.9 are as far apart as 0.9 and 0
+    if decay or (knob.log and value > 0):
+        scale, reach = COMPLEMENT if decay else LOG, math.log(FACTOR)
+        place, *ends = (scales.coordinate(number, scale) for number in (value, knob.low, knob.high))
+        return Axis(knob, scale, max(place - reach, min(ends)), min(place + reach, max(ends)))
     if knob.kind == "int":
         reach = max(1.0, abs(value) / 2)
         return Axis(knob, LINEAR, max(value - reach, knob.low) - ROUNDING, min(value + reach, knob.high) + ROUNDING)
@@ -148,13 +147,11 @@ def _trial(sample: Sample, axes: Sequence[Axis], space: dict[str, BaseDistributi
     return optuna.trial.create_trial(state=state, value=value, params=places, distributions=space)
 
 
-def _coordinate(value: float, scale: str) -> float:
+def _place(value: float, scale: str) -> float:
     """nan where the scale has no such value."""
-    if scale == LINEAR:
-        return value
-    if scale == COMPLEMENT:
-        return math.log1p(-value) if value < 1 else math.nan
-    return math.nan if value <= 0 else math.log2(value) if scale == POWER else math.log(value)
+    if scale == POWER:
+        return math.log2(value) if value > 0 else math.nan
+    return scales.coordinate(value, scale)
 
 
 def _prior(knob: Knob) -> float:

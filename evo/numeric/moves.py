@@ -9,7 +9,8 @@ import numpy as np
 from numpy.random import Generator
 
 from evo.numeric import lore
-from evo.numeric.space import CHOICE, COMPLEMENT, LOG, Array, Space
+from evo.numeric.scales import COMPLEMENT, LOG
+from evo.numeric.space import CHOICE, Array, Space
 
 MOST_AXES = 4  # that one step moves, usually one or two
 REACH = (0.02, 0.3)  # of a step, as a share of the range; drawn between on a logarithmic scale

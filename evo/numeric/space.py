@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.numeric import scales
+from evo.numeric.scales import COMPLEMENT, LINEAR, LOG
 from genomes import Knob, Value
 
 Array: TypeAlias = NDArray[Any]  # floats, or truth values where the docstring says so
-DIGITS = 3  # significant ones of a float, so that programs stay readable
 ONE_HOT = 0.7  # of a choice: two different choices are then about as far apart as the ends of a range
-LOG, COMPLEMENT, LINEAR, CHOICE = "log", "complement", "linear", "choice"
+CHOICE = "choice"  # beside the scales of numbers
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,22 @@ class Dimension:
         if self.scale == CHOICE:
             return float(self.choices.index(value)) if value in self.choices else 0.0
         assert not isinstance(value, str)
-        return min(max((_coordinate(float(value), self.scale) - self.low) / (self.high - self.low), 0.0), 1.0)
+        within = min(max(float(value), self.knob.low), self.knob.high)
+        return min(max((scales.coordinate(within, self.scale) - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def value(self, place: float) -> Value:
         """The value there, in the knob's own type."""
         if self.scale == CHOICE:
             return self.choices[round(place)]
         at = self.low + min(max(place, 0.0), 1.0) * (self.high - self.low)
-        raw = math.exp(at) if self.scale == LOG else -math.expm1(at) if self.scale == COMPLEMENT else at
+        raw = scales.number(at, self.scale)
         low, high = self.knob.low, self.knob.high
         if self.knob.kind == "power_of_two":
             return int(min(max(2 ** round(math.log2(raw)), low), high))
         if self.whole:
             least, most = self.whole_range
             return min(max(round(raw), least), most)
-        digits = DIGITS if self.scale != COMPLEMENT else DIGITS - 1 + max(0, math.ceil(-math.log10(max(1 - raw, 1e-9))))
-        return min(max(float(f"{raw:.{digits}g}"), low), high)
+        return min(max(scales.readable(raw, self.scale), low), high)
 
 
 class Space:
@@ -147,18 +148,10 @@ def _dimension(knob: Knob) -> Dimension | None:
         return None
     value = float(knob.value)
     if knob.kind == "float" and 0.5 <= value < 1 and knob.low >= 0 and 0.99 < knob.high < 1:  # 0.99 and 0.9 are as far apart as 0.9 and 0
-        return Dimension(knob, COMPLEMENT, math.log1p(-knob.low), math.log1p(-knob.high))
-    if (knob.log or knob.kind == "power_of_two") and value > 0 and knob.low > 0:
-        return Dimension(knob, LOG, math.log(knob.low), math.log(knob.high))
-    return Dimension(knob, LINEAR, knob.low, knob.high)
-
-
-def _coordinate(value: float, scale: str) -> float:
-    if scale == LINEAR:
-        return value
-    if scale == COMPLEMENT:
-        return math.log1p(-min(value, 1 - 1e-12))
-    return math.log(max(value, 1e-300))
+        scale = COMPLEMENT
+    else:
+        scale = LOG if (knob.log or knob.kind == "power_of_two") and value > 0 and knob.low > 0 else LINEAR
+    return Dimension(knob, scale, scales.coordinate(knob.low, scale), scales.coordinate(knob.high, scale))
 
 
 def _snap(dimension: Dimension, places: Array) -> Array:
