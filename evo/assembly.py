@@ -36,19 +36,17 @@ MARGIN_SECONDS = 180.0  # for what has no limit of its own: starting processes, 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Assembly:
     """All that is needed to evaluate programs."""
 
     lab: labs.Lab
+    rendered: labs.Rendered
     profile: str  # name; "instant" for the instant lab
     device: str
-    budget_seconds: float
-    seed_text: str  # the seed genome
     measurement_key: str
     evaluators: tuple[SlotKind, ...]  # one per slot
     patience_seconds: float
-    prepare: str = ""  # text of prepare.py as the programs see it; "" on the instant lab, which runs none
     on_cluster: bool = False  # slots may be on other machines
     memory_gib: float = 0.0  # that a program may use, of the GPU where it has one; 0: not known
     comparable: str = ""  # what each machine of a cluster must be; "" without one
@@ -62,8 +60,9 @@ class Assembly:
 
     def specs(self, run_dir: Path) -> tuple[SlotSpec, ...]:
         """The slots of a run."""
+        folder, budget = str(run_dir.resolve()), self.rendered.budget_seconds
         return tuple(
-            SlotSpec(f"{self.device}{i}", evaluator, str(run_dir.resolve()), self.budget_seconds, self.patience_seconds, self.comparable)
+            SlotSpec(f"{self.device}{i}", evaluator, folder, budget, self.patience_seconds, self.comparable)
             for i, evaluator in enumerate(self.evaluators)
         )
 
@@ -150,10 +149,14 @@ def patience(limits: Limits, budget_seconds: float) -> float:
 
 def _instant(planned: Plan) -> Assembly:
     landscape = planned.config.instant
-    key = Instant(landscape).measurement_key
-    slots = (landscape,) * planned.slots
     return Assembly(
-        planned.lab, "instant", "instant", planned.budget_seconds, planned.lab.train, key, slots, landscape.seconds + MARGIN_SECONDS
+        lab=planned.lab,
+        rendered=labs.Rendered("", planned.lab.train, planned.budget_seconds),
+        profile=planned.profile_name,
+        device="instant",
+        measurement_key=Instant(landscape).measurement_key,
+        evaluators=(landscape,) * planned.slots,
+        patience_seconds=landscape.seconds + MARGIN_SECONDS,
     )
 
 
@@ -184,20 +187,22 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         )
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
-    limit = patience(profile.limits, budget)
+    return _assembled(planned, profile, rendered, key, evaluators)
+
+
+def _assembled(planned: Plan, profile: profiles.Profile, rendered: labs.Rendered, key: str, evaluators: tuple[SlotKind, ...]) -> Assembly:
+    """With what a profile says, whichever contract its lab is under."""
     return Assembly(
-        planned.lab,
-        head.name,
-        head.device,
-        budget,
-        rendered.seed,
-        key,
-        evaluators,
-        limit,
-        rendered.prepare,
-        planned.on_cluster,
-        _memory_gib(planned, profile),
-        _comparable(planned, head),
+        lab=planned.lab,
+        rendered=rendered,
+        profile=profile.head.name,
+        device=profile.head.device,
+        measurement_key=key,
+        evaluators=evaluators,
+        patience_seconds=patience(profile.limits, rendered.budget_seconds),
+        on_cluster=planned.on_cluster,
+        memory_gib=_memory_gib(planned, profile),
+        comparable=_comparable(planned, profile.head),
     )
 
 
@@ -243,9 +248,7 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         )
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
-    limit = patience(profile.limits, budget)
-    fixed = lab, head.name, head.device, budget, rendered.seed, key, evaluators, limit, rendered.prepare, planned.on_cluster
-    return Assembly(*fixed, _memory_gib(planned, profile), _comparable(planned, head))
+    return _assembled(planned, profile, rendered, key, evaluators)
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:

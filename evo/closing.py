@@ -20,7 +20,7 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
     """The lines."""
     standing, run_dir = driver.search.standing, settings.run_dir
     lines = [*_end(driver, stopped), *_best(standing), *driver.notices, *([driver.busy] if driver.busy else []), *model_words(driver)]
-    audited = audit(standing.records, lambda index: curve(run_dir, index), driver.budget_seconds)
+    audited = audit(standing.records, lambda index: curve(run_dir, index), driver.lab.budget_seconds)
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     lines += _further(driver, settings, standing)
     more = [] if stopped else ["--hours", "MORE"] if driver.time_is_up else ["--evals", "MORE"]

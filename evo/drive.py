@@ -78,15 +78,12 @@ class Driver:
         executor: Executor,
         lab: Rendered,
         watcher: Watcher,
-        desk: Desk | None = None,
-        budget_seconds: float = 0.0,
+        desk: Desk,
         given: Sequence[Given] = (),
     ) -> None:
         """
         Args:
-            lab: the seed genome, and prepare.py as programs see it; "" for the latter where no program is run.
-            desk: where a model writes; None: built-in operators alone.
-            budget_seconds: of one evaluation, by which learning curves are read; 0: they are not, and no run is stopped early.
+            desk: where a model writes; `NoDesk()`: built-in operators alone.
             given: programs that people hand in, evaluated as soon as the seed genome's repeats are under way.
         """
         self.search = search
@@ -97,15 +94,14 @@ class Driver:
         self.hours: float | None = None  # limit of `hours_spent`
         self.evaluations = 0  # finished in this session
         self.told_before = frozenset[int]()  # indexes of the sessions before
+        self.lab = lab
         self.desk = desk
         self.views = Views(store.run_dir)
         self._watcher = watcher
-        self.budget_seconds = budget_seconds
-        self._curves = Curves(search.false_stops, search.config.seed, budget_seconds)
+        self._curves = Curves(search.false_stops, search.config.seed, lab.budget_seconds)
         self._known = dict[str, Candidate]()
         self._founder = operators.describe_seed(lab.seed)
         self._contract = genomes.contract_of(lab.seed)
-        self._lab = lab
         self._ready: deque[Begun] = deque()
         self._given = deque(given)
         self._spent_before = 0.0
@@ -168,7 +164,7 @@ class Driver:
         self._take_answers(closing)
         self._fill(closing)
         if not self.candidates and not self._ready:  # else a slot is on its way
-            if self.desk is None or not self.desk.busy:
+            if not self.desk.busy:
                 return False
             self._take_answers(closing, wait_seconds=TICK_SECONDS)
             return True
@@ -197,10 +193,9 @@ class Driver:
                 self.candidates[begun.candidate.index] = begun.candidate
                 self.executor.submit(begun.candidate, begun.text)
             starving = self.executor.free_slots > 0
-            ask_model = self.desk is not None and self.desk.open and not starving
-            under_way = self.desk.busy if self.desk is not None else 0
+            ask_model = self.desk.open and not starving
             ahead = max(AHEAD, self.executor.slots) if ask_model else AHEAD
-            if not starving and len(self._ready) + under_way >= ahead:
+            if not starving and len(self._ready) + self.desk.busy >= ahead:
                 return
             if not self._write_next(closing, ask_model) and not (starving and self._take_back(closing)):
                 return
@@ -211,7 +206,7 @@ class Driver:
             self._introduce(self._given.popleft())
             return True
         for proposal in self.search.ask(1, closing):
-            if self.desk is not None and ask_model and proposal.operator in WRITES:
+            if ask_model and proposal.operator in WRITES:
                 library = dataclasses.replace(self._library(), known=dict(self._known))
                 self.desk.start(proposal, library, self.search.standing)
             else:
@@ -228,7 +223,7 @@ class Driver:
 
     def _take_back(self, closing: bool) -> bool:
         """A slot is free and nothing is left to ask: the proposal that the model has had for longest is written without it."""
-        proposal = self.desk.take_back() if self.desk is not None else None
+        proposal = self.desk.take_back()
         if proposal is not None:
             self._accept(operators.unwritten(proposal, TIME_UP) if closing else operators.write(proposal, self._library()))
         return proposal is not None
@@ -247,7 +242,7 @@ class Driver:
 
     def _take_answers(self, closing: bool, wait_seconds: float = 0.0) -> None:
         """What the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
-        for answer in self.desk.answers(wait_seconds) if self.desk is not None else ():
+        for answer in self.desk.answers(wait_seconds):
             if closing:
                 self._accept(operators.unwritten(answer.proposal, TIME_UP))
             elif answer.written is None or answer.written.candidate.genome in self._known:  # the same may have been written meanwhile
@@ -257,7 +252,7 @@ class Driver:
             if answer.exchange:  # last: what is stored under an index that a kill leaves unused would be taken for another's
                 self.store.keep_exchange(str(answer.proposal.index), answer.exchange)
             self._watcher.answered(answer, self)
-        for answer in self.desk.too_late() if self.desk is not None else ():
+        for answer in self.desk.too_late():
             if answer.exchange:  # the index is that of a program which it has not written
                 self.store.keep_exchange(f"{answer.proposal.index}.late", answer.exchange)
 
@@ -324,7 +319,7 @@ class Driver:
             history=search.history,
             belief=search.belief,
             contract=self._contract,
-            prepare=self._lab.prepare,
+            prepare=self.lab.prepare,
             numbers_apart=POLICIES[search.config.policy].numbers_apart,
             curves=self._curve,
         )
@@ -333,7 +328,7 @@ class Driver:
         return curve(self.store.run_dir, index)
 
     def _text(self, genome: str) -> str:
-        return self._lab.seed if genome == self._founder.genome else self.store.text(genome)
+        return self.lab.seed if genome == self._founder.genome else self.store.text(genome)
 
 
 def covered_seconds(intervals: Iterable[tuple[float, float]], pause: float = 0.0) -> float:

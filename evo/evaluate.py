@@ -63,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> tuple[Outcome, dict[str, Any]]:
         program = _rendered(file, program, planned.lab, planned.profile, options.render)
     assembled = assembly.build(planned, _say_to_stderr)
     with claimed(assembled.gpus, f"evo.evaluate {file}"):
-        outcome = _evaluated(assembled, assembled.seed_text if own else program, options.seed)
+        outcome = _evaluated(assembled, assembled.rendered.seed if own else program, options.seed)
     rendered = not assembled.lab.compat if own else options.render
     whose = "the lab's own, " if own else ""
     knobs = f"{whose}with the knobs of profile {assembled.profile}" if rendered else "as it is"
@@ -71,7 +71,7 @@ def evaluate(options: argparse.Namespace) -> tuple[Outcome, dict[str, Any]]:
         "file": str(file),
         "program": knobs,
         "profile": assembled.profile,
-        "budget_seconds": assembled.budget_seconds,
+        "budget_seconds": assembled.rendered.budget_seconds,
         "seed": options.seed,
     }
     return outcome, taken_with
@@ -159,7 +159,7 @@ def _outside(outcome: Scored) -> list[str]:
 def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome:
     evaluator: Evaluate = assembled.specs(Path())[0].make()
     try:
-        return evaluator(program, seed, assembled.budget_seconds)
+        return evaluator(program, seed, assembled.rendered.budget_seconds)
     finally:
         evaluator.close()
 

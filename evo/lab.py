@@ -70,8 +70,9 @@ class Lab:
 class Rendered:
     """The lab for one profile and budget."""
 
-    prepare: str
+    prepare: str  # as the programs see it; "" on the instant lab, which runs none
     seed: str  # train.py with the profile's knobs: the seed genome
+    budget_seconds: float  # of one evaluation
     skipped: tuple[str, ...] = ()  # constants of the profile that prepare.py lacks; compat mode alone allows that
 
 
@@ -139,7 +140,7 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
     if lab.compat:
         known = _constants(lab.prepare)
         prepare = set_constants(lab.prepare, {name: value for name, value in values.items() if name in known}, what)
-        return Rendered(prepare, lab.train, tuple(name for name in values if name not in known))
+        return Rendered(prepare, lab.train, budget_seconds, tuple(name for name in values if name not in known))
     knobs = [knob.name for knob in genomes.knobs(lab.train)]
     lacking = [_lacking("constant", what, values, _constants(lab.prepare))]
     lacking += [_lacking("knob", f"{lab.folder / 'train.py'} for profile {name}", profile.knobs, knobs)]
@@ -147,7 +148,7 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
         raise UserError(f"{'; '.join(filter(None, lacking))}; name a profile of its own with --profile FILE")
     prepare = set_constants(lab.prepare, values, what)
     try:
-        return Rendered(prepare, genomes.set_knobs(lab.train, dict(profile.knobs)))
+        return Rendered(prepare, genomes.set_knobs(lab.train, dict(profile.knobs)), budget_seconds)
     except genomes.GenomeError as error:
         raise UserError(
             f"{lab.folder / 'train.py'} does not fit profile {name}: {error}; name a profile of its own with --profile FILE"

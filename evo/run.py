@@ -40,8 +40,8 @@ from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import StoreError, tokens_spent
 from evo.given import Given
-from evo.lab import Rendered, offers
-from evo.llm.desk import Desk
+from evo.lab import offers
+from evo.llm.desk import Desk, NoDesk
 from evo.llm.prompts import Setting
 from evo.preflight import Preflight, for_slot, trouble
 from evo.search import Founder, Search
@@ -100,11 +100,10 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
         say(f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; built-in operators where it gives nothing usable")
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
-    lab_seed, assembled = assembled.seed_text, session.with_stored_seed(now, assembled)
-    if assembled.seed_text != lab_seed:
+    lab_seed, assembled = assembled.rendered.seed, session.with_stored_seed(now, assembled)
+    if assembled.rendered.seed != lab_seed:
         say(f"comments or layout of {assembled.lab.folder / 'train.py'} have changed since; the run goes on with the program as it was")
-    rendered = Rendered(assembled.prepare, assembled.seed_text)
-    handed_in = given.read(added, rendered, lambda program: labs.fitted(program, planned.lab, planned.profile))
+    handed_in = given.read(added, assembled.rendered, lambda program: labs.fitted(program, planned.lab, planned.profile))
     with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
         return _work(settings, assembled, model, handed_in)
 
@@ -119,7 +118,7 @@ def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Seq
             session.save_limits(now)
             for path in store.set_aside:
                 say(f"damaged: {path} cannot be read; that evaluation runs again")
-            desk = make_desk(now, assembled, model, dry_run) if model is not None else None
+            desk = make_desk(now, assembled, model, dry_run) if model is not None else NoDesk()
             return _drive(now, store, executor, assembled, desk, handed_in)
     except SeedFailsError as error:
         if not now.resumed:  # all that is new is the failure that is about to be told
@@ -179,11 +178,11 @@ def _setting(assembled: Assembly) -> Setting:
     return Setting(
         agenda=assembled.lab.program,
         profile=assembled.profile,
-        budget_seconds=assembled.budget_seconds,
+        budget_seconds=assembled.rendered.budget_seconds,
         device=assembled.device,
         threads=slot.threads if isinstance(slot, SlotConfig | CompatConfig) else 0,
         memory_gib=assembled.memory_gib,
-        offers=offers(Rendered(assembled.prepare, assembled.seed_text)),
+        offers=offers(assembled.rendered),
     )
 
 
@@ -200,15 +199,14 @@ def say(line: str) -> None:
 # ---- driving
 
 
-def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly, desk: Desk | None, handed_in: Sequence[Given]) -> int:
+def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly, desk: Desk, handed_in: Sequence[Given]) -> int:
     founder = session.founder(assembled)
     search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size), Shelf(store.text))
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     with _watcher() as watcher, _signals():  # again: Ray takes SIGTERM for itself when it starts
-        rendered = Rendered(assembled.prepare, assembled.seed_text)
-        driver = Driver(search, store, executor, rendered, watcher, desk, assembled.budget_seconds, handed_in)
+        driver = Driver(search, store, executor, assembled.rendered, watcher, desk, handed_in)
         try:
             driver.run(settings.config.run.hours)
             stopped = False

@@ -145,7 +145,7 @@ def with_stored_seed(now: Session, assembled: Assembly) -> Assembly:
     genome = founder(assembled).genome
     if not now.resumed or not (now.run_dir / "genomes" / f"{genome}.py").exists():
         return assembled
-    return replace(assembled, seed_text=read_program(now.run_dir, genome))
+    return replace(assembled, rendered=replace(assembled.rendered, seed=read_program(now.run_dir, genome)))
 
 
 def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
@@ -177,7 +177,7 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
 
 def founder(assembled: Assembly) -> Candidate:
     """The seed genome."""
-    return operators.describe_seed(assembled.seed_text)
+    return operators.describe_seed(assembled.rendered.seed)
 
 
 def save_limits(now: Session) -> None:

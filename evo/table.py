@@ -165,7 +165,7 @@ class PlainLines:
         self._say(plain_line(record, progress(driver)))
 
     def answered(self, answer: Answer, driver: Driver) -> None:
-        if answer.written is None and driver.desk is not None:
+        if answer.written is None:
             fields = {"model": "endpoint failed" if answer.endpoint_failed else "refused", "index": str(answer.proposal.index)}
             self._say(_line({**fields, "why": driver.desk.trouble or answer.why}))
 
@@ -177,8 +177,8 @@ class PlainLines:
         if driver.busy and not self._told_busy:
             self._told_busy = True
             self._say(_line({"notice": driver.busy}))
-        spent = driver.desk.spent if driver.desk is not None and not self._told_spent else ""
-        if spent:
+        spent = driver.desk.spent
+        if spent and not self._told_spent:
             self._told_spent = True
             self._say(_line({"model": "asked no more", "why": spent}))
 
@@ -323,7 +323,7 @@ def _said(outcome: Outcome) -> dict[str, str]:
 
 def _authorship(driver: Driver, ended: bool) -> Authorship | None:
     desk = driver.desk
-    if desk is None:
+    if not desk.staffed:
         return None
     told = (r for r in driver.search.standing.records if r.index not in driver.told_before)
     new = [r for r in told if r.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]

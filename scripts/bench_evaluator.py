@@ -169,7 +169,7 @@ def main() -> int:
     settings = {"run.profile": options.profile, "run.slots": 1, "run.budget_seconds": options.budget, "run.data": options.data}
     assembled = assembly.build(assembly.plan(load(None, [], settings)), lambda line: print(line, file=sys.stderr, flush=True))
     spec = assembled.specs(Path())[0]
-    todo = [("warm-up", assembled.seed_text, 0), *programs(assembled.seed_text, options.kind, options.count, options.seed)]
+    todo = [("warm-up", assembled.rendered.seed, 0), *programs(assembled.rendered.seed, options.kind, options.count, options.seed)]
     usage = Usage(spec.evaluator.gpu if isinstance(spec.evaluator, SlotConfig) else "")
     with contextlib.closing(usage), contextlib.closing(spec.make()) as evaluate:
         rows = measured(evaluated(evaluate, todo, options.budget, options.alone), usage)

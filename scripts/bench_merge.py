@@ -252,7 +252,7 @@ def main() -> int:
     options = parser.parse_args()
     config = load(None, [], {"run.profile": "cpu", "run.slots": options.jobs, "run.budget_seconds": options.budget})
     assembled = assembly.build(assembly.plan(config), lambda line: print(line, file=sys.stderr, flush=True)) if options.train else None
-    seed, rng = assembled.seed_text if assembled else SEED.read_text(encoding="utf-8"), Random(f"{options.seed}/pairs")
+    seed, rng = assembled.rendered.seed if assembled else SEED.read_text(encoding="utf-8"), Random(f"{options.seed}/pairs")
     found = list[Judged]()
     for pair in pairs(seed, options.pairs, rng):
         found.append(judged(seed, pair, rng))

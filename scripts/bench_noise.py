@@ -34,7 +34,7 @@ def record(options: argparse.Namespace) -> None:
     done = {(row["number"], row["repeat"]) for row in whole_rows(options.record)}
     with contextlib.closing(assembled.specs(Path())[0].make()) as evaluate, options.record.open("a") as file:
         for repeat, number in ((r, n) for r in range(options.repeats) for n in range(options.count) if (n, r) not in done):
-            text, mutations = drawn(assembled.seed_text, number, options.seed)
+            text, mutations = drawn(assembled.rendered.seed, number, options.seed)
             outcome = evaluate(text, 1000 * repeat + number, options.budget)
             told = {name: getattr(outcome, name) for name in KEPT} if isinstance(outcome, Scored) else {"failure": str(outcome)}
             file.write(json.dumps({"number": number, "repeat": repeat, "mutations": mutations, **told}) + "\n")

@@ -70,7 +70,7 @@ def rescored(programs: dict[str, str], assembled: assembly.Assembly, options: ar
         def evaluated(job: tuple[str, int]) -> tuple[tuple[str, int], Outcome]:
             evaluate = free.get()
             try:
-                return job, evaluate(programs[job[0]], job[1], assembled.budget_seconds)
+                return job, evaluate(programs[job[0]], job[1], assembled.rendered.budget_seconds)
             finally:
                 free.put(evaluate)
 
@@ -128,7 +128,7 @@ def main() -> int:
         run(folder, policy, seed, options)
     planned = assembly.plan(load(None, list(options.set), {"run.profile": options.profile, "run.slots": options.slots}))
     assembled = assembly.build(planned, lambda text: print(text, file=sys.stderr))
-    programs = {SEED_PROGRAM: assembled.seed_text}
+    programs = {SEED_PROGRAM: assembled.rendered.seed}
     programs |= {folder.name: (folder / "best" / "train.py").read_text() for folder in runs.values()}
     scores = rescored(programs, assembled, options)
     print(said(SEED_PROGRAM, {}, 0, scores[SEED_PROGRAM]))

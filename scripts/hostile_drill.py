@@ -177,7 +177,7 @@ def config() -> tuple[SlotConfig, str]:
     found = assembled.evaluators[0]
     assert isinstance(found, SlotConfig)
     limits = replace(found.limits, setup_seconds=20.0, host_memory_gib=2.0, file_gib=0.05, tasks=300)
-    return replace(found, limits=limits), assembled.seed_text
+    return replace(found, limits=limits), assembled.rendered.seed
 
 
 def main() -> int:

@@ -99,7 +99,7 @@ def record(options: argparse.Namespace) -> None:
     done = recorded(options.out)
     with contextlib.closing(assembled.specs(Path())[0].make()) as evaluate, options.out.open("a") as file:
         for number in sorted(set(range(options.count)) - done):
-            text, mutations = drawn(assembled.seed_text, number, options.seed)
+            text, mutations = drawn(assembled.rendered.seed, number, options.seed)
             began = time.monotonic()
             row = line(number, text, mutations, options.budget, evaluate(text, number, options.budget))
             file.write(json.dumps(row) + "\n")

@@ -63,7 +63,7 @@ def trained(children: list[genomes.Mutant], assembled: assembly.Assembly, jobs: 
     def one(child: genomes.Mutant) -> Trained:
         slot = slots.get()
         try:
-            outcome = slot(child.text, 0, assembled.budget_seconds)
+            outcome = slot(child.text, 0, assembled.rendered.budget_seconds)
         finally:
             slots.put(slot)
         value = outcome.val_bpb if isinstance(outcome, Scored) and math.isfinite(outcome.val_bpb) else None
@@ -97,7 +97,7 @@ def main() -> int:
     options = parser.parse_args()
     config = load(None, [], {"run.profile": options.profile, "run.slots": options.jobs, "run.budget_seconds": options.budget})
     assembled = assembly.build(assembly.plan(config), lambda line: print(line, file=sys.stderr, flush=True))
-    seed = assembled.seed_text
+    seed = assembled.rendered.seed
     children = drawn(seed, options.children, options.seed)
     sound = sum(not genomes.check(child.text) for child in children)
     same = sum(genomes.identity(child.text) == genomes.identity(seed) for child in children)

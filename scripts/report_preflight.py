@@ -130,7 +130,7 @@ def verify(options: argparse.Namespace) -> int:
     wrong = 0
     try:
         for crash in wanted(options.only):
-            outcome = slot(crash.program(assembled.seed_text), 0, options.budget)
+            outcome = slot(crash.program(assembled.rendered.seed), 0, options.budget)
             found = way(outcome) if isinstance(outcome, Failed) else type(outcome).__name__
             wrong += found != crash.fails
             told = "" if found == crash.fails else f"  the corpus says {crash.fails}"

@@ -97,10 +97,10 @@ class Sweep:
             self._slots.get().close()
 
     def _evaluate(self, stage: str, setting: Setting, seed: int) -> dict[str, str]:
-        text = genomes.set_knobs(self.assembled.seed_text, knobs(setting, 256))
+        text = genomes.set_knobs(self.assembled.rendered.seed, knobs(setting, 256))
         slot = self._slots.get()
         try:
-            outcome = slot(text, seed, self.assembled.budget_seconds)
+            outcome = slot(text, seed, self.assembled.rendered.budget_seconds)
         finally:
             self._slots.put(slot)
         return self._row(stage, setting, seed, outcome)

@@ -293,7 +293,7 @@ def test_constants_are_set_in_a_copy_and_what_the_checkout_lacks_is_said(tmp_pat
     constants = {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in assigned}
     assert (constants["TIME_BUDGET"], constants["MAX_SEQ_LEN"], constants["EVAL_TOKENS"]) == ("7", "256", "32768")
     assert "READY_SIZES" not in constants
-    assert assembled.seed_text == TRAIN
+    assert assembled.rendered.seed == TRAIN
     assert str(tmp_path) in slot.readable
     assert f"| {WORD} |" in slot.measurement_key == assembled.measurement_key
     assert f"own word ({WORD})" in said[0]

@@ -13,7 +13,7 @@ from evo.core.belief import believe
 from evo.core.history import fold
 from evo.core.records import MUTATE, Proposal
 from evo.core.standing import assess
-from evo.llm.desk import PAUSE_SECONDS, Answer, Desk
+from evo.llm.desk import PAUSE_SECONDS, Answer, Desk, NoDesk
 from evo.operators import Library, describe_seed
 
 FOUNDER = describe_seed(PROGRAM)
@@ -59,6 +59,14 @@ def test_calls_run_beside_each_other_and_no_more_than_allowed() -> None:
     assert {a.proposal.index for a in taken(subject, 2)} == {1, 2}
     assert subject.open
     assert subject.busy == 0
+
+
+def test_where_no_model_writes_there_is_nothing_to_ask_or_take() -> None:
+    subject = NoDesk()
+    assert not (subject.staffed or subject.open or subject.busy or subject.spent)
+    assert subject.take_back() is None
+    assert subject.answers(wait_seconds=PATIENCE) == subject.too_late() == []
+    assert desk(lambda asked: answer(asked.index)).staffed
 
 
 def test_nothing_is_waited_for_unless_asked() -> None:

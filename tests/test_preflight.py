@@ -206,7 +206,15 @@ def test_a_model_is_told_once_how_its_program_crashes(small: Preflight, small_la
 )
 def test_programs_are_run_dry_where_it_takes_no_time_from_a_training(dry_run: str, device: str, made: bool, small_lab: SmallLab) -> None:
     slot = Landscape() if device == "instant" else SlotConfig(small_lab.prepare, small_lab.data, "key", device)
-    assembled = Assembly(labs.load(labs.DEFAULT), device, device, 1.0, small_lab.genome, "key", (slot,), 60.0)
+    assembled = Assembly(
+        lab=labs.load(labs.DEFAULT),
+        rendered=labs.Rendered(small_lab.prepare, small_lab.genome, 1.0),
+        profile=device,
+        device=device,
+        measurement_key="key",
+        evaluators=(slot,),
+        patience_seconds=60.0,
+    )
     with preflight(LlmConfig(model="scripted", dry_run=dry_run), assembled) as found:
         assert (found is not None) == made
 

@@ -14,7 +14,7 @@ from evo.core.records import Record
 from evo.drive import Driver, Watcher
 from evo.executor import Executor, InlineExecutor, SlotSpec
 from evo.lab import Rendered
-from evo.llm.desk import Answer, Desk
+from evo.llm.desk import Answer, Desk, NoDesk
 from evo.search import Founder, Search
 from evo.store import Store, snapshot
 
@@ -74,7 +74,7 @@ def drive(
     with Store.open(run_dir, {"lab": "test", "budget_seconds": BUDGET_SECONDS}) as store:
         found = Search(SearchConfig(evals=evals, **search), Founder(seed.genome, seed.species, seed.size))
         slots = executor or InlineExecutor((spec(run_dir),))
-        driver = Driver(found, store, slots, Rendered("", program), watcher or Silent(), desk, budget_seconds=BUDGET_SECONDS)
+        driver = Driver(found, store, slots, Rendered("", program, BUDGET_SECONDS), watcher or Silent(), desk or NoDesk())
         driver.run(hours)
         return driver
 

@@ -69,6 +69,11 @@ class Desk:
         self._closed_until = 0.0  # monotonic
 
     @property
+    def staffed(self) -> bool:
+        """Whether a model writes here at all."""
+        return self._calls > 0
+
+    @property
     def busy(self) -> int:
         """Proposals whose answers are waited for."""
         return len(self._busy)
@@ -155,3 +160,14 @@ class Desk:
             self._failures += 1
             self._closed_until = now + pause
             self.trouble = f"{answer.why}; built-in mutations meanwhile, next try in {pause:.0f} s"
+
+
+class NoDesk(Desk):
+    """Where no model writes: there is no place for a call, so that it is never open, and has nothing under way or spent."""
+
+    def __init__(self) -> None:
+        super().__init__(_nobody, calls=0)
+
+
+def _nobody(proposal: Proposal, library: Library, standing: Standing) -> Answer:
+    raise AssertionError(f"proposal {proposal.index} was given to a model, and there is none")
