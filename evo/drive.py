@@ -31,7 +31,8 @@ from evo.given import Given
 from evo.lab import Rendered
 from evo.llm.desk import WRITES, Answer, Desk
 from evo.proof import refuse_ignored_seed
-from evo.search import Search
+from evo.search import Founder, Search, SearchConfig
+from evo.species import Shelf
 from evo.store import Store, curve
 from evo.upkeep import INTERRUPTIONS, Fate, Upkeep
 from evo.views.current import Views
@@ -73,7 +74,7 @@ class Driver:
 
     def __init__(
         self,
-        search: Search,
+        config: SearchConfig,
         store: Store,
         executor: Executor,
         lab: Rendered,
@@ -86,7 +87,9 @@ class Driver:
             desk: where a model writes; `NoDesk()`: built-in operators alone.
             given: programs that people hand in, evaluated as soon as the seed genome's repeats are under way.
         """
-        self.search = search
+        self._founder = operators.describe_seed(lab.seed)
+        self._shelf = Shelf(self._text)
+        self.search = Search(config, Founder(self._founder.genome, self._founder.species, self._founder.size), self._shelf)
         self.store = store
         self.executor = executor
         self.candidates: dict[int, Candidate] = {}  # submitted and not told
@@ -98,9 +101,8 @@ class Driver:
         self.desk = desk
         self.views = Views(store.run_dir)
         self._watcher = watcher
-        self._curves = Curves(search.false_stops, search.config.seed, lab.budget_seconds)
+        self._curves = Curves(self.search.false_stops, config.seed, lab.budget_seconds)
         self._known = dict[str, Candidate]()
-        self._founder = operators.describe_seed(lab.seed)
         self._contract = genomes.contract_of(lab.seed)
         self._ready: deque[Begun] = deque()
         self._given = deque(given)
@@ -322,6 +324,7 @@ class Driver:
             prepare=self.lab.prepare,
             numbers_apart=POLICIES[search.config.policy].numbers_apart,
             curves=self._curve,
+            shelf=self._shelf,
         )
 
     def _curve(self, index: int) -> tuple[CurvePoint, ...]:

@@ -51,6 +51,7 @@ class Library:
     prepare: str = ""  # text of the lab's prepare.py, as programs see it; "" where no program is run
     numbers_apart: bool = False  # of the run's policy: tune sets numbers, mutations change structure alone
     curves: Callable[[int], Sequence[CurvePoint]] = lambda _: ()  # index of a record -> its learning curve
+    shelf: species.Shelf | None = None  # where knob values of `texts` are read; None: each time anew
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
     id_ = proposal.parents[0]
     parent, last = library.texts(id_), unwritten(proposal, "none of its knobs can be tuned")
     knobs = genomes.knobs(parent)
-    samples = species.samples(id_, library.known, library.history, library.belief, library.texts)
+    shelf = library.shelf or species.Shelf(library.texts)
+    samples = species.samples(id_, library.known, library.history, library.belief, shelf)
     for _ in range(ATTEMPTS):
         step = propose(knobs, samples, library.belief.noise_sd, rng)
         if step is None or not step.values:

@@ -44,9 +44,7 @@ from evo.lab import offers
 from evo.llm.desk import Desk, NoDesk
 from evo.llm.prompts import Setting
 from evo.preflight import Preflight, for_slot, trouble
-from evo.search import Founder, Search
 from evo.session import Session
-from evo.species import Shelf
 from evo.store import Store
 from evo.table import LiveTable, PlainLines
 
@@ -200,13 +198,11 @@ def say(line: str) -> None:
 
 
 def _drive(settings: Session, store: Store, executor: Executor, assembled: Assembly, desk: Desk, handed_in: Sequence[Given]) -> int:
-    founder = session.founder(assembled)
-    search = Search(settings.config.search, Founder(founder.genome, founder.species, founder.size), Shelf(store.text))
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     with _watcher() as watcher, _signals():  # again: Ray takes SIGTERM for itself when it starts
-        driver = Driver(search, store, executor, assembled.rendered, watcher, desk, handed_in)
+        driver = Driver(settings.config.search, store, executor, assembled.rendered, watcher, desk, handed_in)
         try:
             driver.run(settings.config.run.hours)
             stopped = False

@@ -1,4 +1,4 @@
-"""What a run knows about the knobs of one species, as samples for the tuner. Pure in the records; programs are read through `texts`.
+"""What a run knows about the knobs of one species, as samples for the tuner. Pure in the records; programs are read through a `Shelf`.
 
 Members have one structure, so their knobs have one set of names. Where the species is young, the relatives that it descends from join in:
 their scores are shifted by what the structural change was worth, the species' first member against its parent, as far as that is known,
@@ -18,29 +18,10 @@ from evo.core.records import REPEATS, Candidate
 from evo.numeric.space import Sample
 
 SHELVED = 4096  # genomes whose values are remembered, some 5 kB each
+REFERENCES = 8  # programs whose knobs others are read by
 LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent …
 FORETOLD_DRAWS = 0.25  # that the value foretold of a stopped run is worth
 BLOCK = 50  # … and a block more, so that what counts changes seldom and what was learned of it can be remembered
-
-
-def samples(
-    genome: str, known: Mapping[str, Candidate], history: History, belief: Belief, texts: Callable[[str], str]
-) -> tuple[Sample, ...]:
-    """Samples of the genome's species, pending candidates included, and of the species that it came from; in index order."""
-    species = known[genome].species
-    members = [c for c in known.values() if c.species == species]
-    founder = min(members, key=lambda c: c.index)
-    relatives, shift = _relatives(founder, known, history, belief)
-    everyone = sorted([*members, *relatives], key=lambda c: c.index)
-    latest = everyone[-LATEST - len(everyone) % BLOCK :]
-    chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=lambda c: c.index)
-    own, other = texts(founder.genome), texts(min(relatives, key=lambda c: c.index).genome) if relatives else ""
-    return tuple(
-        _sample(_values(own, texts(c.genome)), history.genomes.get(c.genome), 0.0)
-        if c.species == species
-        else _sample(_carried(own, other, texts(c.genome)), history.genomes.get(c.genome), shift)
-        for c in chosen
-    )
 
 
 class Shelf:
@@ -54,35 +35,46 @@ class Shelf:
         self._texts = texts
         self.knobs = lru_cache(maxsize=64)(self._knobs)
         self.values = lru_cache(maxsize=SHELVED)(self._values)
+        self.matched = lru_cache(maxsize=REFERENCES)(self._matched)
+        self._reader = lru_cache(maxsize=REFERENCES)(self._new_reader)
 
     def _knobs(self, genome: str) -> tuple[genomes.Knob, ...]:
         return genomes.knobs(self._texts(genome))
 
     def _values(self, reference: str, genome: str) -> Mapping[str, genomes.Value]:
-        """Knob of the reference -> its value in the genome."""
-        return _reader(self._texts(reference)).values(self._texts(genome))
+        """Knob of the reference -> its value in the genome. Members of one species are read without parsing."""
+        return self._reader(reference).values(self._texts(genome))
+
+    def _matched(self, reference: str, other: str) -> Mapping[str, str]:
+        """Knob of the reference -> the one that stands in its place in the other."""
+        return genomes.match(self._texts(reference), self._texts(other))
+
+    def _new_reader(self, reference: str) -> genomes.Reader:
+        return genomes.Reader(self._texts(reference))
 
 
-@lru_cache(maxsize=8)
-def _reader(text: str) -> genomes.Reader:
-    return genomes.Reader(text)
+def samples(genome: str, known: Mapping[str, Candidate], history: History, belief: Belief, shelf: Shelf) -> tuple[Sample, ...]:
+    """Samples of the genome's species, pending candidates included, and of the species that it came from; in index order."""
+    species = known[genome].species
+    members = [c for c in known.values() if c.species == species]
+    founder = min(members, key=lambda c: c.index)
+    relatives, shift = _relatives(founder, known, history, belief)
+    everyone = sorted([*members, *relatives], key=lambda c: c.index)
+    latest = everyone[-LATEST - len(everyone) % BLOCK :]
+    chosen = sorted({c.genome: c for c in [*latest, known[genome]]}.values(), key=lambda c: c.index)
+    own, other = founder.genome, min(relatives, key=lambda c: c.index).genome if relatives else ""
+    return tuple(
+        _sample(shelf.values(own, c.genome), history.genomes.get(c.genome), 0.0)
+        if c.species == species
+        else _sample(_carried(shelf, own, other, c.genome), history.genomes.get(c.genome), shift)
+        for c in chosen
+    )
 
 
-@lru_cache(maxsize=2 * LATEST)
-def _values(reference: str, text: str) -> Mapping[str, genomes.Value]:
-    """Knob of the reference -> its value in the text. Members of one species are read without parsing, others once."""
-    return _reader(reference).values(text)
-
-
-@lru_cache(maxsize=8)
-def _matched(reference: str, other: str) -> Mapping[str, str]:
-    return genomes.match(reference, other)
-
-
-def _carried(reference: str, other: str, text: str) -> dict[str, genomes.Value]:
-    """As `_values`, where the text is of the species of `other`."""
-    found = _values(other, text)
-    return {name: found[there] for name, there in _matched(reference, other).items() if there in found}
+def _carried(shelf: Shelf, own: str, other: str, genome: str) -> dict[str, genomes.Value]:
+    """Knob of `own` -> its value in a genome of the species of `other`."""
+    found = shelf.values(other, genome)
+    return {name: found[there] for name, there in shelf.matched(own, other).items() if there in found}
 
 
 def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:

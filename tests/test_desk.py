@@ -63,7 +63,7 @@ def test_calls_run_beside_each_other_and_no_more_than_allowed() -> None:
 
 def test_where_no_model_writes_there_is_nothing_to_ask_or_take() -> None:
     subject = NoDesk()
-    assert not (subject.staffed or subject.open or subject.busy or subject.spent)
+    assert not any([subject.staffed, subject.open, subject.busy, subject.spent])
     assert subject.take_back() is None
     assert subject.answers(wait_seconds=PATIENCE) == subject.too_late() == []
     assert desk(lambda asked: answer(asked.index)).staffed

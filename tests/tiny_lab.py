@@ -8,14 +8,12 @@ from typing import Any
 from small_run import PROGRAM
 
 from evaluator.instant import Landscape
-from evo import operators
 from evo.core.policies import SearchConfig
 from evo.core.records import Record
 from evo.drive import Driver, Watcher
 from evo.executor import Executor, InlineExecutor, SlotSpec
 from evo.lab import Rendered
 from evo.llm.desk import Answer, Desk, NoDesk
-from evo.search import Founder, Search
 from evo.store import Store, snapshot
 
 BUDGET_SECONDS = 1.0  # in the lab's own time
@@ -70,11 +68,11 @@ def drive(
     **search: Any,
 ) -> Driver:
     """Starts or resumes a run and drives it to its end; `search` are more of its settings."""
-    seed = operators.describe_seed(program)
     with Store.open(run_dir, {"lab": "test", "budget_seconds": BUDGET_SECONDS}) as store:
-        found = Search(SearchConfig(evals=evals, **search), Founder(seed.genome, seed.species, seed.size))
         slots = executor or InlineExecutor((spec(run_dir),))
-        driver = Driver(found, store, slots, Rendered("", program, BUDGET_SECONDS), watcher or Silent(), desk or NoDesk())
+        driver = Driver(
+            SearchConfig(evals=evals, **search), store, slots, Rendered("", program, BUDGET_SECONDS), watcher or Silent(), desk or NoDesk()
+        )
         driver.run(hours)
         return driver
 

@@ -28,7 +28,8 @@ class Core:
         config = replace(config, calibrations=max(config.calibrations, slots))
         self.texts = {self.founder.genome: self.text}
         founder = Founder(self.founder.genome, self.founder.species, self.founder.size)
-        self.search = Search(config, founder, Shelf(self.texts.__getitem__))
+        self.shelf = Shelf(self.texts.__getitem__)
+        self.search = Search(config, founder, self.shelf)
         self.known: dict[str, Candidate] = {}
 
     def ask(self) -> Job | None:
@@ -68,6 +69,7 @@ class Core:
             history=search.history,
             belief=search.belief,
             numbers_apart=POLICIES[search.config.policy].numbers_apart,
+            shelf=self.shelf,
         )
 
 
