@@ -1,13 +1,12 @@
-"""What a person sees of a run while it goes on: a live table on a terminal, plain lines `key=value` elsewhere. Both show `Progress`."""
+"""What a person sees of a run while it goes on: a live table on a terminal, plain lines `key=value` elsewhere. Both show `Progress`
+(evo/progress.py)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from rich.box import SIMPLE
 from rich.console import Console, Group
@@ -15,105 +14,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from evaluator.outcome import SELF_REPORTED, CurvePoint, Duplicate, Evaluated, Failed, Outcome, Scored, Stopped
-from evo.core.history import EXPLORATIONS
-from evo.core.records import CALIBRATE, FINAL, Record
+from evaluator.outcome import SELF_REPORTED, Duplicate, Failed, Outcome, Scored, Stopped
+from evo.core.records import FINAL, Record
 from evo.drive import Driver
 from evo.errors import one_line
 from evo.llm.desk import Answer
+from evo.progress import Authorship, Progress, authorship, progress
 
 REFRESH_SECONDS = 0.5
 LINES = 8  # of the latest records in the live table
 RESULT_WIDTH = 24  # of its column: what is longer would take the place of all others on a narrow terminal
-LEAST_RATE_COUNT = 4  # evaluations of a session before their rate foretells its end
-
-
-@dataclass(frozen=True)
-class Best:
-    """The leading genome and what is known of it."""
-
-    genome: str
-    mean: float
-    sd: float  # of the mean: the noise band
-
-
-@dataclass(frozen=True)
-class Work:
-    """What runs on a slot."""
-
-    slot: str
-    index: int
-    operator: str
-    note: str
-    seconds: float
-    curve: str  # latest point: "step 120 loss 3.21", or ""
-
-
-@dataclass(frozen=True)
-class Authorship:
-    """What a model has done in this session."""
-
-    written: int  # evaluated programs that it wrote
-    others: int  # new programs that were made without it
-    refused: int  # proposals that it gave back without a usable program
-    late: int  # proposals that no slot could wait for
-    tokens: int
-    trouble: str  # what it last got wrong, or why it is not asked; "" while all is well
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A run at one moment."""
-
-    phase: str  # "calibrate", "explore" or "final"
-    evaluated: int  # new genomes
-    goal: int | None
-    finals: tuple[int, int]  # final draws that have come in, and that there are to be
-    repeats: int  # other evaluations: calibration, confirmation, final draws
-    elapsed_seconds: float  # this session
-    left_seconds: float | None  # until a limit ends exploration; None: no limit, or nobody knows
-    best: Best | None
-    seed: Best | None
-    noise_sd: float
-    working: tuple[Work, ...]
-    failures: tuple[tuple[str, int], ...]  # (reason, count), most frequent first
-    unevaluated: int  # duplicates and unwritten
-    per_hour: float
-    idle_share: float  # of slot time in this session
-    model: Authorship | None  # None: no model writes
-    notices: tuple[str, ...] = ()  # about slots
-    self_reported: bool = False  # scores are the programs' own word
-
-
-def progress(driver: Driver, ended: bool = False) -> Progress:
-    """Reads it off a driver; one that has ended will try nothing again."""
-    standing, search, now = driver.search.standing, driver.search, time.time()
-    running = driver.executor.running()
-    elapsed = max(now - driver.began, 1e-9)
-    outcomes = [r.outcome for r in standing.records]
-    fruitless = sum(not isinstance(r.outcome, Evaluated) for r in standing.records)
-    operators = {driver.candidates[r.index].operator for r in running}
-    phase = FINAL if search.finals[1] else CALIBRATE if CALIBRATE in operators else "explore"
-    return Progress(
-        phase=phase,
-        evaluated=standing.history.evaluated,
-        goal=search.config.evals,
-        finals=search.finals,
-        repeats=len(outcomes) - fruitless - standing.history.evaluated,
-        elapsed_seconds=elapsed,
-        left_seconds=_left(driver, elapsed) if phase != FINAL else None,
-        best=_known(driver, standing.champion),
-        seed=_known(driver, standing.founder),
-        noise_sd=standing.belief.noise_sd,
-        working=tuple(_work(driver, r.index, r.slot, now - r.started, _curve(r.point)) for r in running),
-        failures=tuple(Counter(str(o.reason) for o in outcomes if isinstance(o, Failed)).most_common()),
-        unevaluated=fruitless,
-        per_hour=3600 * driver.evaluations / elapsed,
-        idle_share=max(0.0, 1 - driver.busy_seconds(now) / (elapsed * driver.executor.slots)),
-        model=_authorship(driver, ended),
-        notices=(*driver.notices, *([driver.busy] if driver.busy else [])),
-        self_reported=standing.history.self_reported,
-    )
 
 
 def plain_line(record: Record, now: Progress) -> str:
@@ -251,7 +161,7 @@ def _failure_line(now: Progress) -> str:
 
 def model_words(driver: Driver) -> list[str]:
     """What the model has brought, in a line at the end of a session; none where no model writes."""
-    model = _authorship(driver, ended=True)
+    model = authorship(driver, ended=True)
     return [_model_line(model)] if model is not None else []
 
 
@@ -301,15 +211,6 @@ def _result(outcome: Outcome) -> str:
     return f"{said['outcome']} {said['reason'].partition(' of the budget')[0]}"
 
 
-def _left(driver: Driver, elapsed: float) -> float | None:
-    """Seconds until the first limit, by the session's rate."""
-    goal, history = driver.search.config.evals, driver.search.history
-    limits = [] if driver.hours is None else [3600 * max(0.0, driver.hours - driver.hours_spent)]
-    if goal is not None and driver.evaluations >= LEAST_RATE_COUNT:
-        limits.append(max(0, goal - history.evaluated) * elapsed / driver.evaluations)
-    return min(limits, default=None)
-
-
 def _said(outcome: Outcome) -> dict[str, str]:
     name = type(outcome).__name__.lower()
     if isinstance(outcome, Scored):
@@ -319,30 +220,3 @@ def _said(outcome: Outcome) -> dict[str, str]:
     if isinstance(outcome, Duplicate):
         return {"outcome": name, "reason": f"of {outcome.of}"}
     return {"outcome": name, "reason": outcome.note if isinstance(outcome, Stopped) else outcome.why}
-
-
-def _authorship(driver: Driver, ended: bool) -> Authorship | None:
-    desk = driver.desk
-    if not desk.staffed:
-        return None
-    told = (r for r in driver.search.standing.records if r.index not in driver.told_before)
-    new = [r for r in told if r.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
-    written = sum(bool(r.candidate.writer) for r in new)
-    trouble = desk.why if ended else desk.trouble
-    return Authorship(written, len(new) - written, desk.refused, desk.late, desk.tokens - desk.tokens_before, trouble)
-
-
-def _known(driver: Driver, genome: str | None) -> Best | None:
-    estimate = driver.search.belief.of.get(genome or "")
-    return Best(genome or "", estimate.mean, estimate.sd) if estimate else None
-
-
-def _work(driver: Driver, index: int, slot: str, seconds: float, curve: str) -> Work:
-    candidate = driver.candidates[index]
-    return Work(slot, index, candidate.operator, candidate.note, seconds, curve)
-
-
-def _curve(point: CurvePoint | None) -> str:
-    if point is None:
-        return ""
-    return f"step {point.step}" + (f" loss {point.loss:.2f}" if point.loss is not None else "")

@@ -32,9 +32,10 @@ from evo.core.statistics import announce
 from evo.errors import SeedIgnoredError, UserError
 from evo.lineage import __main__ as lineage
 from evo.machine import Machine
+from evo.progress import Best, Progress
 from evo.proof import refuse_ignored_seed
 from evo.store import snapshot
-from evo.table import Best, Progress, headline
+from evo.table import headline
 from evo.views.notes import overview_note
 
 PREPARE = "TIME_BUDGET = 1\n"

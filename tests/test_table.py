@@ -17,8 +17,9 @@ from evo.core.records import MUTATE, Candidate, Proposal, Record
 from evo.drive import Driver
 from evo.errors import one_line
 from evo.executor import InlineExecutor
+from evo.progress import Progress, progress
 from evo.store import snapshot
-from evo.table import LiveTable, PlainLines, Progress, clock, plain_line, progress, render
+from evo.table import LiveTable, PlainLines, clock, plain_line, render
 
 EVALS = 12
 
