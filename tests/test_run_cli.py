@@ -24,7 +24,7 @@ from evaluator.outcome import Scored
 from evo import assembly, session
 from evo.config import load
 from evo.core.history import EXPLORATIONS
-from evo.core.records import CALIBRATE, FINAL, GIVEN, Record
+from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, Record
 from evo.errors import UserError
 from evo.evaluate import main as evaluate
 from evo.run import main
@@ -87,7 +87,7 @@ def test_a_new_run_is_named_first_and_ends_with_how_to_look_further(lab: Path, c
     assert lines[0].startswith(f"run: runs/{run_dir.name} (new")
     said = "\n".join(lines[-10:])
     assert "best genome: " in said
-    assert "95 % interval" in said or "the seed itself" in said
+    assert "97.5 % interval" in said or "the seed itself" in said
     assert f"{run_dir}/best/train.py" in said
     assert f"python -m evo.lineage {run_dir}" in said
     assert f"optuna-dashboard {run_dir}/optuna.log" in said
@@ -191,7 +191,7 @@ def test_the_best_of_one_run_is_compared_with_the_seed_in_another_and_nothing_is
     arguments = ["check", "--lab", str(lab), "--evals", "0", "--budget", "5", "--add", best, *INSTANT]
     assert main(arguments) == 0
     operators = [record.operator for record in snapshot("check").records]
-    assert {*operators} == {CALIBRATE, GIVEN, FINAL}
+    assert {*operators} == {CALIBRATE, GIVEN, CONFIRM, FINAL}
     assert "fresh draws)" in capsys.readouterr().out
 
 
