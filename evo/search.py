@@ -23,7 +23,7 @@ from evo.core.history import EXPLORATIONS, History, Ledger, count_tries, crossed
 from evo.core.policies import POLICIES, SearchConfig, View, widen
 from evo.core.population import Population, contenders, population
 from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, SEEDS, Candidate, Proposal, Record, lean
-from evo.core.standing import Standing, refined, verdict
+from evo.core.standing import Standing, refined
 from evo.core.statistics import Announcement
 from evo.numeric.refine import KnobValues
 
@@ -197,7 +197,8 @@ class Search:
     @property
     def announcement(self) -> Announcement | None:
         """What the standing final draws say; None before the end of their first stage, and where no genome beat the seed."""
-        return verdict(self._group(), self.history)
+        group = self._group()
+        return group.announcement if group else None
 
     @property
     def standing(self) -> Standing:

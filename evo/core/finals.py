@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 from evaluator.outcome import Scored
@@ -30,6 +31,7 @@ class Group:
     told: Mapping[int, Record]  # index -> what came of it
     founder: str  # the seed genome
     size: int  # draws of either arm in one stage
+    look: int = 1  # how many groups of the run have said something, with this one
 
     @property
     def champion(self) -> str:
@@ -40,10 +42,10 @@ class Group:
     def arms(self) -> tuple[str, str]:
         return self.champion, self.founder
 
-    @property
+    @cached_property
     def wanted(self) -> int:
         """Scores of either arm."""
-        first = self._verdict(1, 1)
+        first = self._verdict(1)
         return self.size if first is None or _settled(first) else STAGES * self.size
 
     @property
@@ -51,26 +53,24 @@ class Group:
         """The arms that lack a draw, pending ones counted."""
         return tuple(arm for arm in self.arms if self._lacks(arm))
 
-    def announcement(self, look: int) -> Announcement | None:
-        """What the latest complete stage says; None before the end of the first, and where an arm has less than two scores.
-
-        Args:
-            look: how many groups of the run have said something, with this one.
-        """
-        first = self._verdict(1, look)
-        return first if first is None or _settled(first) else self._verdict(STAGES, look) or first
+    @property
+    def announcement(self) -> Announcement | None:
+        """What the latest complete stage says; None before the end of the first, and where an arm has less than two scores."""
+        first = self._verdict(1)
+        return first if first is None or _settled(first) else self._verdict(STAGES) or first
 
     def _lacks(self, arm: str) -> bool:
         drawn = [p for p in self.draws if p.parents[0] == arm]
         usable = sum(1 for p in drawn if p.index not in self.told or isinstance(self.told[p.index].outcome, Scored))
         return usable < self.wanted and len(drawn) < TRIES * self.wanted
 
-    def _verdict(self, stages: int, look: int) -> Announcement | None:
+    def _verdict(self, stages: int) -> Announcement | None:
         wanted = stages * self.size
         parts = [self._first(arm, wanted) for arm in self.arms]
         if None in parts:
             return None
-        return announce([record for part in parts for record in part or ()], self.champion, FALSE_SHARE / (look * (look + 1)) / STAGES)
+        share = FALSE_SHARE / (self.look * (self.look + 1)) / STAGES
+        return announce([record for part in parts for record in part or ()], self.champion, share)
 
     def _first(self, arm: str, wanted: int) -> list[Record] | None:
         """Its draws up to the one that gave the last wanted score; None while some of these are still to come."""
@@ -106,37 +106,26 @@ def next_draw(group: Group | None, champion: str, founder: str, size: int, index
 def standing_group(draws: Iterable[Proposal], told: Mapping[int, Record], founder: str | None, size: int, after: int) -> Group | None:
     """The latest group, unless something else came after it began: then it says nothing of who leads now.
 
+    Earlier groups are looks where they have said something: each may have announced what is not there.
+
     Args:
         draws: all final draws of the run.
         after: highest index of anything else.
     """
-    draws = list(draws)
-    latest = max((p.group for p in draws), default=-1)
-    return _group((p for p in draws if p.group == latest), told, founder, size) if founder is not None and latest > after else None
-
-
-def looks_before(group: Group, finals: Iterable[Record]) -> int:
-    """How many earlier groups have said something: each may have announced what is not there.
-
-    Args:
-        finals: all told final draws of the run.
-    """
-    earlier: dict[int, dict[int, Record]] = {}
-    for record in finals:
-        proposal = record.candidate.proposal
-        if proposal.group < group.draws[0].group:
-            earlier.setdefault(proposal.group, {})[proposal.index] = record
-    groups = (_group((r.candidate.proposal for r in told.values()), told, group.founder, group.size) for told in earlier.values())
-    return sum(found is not None and found.announcement(1) is not None for found in groups)
-
-
-def _group(draws: Iterable[Proposal], told: Mapping[int, Record], founder: str, size: int) -> Group | None:
-    """None where only draws of the seed are known, in records older than the naming of the champion in all of them."""
-    ordered = tuple(sorted(draws, key=lambda p: p.index))
-    return Group(ordered, told, founder, size) if _champion(ordered, founder) else None
+    groups: dict[int, list[Proposal]] = {}
+    for proposal in sorted(draws, key=lambda p: p.index):
+        groups.setdefault(proposal.group, []).append(proposal)
+    if founder is None or max(groups, default=-1) <= after:
+        return None
+    found, look = None, 1
+    for id_ in sorted(groups):
+        look += found is not None and found.announcement is not None
+        found = Group(tuple(groups[id_]), told, founder, size, look) if _champion(groups[id_], founder) else None
+    return found
 
 
 def _champion(draws: Iterable[Proposal], founder: str) -> str | None:
+    """Older records name it in its own draws alone."""
     return next((p.parents[-1] for p in draws if p.parents[-1] != founder), None)
 
 

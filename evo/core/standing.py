@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evo.core.belief import Belief, believe, doubted
-from evo.core.finals import Group, looks_before, standing_group
+from evo.core.finals import standing_group
 from evo.core.history import History, fold
 from evo.core.policies import POLICIES, SearchConfig
 from evo.core.records import CALIBRATE, Record
@@ -42,12 +42,7 @@ def assess(
     told = {record.index: record for record in history.finals}
     group = standing_group((r.candidate.proposal for r in told.values()), told, founder, final_draws, history.explored_until)
     champion = group.champion if group else POLICIES[policy].champion(history, belief)
-    return Standing(ordered, history, belief, founder, champion, verdict(group, history))
-
-
-def verdict(group: Group | None, history: History) -> Announcement | None:
-    """What the standing final draws say."""
-    return group.announcement(1 + looks_before(group, history.finals)) if group else None
+    return Standing(ordered, history, belief, founder, champion, group.announcement if group else None)
 
 
 def refined(history: History, policy: str, shelf: KnobValues | None) -> Belief:
