@@ -1,4 +1,4 @@
-"""A slot's process, as the executor on Ray starts it: what is called from afar."""
+"""A slot's process, as the executor on Ray starts it: the methods that the driver calls remotely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evo.machine import probe
 
 
 class SlotActor:
-    """A slot's process. Evaluates in one thread, or in two where evaluations overlap, and tells of them from others."""
+    """A slot's process. Evaluates in one thread, or in two where evaluations overlap, and answers questions about them in others."""
 
     def __init__(self, spec: SlotSpec) -> None:
         self._spec = spec
@@ -31,9 +31,9 @@ class SlotActor:
         """One evaluation, its outcome filed before it is returned.
 
         Args:
-            ticket: by which the others ask for it; a candidate may come twice.
+            ticket: number by which the other methods refer to it; a candidate may come twice.
         """
-        trained = self._event(ticket) if self._spec.overlaps else threading.Event()  # nobody asks for the latter
+        trained = self._event(ticket) if self._spec.overlaps else threading.Event()  # else nobody waits for it
 
         def watch(point: CurvePoint) -> None:
             self._points[ticket] = point
@@ -45,17 +45,17 @@ class SlotActor:
             self._points.pop(ticket, None)
 
     def started(self) -> None:
-        """Answers."""
+        """Returns once the process is up."""
 
     def point(self, ticket: int) -> CurvePoint | None:
         """The latest point of the running curve."""
         return self._points.get(ticket)
 
     def trained(self, ticket: int) -> None:
-        """Returns when the slot takes another candidate beside this one, at its end at the latest. Asked once for each evaluation, where
-        they overlap."""
+        """Returns when the slot can take another candidate beside this one, at the latest when this one ends. Called once per evaluation,
+        where evaluations overlap."""
         self._event(ticket).wait()
-        del self._trained[ticket]  # the evaluation, which was here first or has woken this, has its own hold on it
+        del self._trained[ticket]  # the evaluation, which was here first or has woken this, has its own reference to it
 
     def _evaluator(self) -> Evaluate:
         if self._hold is None:
@@ -70,7 +70,7 @@ class SlotActor:
 
 
 def _require_comparable(spec: SlotSpec) -> None:
-    """Raise HarnessError where this machine is another one than the run measures on: its scores would be compared all the same."""
+    """Raises HarnessError where this machine is of another kind than the run measures on: its scores would be compared all the same."""
     if not spec.comparable or isinstance(spec.evaluator, Landscape):
         return
     device = spec.evaluator.device

@@ -28,10 +28,10 @@ from evo.machine import Machine, probe
 
 MOST_INSTANT_SLOTS = 128  # a process each
 INSTANT_BUDGET_SECONDS = 1.0  # on the instant lab, where it costs nothing
-SCORE_PASSES = 3  # at most: forwarders, each with `score_seconds` (evaluator/slot.py)
+SCORE_PASSES = 3  # most forwarders of one evaluation, each with `score_seconds` (evaluator/slot.py)
 OWN_CACHE = Path(".cache") / "autoresearch"  # below the home folder: where autoresearch keeps its data
 DOWNLOADS = Path(".cache") / "huggingface" / "hub"
-MARGIN_SECONDS = 180.0  # for what has no limit of its own: starting processes, writing files
+MARGIN_SECONDS = 180.0  # allowance for what has no limit of its own: starting processes, writing files
 
 Say = Callable[[str], None]
 
@@ -48,7 +48,7 @@ class Assembly:
     evaluators: tuple[SlotKind, ...]  # one per slot
     patience_seconds: float
     on_cluster: bool = False  # slots may be on other machines
-    memory_gib: float = 0.0  # that a program may use, of the GPU where it has one; 0: not known
+    memory_gib: float = 0.0  # memory that a program may use: the GPU's where it has one; 0: not known
     comparable: str = ""  # what each machine of a cluster must be; "" without one
 
     @property
@@ -69,7 +69,7 @@ class Assembly:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be evaluated with, found without changing anything. `build` prepares the data and completes it."""
+    """What a run will evaluate with, found without changing anything. `build` prepares the data and completes it."""
 
     config: Config
     lab: labs.Lab
@@ -95,7 +95,7 @@ def plan(config: Config, machine: Machine | None = None) -> Plan:
     """Loads the lab, chooses the profile, counts the slots.
 
     Args:
-        machine: what there is; None: looks.
+        machine: what there is; None: found by probing.
     Raises:
         UserError: something does not fit; the message says what and what to do.
     """
@@ -133,7 +133,7 @@ def build(planned: Plan, say: Say) -> Assembly:
 
 
 def sandbox_line(planned: Plan) -> str:
-    """What keeps programs in; "" on the instant lab, which runs none."""
+    """One line on what confines programs; "" on the instant lab, which runs none."""
     if planned.profile is None:
         return ""
     forced = planned.config.evaluator.sandbox
@@ -142,7 +142,7 @@ def sandbox_line(planned: Plan) -> str:
 
 
 def patience(limits: Limits, budget_seconds: float) -> float:
-    """Longest time that an evaluation can take within its limits; beyond it, its slot hangs."""
+    """Longest time that an evaluation can take within its limits; if it takes longer, its slot hangs."""
     training = limits.setup_seconds + limits.pack_seconds + budget_seconds + limits.grace_seconds
     return training + SCORE_PASSES * limits.score_seconds + MARGIN_SECONDS
 
@@ -191,7 +191,7 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
 
 
 def _assembled(planned: Plan, profile: profiles.Profile, rendered: labs.Rendered, key: str, evaluators: tuple[SlotKind, ...]) -> Assembly:
-    """With what a profile says, whichever contract its lab is under."""
+    """An assembly with what the profile says, whichever contract the lab is under."""
     return Assembly(
         lab=planned.lab,
         rendered=rendered,
@@ -207,7 +207,7 @@ def _assembled(planned: Plan, profile: profiles.Profile, rendered: labs.Rendered
 
 
 def _memory_gib(planned: Plan, profile: profiles.Profile) -> float:
-    """That a program may use; 0 on a GPU of a machine that was not looked at."""
+    """Memory that a program may use; 0 on a GPU of a machine that was not looked at."""
     if profile.head.device != "cuda":
         return profile.limits.host_memory_gib
     return max(0.0, planned.machine.gpus[0].memory_gib - profile.limits.gpu_spare_gib) if planned.machine.gpus else 0.0
@@ -223,7 +223,7 @@ def _compiles(seed: str) -> bool:
 
 
 def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
-    """For a program that trains and scores itself on data of its own."""
+    """The assembly for a program that trains and scores itself on data of its own."""
     head, lab, budget, home = profile.head, planned.lab, planned.budget_seconds, Path.home()
     rendered = labs.render(lab, profile, budget)
     say(f"compat mode: {lab.folder / 'train.py'} is run as it is and scores itself; scores are the program's own word ({SELF_REPORTED})")
@@ -252,8 +252,8 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:
-    """What a program in compat mode reads beside its own files: its data, and what the seed names as `owner/name` and was downloaded before
-    (autoresearch gets its attention kernel that way)."""
+    """What a program in compat mode may read beside its own files: its data, and downloads already there that the seed names as
+    `owner/name` (autoresearch gets its attention kernel that way)."""
     named = {match.replace("/", "--") for match in re.findall(r"[\"']([\w.-]+/[\w.-]+)[\"']", lab.train)}
     downloads = sorted(str(path) for name in named for path in (home / DOWNLOADS).glob(f"*--{name}"))
     return (str(home / OWN_CACHE), *downloads, *([str(Path(data).resolve())] if data else []))

@@ -1,8 +1,8 @@
-"""Whose GPU is it: two drivers of one user that evaluate on the same GPU of this machine would both get worse scores without a word.
+"""Whose GPU it is: if two drivers of one user evaluated on the same GPU of this machine, both would get worse scores unnoticed.
 
-A GPU is claimed by a lock on a file of its name in a folder that all jobs of a machine share; the lock dies with whoever holds it. It is a
-courtesy: where no such file can be made or locked, or a GPU is called by its number here and by its UUID there, nobody is told. GPUs of a
-cluster are Ray's to give out, and cores are shared: that others take them shows in the records (health.py).
+A GPU is claimed by a lock on a file of its name in a folder that all jobs of a machine share; the lock dies with its holder. This is a
+courtesy: where no such file can be made or locked, or one job names a GPU by its number and another by its UUID, nothing is noticed. GPUs
+of a cluster are Ray's to give out, and cores are shared: when others use them, it shows in the records (health.py).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FOLDER = Path("/tmp")  # not TMPDIR, which may be a job's own
 
 @contextlib.contextmanager
 def claimed(gpus: Iterable[str], purpose: str) -> Iterator[None]:
-    """These GPUs belong to this process in the block.
+    """Claims these GPUs for this process while the block runs.
 
     Args:
         gpus: values of CUDA_VISIBLE_DEVICES, one for each.
-        purpose: what for, as others are told.
+        purpose: what for, as shown to others.
     Raises:
         UserError: another process works on one of them.
     """
@@ -43,7 +43,7 @@ def claimed(gpus: Iterable[str], purpose: str) -> Iterator[None]:
                 raise UserError(
                     f"GPU {gpu} is taken by {holder}, and evaluations share none: stop it, or choose another by CUDA_VISIBLE_DEVICES"
                 ) from error
-            except OSError:  # no locks there
+            except OSError:  # no locks on that file system
                 continue
             os.ftruncate(claim, 0)
             os.pwrite(claim, f"process {os.getpid()} ({purpose})".encode(errors="replace"), 0)

@@ -11,20 +11,21 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-STOPPED = 130  # as shells say it: ended by SIGINT
+STOPPED = 130  # exit code of a process ended by SIGINT, as in shells
 STAND_INS = {"±": "+-", "→": "->", "★": "*", "✗": "x", "✓": "ok", "×": "x", "…": "...", "–": "-", "−": "-"}
 STAND_INS |= dict(zip("├└│─", "|`|-", strict=True)) | dict(zip("▁▂▃▄▅▆▇█", "_.-~=+*#", strict=True))
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as every other error of a command is said, and exits with 2."""
+    """Reports in one line what is wrong, like every other error of a command, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; `{self.prog} --help` lists what there is\n")
 
 
 def entry(name: str, main: Callable[[], int]) -> int:
-    """Runs a command as a process of its own; its exit code. What the terminal's encoding lacks is shown by what looks like it."""
+    """Runs a command as a process of its own and returns its exit code. Characters that the terminal's encoding lacks are shown by similar
+    ones."""
     codecs.register_error("evo.stand_in", stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -36,7 +37,7 @@ def entry(name: str, main: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         drop_output()
         return 0
-    except OSError as error:  # commands say themselves what they cannot read
+    except OSError as error:  # commands report themselves what they cannot read
         drop_output()
         print(f"{name}: {error.strerror}: {error.filename or 'standard output'}", file=sys.stderr)
         return 1
@@ -47,13 +48,13 @@ def entry(name: str, main: Callable[[], int]) -> int:
 
 
 def stand_in(error: UnicodeError) -> tuple[str, int]:
-    """For `codecs.register_error`: signs of ours in ASCII, all others as `?`."""
+    """Error handler for `codecs.register_error`: shows our own signs in ASCII, all others as `?`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(STAND_INS.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 def drop_output() -> None:
-    """From here on nothing is said on standard output: nobody takes it."""
+    """Discards standard output from here on: nobody takes it."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no real stream
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

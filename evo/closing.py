@@ -1,4 +1,4 @@
-"""What is said at the end of a session: what came of the run, whether to believe it, and how to look further or go on."""
+"""What is printed at the end of a session: what came of the run, whether to believe it, and how to look further or go on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evo.table import clock, model_words
 
 
 def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]:
-    """The lines."""
+    """The lines to print."""
     standing, run_dir = driver.search.standing, settings.run_dir
     lines = [*_end(driver, stopped), *_best(standing), *driver.notices, *([driver.busy] if driver.busy else []), *model_words(driver)]
     audited = audit(standing.records, lambda index: curve(run_dir, index), driver.lab.budget_seconds)

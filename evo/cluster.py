@@ -55,11 +55,11 @@ PROJECT = str(Path(__file__).resolve().parent.parent)
 OBJECT_STORE_BYTES = 100 * 2**20  # programs and outcomes are small
 SHORT_PLACES = ("/tmp", "/var/tmp")
 LONGEST_PLACE = 22  # bytes: a socket's name has room for 104 (macOS) or 107, and the folder, session and socket take the rest
-ANSWER_SECONDS = 10.0  # for what Ray should answer at once
+ANSWER_SECONDS = 10.0  # longest wait for what Ray should answer at once
 ALIVE_EVERY_SECONDS = 5.0
 POINT_EVERY_SECONDS = 1.0
-START_SECONDS = 30.0  # that all slots get to start before the first of them is given work
-NO_SLOT_SECONDS = 900.0  # without any slot: then the run ends
+START_SECONDS = 30.0  # time that all slots get to start before the first of them is given work
+NO_SLOT_SECONDS = 900.0  # time without any slot after which the run ends
 
 
 @dataclass
@@ -70,9 +70,9 @@ class _Job:
     ticket: int
     actor: Any
     result: Any  # reference of the evaluation's result
-    trained: Any  # reference that is ready when the slot takes another candidate beside it; None where it is or will not be
-    patience_seconds: float  # that it gets; for one that waits for another twice as many
-    deadline: float  # monotonic, at their end
+    trained: Any  # reference that is ready when the slot can take another candidate beside it; None once it is, or if it never will be
+    patience_seconds: float  # time that it gets: twice as much if it waits for another
+    deadline: float  # monotonic, when that time is up
     started: float  # seconds since the epoch
     point: CurvePoint | None = None
     asked: Any = None  # reference of a point asked for
@@ -102,7 +102,7 @@ class _Place:
 
 
 class RayExecutor:
-    """`Executor` on Ray; where Ray is up in this process already, that is used, and left running."""
+    """`Executor` on Ray. If Ray is up in this process already, it is used, and left running."""
 
     def __init__(self, specs: tuple[SlotSpec, ...], address: str = "") -> None:
         """
@@ -205,20 +205,21 @@ class RayExecutor:
     def close(self) -> None:
         for place in self._places:
             ray.kill(place.actor)
-            if not self._owner:  # else it ends with our being there
+            if not self._owner:  # else it ends with our connection
                 remove_placement_group(place.reserved)
         self._places = []
         if self._owner:
             ray.shutdown()
         if self._watchdog is not None:
-            self._watchdog.communicate()  # until all that was started here has ended, and its folder is gone
+            self._watchdog.communicate()  # waits until all that was started here has ended, and its folder is gone
             self._watchdog = None
         sweep()  # what the slots' processes have left
 
     # ---- inside
 
     def _spawn(self, spec: SlotSpec, reserved: PlacementGroup) -> tuple[Any, Any]:
-        """A fresh actor, and the reference that tells of its start. Threads for two evaluations and for two questions about them."""
+        """A fresh actor, and the reference that is ready when it has started. It has threads for two evaluations and two questions about
+        them."""
         options: dict[str, Any] = {"num_gpus": self._gpus, "num_cpus": 1 - self._gpus}
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(reserved)
         actor: Any = ray.remote(SlotActor).options(max_restarts=0, max_task_retries=0, max_concurrency=4, **options).remote(spec)
@@ -228,7 +229,7 @@ class RayExecutor:
         return next(place for place in self._places if place.spec.name == slot)
 
     def _see_starts(self) -> None:
-        """Which slots have started. One that cannot start has, too: that shows when it is given work."""
+        """Notes which slots have started. One that cannot start counts as started: the failure shows when it is given work."""
         waiting = [place.starts for place in self._places if place.starts is not None]
         ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
         for place in self._places:
@@ -253,13 +254,13 @@ class RayExecutor:
         return finished
 
     def _lost(self, place: _Place, job: _Job, why: str) -> Finished:
-        """Replaces the actor. What else ran there is lost next."""
+        """Replaces the actor. Whatever else ran there is found lost next."""
         if place.actor is job.actor:
             self.renew(place.spec.name)
         return self._given_back(place, job, f"{place.spec.name}: {why}")
 
     def _given_back(self, place: _Place, job: _Job, why: str, unable: bool = False) -> Finished:
-        """The candidate, interrupted. What the slot has finished all the same is in its outcome file."""
+        """Gives the candidate back as interrupted. If the slot has finished it all the same, the result is in its outcome file."""
         place.jobs.remove(job)
         report = read_outcomes(place.spec.run_dir).get(job.index)
         if report is not None:
@@ -281,7 +282,7 @@ class RayExecutor:
             job.asked, job.asked_at = job.actor.point.remote(job.ticket), time.monotonic()
 
     def _check_alive(self) -> None:
-        """A dead raylet leaves results pending for good, so its node is asked about."""
+        """Asks whether a node is alive, since a dead raylet leaves results pending for good."""
         if time.monotonic() - self._alive_at < ALIVE_EVERY_SECONDS:
             return
         self._alive_at = time.monotonic()
@@ -295,7 +296,7 @@ def connect(address: str, slots: int, gpus: int, folder: str | None = None) -> N
 
     Args:
         address: of a running cluster; "" starts one here, with room for `slots` actors of `gpus` GPUs each.
-        folder: for the files of one that is started here; None: where Ray usually has them.
+        folder: for Ray's files, if it is started here; None: where Ray usually has them.
     Raises:
         UserError: no cluster answers at the address.
         ClusterError: Ray does not start here.
@@ -339,7 +340,7 @@ def _folder() -> str:
 
 
 def _require_listener(address: str) -> None:
-    """Raise UserError where nothing listens at HOST:PORT: Ray would end this process after half a minute, without a word of ours."""
+    """Raises UserError where nothing listens at HOST:PORT: Ray would end this process after half a minute, without a message of ours."""
     found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
     if found is None:  # "auto", or what Ray itself refuses
         return

@@ -1,6 +1,6 @@
 """Settings of a run: frozen values by section, from a TOML file and from `--set section.key=value`.
 
-Each section is a dataclass, whose fields are its keys. What is unknown, of the wrong type or missing is a `UserError` that names what is
+Each section is a dataclass whose fields are its keys. Anything unknown, of the wrong type or missing is a `UserError` that names what is
 near; nothing is guessed. A `Config` is plain data: it pickles whole, and `from_flat(flat(config)) == config`.
 """
 
@@ -32,17 +32,17 @@ DRY_RUNS = ("auto", "always", "never")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how long. `None` leaves the choice to the profile, or means no limit."""
+    """Where a run evaluates, and for how long. `None` leaves the choice to the profile, or means no limit."""
 
     lab: str = ""  # folder with prepare.py, train.py and program.md; "": the one that comes with evo
     profile: str = ""  # name of a file in configs/ or path of one; "": chosen by probing the machine
     budget_seconds: float | None = None  # training time of one evaluation
     gpus: int | None = None  # GPUs to use; None: all there are
     slots: int | None = None  # evaluations at once
-    hours: float | None = None  # of evaluating, over all sessions of the run
+    hours: float | None = None  # limit of time spent evaluating, over all sessions of the run
     data: str = ""  # text to train on: Parquet, JSONL or text files; "": the lab's default
     executor: str = "ray"  # one of EXECUTORS
-    ray_address: str = ""  # of a running Ray cluster; "": RAY_ADDRESS, else one of our own for this run
+    ray_address: str = ""  # address of a running Ray cluster; "": RAY_ADDRESS, else one of our own for this run
 
     def __post_init__(self) -> None:
         _one_of("run.executor", self.executor, EXECUTORS)
@@ -59,7 +59,7 @@ class EvaluatorConfig:
     """How a program is evaluated."""
 
     kind: str = "slot"  # "slot": real training; "instant": the deterministic lab of evaluator/instant.py, set by section `instant`
-    sandbox: str = "auto"  # the strongest that works, or a level by name
+    sandbox: str = "auto"  # "auto": the strongest that works; or a level by name
 
     def __post_init__(self) -> None:
         _one_of("evaluator.kind", self.kind, KINDS)
@@ -70,15 +70,15 @@ class EvaluatorConfig:
 class LlmConfig:
     """The model that writes beside the built-in operators, behind any endpoint that speaks OpenAI's chat completions."""
 
-    url: str = ""  # of the endpoint, such as http://localhost:8000/v1; "": OpenAI's, if a model is named
+    url: str = ""  # address of the endpoint, such as http://localhost:8000/v1; "": OpenAI's, if a model is named
     model: str = ""  # its name there; "": the only one that the endpoint serves. Neither url nor model: no model writes
     temperature: float | None = None  # None: the endpoint's
-    max_tokens: int = 8192  # of one reply, thoughts included
+    max_tokens: int = 8192  # limit of one reply, thoughts included
     timeout_seconds: float = 180.0  # longest time that one call may take, retries included
-    calls: int | None = None  # under way at once; None: as many as there are slots
-    prompt_bytes: int = 120_000  # of one prompt; history is left out before that
-    token_limit: int | None = None  # of the whole run, prompts and replies; beyond it built-in operators write alone
-    dry_run: str = "auto"  # of what the model writes, on the CPU, before a slot gets it; "auto": where programs train on a GPU
+    calls: int | None = None  # most under way at once; None: as many as there are slots
+    prompt_bytes: int = 120_000  # limit of one prompt; history is left out to keep it
+    token_limit: int | None = None  # limit of the whole run, prompts and replies; beyond it built-in operators write alone
+    dry_run: str = "auto"  # whether what the model writes runs on the CPU before a slot gets it; "auto": where programs train on a GPU
 
     def __post_init__(self) -> None:
         if self.url:
@@ -106,8 +106,8 @@ class Config:
             raise UserError(f"instant.noise_sd is {self.instant.noise_sd:g}, must be at most {MOST_BPB:g}: no score is larger")
 
 
-NO_TOML = (ValueError, RecursionError)  # what tomllib raises for a text that is none, has too many digits or too many brackets
-PATHS = ("run.data", "run.lab")  # whose `~` is the home: a shell leaves it alone behind an equals sign, and TOML knows none
+NO_TOML = (ValueError, RecursionError)  # what tomllib raises for a text that is not TOML, or has too many digits or brackets
+PATHS = ("run.data", "run.lab")  # settings whose `~` is expanded: a shell leaves it alone after an equals sign, and TOML knows none
 SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
 
 
@@ -117,12 +117,12 @@ def load(path: Path | None = None, assignments: Iterable[str] = (), flags: Mappi
 
 
 def stated(path: Path | None, assignments: Iterable[str], flags: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a TOML file, then `section.key=value` texts, then `flags` say, as `section.key` -> value; later ones win. Paths have no `~`.
+    """What a TOML file, then `section.key=value` texts, then `flags` say, as `section.key` -> value; later ones win. `~` is expanded.
 
     Args:
         flags: `section.key` -> value, already of the right type; None values are not given.
     Raises:
-        UserError: the file cannot be read, or an assignment is none.
+        UserError: the file cannot be read, or an assignment is malformed.
     """
     settings: dict[str, Any] = {}
     for section, table in (read_toml(path) if path else {}).items():
@@ -173,10 +173,10 @@ def build(section: type[Any], name: str, table: Mapping[str, Any]) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    """The contents of a TOML file.
 
     Raises:
-        UserError: there is none, or it does not parse.
+        UserError: it cannot be read, or does not parse.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -220,10 +220,10 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _endpoint(name: str, url: str) -> None:
-    """Refuses what is no address, and secrets in one: settings are stored and shown."""
+    """Refuses what is not an address, and an address with secrets in it: settings are stored and shown."""
     try:
         parts = urllib.parse.urlsplit(url)
-        _ = parts.port  # raises where it is no number of a port
+        _ = parts.port  # raises where it is not a port number
     except ValueError as error:
         raise ValueError(f"{name} is no address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() or not c.isprintable() for c in url):

@@ -46,7 +46,7 @@ def connected(run_dir: Path, meta: Mapping[str, Any]) -> sqlite3.Connection:
 
 @contextmanager
 def translated(run_dir: Path) -> Iterator[None]:
-    """What does not read as it was written is one error, whether SQLite or a value in it shows it."""
+    """Turns whatever no longer reads as it was written into one error, whether SQLite or a value in it shows that."""
     try:
         yield
     except (sqlite3.DatabaseError, *DAMAGE) as error:
@@ -56,7 +56,7 @@ def translated(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def written(run_dir: Path) -> Iterator[None]:
-    """A file that cannot be written (a full disk) is the same error for SQLite's files as for all others."""
+    """Raises the same error for SQLite's files as for all others if they cannot be written (a full disk)."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -88,7 +88,7 @@ def _check_meta(stored: Mapping[str, Any], given: Mapping[str, Any], run_dir: Pa
 
 
 def reader(run_dir: Path) -> sqlite3.Connection:
-    """For reading alone, also while somebody else writes, or where nobody can."""
+    """A connection for reading alone, also while somebody else writes, or where nobody can."""
     path = run_dir / DATABASE
     if not path.exists():
         raise StoreError(f"{run_dir} is no run folder: it has no {DATABASE}")
@@ -99,7 +99,7 @@ def reader(run_dir: Path) -> sqlite3.Connection:
         connection.close()
         if os.access(run_dir, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
             raise
-        # A file in WAL mode is shared through others beside it. Where those cannot be made nobody writes, so nothing needs to be shared.
+        # A file in WAL mode is shared through two others beside it. If those cannot be made nobody writes, so nothing needs to be shared.
         return _readable(path, "immutable=1")
     return connection
 

@@ -45,7 +45,7 @@ OTHER_LAB = "name the lab that the profile is for with --lab, or a profile for t
 OWN_PROFILE = "copy configs/{}.toml, set {} = {} under [knobs] there and name the copy with --profile"
 
 
-Settings = Mapping[str, Any]  # of a seed program: constant at top level -> value
+Settings = Mapping[str, Any]  # settings of a seed program: constant at top level -> value
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def examine(wanted: str = "", everything: bool = False, lab: Path = LAB) -> Iter
     Args:
         wanted: profile to look for; "" for the one that suits the machine.
         everything: also try what the profile's seed program does not use.
-        lab: whose seed program is asked what it uses.
+        lab: the lab whose seed program is asked what it uses.
     """
     yield Check("python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield packages()
@@ -147,7 +147,7 @@ def used(profile: profiles.Profile, here: machine.Machine, seed: Settings) -> It
 
 
 def trials(profile: profiles.Profile, seed: Settings, everything: bool) -> Iterator[Check]:
-    """What the seed program uses, tried; of the rest what is quick, or everything where that is wanted."""
+    """Tries what the seed program uses; of the rest, what is quick, or everything if that is wanted."""
     precision, attention, compiled = (seed.get(name) for name in TOLD_APART)
     uses = {"float32": True, "bfloat16": precision == "bfloat16", "sdpa": attention == "sdpa", "flex": attention == "flex"}
     uses |= {"cudnn": uses["flex"] and precision == "bfloat16", "compile": compiled is True}
@@ -167,8 +167,8 @@ def trials(profile: profiles.Profile, seed: Settings, everything: bool) -> Itera
 
 
 def tried(names: list[str], device: str) -> Iterator[Check]:
-    """Trials, each OK or STOP. One process does them in a row; the next one goes on behind what ended the last."""
-    with tempfile.TemporaryDirectory(prefix="evo-doctor-") as cache:  # nothing compiled earlier may answer in this machine's place
+    """Trials, each OK or STOP. One process makes them in a row; if a trial ends it, another process goes on with the next."""
+    with tempfile.TemporaryDirectory(prefix="evo-doctor-") as cache:  # nothing compiled earlier may take the place of a trial
         env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
         while names:
             command = [sys.executable, "-P", "-W", "ignore", str(TRIED), device, *names]
@@ -186,7 +186,7 @@ def tried(names: list[str], device: str) -> Iterator[Check]:
 
 
 def confinement() -> Check:
-    """How well programs are kept in."""
+    """How well programs are confined."""
     level, why = sandbox.level()
     if level == "namespaces":
         return Check("sandbox", OK, "namespaces: programs see no files but their own and the system's, no network, no other process")
@@ -229,7 +229,7 @@ def disks(device: str) -> Iterator[Check]:
 
 
 def _needed() -> list[str]:
-    """What pyproject.toml asks for, or where only the installed package is there, what that says."""
+    """Requirements from pyproject.toml or, if only the installed package is there, from its metadata."""
     file = PROJECT / "pyproject.toml"
     if file.exists():
         block = re.search(r"^dependencies = \[\n(.*?)^\]", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -252,7 +252,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def seed_settings(lab: Path, profile: profiles.Profile) -> Settings:
-    """Of the lab's seed program under the profile, read without any package; nothing where it does not read."""
+    """Settings of the lab's seed program under the profile, read without any package; nothing if it does not read."""
     try:
         own = _assigned((lab / "train.py").read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError):

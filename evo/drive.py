@@ -3,11 +3,11 @@
 What holds, whenever the process is killed: `begin` is stored before a slot starts and `finish` before the search is told, so what is
 finished is kept and what is pending is run again under its index. Interrupting the loop (KeyboardInterrupt) is no different.
 
-One candidate is written ahead, so that a slot that falls free has its next program at once. With a model, as many as there are slots are
+One candidate is written ahead, so that a slot that becomes free has its next program at once. With a model, as many as there are slots are
 written ahead or being written: calls run beside training (evo/llm/desk.py), and a slot that would have to wait for one gets a built-in
-mutation instead. Proposals without a program (Unwritten, Duplicate) take no slot. An Interrupted candidate runs again under its index;
-the third time it is given up as Unwritten, which is neutral: the harness's fault is not the program's, the genome gets no failure and may
-be proposed again. What breaks beside programs is looked after by evo/upkeep.py.
+mutation instead. Proposals without a program (Unwritten, Duplicate) take no slot. An Interrupted candidate runs again under its index; the
+third time it is given up as Unwritten, which is neutral: the fault is the harness's, so the genome gets no failure and may be proposed
+again. Whatever else breaks is looked after by evo/upkeep.py.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from evo.views.current import Views
 
 AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock
-VIEW_SHARE = 0.05  # of the run's time that may go into refreshing views
+VIEW_SHARE = 0.05  # share of the run's time that may go into refreshing views
 TIME_UP = "the run's time was up before the model had written it"
-PAUSE_SECONDS = 30.0  # longest pause between evaluations within a session: it has worked for these, too
-HOPELESS = 2  # failures of the seed genome, with no score, that say it cannot be evolved
+PAUSE_SECONDS = 30.0  # longest pause between evaluations that still counts as time worked
+HOPELESS = 2  # evaluations of the seed genome, none with a score, that show that it cannot be evolved
 
 
 class Watcher(Protocol):
@@ -92,11 +92,11 @@ class Driver:
         self.search = Search(config, Founder(self._founder.genome, self._founder.species, self._founder.size), self._shelf)
         self.store = store
         self.executor = executor
-        self.candidates: dict[int, Candidate] = {}  # submitted and not told
+        self.candidates: dict[int, Candidate] = {}  # submitted and not finished
         self.began = time.time()
         self.hours: float | None = None  # limit of `hours_spent`
         self.evaluations = 0  # finished in this session
-        self.told_before = frozenset[int]()  # indexes of the sessions before
+        self.told_before = frozenset[int]()  # indexes of the records of earlier sessions
         self.lab = lab
         self.desk = desk
         self.views = Views(store.run_dir)
@@ -116,11 +116,11 @@ class Driver:
         """Runs until the search is finished.
 
         Args:
-            hours: of evaluating, over all sessions of the run, after which nothing new is explored.
+            hours: limit of time spent evaluating, over all sessions of the run, after which nothing new is explored.
         Raises:
             SeedFailsError: the seed genome gets no score, or (SeedIgnoredError) takes no seed.
             ClusterError: the slots are lost.
-            HarnessError: evaluations can be made on none of them.
+            HarnessError: no slot can evaluate anything.
         """
         self.hours = hours
         self._resume()
@@ -138,21 +138,21 @@ class Driver:
 
     @property
     def hours_spent(self) -> float:
-        """With something evaluated, in this session and all before."""
+        """Hours in which something was evaluated, in this session and all before."""
         return (self._spent_before + time.time() - self.began) / 3600
 
     @property
     def time_is_up(self) -> bool:
-        """Nothing new is explored any more."""
+        """Whether nothing new is explored any more."""
         return self.hours is not None and self.hours_spent >= self.hours
 
     @property
     def busy(self) -> str:
-        """Of other work on this machine, by the latest programs; "" where there is none to speak of."""
+        """A line on other work on this machine, as the latest programs show it; "" if there is none to speak of."""
         return self._upkeep.busy
 
     def busy_seconds(self, now: float) -> float:
-        """How long slots have been at work in this session, each for itself; where evaluations of a slot overlap, once."""
+        """How long slots have been at work in this session, summed over slots; time in which evaluations of a slot overlap counts once."""
         under_way = [(r.slot, r.started, now) for r in self.executor.running()]
         slots: dict[str, list[tuple[float, float]]] = {}
         for slot, started, finished in [*self._busy, *under_way]:
@@ -165,7 +165,7 @@ class Driver:
         """Fills the slots and takes in one event, or none where nothing comes for a while; False at the end of the run."""
         self._take_answers(closing)
         self._fill(closing)
-        if not self.candidates and not self._ready:  # else a slot is on its way
+        if not self.candidates and not self._ready:  # else something runs or waits for a slot
             if not self.desk.busy:
                 return False
             self._take_answers(closing, wait_seconds=TICK_SECONDS)
@@ -203,7 +203,8 @@ class Driver:
                 return
 
     def _write_next(self, closing: bool, ask_model: bool) -> bool:
-        """One proposal at a time, so that each is asked with the ones before it written: a resumed run asks the same."""
+        """Writes one proposal; False if there is none. One at a time, so that each is asked for with the previous ones written: a resumed
+        run asks the same."""
         if self._given and not self.search.calibrating:
             self._introduce(self._given.popleft())
             return True
@@ -224,14 +225,15 @@ class Driver:
         self._accept(operators.judge(self.search.introduce(), self._library(), given.text, given.file))
 
     def _take_back(self, closing: bool) -> bool:
-        """A slot is free and nothing is left to ask: the proposal that the model has had for longest is written without it."""
+        """Takes the proposal that the model has had for longest and writes it without the model: a slot is free and nothing is left to ask.
+        False if the model has none."""
         proposal = self.desk.take_back()
         if proposal is not None:
             self._accept(operators.unwritten(proposal, TIME_UP) if closing else operators.write(proposal, self._library()))
         return proposal is not None
 
     def _accept(self, written: operators.Written) -> None:
-        """A written proposal waits for a slot, or is told at once where there is nothing to evaluate."""
+        """Queues a written proposal for a slot, or records it at once if there is nothing to evaluate."""
         candidate = written.candidate
         if written.outcome is not None:
             now = time.time()
@@ -243,7 +245,7 @@ class Driver:
         self._ready.append(Begun(candidate, written.text))
 
     def _take_answers(self, closing: bool, wait_seconds: float = 0.0) -> None:
-        """What the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
+        """Takes in what the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
         for answer in self.desk.answers(wait_seconds):
             if closing:
                 self._accept(operators.unwritten(answer.proposal, TIME_UP))
@@ -251,11 +253,11 @@ class Driver:
                 self._accept(operators.write(answer.proposal, self._library()))
             else:
                 self._accept(answer.written)
-            if answer.exchange:  # last: what is stored under an index that a kill leaves unused would be taken for another's
+            if answer.exchange:  # last: if a kill came in between, the index would go to another proposal, and this exchange with it
                 self.store.keep_exchange(str(answer.proposal.index), answer.exchange)
             self._watcher.answered(answer, self)
         for answer in self.desk.too_late():
-            if answer.exchange:  # the index is that of a program which it has not written
+            if answer.exchange:  # the program of that index is not the model's
                 self.store.keep_exchange(f"{answer.proposal.index}.late", answer.exchange)
 
     def _take(self, event: Finished) -> None:
@@ -269,7 +271,7 @@ class Driver:
         self._upkeep.finished(event)
 
     def _again(self, candidate: Candidate, event: Finished, why: str) -> None:
-        """Under its index; or it is given up, and may be proposed anew."""
+        """Runs an interrupted candidate again under its index, or gives it up: then it may be proposed anew."""
         fate = self._upkeep.interrupted(event, why)
         if fate is not Fate.NEVER:
             begun = Begun(candidate, self.store.text(candidate.genome))
@@ -292,7 +294,7 @@ class Driver:
             self._prove_seed()
 
     def _hopeless(self) -> bool:
-        """The seed genome fails, and not on one slot alone while others are at work or on their way: that one may be broken."""
+        """Whether the seed genome fails, and not only on one slot, which may be broken, while others are at work or still starting."""
         scored, told = self.search.history.calibrations
         tried = [r for r in self.search.standing.records if r.operator == CALIBRATE]
         failed = {record.slot for record in tried if isinstance(record.outcome, Failed)}
@@ -303,7 +305,7 @@ class Driver:
         refuse_ignored_seed(self.search.standing.records, self.search.config.calibrations, self._curve)
 
     def _refresh_views(self) -> None:
-        """Views cost time that grows with the run, so they are refreshed the less often the more they cost."""
+        """Refreshes the views, the less often the more they cost: their cost grows with the run."""
         now = time.monotonic()
         if now - self._views_at < self._views_cost / VIEW_SHARE:
             return

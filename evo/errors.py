@@ -6,7 +6,7 @@ EvoError                print the one line and end
 │   │   └── SeedIgnoredError  … or the same score under every seed: noise cannot be measured
 │   └── LineageError    a question about a run has no answer: ask another
 ├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the run can go on
-├── StudyError          the study, a view, cannot be written: say so and go on, the run is not concerned
+├── StudyError          the study, a view, cannot be written: say so and go on, the run is not affected
 └── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
@@ -50,7 +50,7 @@ class ClusterError(EvoError):
 
 
 class StudyError(EvoError):
-    """The file of the study cannot be written; the run itself is not concerned."""
+    """The file of the study cannot be written; the run itself is not affected."""
 
 
 class ModelError(EvoError):
@@ -58,10 +58,10 @@ class ModelError(EvoError):
 
 
 def nearest(wanted: str, known: Iterable[str], section: str = "") -> str:
-    """A clause that names the closest of the known words, or all of them where none is close: those that it begins, or is written like.
+    """A clause that names the closest of the known words, those that `wanted` begins or is spelt like, or all of them if none is close.
 
     Args:
-        section: that the words are keys of; the closest are named with it.
+        section: the section whose keys the words are; the closest are shown with it.
     """
     words = sorted(known)
     close = [word for word in words if wanted and word.startswith(wanted)] or difflib.get_close_matches(wanted, words, n=3, cutoff=0.5)
@@ -69,5 +69,5 @@ def nearest(wanted: str, known: Iterable[str], section: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """The text for one line of a terminal or a log, whoever wrote it."""
+    """The text made safe for one line of a terminal or a log, whoever wrote it."""
     return " ".join(printable(text).split()).encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> tuple[Outcome, dict[str, Any]]:
-    """The outcome, and what it was taken with."""
+    """The outcome, and the settings that it was measured with."""
     file = Path(options.file)
     if not 0 <= options.seed < SEEDS:
         raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
@@ -119,7 +119,7 @@ def _why(facts: dict[str, Any]) -> str:
 
 
 def describe(outcome: Outcome, taken_with: Mapping[str, Any]) -> str:
-    """For people."""
+    """The outcome as text for people."""
     lines = [f"{taken_with['file']} ({taken_with['program']}), seed {taken_with['seed']}, budget {taken_with['budget_seconds']:g} s"]
     if isinstance(outcome, Scored):
         own = f" ({SELF_REPORTED})" if outcome.self_reported else ""
@@ -143,12 +143,12 @@ def describe(outcome: Outcome, taken_with: Mapping[str, Any]) -> str:
 
 
 def _rate(outcome: Scored) -> str:
-    """Tokens a second; nothing where a checkout's own word of its seconds is 0."""
+    """Tokens a second; "" if a checkout reports that it trained for 0 seconds."""
     return f" ({outcome.tokens / outcome.training_seconds:.0f} a second)" if outcome.training_seconds > 0 else ""
 
 
 def _outside(outcome: Scored) -> list[str]:
-    """Where the time beside the training went, if it was measured."""
+    """Where the time outside training went, if it was measured."""
     if not outcome.score_seconds:
         return []
     rest = outcome.total_seconds - outcome.setup_seconds - outcome.training_seconds - outcome.score_seconds
@@ -165,10 +165,10 @@ def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome
 
 
 def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any], dry: bool = False) -> Config:
-    """As the command line says; for the rest, a file that lies in a run folder is measured as that run measures.
+    """The settings of the command line; for the rest, a file that lies in a run folder is measured as that run measures.
 
     Args:
-        dry: it is not measured, so that it does not matter by what.
+        dry: nothing is measured, so it does not matter by which evaluator.
     Raises:
         UserError: the settings do not fit, or the run's cannot be read.
     """

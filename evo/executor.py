@@ -29,7 +29,7 @@ from evo.errors import ClusterError, one_line
 from evo.folder import LOCK, held, write_outcome
 
 SLOTS_LOCK = "slots.lock"
-UNABLE = (HarnessError, OSError)  # what a slot raises that can evaluate nothing
+UNABLE = (HarnessError, OSError)  # what a slot that can evaluate nothing raises
 SlotKind = SlotConfig | CompatConfig | Landscape
 
 
@@ -46,7 +46,7 @@ class SlotSpec:
 
     @property
     def overlaps(self) -> bool:
-        """Whether it may take a candidate while it scores the one before."""
+        """Whether it may take a candidate while it scores the previous one."""
         return isinstance(self.evaluator, SlotConfig) and self.evaluator.early_start
 
     def make(self) -> Evaluate:
@@ -93,8 +93,8 @@ class Executor(Protocol):
 
     @property
     def free_slots(self) -> int:
-        """How many more candidates may be submitted now. A slot may take its next one while it scores the one before; one whose process
-        has not started takes none, so that there may be none at all for a while."""
+        """How many more candidates may be submitted now. A slot may take its next one while it scores the previous one; a slot whose
+        process has not started takes none, so for a while there may be none at all."""
         ...
 
     def submit(self, candidate: Candidate, text: str) -> None:
@@ -106,7 +106,7 @@ class Executor(Protocol):
         ...
 
     def next_finished(self, timeout_seconds: float) -> Finished | None:
-        """Waits for a result, no longer than the timeout and no longer than until a slot takes a candidate; None if there is none.
+        """Waits for a result until the timeout, or until a slot can take a candidate; None if there is none.
 
         Raises:
             ClusterError: the slots are lost for good.
@@ -122,8 +122,8 @@ class Executor(Protocol):
         ...
 
     def retire(self, slot: str) -> bool:
-        """Gives a slot no more work, and interrupts what runs there; False, and nothing is changed, where there is no other one, or it is
-        retired already."""
+        """Gives a slot no more work, and interrupts what runs there; False, with nothing changed, if it is the last one or is retired
+        already."""
         ...
 
     def close(self) -> None:
@@ -141,12 +141,12 @@ def evaluate_and_file(
 ) -> Finished:
     """The slot's side of every executor: evaluates, and files the outcome before it reports.
 
-    An error of ours that this program brought out is an interruption: the same program would end every session that it is tried in.
+    An error of ours that this program provoked is an interruption: raised, it would end every session that tries the program.
 
     Args:
         watch, trained: see `Evaluate`. The candidate's rule may stop the run as well.
     Raises:
-        HarnessError: evaluations cannot be made here, or what came of this one cannot be written down.
+        HarnessError: evaluations cannot be made here, or the outcome of this one cannot be written.
     """
     started = time.time()
     proposal, rule = candidate.proposal, candidate.rule
@@ -251,7 +251,7 @@ def check_submission(executor: Executor, candidate: Candidate) -> None:
 
 
 def hold(run_dir: str) -> IO[str]:
-    """For a slot in a process of its own: says that outcomes may still appear in the run folder, until closed or dead."""
+    """Declares, for a slot in a process of its own, that outcomes may still appear in the run folder, until closed or dead."""
     lock = (Path(run_dir) / SLOTS_LOCK).open("a", encoding="utf-8")
     fcntl.flock(lock, fcntl.LOCK_SH)
     return lock

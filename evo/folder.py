@@ -22,7 +22,7 @@ from evo.errors import one_line
 DATABASE, LOCK = "run.sqlite", "run.lock"
 LOOK_SECONDS = 1.0  # far longer than a look at a lock takes
 FOLDERS = ("genomes", "logs", "prompts", "outcomes")
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)  # of reading what is no longer as written
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)  # raised in reading what is damaged
 
 
 class StoreError(Exception):
@@ -40,19 +40,19 @@ class Report:
 
 
 def write_outcome(run_dir: Path | str, index: int, outcome: Outcome, slot: str, started: float, finished: float) -> None:
-    """Makes an evaluation finished: from here on no kill loses it. For the slot's side, before it reports; needs no Store."""
+    """Makes an evaluation finished: from here on no kill loses it. Called by a slot before it reports; needs no Store."""
     data = {"outcome": to_dict(outcome), "slot": slot, "started": started, "finished": finished}
     write_atomically(outcome_path(Path(run_dir), index), as_json(data))
 
 
 def outcome_indexes(run_dir: Path | str) -> list[int]:
-    """Of the outcome files that are in place."""
+    """Indexes of the outcome files that are in place."""
     stems = [path.stem for path in (Path(run_dir) / "outcomes").glob("*.json")]
     return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
 
 
 def read_outcomes(run_dir: Path | str) -> dict[int, Report]:
-    """Index -> report, of the outcome files that are in place. One that a disk has damaged is none: its evaluation is not finished."""
+    """Index -> report, for the outcome files that are in place. A damaged one does not count: its evaluation is not finished."""
     found = {index: _report(outcome_path(Path(run_dir), index)) for index in outcome_indexes(run_dir)}
     return {index: report for index, report in found.items() if report is not None}
 
@@ -84,7 +84,7 @@ def exchange(run_dir: Path | str, index: int) -> dict[str, Any] | None:
 
 
 def tokens_spent(run_dir: Path | str) -> int:
-    """Of all exchanges with models that the run has kept.
+    """Tokens of all exchanges with models that the run has kept.
 
     Raises:
         StoreError: one was damaged.
@@ -106,7 +106,7 @@ def _exchange(path: Path) -> dict[str, Any]:
 
 
 def read_text(run_dir: Path | str, genome: str) -> str:
-    """A stored program, of which no more is known than that it is a text: to be shown, or read by the hundred.
+    """A stored program, checked for nothing but being text: to be shown, or read by the hundred.
 
     Raises:
         StoreError: there is none under this id.
@@ -177,7 +177,7 @@ def locked(run_dir: Path) -> IO[str]:
 
 
 def _taken(lock: IO[str]) -> bool:
-    """Whether the lock is ours now. Who only looks at it holds it for an instant, so it is tried for a moment."""
+    """Whether the lock is ours now. Whoever only looks at it holds it for an instant, so this tries for a moment."""
     deadline = time.monotonic() + LOOK_SECONDS
     while not _free(lock.fileno(), fcntl.LOCK_EX):
         if time.monotonic() > deadline:
@@ -202,7 +202,7 @@ def held(path: Path, shared: bool = False) -> bool:
 
 
 def _free(descriptor: int, kind: int) -> bool:
-    """Whether the lock can be had, and then it is."""
+    """Takes the lock if nobody has it; whether that worked."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

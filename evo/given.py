@@ -20,7 +20,7 @@ class Given:
 
     @property
     def genome(self) -> str:
-        """Its identity."""
+        """The program's identity."""
         return genomes.identity(self.text)
 
 
@@ -29,7 +29,7 @@ def read(files: Sequence[Path], rendered: Rendered, fitted: Callable[[str], str]
 
     Args:
         rendered: the lab, whose contract they must keep.
-        fitted: makes a program for this run's profile of one that is a copy of the lab's file.
+        fitted: turns a copy of the lab's file into a program for this run's profile.
     Raises:
         UserError: one cannot be read, or is no program of this lab.
     """

@@ -35,9 +35,9 @@ FILES = {
     "program.md": "the research agenda",
 }
 BUDGET = "TIME_BUDGET"  # the constant of prepare.py that holds the seconds of training
-SHOWN_PROBLEMS = 4  # of a train.py that is no genome
-MODULE_BYTES = 1 << 20  # of a module that is taken along in compat mode
-OFFERED, OFFERED_CHARACTERS = 30, 100  # constants and functions that a model is told of, and of a constant's value
+SHOWN_PROBLEMS = 4  # problems that are listed of a train.py that is not a genome
+MODULE_BYTES = 1 << 20  # largest module that is taken along
+OFFERED, OFFERED_CHARACTERS = 30, 100  # most constants and functions that a model is shown, and longest value of a constant
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Lab:
 
     @property
     def hash(self) -> str:
-        """Of what makes two runs comparable. The agenda is left out: people edit it while a run goes on."""
+        """Hash of what makes two runs comparable. The agenda is left out: people edit it while a run goes on."""
         return _short_hash("\0".join([self.prepare, self.train, *(text for _, text in self.modules)]))
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The same for each file."""
+        """Hash of each of these files."""
         return {name: _short_hash(text) for name, text in (("prepare.py", self.prepare), ("train.py", self.train), *self.modules)}
 
     @property
@@ -99,7 +99,7 @@ def load(folder: Path) -> Lab:
 
 
 def _checked_script(lab: Lab) -> Lab:
-    """A lab in compat mode."""
+    """Checks a lab in compat mode."""
     if BUDGET not in _constants(lab.prepare):
         raise UserError(f"{lab.folder / 'prepare.py'} has no constant {BUDGET} at top level, by which train.py is told how long to train")
     if not any("val_bpb" in text for text in (lab.train, lab.prepare, *(text for _, text in lab.modules))):
@@ -110,7 +110,7 @@ def _checked_script(lab: Lab) -> Lab:
 def _imported(lab: Lab) -> tuple[tuple[str, str], ...]:
     """The modules beside prepare.py that it or one of them imports; in compat mode those of train.py too.
 
-    A lab is three files: what its prepare.py imports of the default lab's preparation, and does not bring, is taken from there.
+    A lab can do with three files: modules that its prepare.py imports and its folder lacks are taken from the default lab's preparation.
     """
     found: dict[str, str] = {}
     folders = (lab.folder,) if lab.compat else (lab.folder, DEFAULT)
@@ -156,7 +156,7 @@ def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:
 
 
 def _lacking(kind: str, what: str, wanted: Iterable[str], known: Iterable[str]) -> str:
-    """All that is not there, in words; "" where nothing is lacking."""
+    """All that is missing, in words; "" if nothing is."""
     missing, there = [name for name in wanted if name not in set(known)], list(known)
     if len(missing) > 1:
         return f"{what}: no {kind}s {', '.join(missing)}"
@@ -164,8 +164,8 @@ def _lacking(kind: str, what: str, wanted: Iterable[str], known: Iterable[str]) 
 
 
 def fitted(program: str, lab: Lab, profile: Profile | None) -> str:
-    """A copy of the lab's train.py that was changed, for the profile: with its knobs where the copy still has the lab's. Any other program,
-    such as one of a run, which has more knobs of the profile's than of the lab's, as it is."""
+    """A changed copy of the lab's train.py, made to fit the profile: it gets the profile's knobs where it still has the lab's. Any other
+    program stays as it is, such as one of a run, which has more knobs of the profile's than of the lab's."""
     if profile is None or lab.compat:
         return program
     try:

@@ -35,9 +35,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is."""
+    """What a machine has to train on."""
 
-    cores: tuple[int, ...]  # that this process may use
+    cores: tuple[int, ...]  # those that this process may use
     cpu: str  # model
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False

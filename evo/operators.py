@@ -1,8 +1,8 @@
 """A proposal becomes a program: the one place where genomes are written.
 
     calibrate, confirm, final   the text of the known genome
-    mutate                      a built-in mutation of the parent; tried again while the child is known already. Where numbers are the
-                                business of `tune`, a structural one, and where none applies, what `tune` does
+    mutate                      a built-in mutation of the parent; tried again while the child is known already. Where numbers are left to
+                                `tune`, a structural mutation; if none applies, what `tune` does
     tune                        values of the parent's knobs that a model of its species expects much of (evo/numeric/)
     optuna                      the same by Optuna (evo/tuner.py), for the baseline that goes by it alone
     repair                      what genomes.repair mends of a genome that failed
@@ -51,7 +51,7 @@ class Library:
     prepare: str = ""  # text of the lab's prepare.py, as programs see it; "" where no program is run
     numbers_apart: bool = False  # of the run's policy: tune sets numbers, mutations change structure alone
     curves: Callable[[int], Sequence[CurvePoint]] = lambda _: ()  # index of a record -> its learning curve
-    shelf: species.Shelf | None = None  # where knob values of `texts` are read; None: each time anew
+    shelf: species.Shelf | None = None  # where knob values of `texts` are read; None: read anew each time
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def _crossover(proposal: Proposal, library: Library, rng: Random) -> Written:
 
 
 def fitter_side(belief: Belief, a: str, b: str, rng: Random) -> genomes.Settle:
-    """What both parents changed is as the better one has it; by lot where neither is known to be, by more than a standard deviation."""
+    """Settles what both parents changed as the better one has it; at random if neither is known to be better, by more than a standard
+    deviation."""
     one, other = belief.of.get(a), belief.of.get(b)
     if one is None or other is None or abs(one.mean - other.mean) <= math.hypot(one.sd, other.sd):
         return genomes.seeded(rng)
@@ -158,7 +159,7 @@ def _repair(proposal: Proposal, library: Library, rng: Random) -> Written:
 
 
 def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written:
-    """A written text as a candidate, with what a rule can mend before an evaluation mended, or why it is not worth one."""
+    """A written text as a candidate, after mending what a rule can mend, or why it is not worth an evaluation."""
     text, mended = mend(proposal, library, text)
     note = f"{note}; repaired: {mended}" if mended else note
     if found := problems(proposal, library, text):
@@ -170,13 +171,13 @@ def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written
 
 
 def problems(proposal: Proposal, library: Library, text: str) -> tuple[genomes.Problem, ...]:
-    """What breaks the contract in a text and does not in its parents."""
+    """What breaks the contract in a text and not already in its parents."""
     inherited = _inherited(proposal, library)
     return tuple(problem for problem in _check(library, text) if problem.message not in inherited)
 
 
 def mend(proposal: Proposal, library: Library, text: str) -> tuple[str, str]:
-    """The text without problems that a rule can mend, and what was done; as it was, and "", where something would remain."""
+    """The text with its problems mended by rules, and what was done; as it was, and "", if a problem would remain."""
     repaired = genomes.mend(text, library.contract, library.prepare, accepted=_inherited(proposal, library))
     return (repaired.text, repaired.note) if repaired is not None else (text, "")
 
@@ -202,7 +203,7 @@ def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:
 
 
 def _described(proposal: Proposal, known: tuple[str, str, int], text: str, note: str) -> Candidate:
-    """With what its learning curve is compared by; `known`: genome, species and size."""
+    """A candidate with what its learning curve is compared by; `known`: genome, species and size."""
     return Candidate(proposal, *known, note, loss_code=genomes.loss_code(text), warmup=warmup_share(genomes.knobs(text)))
 
 

@@ -25,7 +25,7 @@ THREADS = 2
 LENGTH = "MAX_SEQ_LEN"  # the constant of prepare.py that holds the tokens of a row
 SHORT = 64  # tokens of a row
 FEW = 2  # rows
-CALM = 1 / 64  # of the rates: what is not a number at these is wrong, not unlucky
+CALM = 1 / 64  # factor on the rates: what is not a number at these is wrong, not unlucky
 _SIZES = (
     (re.compile(r"depth|n_?layers?|num_layers|layers"), 4),
     (re.compile(r"aspect_ratio"), 16),
@@ -47,7 +47,7 @@ class Subject:
     """What programs are run with."""
 
     prepare: str  # rendered for the profile
-    device: str  # of the profile; on "cpu" a program is run at its own size
+    device: str  # the profile's; on "cpu" a program is run at its own size
 
 
 class Preflight:
@@ -116,7 +116,7 @@ def for_slot(slot: SlotConfig) -> Preflight:
 
 
 def trouble(verdict: Verdict) -> str:
-    """What a writer is told, with the last frames; "" unless the program failed."""
+    """What is wrong, in words for a writer, with the last frames; "" unless the program failed."""
     if not isinstance(verdict, Failed):
         return ""
     return f"the program fails in a dry run on the CPU, in {verdict.phase}: {verdict.message}\n{verdict.trace}".rstrip()
@@ -136,7 +136,7 @@ def _way(failed: Failed) -> tuple[object, ...]:
 
 
 def _class(failed: Failed) -> str:
-    """The exception's, where there was one."""
+    """Class of the exception, if there was one."""
     return failed.message.partition(":")[0] if failed.trace else ""
 
 
@@ -147,7 +147,7 @@ def _for_a_cpu(knobs: tuple[genomes.Knob, ...]) -> dict[str, genomes.Value]:
 
 
 def _tokens(knobs: tuple[genomes.Knob, ...], short: int, full: int) -> dict[str, genomes.Value]:
-    """Batches of as many rows, which are shorter."""
+    """Tokens of a batch that has as many rows, but shorter ones."""
     return {k.name: k.value * short // full for k in knobs if _TOKENS.fullmatch(_label(k)) and type(k.value) is int}
 
 

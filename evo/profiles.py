@@ -35,9 +35,9 @@ class Head:
 
     name: str
     device: str  # one of DEVICES
-    budget_seconds: float  # of training, for one evaluation
+    budget_seconds: float  # training time of one evaluation
     slots: str  # how many there are unless said otherwise; one of SLOT_RULES; per_core: cores / threads_per_slot
-    threads_per_slot: int  # of the CPU, for one evaluation
+    threads_per_slot: int  # CPU threads of one evaluation
     compile_cache: bool = False  # keep compiled kernels between the programs of a slot
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ def choose(wanted: str, machine: Machine) -> Profile:
 
 
 def find(wanted: str, machine: Machine) -> Profile:
-    """The same, whether or not the machine has its device."""
+    """The profile of that name or file, whether or not the machine has its device; "" means the one that suits the machine."""
     return load(_path(wanted or suitable(machine)))
 
 

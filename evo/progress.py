@@ -11,7 +11,7 @@ from evo.core.history import EXPLORATIONS
 from evo.core.records import CALIBRATE, FINAL
 from evo.drive import Driver
 
-LEAST_RATE_COUNT = 4  # evaluations of a session before their rate foretells its end
+LEAST_RATE_COUNT = 4  # evaluations of a session before their rate predicts its end
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Progress:
     phase: str  # "calibrate", "explore" or "final"
     evaluated: int  # new genomes
     goal: int | None
-    finals: tuple[int, int]  # final draws that have come in, and that there are to be
+    finals: tuple[int, int]  # final draws that have come in, and how many there are to be
     repeats: int  # other evaluations: calibration, confirmation, final draws
     elapsed_seconds: float  # this session
     left_seconds: float | None  # until a limit ends exploration; None: no limit, or nobody knows
@@ -72,7 +72,7 @@ class Progress:
 
 
 def progress(driver: Driver, ended: bool = False) -> Progress:
-    """Reads it off a driver; one that has ended will try nothing again."""
+    """The progress of a run, read off its driver; `ended`: it will try nothing again."""
     standing, search, now = driver.search.standing, driver.search, time.time()
     running = driver.executor.running()
     elapsed = max(now - driver.began, 1e-9)

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(now: Session, added: Sequence[Path] = ()) -> int:
-    """Plans, opens the run folder, drives it, says what came of it.
+    """Plans a run, opens its folder, drives it, reports what came of it.
 
     Args:
         added: files with programs that people hand in.
@@ -107,7 +107,7 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
 
 
 def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Sequence[Given]) -> int:
-    """What `run` does once it knows what with."""
+    """The rest of `run`, once it has what it works with."""
     await_orphans(now.run_dir)
     before = session.present(now.run_dir)
     executor = make_executor(now, assembled)
@@ -119,7 +119,7 @@ def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Seq
             desk = make_desk(now, assembled, model, dry_run) if model is not None else NoDesk()
             return _drive(now, store, executor, assembled, desk, handed_in)
     except SeedFailsError as error:
-        if not now.resumed:  # all that is new is the failure that is about to be told
+        if not now.resumed:  # all that is new is the failure that is about to be reported
             executor.close()
             await_orphans(now.run_dir)
             session.remove_new(now.run_dir, before)
@@ -171,7 +171,7 @@ def make_desk(now: Session, assembled: Assembly, model: Model, dry_run: Prefligh
 
 
 def _setting(assembled: Assembly) -> Setting:
-    """What the model is told of where its programs are trained."""
+    """What the model is told about where its programs are trained."""
     slot = assembled.evaluators[0]
     return Setting(
         agenda=assembled.lab.program,
@@ -236,8 +236,8 @@ def _watcher() -> Iterator[Watcher]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP (a terminal that is closed, unless `nohup` says otherwise) interrupts what is done, a second one
-    of the former two ends the process on the spot."""
+    """The first SIGINT, SIGTERM or SIGHUP (a terminal that is closed, unless `nohup` says otherwise) interrupts the work; a second SIGINT
+    or SIGTERM ends the process on the spot."""
     kinds = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
 
     def stop(signum: int, frame: object) -> None:

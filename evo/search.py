@@ -4,7 +4,7 @@ State is a function of the set of told records and of the pending proposals, bot
 ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, proposal index). There is no generation barrier.
 
     calibrate   repeats of the seed genome, first of all: they give the noise. Slots beyond them get children of the seed
-    explore     what the policy moves (mutate, crossover, tune, repair, confirm), until the limit of evaluations or `closing`
+    explore     what the policy picks (mutate, crossover, tune, repair, confirm), until the limit of evaluations or `closing`
     final       once nothing else is pending: a few repeats of the champion where it has had few, then fresh draws of champion and
                 seed genome (core/finals.py). Exploring further after them voids the announcement; the next closing draws afresh
 """
@@ -29,10 +29,10 @@ from evo.numeric.refine import KnobValues
 
 __all__ = ["Founder", "Search", "SearchConfig"]
 
-CALIBRATION_TRIES = 4  # times the calibrations that are wanted
-LEADER_DRAWS = 3  # that a champion has had before the final ones
-LATE_CONFIRMATIONS = 8  # after the last exploration, at most: whoever leads next may fall back, too
-STARVED = 4  # times `widen_after` proposals in a row without a new program: then what is under way comes in first
+CALIBRATION_TRIES = 4  # most tries, in times the calibrations that are wanted
+LEADER_DRAWS = 3  # draws that a champion must have had before the final ones
+LATE_CONFIRMATIONS = 8  # most repeats after the last exploration: whoever leads next may fall back, too
+STARVED = 4  # times `widen_after` proposals in a row without a new program, after which what is under way comes in first
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ class Search:
 
     @property
     def calibrating(self) -> bool:
-        """Repeats of the seed genome are due. Those that fail are replaced, up to a limit that one broken slot does not reach before it is
-        found (health.py)."""
+        """Whether repeats of the seed genome are due. Those that fail are replaced, up to a limit that one broken slot does not reach
+        before it is found (health.py)."""
         scored, told = self.history.calibrations
         pending = sum(1 for p in self._pending.values() if p.operator == CALIBRATE)
         return scored + pending < self.config.calibrations and told + pending < CALIBRATION_TRIES * self.config.calibrations
@@ -276,8 +276,8 @@ class Search:
         return standing_group(draws, self._records, self.founder.id, self.config.final_draws, after)
 
     def _next_final(self, index: int, seed: int) -> Proposal | None:
-        """The next final draw; before the first of them, repeats of whom they would be about, since a champion by one lucky draw, or one
-        that fails under other seeds, would waste them."""
+        """The next final draw. Before the first of them come repeats of the champion, since one that leads by a lucky draw, or fails under
+        other seeds, would waste them."""
         waiting = [p for p in self._pending.values() if p.operator != FINAL]
         if any(p.operator != CONFIRM for p in waiting):
             return None

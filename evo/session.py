@@ -1,7 +1,7 @@
 """One session of a run: which folder, which settings, and whether they agree with what the folder was started with.
 
 The meta of a run (in its store) has the settings that its scores depend on; `limits.json` has what may change: its limits, and the model
-that writes. Limits are given anew together; of a model's settings each is kept until it is given, but a new address needs a new name.
+that writes. New limits replace all old ones; each of a model's settings is kept until it is given anew, but a new address needs a new name.
 Precedence: what is given now, then what the run was started with, then defaults.
 """
 
@@ -42,21 +42,21 @@ FLAGS = {
 }
 LIMITS = ("search.evals", "run.hours")  # may change; kept in limits.json
 MODEL = tuple(f"llm.{field.name}" for field in fields(LlmConfig))  # who writes may change as well; kept beside the limits
-PASSING = ("run.gpus", "run.slots", "run.executor", "run.ray_address")  # of one session; not kept
-MEASURED = ("run.lab", "run.profile", "run.budget_seconds", "run.data")  # what they come to must agree, not how they are written
+PASSING = ("run.gpus", "run.slots", "run.executor", "run.ray_address")  # settings of one session; not kept
+MEASURED = ("run.lab", "run.profile", "run.budget_seconds", "run.data")  # the values they come to must agree, not how they are written
 LIMITS_FILE = "limits.json"
-KEY_SEPARATOR = " | "  # of a measurement key (evaluator/key.py)
+KEY_SEPARATOR = " | "  # between the parts of a measurement key (evaluator/key.py)
 TUNE_SHARE_BESIDE_MODEL = 0.15  # search.tune_share of a run that starts with a model
 
 
 @dataclass(frozen=True)
 class Session:
-    """What this session does."""
+    """One session: its folder and its settings."""
 
     run_dir: Path
     resumed: bool
     config: Config
-    meta: Mapping[str, Any]  # of the store; empty for a new run until `settle`
+    meta: Mapping[str, Any]  # the store's; empty for a new run until `settle`
 
 
 def resolve(options: argparse.Namespace, here: Path) -> Session:
@@ -66,7 +66,7 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         UserError: settings that do not fit, or contradict the run's own.
     """
     said = stated(options.config, options.set, {name: getattr(options, flag) for flag, name in FLAGS.items()})
-    config = from_flat(said)  # wrong keys and values are told before anything else
+    config = from_flat(said)  # wrong keys and values are reported before anything else
     run_dir = Path(options.run_dir) if options.run_dir else fresh_folder(here)
     try:
         refuse_foreign(run_dir)
@@ -83,7 +83,7 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         raise UserError(f"cannot use {run_dir} as a run folder: {error.strerror}; name another one") from error
     limits_given = any(name in said for name in LIMITS)
     dropped = {*(LIMITS if limits_given else ()), *(("llm.model",) if "llm.url" in said else ())}
-    stored: dict[str, Any] = {**flat(Config()), **started_with}  # what a run from before a setting existed went by is its default
+    stored: dict[str, Any] = {**flat(Config()), **started_with}  # a run that is older than a setting went by its default
     if said.get("search.calibrations", math.inf) < stored["search.calibrations"]:  # raised to the number of slots when the run began
         said = {**said, "search.calibrations": stored["search.calibrations"]}
     for name, value in said.items():
@@ -94,22 +94,23 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
 
 
 def _suited_to_model(config: Config, said: Mapping[str, Any]) -> Config:
-    """A model is worth more of the evaluations than built-in mutations are, unless the run says how many are for tuning."""
+    """The settings; with a smaller share for tuning if a model writes and no share is given: a model makes more of evaluations than
+    built-in mutations do."""
     if "search.tune_share" in said or not (config.llm.url or config.llm.model):
         return config
     return replace(config, search=replace(config.search, tune_share=TUNE_SHARE_BESIDE_MODEL))
 
 
 def begun(now: Session) -> bool:
-    """Whether there is something to go on with."""
+    """Whether there is a run to go on with."""
     return (now.run_dir / DATABASE).exists()
 
 
 def check(now: Session, planned: Plan) -> None:
-    """Before anything is built: is it the lab, profile and budget of the run?
+    """Checks, before anything is built, that lab, profile and budget are those of the run.
 
     Raises:
-        UserError: it is not.
+        UserError: they are not.
     """
     identity = _planned_identity(planned)
     if now.resumed and now.meta.get("lab") != planned.lab.hash:
@@ -119,7 +120,7 @@ def check(now: Session, planned: Plan) -> None:
 
 
 def _refuse_other_lab(now: Session, planned: Plan) -> None:
-    """Unless nothing but comments and layout of its train.py are others: then the seed genome is the same."""
+    """Raises UserError, unless only comments and layout of its train.py have changed: then the seed genome is the same."""
     was, lab = now.meta.get("lab_files"), planned.lab
     own = str(now.meta.get("settings", {}).get("run.lab", ""))
     if own and Path(own) != lab.folder.resolve():
@@ -141,7 +142,7 @@ def _seed(planned: Plan) -> str:
 
 
 def with_stored_seed(now: Session, assembled: Assembly) -> Assembly:
-    """With the seed program as the run has it, whose comments and layout may have changed in the lab since."""
+    """The assembly with the seed program as the run has it; in the lab, comments and layout may have changed since."""
     genome = founder(assembled).genome
     if not now.resumed or not (now.run_dir / "genomes" / f"{genome}.py").exists():
         return assembled
@@ -160,7 +161,7 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
     }
     if now.resumed:
         _agree_on_measurement(now, assembled.measurement_key)
-        _agree(now, {name: value for name, value in identity.items() if name != "lab"})  # which `check` has looked at
+        _agree(now, {name: value for name, value in identity.items() if name != "lab"})  # `check` has looked at the lab
         return now
     search = replace(now.config.search, calibrations=max(now.config.search.calibrations, planned.slots))
     given_data = now.config.run.data
@@ -181,7 +182,7 @@ def founder(assembled: Assembly) -> Candidate:
 
 
 def save_limits(now: Session) -> None:
-    """Keeps what may change for a session that does not say it."""
+    """Stores what may change, for sessions that do not give it."""
     settings = flat(now.config)
     text = json.dumps({name: settings[name] for name in (*LIMITS, *MODEL)}, indent=2) + "\n"
     path = now.run_dir / LIMITS_FILE
@@ -202,7 +203,7 @@ def command_alone(config: Config, program: Path | None = None) -> str:
 
 
 def command_further(now: Session, *more: str) -> str:
-    """The command that goes on with the run, on the slots that this session was told to take: those are not kept."""
+    """The command that goes on with the run, with the slots of this session, which are not kept."""
     flags = {name: f"--{flag}" for flag, name in FLAGS.items()}
     words, defaults, settings = ["python", "-m", "evo.run", str(now.run_dir)], flat(Config()), flat(now.config)
     for name in PASSING:
@@ -239,7 +240,7 @@ def _planned_identity(planned: Plan) -> dict[str, Any]:
 
 
 def _agree_on_measurement(now: Session, key: str) -> None:
-    """A key has a dozen parts, of which those that differ are told."""
+    """Raises UserError if the measurement keys differ. A key has a dozen parts, of which only those that differ are named."""
     was = str(now.meta.get("measurement_key"))
     before, after = was.split(KEY_SEPARATOR), key.split(KEY_SEPARATOR)
     if was == key or len(before) != len(after):

@@ -1,8 +1,8 @@
 """What a run knows about the knobs of one species, as samples for the tuner. Pure in the records; programs are read through a `Shelf`.
 
-Members have one structure, so their knobs have one set of names. Where the species is young, the relatives that it descends from join in:
-their scores are shifted by what the structural change was worth, the species' first member against its parent, as far as that is known,
-and their values go to the knobs that stand in the same place (genomes.match), whatever those are called by now.
+Members have one structure, so their knobs have one set of names. While the species is young, members of the species that it comes from join
+in. Their scores are shifted by what the structural change was worth (the species' first member against its parent, as far as that is
+known), and their values go to the knobs in the same place (genomes.match), whatever those are called by now.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from evo.core.records import REPEATS, Candidate
 from evo.numeric.space import Sample
 
 SHELVED = 4096  # genomes whose values are remembered, some 5 kB each
-REFERENCES = 8  # programs whose knobs others are read by
-LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent …
-FORETOLD_DRAWS = 0.25  # that the value foretold of a stopped run is worth
-BLOCK = 50  # … and a block more, so that what counts changes seldom and what was learned of it can be remembered
+REFERENCES = 8  # programs by whose knobs others are read
+LATEST = 300  # members that count: the cost of a proposal stays bounded, and early ones lie far from the incumbent
+FORETOLD_DRAWS = 0.25  # draws that the value predicted for a stopped run counts as
+BLOCK = 50  # up to so many more count, so that the set changes seldom and what was learned of it can be remembered
 
 
 class Shelf:
@@ -78,7 +78,7 @@ def _carried(shelf: Shelf, own: str, other: str, genome: str) -> dict[str, genom
 
 
 def _relatives(founder: Candidate, known: Mapping[str, Candidate], history: History, belief: Belief) -> tuple[list[Candidate], float]:
-    """Members of the species that `founder` was made from, and what its scores have to be shifted by; none while either has no score."""
+    """Members of the species that `founder` was made from, and what their scores have to be shifted by; none while either has no score."""
     parent = next((p for p in founder.proposal.parents if p in known and p in belief.of), None)
     if parent is None or founder.genome not in belief.of or founder.operator in REPEATS:
         return [], 0.0

@@ -111,7 +111,7 @@ class Store:
 
         Raises:
             StoreError: the index was finished with something else, was never begun, or the outcome is Interrupted.
-            ValueError: it could not be read again, and a run that holds it could not be gone on with.
+            ValueError: it could not be read again, and a run that holds it could not be resumed.
         """
         candidate, outcome = record.candidate, record.outcome
         index = candidate.index
@@ -176,7 +176,7 @@ class Store:
 
     def _recover(self) -> None:
         """Outcome files that were never reported become records; half-written files of a killed process go."""
-        for folder in ("genomes", "logs", "prompts"):  # of the store alone: a slot may be writing into outcomes/
+        for folder in ("genomes", "logs", "prompts"):  # written by the store alone: a slot may be writing into outcomes/
             for torn in (self.run_dir / folder).glob(".*.tmp"):
                 torn.unlink()
         begun = {c.index: c for c in self.pending()}
@@ -192,7 +192,7 @@ class Store:
 
 
 def _printed(outcome: Evaluated) -> str:
-    """By the program, with the trace of its failure where it did not print that itself."""
+    """What the program printed, with the trace of its failure if it did not print that itself."""
     trace = outcome.trace if isinstance(outcome, Failed) else ""
     return outcome.log if trace in outcome.log else f"{outcome.log}\n{trace}".lstrip("\n")
 
@@ -223,13 +223,13 @@ class Snapshot:
 
     @property
     def final_draws(self) -> int:
-        """Of either arm in one stage."""
+        """Final draws of either arm in one stage."""
         usual = SearchConfig.final_draws
         return int(self.settings.get("search.final_draws", usual)) if "settings" in self.meta else usual
 
     @property
     def policy(self) -> str:
-        """What it searches by; evo where no settings were kept."""
+        """The policy that it searches by; evo if no settings were kept."""
         return str(self.settings.get("search.policy", "evo")) if "settings" in self.meta else "evo"
 
 

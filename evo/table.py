@@ -22,8 +22,8 @@ from evo.llm.desk import Answer
 from evo.progress import Authorship, Progress, authorship, progress
 
 REFRESH_SECONDS = 0.5
-LINES = 8  # of the latest records in the live table
-RESULT_WIDTH = 24  # of its column: what is longer would take the place of all others on a narrow terminal
+LINES = 8  # latest records in the live table
+RESULT_WIDTH = 24  # widest column of results: a wider one would take the place of all others on a narrow terminal
 
 
 def plain_line(record: Record, now: Progress) -> str:
@@ -80,7 +80,7 @@ class PlainLines:
             self._say(_line({**fields, "why": driver.desk.trouble or answer.why}))
 
     def tick(self, driver: Driver) -> None:
-        """Between events a limit can be reached, or a slot looked after."""
+        """Reports what happens between events: a limit is reached, or a slot is looked after."""
         for notice in driver.notices[self._told_notices :]:
             self._say(_line({"notice": notice}))
         self._told_notices = len(driver.notices)
@@ -125,7 +125,7 @@ class LiveTable:
             self._draw(driver)
 
     def _draw(self, driver: Driver, ended: bool = False) -> None:
-        """A run does not end because its terminal has gone."""
+        """Draws the table. A run does not end because its terminal has gone."""
         with contextlib.suppress(OSError):
             self._live.update(render(progress(driver, ended), self._latest), refresh=True)
         self._drawn_at = time.monotonic()
@@ -172,7 +172,7 @@ def _model_line(model: Authorship) -> str:
 
 
 def _columns(*names: str) -> Table:
-    """A table whose changes take what width is left, one line each."""
+    """A table whose column of changes takes what width is left, one line each."""
     table = Table(box=SIMPLE, expand=True)
     for name in names:
         most = RESULT_WIDTH if name == "result" else None
@@ -204,7 +204,7 @@ def _records(latest: list[Record]) -> Table:
 
 
 def _result(outcome: Outcome) -> str:
-    """In a few words."""
+    """An outcome in a few words."""
     said = _said(outcome)
     if isinstance(outcome, Scored):
         return f"{said['val_bpb']} {SELF_REPORTED}" if outcome.self_reported else said["val_bpb"]

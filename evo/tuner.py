@@ -31,10 +31,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 MOST_AXES = 6  # knobs that one proposal moves, at most
 FACTOR = 3.0  # on a log scale the box reaches from value / FACTOR to value * FACTOR
 REACH = 0.25  # on a linear scale: this share of the knob's range either way
-ROUNDING = 0.49  # beyond the last whole coordinate, so that the ends of the box are drawn as often as its middle
+ROUNDING = 0.49  # how far the box reaches beyond the last whole coordinate, so that its ends are drawn as often as its middle
 STARTUP_TRIALS = 2  # samples before TPE models anything
 NEGLIGIBLE = 1e-5  # floors under roots and the like
-CANDIDATES = 24  # that TPE weighs before it proposes one
+CANDIDATES = 24  # candidates that TPE weighs before it proposes one
 POWER, CATEGORY = "power", "category"  # beside the scales of numbers: exponents of two, and choices
 
 
@@ -53,7 +53,7 @@ class Axis:
         return CategoricalDistribution(self.choices) if self.scale == CATEGORY else FloatDistribution(self.low, self.high)
 
     def coordinate(self, value: Value) -> float | Value | None:
-        """Where the value lies; None outside of the box."""
+        """Where the value lies; None outside the box."""
         if self.scale == CATEGORY:
             return value if value in self.choices else None
         place = _place(float(value), self.scale) if not isinstance(value, str) else math.nan
@@ -137,7 +137,7 @@ def propose(knobs: Sequence[Knob], samples: Sequence[Sample], rng: Random) -> di
 
 
 def _trial(sample: Sample, axes: Sequence[Axis], space: dict[str, BaseDistribution]) -> FrozenTrial | None:
-    """The sample as Optuna wants it; None where a knob is missing or outside of its box."""
+    """The sample as Optuna wants it; None where a knob is missing or outside its box."""
     places = {a.knob.name: a.coordinate(sample.values[a.knob.name]) if a.knob.name in sample.values else None for a in axes}
     if any(place is None for place in places.values()):
         return None
@@ -148,7 +148,7 @@ def _trial(sample: Sample, axes: Sequence[Axis], space: dict[str, BaseDistributi
 
 
 def _place(value: float, scale: str) -> float:
-    """nan where the scale has no such value."""
+    """Where a value lies on a scale; nan if the scale has no such value."""
     if scale == POWER:
         return math.log2(value) if value > 0 else math.nan
     return scales.coordinate(value, scale)
@@ -162,7 +162,7 @@ def _prior(knob: Knob) -> float:
 
 
 def _shown(knobs: Sequence[Knob], samples: Sequence[Sample]) -> dict[str, float]:
-    """Knob -> by how much more it moved among the better quarter than among all, between 0 and 1; nothing from a handful of samples."""
+    """Knob -> how much more often it moved among the better quarter than among all, between 0 and 1; nothing from a handful of samples."""
     scored = sorted((s for s in samples if s.val_bpb is not None), key=lambda s: s.val_bpb or 0.0)
     if len(scored) < 8:
         return {}

@@ -1,9 +1,9 @@
-"""Keeps the slots of a session at work: gives new processes to one that is broken, and no more work where that is no help; and says what
-becomes of a candidate whose evaluation was interrupted.
+"""Keeps the slots of a session at work: gives a broken one new processes, and no more work if that does not help; and decides what becomes
+of a candidate whose evaluation was interrupted.
 
-Which slot is broken, health.py knows. One that can evaluate nothing gets new processes, then no more work: its candidate runs elsewhere,
-and what a retired slot has interrupted counts for no third time. When no other slot is left, the run ends with its reason; and so it does
-after many interruptions in a row with nothing finished between them: then it is the machinery that is broken.
+health.py knows which slot is broken. One that can evaluate nothing gets new processes, then no more work: its candidate runs elsewhere, and
+interruptions by a retired slot do not count towards giving it up. When no other slot is left, the run ends with that slot's reason. It
+also ends after many interruptions in a row with nothing finished between them: then the machinery is broken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evo.core.health import Health, Remedy
 from evo.errors import ClusterError
 from evo.executor import Executor, Finished
 
-INTERRUPTIONS = 3  # of one candidate, then it is given up
+INTERRUPTIONS = 3  # of one candidate, after which it is given up
 
 
 class Fate(StrEnum):
@@ -29,7 +29,7 @@ class Fate(StrEnum):
 
 
 class Upkeep:
-    """Of one session's slots."""
+    """Looks after the slots of one session."""
 
     def __init__(self, executor: Executor, tell: Callable[[str], None]) -> None:
         """
@@ -44,7 +44,7 @@ class Upkeep:
 
     @property
     def busy(self) -> str:
-        """Of other work on this machine, by the latest programs; "" where there is none to speak of."""
+        """A line on other work on this machine, as the latest programs show it; "" if there is none to speak of."""
         return self._health.busy
 
     def finished(self, event: Finished) -> None:
@@ -55,10 +55,10 @@ class Upkeep:
             self._health.waited(event.outcome.waited_share)
 
     def interrupted(self, event: Finished, why: str) -> Fate:
-        """Takes in that one was interrupted.
+        """Takes in that an evaluation was interrupted.
 
         Raises:
-            ClusterError: nothing but interruptions, so that it is the machinery that is broken.
+            ClusterError: nothing but interruptions: the machinery is broken.
             HarnessError: the only slot that is left can evaluate nothing.
         """
         slots = self._interruptions.setdefault(event.index, [])
@@ -72,7 +72,7 @@ class Upkeep:
         return Fate.LATER if event.unable else Fate.NEXT
 
     def _look_after(self, slot: str, remedy: Remedy, why: str = "") -> None:
-        """A slot where everything fails, and elsewhere not."""
+        """Looks after a slot where everything fails while elsewhere it does not."""
         told = f" (the last: {why})" if why else ""
         failed = f"slot {slot}: {self._health.row(slot)} evaluations in a row have failed there, unlike elsewhere{told}"
         if remedy is Remedy.RENEW:
@@ -81,7 +81,7 @@ class Upkeep:
             self._retire(slot, failed)
 
     def _look_after_unable(self, event: Finished, why: str) -> None:
-        """A slot that can evaluate nothing; `why` names it."""
+        """Looks after a slot that can evaluate nothing; `why` names it."""
         remedy = self._health.unable(event.slot, event.index)
         if remedy is Remedy.RENEW:
             self._renew(event.slot, why)
@@ -100,7 +100,7 @@ class Upkeep:
         self._tell(f"{why}; its processes were started anew")
 
     def _retire(self, slot: str, why: str) -> bool:
-        """False, and nothing is changed, where it is the only one."""
+        """Gives a slot no more work; False, with nothing changed, if it is the only one."""
         if not self._executor.retire(slot):
             return False
         self._retired.add(slot)

@@ -1,10 +1,10 @@
 """A small process that ends Ray's helpers after a driver that died without a word, and removes their folder:
 `python watchdog.py DRIVER_PID [FOLDER]`, standard input a pipe.
 
-When the driver is killed, its end of the pipe closes. Ray's own processes notice by themselves within seconds, except two agents that
-first spend a minute on telling a server that is gone (Ray 2.60, `publish_error` with a limit of 60 s). What the driver had started and
-still lives after a moment is killed. It is started before Ray is, and looks what the driver starts until the driver writes that Ray is
-up. Processes are known by number and start time, so that a number given anew hits nobody.
+When the driver is killed, its end of the pipe closes. Ray's own processes notice by themselves within seconds, except two agents that first
+spend a minute reporting to a server that is gone (Ray 2.60, `publish_error` with a limit of 60 s). What the driver had started and is still
+alive after a moment is killed. This process is started before Ray is, and watches what the driver starts until the driver writes that Ray
+is up. Processes are known by number and start time, so that a reused number hits nobody.
 """
 
 from __future__ import annotations

@@ -23,23 +23,23 @@ from statistics import median
 from evo.core.history import Genome
 from evo.core.statistics import f_cdf
 
-MAD_TO_SD = 1.4826  # of a normal
+MAD_TO_SD = 1.4826  # sd of a normal distribution, as a multiple of its median absolute deviation
 Z90 = 1.645  # 90 % of a normal's |z| lie below
 WIDE_SHARE = 0.1  # prior weight of "this edit did much"
 WIDE_LOG_ODDS = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
-LEAST_LOG = -50.0  # of the ratio of two noises
+LEAST_LOG = -50.0  # lower bound for the logarithm of the ratio of two noises
 MOST_DOUBT = 2.0
-CHANCE = 0.025  # of two noises that are alike, that one is taken for smaller
-LOG_NOISE_SD = 1.0  # by which programs differ in the logarithm of their noise: by a factor of 2.7
-NOISE_FLOOR = 1e-5  # of the level of the scores: repeats of a deterministic lab agree exactly
-NOISE_UNKNOWN = 5e-3  # of the level of the scores, until two draws of one genome exist
+CHANCE = 0.025  # probability that one of two equal noises is taken for the smaller
+LOG_NOISE_SD = 1.0  # sd of the logarithm of a program's noise: a factor of 2.7
+NOISE_FLOOR = 1e-5  # share of the level of the scores: repeats of a deterministic lab agree exactly
+NOISE_UNKNOWN = 5e-3  # share of the level of the scores, until two draws of one genome exist
 LATEST = 400  # children whose differences count: edits do less as a run goes on, and the cost stays bounded
 FEW = 8  # child-parent differences below which their spread is not trusted
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of a genome's true val_bpb."""
+    """What is believed about a genome's true val_bpb."""
 
     mean: float
     sd: float
@@ -76,8 +76,9 @@ def believe(genomes: dict[str, Genome]) -> Belief:
 
 
 def doubted(belief: Belief) -> Belief:
-    """The estimates as wide as they are where few draws tell the noise: a quotient by an estimated sd is not normal but Student's t, whose
-    sd is greater by the root of ν / (ν - 2), ν being the noise's degrees of freedom. At most by `MOST_DOUBT`, since that has no end."""
+    """The belief with sds widened where few draws determine the noise: a quotient by an estimated sd is not normal but Student's t, whose
+    sd is greater by the root of ν / (ν - 2), ν being the noise's degrees of freedom. The factor is at most `MOST_DOUBT`, since that root
+    has no bound."""
     factor = math.sqrt(belief.freedom / (belief.freedom - 2)) if belief.freedom > 2 else MOST_DOUBT
     factor = min(factor, MOST_DOUBT) if belief.freedom else 1.0  # a noise that nobody has measured is a guess on the wide side
     return replace(belief, of={id_: Estimate(e.mean, factor * e.sd, e.n) for id_, e in belief.of.items()})
@@ -86,10 +87,10 @@ def doubted(belief: Belief) -> Belief:
 def _noise(genomes: Iterable[Genome]) -> tuple[float, int]:
     """The usual sd of one draw, and its degrees of freedom.
 
-    Pooled within genomes: root of the summed squares over the summed degrees of freedom. Only the seed's first draw counts there: any
-    other genome is repeated because its first draw was good, so that the gap to its first repeat is partly selection, not noise.
-    Such gaps are too wide rather than too narrow. Where they are much narrower all the same, the seed scatters more than its children do:
-    at the edge of stability, maybe. Then they count, by `_narrowed`; but for those of no width, as of a program that ignores its seed.
+    Pooled within genomes: root of the summed squares over the summed degrees of freedom. Of first draws, only the seed's counts: any other
+    genome is repeated because its first draw was good, so the gap to its first repeat is partly selection, not noise. Such gaps are too
+    wide rather than too narrow. If they are much narrower all the same, the seed scatters more than its children do, perhaps because it is
+    at the edge of stability. Then the gaps count, by `_narrowed`, except those of width zero, as of a program that ignores its seed.
     """
     squares, freedom, firsts, gaps = 0.0, 0, list[float](), list[float]()
     for genome in genomes:
@@ -103,7 +104,7 @@ def _noise(genomes: Iterable[Genome]) -> tuple[float, int]:
             mean = math.fsum(draws) / len(draws)
             squares += math.fsum((x - mean) ** 2 for x in draws)
             freedom += len(draws) - 1
-    scale = abs(median(firsts)) if firsts else 1.0  # no mean: one score that diverged would swamp it
+    scale = abs(median(firsts)) if firsts else 1.0  # not the mean, which one diverged score would swamp
     if not freedom:
         return NOISE_UNKNOWN * scale, 0
     pooled = math.sqrt(squares / freedom)
@@ -112,16 +113,17 @@ def _noise(genomes: Iterable[Genome]) -> tuple[float, int]:
 
 
 def _narrowed(pooled: float, freedom: int, gaps: list[float]) -> float:
-    """The sd of a draw by the gaps too, where these are narrower than chance explains: most probable a posteriori.
+    """The sd of a draw that is most probable a posteriori, from the gaps too if they are narrower than chance explains.
 
-    Chance explains them if the ratio of the two variances, F distributed, is no smaller than in `CHANCE` of all cases. If not, programs
-    differ: the logarithm u of an sd is normal around the pooled one's by LOG_NOISE_SD, and a gap between two draws is normal with twice
-    the variance. With n gaps, and S half of their summed squares, the maximum is where S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD².
+    Chance explains them unless so small a ratio of the two variances, F distributed, has a probability of at most `CHANCE`. Otherwise
+    programs differ: the logarithm u of a program's sd is normal around that of the pooled sd, with sd LOG_NOISE_SD, and a gap between two
+    draws is normal with twice the variance. With n gaps, and S half of their summed squares, the maximum is where
+    S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD².
     """
     n, half_squares = len(gaps), math.fsum(g * g for g in gaps) / 2
     if not n or not pooled or f_cdf(half_squares / n / pooled**2, n, freedom) > CHANCE:
         return pooled
-    low, high = max(-n * LOG_NOISE_SD**2, LEAST_LOG), 0.0  # of u - log pooled
+    low, high = max(-n * LOG_NOISE_SD**2, LEAST_LOG), 0.0  # bounds of u - log pooled
     for _ in range(50):
         middle = (low + high) / 2
         if half_squares / (pooled * pooled) * math.exp(-2 * middle) - n > middle / LOG_NOISE_SD**2:
@@ -161,8 +163,8 @@ def _spread(genomes: dict[str, Genome], noise: float) -> tuple[float, float, flo
 
 
 def _posterior(gap: float, noise: float, narrow: float, wide: float) -> tuple[float, float]:
-    """Posterior mean and sd of the truth, as seen from the prior mean: each component's conjugate update, weighted by how well
-    it foretold the own mean.
+    """Posterior mean and sd of the truth, relative to the prior mean: each component's conjugate update, weighted by how well it predicts
+    the genome's own mean.
 
     Args:
         gap: own mean minus prior mean.
@@ -173,7 +175,7 @@ def _posterior(gap: float, noise: float, narrow: float, wide: float) -> tuple[fl
     keep_near, keep_far = narrow / (narrow + noise), wide / (wide + noise)
     ratio = (narrow + noise) / (wide + noise)
     log_odds = 0.5 * (gap * gap * (1 - ratio) / (narrow + noise) + math.log(ratio)) + WIDE_LOG_ODDS
-    trust = 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0  # in the wide component
+    trust = 1 / (1 + math.exp(-log_odds)) if log_odds < 50 else 1.0  # weight of the wide component
     keep = (1 - trust) * keep_near + trust * keep_far
     between = trust * (1 - trust) * (gap * (keep_far - keep_near)) ** 2
     return gap * keep, math.sqrt(keep * noise + between)

@@ -1,10 +1,10 @@
 """The final draws: the champion against the seed genome under fresh seeds, none of which took part in choosing it.
 
-A group of draws has one stage or two, each of `size` draws of either arm. Their order is random, so that slots that score unlike each
-other, or a machine that gets busier, favour neither arm by more than chance, however many slots march in step. A draw that fails is
-replaced, up to as many again. Only the end of a stage says anything, and each may be wrong in half of what a look may be (Bonferroni). A
-second stage is drawn only where the first leaves the question open: of gains of two noise sds two stages prove 92 %, one of as many draws
-87 %, and one of the first's size 60 % (docs/log.md). Pure.
+A group of draws has one stage or two, each with `size` draws of either arm. Their order is random, so that slots that score differently, or
+a machine that gets busier, favour neither arm by more than chance, however many slots march in step. A draw that fails is replaced, up to
+as many again. Only the end of a stage says anything, and each stage may be wrong half as often as the whole look (Bonferroni). A second
+stage is drawn only if the first leaves the question open: of gains of two noise sds, two stages prove 92 %, a single stage with as many
+draws 87 %, and one of the first stage's size 60 % (docs/log.md). Pure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evo.core.records import FINAL, SEEDS, Proposal, Record
 from evo.core.statistics import FALSE_SHARE, Announcement, announce
 
 STAGES = 2
-TRIES = 2  # draws of an arm at most, for each that is wanted
+TRIES = 2  # most draws of an arm for each score that is wanted
 HOPELESS = 0.6  # two-sided p of a gain that another stage would hardly prove
 
 
@@ -31,7 +31,7 @@ class Group:
     told: Mapping[int, Record]  # index -> what came of it
     founder: str  # the seed genome
     size: int  # draws of either arm in one stage
-    look: int = 1  # how many groups of the run have said something, with this one
+    look: int = 1  # how many groups of the run have said something, including this one
 
     @property
     def champion(self) -> str:
@@ -44,7 +44,7 @@ class Group:
 
     @cached_property
     def wanted(self) -> int:
-        """Scores of either arm."""
+        """How many scores of either arm are wanted."""
         first = self._verdict(1)
         return self.size if first is None or _settled(first) else STAGES * self.size
 
@@ -55,7 +55,7 @@ class Group:
 
     @property
     def announcement(self) -> Announcement | None:
-        """What the latest complete stage says; None before the end of the first, and where an arm has less than two scores."""
+        """What the latest complete stage says; None before the end of the first, and where an arm has fewer than two scores."""
         first = self._verdict(1)
         return first if first is None or _settled(first) else self._verdict(STAGES) or first
 
@@ -73,7 +73,7 @@ class Group:
         return announce([record for part in parts for record in part or ()], self.champion, share)
 
     def _first(self, arm: str, wanted: int) -> list[Record] | None:
-        """Its draws up to the one that gave the last wanted score; None while some of these are still to come."""
+        """An arm's draws up to the one that gave the last wanted score; None while some of these are still to come."""
         told = [self.told[p.index] for p in self.draws if p.parents[0] == arm and p.index in self.told]
         scores = 0
         for count, record in enumerate(told, 1):
@@ -87,7 +87,7 @@ def next_draw(group: Group | None, champion: str, founder: str, size: int, index
     """The next final draw; None where none is due. Pairs of draws, one of either arm, have a seed in common.
 
     Args:
-        group: the one that stands; None begins one, with this champion.
+        group: the standing group; None begins a new one, with this champion.
         seed: of the search.
     """
     first = index if group is None else group.draws[0].group
@@ -104,9 +104,9 @@ def next_draw(group: Group | None, champion: str, founder: str, size: int, index
 
 
 def standing_group(draws: Iterable[Proposal], told: Mapping[int, Record], founder: str | None, size: int, after: int) -> Group | None:
-    """The latest group, unless something else came after it began: then it says nothing of who leads now.
+    """The latest group, unless something else came after it began: then it says nothing about who leads now.
 
-    Earlier groups are looks where they have said something: each may have announced what is not there.
+    Earlier groups that have said something count as looks: each may have announced what is not there.
 
     Args:
         draws: all final draws of the run.

@@ -1,4 +1,4 @@
-"""What was unusual about an evaluation, for whoever reads its record: signs of a busy machine, and of time that was used beside the clock.
+"""What was unusual about an evaluation, for whoever reads its record: signs of a busy machine, and of time used off the clock.
 
 A flag is no verdict: the score stands, and the search does not read it. Pure functions of the records.
 """
@@ -12,11 +12,11 @@ from statistics import median
 from evaluator.outcome import Scored
 from evo.core.records import CALIBRATE, Record
 
-WAITED_SHARE = 0.1  # of the time in which the training thread could run: from here on others had its core
-SLOW_SHARE = 0.9  # of the usual steps a second of the same genome
-LATE_SHARE, LATE_SECONDS = 0.03, 0.5  # of the usual training time, and no less than: how much later weights may come
-UNUSED_SHARE = 0.1  # of the usual training time, that was not used
-LONG_TIMES, LONG_SECONDS = 3.0, 10.0  # a set-up, or a scoring, of so many times the usual one, and no less than so much beyond it
+WAITED_SHARE = 0.1  # share of the time in which the training thread could run: beyond it, others had its core
+SLOW_SHARE = 0.9  # share of the usual steps a second of the same genome, below which it was slow
+LATE_SHARE, LATE_SECONDS = 0.03, 0.5  # how much later than usual weights may come: a share of the training time, and at least so much
+UNUSED_SHARE = 0.1  # share of the usual training time that may go unused
+LONG_TIMES, LONG_SECONDS = 3.0, 10.0  # a set-up or scoring is long if it takes so many times as long as usual, and at least so much longer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Usual:
 
 
 def usual(records: Iterable[Record]) -> Usual:
-    """Of the records of a run."""
+    """What is usual in the records of a run."""
     scored = [(r, r.outcome) for r in records if isinstance(r.outcome, Scored) and not r.outcome.self_reported]
     rates: dict[str, list[float]] = {}
     for record, outcome in scored:
@@ -46,7 +46,7 @@ def usual(records: Iterable[Record]) -> Usual:
 
 
 def of(record: Record, usual: Usual) -> list[str]:
-    """One line each; none for what was not scored."""
+    """What was unusual about an evaluation, one line each; nothing if it has no score."""
     outcome, found = record.outcome, list[str]()
     if not isinstance(outcome, Scored):
         return found
@@ -70,7 +70,7 @@ def of(record: Record, usual: Usual) -> list[str]:
 
 
 def latest(records: Sequence[Record], genome: str) -> list[str]:
-    """Of the latest evaluation of a genome that has a score."""
+    """What was unusual about the latest evaluation of a genome that has a score."""
     found = [r for r in records if r.candidate.genome == genome and isinstance(r.outcome, Scored)]
     return of(found[-1], usual(records)) if found else []
 

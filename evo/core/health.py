@@ -1,12 +1,12 @@
 """Which slot is broken: one where everything fails while elsewhere it does not, as on a GPU that has an error or that a stranger fills.
 
-Such a slot is free most often, so that it would be given most of the work and spoil it. What a slot has failed in a row is held against the
-share that has failed on all others, drawn towards a quarter as if `PRIOR_COUNT` more were known: where chance explains the row in less than
-`CHANCE` of all cases, the slot gets new processes, and if it goes on failing, no more work in this session. To be interrupted counts as to
-fail, since a full /tmp interrupts everything in no time. A slot that says itself that it can evaluate nothing is compared with no other: it
-gets new processes at once, and no more work when these say so too, of another candidate.
+Such a slot is free most often, so it would be given most of the work and spoil it. A slot's failures in a row are compared with the share
+that has failed on all others, drawn towards a quarter as if `PRIOR_COUNT` more were known. If chance gives such a row in less than `CHANCE`
+of all cases, the slot gets new processes, and if it goes on failing, no more work in this session. An interruption counts as a failure,
+since a full /tmp interrupts everything in no time. A slot that itself reports that it can evaluate nothing is not compared with others: it
+gets new processes at once, and no more work if these report the same with another candidate.
 
-And whether other work takes the cores of this machine. Pure.
+It also shows whether other work takes the cores of this machine. Pure.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from evo.core.flags import WAITED_SHARE
 PRIOR_FAILED, PRIOR_COUNT = 0.5, 2
 LEAST_ROW = 3
 CHANCE = 1e-3
-AFTER_RENEWAL = 3  # more failures in a row, of which the first may come from the old processes; then it is given up
-LATEST = 4  # scored programs that tell whether the machine is busy
+AFTER_RENEWAL = 3  # further failures in a row after which the slot is given up; the first may come from the old processes
+LATEST = 4  # latest scored programs, which show whether the machine is busy
 
 
 class Remedy(StrEnum):
@@ -33,13 +33,13 @@ class Remedy(StrEnum):
 
 
 class Health:
-    """Of the slots of one session."""
+    """The health of the slots of one session."""
 
     def __init__(self) -> None:
         self._counts: dict[str, tuple[int, int]] = {}  # slot -> (failed, evaluated)
         self._row: dict[str, int] = {}  # slot -> failures since its last success
         self._renewed_at: dict[str, int] = {}  # slot -> length of the row at which it was renewed
-        self._unable: dict[str, int] = {}  # slots that could evaluate nothing, and have not since: the candidate that showed it first
+        self._unable: dict[str, int] = {}  # slot that can evaluate nothing, until it evaluates something -> candidate that showed it first
         self._waited: deque[float] = deque(maxlen=LATEST)
 
     def add(self, slot: str, failed: bool) -> Remedy:
@@ -52,7 +52,8 @@ class Health:
         return self._add(slot, True)
 
     def unable(self, slot: str, index: int) -> Remedy:
-        """Takes in that a slot says of a candidate, by its index, that it can evaluate nothing. The same again may be that one's doing."""
+        """Takes in that a slot, given the candidate of this index, reports that it can evaluate nothing. Twice with the same candidate may
+        be the candidate's doing."""
         if slot not in self._unable:
             self._unable[slot] = index
             return Remedy.RENEW
@@ -78,12 +79,12 @@ class Health:
         return self._row.get(slot, 0)
 
     def waited(self, share: float) -> None:
-        """Takes in the share of its time in which a program that was scored waited for a core."""
+        """Takes in the share of its time that a scored program waited for a core."""
         self._waited.append(share)
 
     @property
     def busy(self) -> str:
-        """What is to be said of other work on this machine by the latest programs; "" where they have not waited for it."""
+        """A line on other work on this machine, as the latest programs show it; "" if they have not waited for it."""
         if len(self._waited) < LATEST or median(self._waited) <= WAITED_SHARE:
             return ""
         return (

@@ -22,22 +22,22 @@ class Genome:
     """One genome and all that came of it."""
 
     id: str
-    index: int  # of the record that introduced it; every ancestor has a lower one
+    index: int  # index of the record that introduced it; every ancestor has a lower one
     species: str
     size: int  # tree nodes
-    operator: str  # that made it; "calibrate" for the seed
+    operator: str  # the one that made it; "calibrate" for the seed
     parents: tuple[str, ...]
     scores: tuple[float, ...]  # val_bpb of all its draws, in index order
     failures: int  # evaluations that gave no score, runs stopped early among them
-    flaw: Failed | None = None  # what the first of them said
-    memory_gib: float = 0.0  # highest peak of its scored draws; 0 where none was told
-    seconds: float = 0.0  # that all its evaluations took of a slot
-    foretold: float | None = None  # val_bpb that its curve foretold when it was stopped early; no score
-    mean: float = field(init=False)  # of the scores; nan without any
+    flaw: Failed | None = None  # outcome of the first of them
+    memory_gib: float = 0.0  # highest peak of its scored draws; 0 if none was reported
+    seconds: float = 0.0  # time of a slot that all its evaluations took
+    foretold: float | None = None  # val_bpb that its curve predicted when it was stopped early; not a score
+    mean: float = field(init=False)  # mean of the scores; nan without any
 
     @property
     def unreliable(self) -> bool:
-        """More than one in five of its evaluations gave no score: those it has are of its better runs."""
+        """Whether more than one in five of its evaluations gave no score: the scores it has are then those of its better runs."""
         return self.failures * 4 > len(self.scores)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ def fold(records: Iterable[Record]) -> History:
 
 
 class Ledger:
-    """Grows a history record by record. Everything in it is kept by index or counted: no order of `add` shows."""
+    """Grows a history record by record. Everything in it is kept by index or counted: the order of `add` does not matter."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -160,8 +160,8 @@ class _Entry:
     failures: int = 0
     flaw: tuple[int, Failed] | None = None  # (index, outcome) of the first failure
     memory_gib: float = 0.0
-    seconds: list[tuple[int, float]] = field(default_factory=list)  # (index, of its evaluation), ascending: a sum has an order
-    foretold: tuple[int, float] | None = None  # (index, value) of the first run that was stopped
+    seconds: list[tuple[int, float]] = field(default_factory=list)  # (index, time of its evaluation), ascending: a sum depends on the order
+    foretold: tuple[int, float] | None = None  # (index, predicted value) of the first run that was stopped
     _value: Genome | None = None
 
     def add(self, index: int, outcome: Outcome) -> None:
@@ -219,7 +219,7 @@ def repaired_genomes(proposals: Iterable[Proposal]) -> frozenset[str]:
 
 
 def slot_seconds(outcome: Outcome) -> float:
-    """That a slot was taken."""
+    """Seconds for which an evaluation took a slot; 0 for what was not evaluated."""
     if isinstance(outcome, Stopped):
-        return outcome.total_seconds or outcome.training_seconds  # records of before have the latter alone
+        return outcome.total_seconds or outcome.training_seconds  # older records have only the latter
     return outcome.total_seconds if isinstance(outcome, Scored | Failed) else 0.0

@@ -1,9 +1,9 @@
 """Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
 
-evo        steady state: parents drawn from the survivors by belief and by how little they were tried; structure by mutate and
-           crossover between different ones, numbers by tune, each as often as it pays (yields.py), a new structure's first, so
-           that it is not judged by the numbers of another; and confirm where a repeat can change who leads. A genome that failed
-           of what a rule may mend is repaired first, once
+evo        steady state: parents drawn from the survivors by belief and by how little they were tried; structure by mutate, and by
+           crossover of different structures; numbers by tune; each as often as it pays (yields.py). A new structure is tuned first,
+           so that it is not judged by the numbers of another. Confirm where a repeat can change who leads. A genome whose failure a
+           rule may mend is repaired first, once
 greedy     karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
            one draw each, no repeats, no crossover. Its champion is what the chain claims: the lowest observation
 tune-only  the baseline that changes numbers alone: Optuna tunes the knobs of the best genome so far, nothing else is tried
@@ -28,15 +28,15 @@ from evo.core.yields import factors
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
 YOUNG_TRIES = 4  # explorations from a structure until it counts as tuned
-REPAIRS_IN_A_ROW = 2  # of repairs of repairs; what fails after them is left alone
-# What genomes.repair has rules for, by reason or by what is said. Whether a rule finds its place in the program is seen when it is written.
+REPAIRS_IN_A_ROW = 2  # most repairs of repairs; what fails after them is left alone
+# Failures that genomes.repair has rules for, by reason or by message. Whether a rule applies to the program shows when it is written.
 MENDABLE = (Reason.OUT_OF_MEMORY, Reason.NOT_FINITE, Reason.NO_MODEL)
 MENDABLE_WORDS = re.compile(
     r"is not defined|object has no attribute|unexpected keyword argument|no tokeniser of size|fused|view size is not compatible|same dtype"
     r"|on the same device|indices should be either on|shapes cannot be multiplied|leaf Variable|only for scalar outputs"
 )
 SHARED = (MUTATE, CROSSOVER, TUNE)  # operators that share explorations by what they bring (yields.py)
-PARTNER_DRAWS = 8  # tries to find a partner that is no relative in direct line and was not crossed with before
+PARTNER_DRAWS = 8  # tries to find a partner that is neither ancestor nor descendant and was not crossed with before
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class SearchConfig:
     calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
     evals: int | None = None  # new genomes to evaluate; None: no limit
     crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors of different structure
-    tune_share: float = 0.6  # of explorations that are no crossover; a run that starts with a model has less (session.py)
+    tune_share: float = 0.6  # of explorations other than crossover; a run that starts with a model has less (session.py)
     confirm_share: float = 0.05  # of evaluations, at most
-    confirm_draws: int = 6  # scores of one genome that settle it: no further repeats
+    confirm_draws: int = 6  # scores of a genome after which it is settled and not repeated
     species_share: float = 0.5  # of the survivors that one species may take while others could
     early_stopping: float = 0.02  # share of would-be survivors that stopping runs early may cost; 0: every run gets its whole budget
     final_draws: int = 4  # fresh draws of champion and seed genome each, behind the announcement
-    widen_after: int = 8  # explorations in a row without an evaluation: leave the survivors, mutate anything
-    give_up_after: int = 200  # … in a row: nothing new can be written
+    widen_after: int = 8  # explorations in a row without an evaluation, after which anything is mutated, not only survivors
+    give_up_after: int = 200  # … in a row, after which exploration ends: nothing new can be written
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -76,7 +76,7 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class View:
-    """What a policy sees: the told records, and the pending proposals counted in."""
+    """What a policy sees: the told records, with pending proposals counted in."""
 
     config: SearchConfig
     founder: str  # the seed genome
@@ -106,10 +106,10 @@ class Policy:
 
     explore: Callable[[View, Random], Move]
     champion: Callable[[History, Belief], str | None]
-    stops: bool = False  # ends runs early that cannot survive: `search.early_stopping`
+    stops: bool = False  # ends runs early if they cannot survive: `search.early_stopping`
     widens: bool = False  # out of ideas near the survivors, it mutates anything
     numbers_apart: bool = False  # tune sets numbers, mutations change structure alone
-    models: bool = False  # looks at what the knobs' values say of the scores (evo/numeric/refine.py)
+    models: bool = False  # looks at what the knobs' values say about the scores (evo/numeric/refine.py)
 
     @property
     def heeds_repeats(self) -> bool:
@@ -142,8 +142,8 @@ def _evo(view: View, rng: Random) -> Move:
 
 
 def untuned(view: View) -> str | None:
-    """The best survivor of a structure that was not tuned yet, and is not clearly behind the leader: it has the numbers of another
-    structure, so that it deserves a few tries before it is judged. None when there is none."""
+    """The best survivor whose structure was not tuned yet and that is not clearly behind the leader; None when there is none. It has the
+    numbers of another structure, so it deserves a few tries before it is judged."""
     genomes, of = view.history.genomes, view.belief.of
     tried: dict[str, int] = {}  # species -> tries of its members as parents
     for id_, count in view.tries.items():
@@ -157,7 +157,7 @@ def untuned(view: View) -> str | None:
 
 
 def _shares(view: View) -> tuple[float, float]:
-    """Of crossover among explorations, and of tune among the others: the configured ones, moved by what each has brought."""
+    """Share of crossover among explorations, and of tune among the others: as configured, moved by what each has brought."""
     config, leader = view.config, view.survivors[0] if view.survivors else None
     factor = factors(view.history.genomes, view.belief, leader, SHARED)
     crossover, tune = config.crossover_share * factor[CROSSOVER], config.tune_share * factor[TUNE]
@@ -193,7 +193,8 @@ def repairable(view: View) -> str | None:
 
 
 def _lesson(genome: Genome, genomes: Mapping[str, Genome]) -> bool:
-    """Proposed too large by a tuner that sees what programs need: it learns, and has better to propose than half the rows."""
+    """Whether a tuner that sees how much memory programs need proposed it too large: the tuner learns from it, and has better proposals
+    than half the rows."""
     too_large = genome.operator == TUNE and genome.flaw is not None and genome.flaw.reason == Reason.OUT_OF_MEMORY
     parent = genomes.get(genome.parents[0]) if too_large else None
     return parent is not None and parent.memory_gib > 0
@@ -231,7 +232,8 @@ def confirmation(view: View) -> str | None:
 
 
 def _partner(view: View, parent: str, draw: Callable[[], str]) -> str | None:
-    """Someone to cross `parent` with: no relative in direct line (the merge would be the younger one), no pair twice."""
+    """A genome to cross `parent` with: neither ancestor nor descendant (the merge would be the younger one), and no pair twice; None if
+    none is found."""
     parents_of = {id_: g.parents for id_, g in view.history.genomes.items()}
     line = ancestors(parents_of, parent)
     for _ in range(PARTNER_DRAWS):

@@ -14,7 +14,7 @@ from evo.core.history import Genome, History
 
 TIE_BAND = 0.5  # noise sds: posterior means closer than this are a tie, and fewer tree nodes rank first
 SHARPNESS = 4.0  # log weight of a parent per robust sd of posterior mean
-Z_MOST = 5.0  # beyond, better is not likelier: nobody takes all the draws
+Z_MOST = 5.0  # beyond it, better is not likelier: nobody takes all the draws
 
 
 def ranking(genomes: Mapping[str, Genome], belief: Belief) -> Iterator[str]:
@@ -32,7 +32,7 @@ def ranking(genomes: Mapping[str, Genome], belief: Belief) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Population:
-    """Who survives: kept for value, and for difference.
+    """Who survives, for value and for diversity.
 
     No species takes more than `cap` of the places while another one could fill them; places that nobody else wants go to the best of the
     rest.
@@ -48,9 +48,9 @@ class Population:
         return tuple(sorted({*self.kept, *self.rest}, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
 
     def bar(self, species: str, history: History, belief: Belief) -> float | None:
-        """The value that a new genome of a species must beat to survive, bits per byte; None while there is room for it whatever its value,
-        as for the first members of a species beside others that have more than their share. Ties are not looked at: within a tie band a
-        smaller program survives a better one."""
+        """The value that a new genome of a species must beat to survive, in bits per byte; None while there is room for it whatever its
+        value, as for the first members of a species when others have more than their share. Ties are ignored: within a tie band a smaller
+        program survives a better one."""
         members = [id_ for id_ in self.kept if history.genomes[id_].species == species]
         full = len(members) >= self.cap
         rivals = (*self.rest, *members) if full else self.kept
@@ -78,7 +78,7 @@ def population(history: History, belief: Belief, size: int, species_share: float
 
 
 def best(history: History, belief: Belief) -> str | None:
-    """The genome to hand out: best by belief, simpler in ties; but nobody who is believed to be worse than the seed, or often fails."""
+    """The genome to hand out: best by belief, simpler in ties; but none that is believed to be worse than the seed, or that often fails."""
     seed = next((g.id for g in history.genomes.values() if not g.parents and g.id in belief.of), None)
     most = belief.of[seed].mean if seed is not None else math.inf
     sound = (id_ for id_ in ranking(history.genomes, belief) if id_ == seed or not history.genomes[id_].unreliable)

@@ -12,12 +12,12 @@ from evaluator.plain import checked
 from evo.core.rule import Rule, rule_from_dict
 
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
-REPAIR = "repair"  # of a genome that failed
+REPAIR = "repair"  # a genome that failed, mended by a rule
 OPTUNA = "optuna"  # knobs as Optuna would move them: the policy tune-only
 GIVEN = "given"  # a program that people hand in, as a child of the seed genome
-LATEST_SECONDS = 2.5e11  # since the epoch: the year 9892
+LATEST_SECONDS = 2.5e11  # latest time, since the epoch: the year 9892
 _OWN_PLACE = re.compile(r'File "[^"\n]*\btrain\.py", line \d+')
-SEEDS = 2**31  # evaluation seeds are below
+SEEDS = 2**31  # evaluation seeds are below this
 REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome again under a new seed
 
 
@@ -25,10 +25,9 @@ REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome 
 class Proposal:
     """What the search wants tried next. `index` is unique in a run and orders everything.
 
-    `parents` are genome ids: none for the seed genome's calibration, one for mutate / tune / repair / confirm, two for crossover and final:
-    the genome that is drawn, and the champion that the draws are about.
-    `seed` is the evaluation's seed, owned by the harness. `group` ties the final draws of one announcement together:
-    the index of the first of them; -1 elsewhere.
+    `parents` are genome ids: none for the seed genome's calibration; one for mutate / tune / repair / confirm; two for crossover; two for
+    final, the genome that is drawn and the champion that the draws are about. `seed` is the evaluation's seed, owned by the harness.
+    `group` ties the final draws of one announcement together: the index of the first of them; -1 elsewhere.
     """
 
     index: int
@@ -81,8 +80,8 @@ class Record:
 
 
 def lean(record: Record) -> Record:
-    """The record without learning curve and log, which only people read, without the rule that its run went by, unless it was spared, and
-    of a trace the program's own places alone, which repairs need: 10,000 records must fit in the driver's memory."""
+    """The record without its bulk, since 10,000 records must fit in the driver's memory: without learning curve and log, which only people
+    read; without the rule, unless the run was spared; and of a trace only the program's own places, which repairs need."""
     rule = record.candidate.rule
     if rule is not None and not (rule.spared and isinstance(record.outcome, Scored)):
         record = dataclasses.replace(record, candidate=dataclasses.replace(record.candidate, rule=None))
@@ -106,7 +105,7 @@ def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
 def candidate_from_dict(data: dict[str, Any]) -> Candidate:
     proposal = dict(data["proposal"])
     proposal["parents"] = tuple(proposal["parents"])
-    rule = data.get("rule")  # absent in records from before there were any
+    rule = data.get("rule")  # absent in records that are older than rules
     return checked(Candidate(**{**data, "proposal": checked(Proposal(**proposal)), "rule": rule_from_dict(rule) if rule else None}))
 
 
@@ -126,6 +125,6 @@ def record_from_dict(data: dict[str, Any]) -> Record:
 
 
 def require_times(started: float, finished: float) -> None:
-    """Raise ValueError where these are no seconds since the epoch that a calendar has."""
+    """Raises ValueError where these are not seconds since the epoch that a calendar has."""
     if not (0 <= started < LATEST_SECONDS and 0 <= finished < LATEST_SECONDS):
         raise ValueError(f"from {started} to {finished} is no time")

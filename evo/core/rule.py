@@ -1,6 +1,6 @@
-"""The rule that travels with a candidate: what its learning curve foretells, and when it is stopped. Learned in evo/core/stopping.py.
+"""The rule that travels with a candidate: what its learning curve predicts, and when it is stopped. Learned in evo/core/stopping.py.
 
-Plain data, and what the slot's side needs to go by it.
+Plain data, and what a slot needs to apply it.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Any
 from evaluator.outcome import CurvePoint
 from evaluator.plain import checked
 
-LEAST_COVERED = 0.5  # of a checkpoint's window that the points must cover
+LEAST_COVERED = 0.5  # share of a checkpoint's window that the points must cover
 FARTHEST = 4.0  # standard deviations from the others' mean, beyond which a level or a pace counts no further
-_MOST_LOGARITHM = 700.0  # that a float holds the exponential of
+_MOST_LOGARITHM = 700.0  # a float holds the exponential of this
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One checkpoint: the logarithm of the final value, foretold linearly by the level and by the tokens so far, both logarithms and both
-    in standard deviations from what the finished runs had."""
+    """One checkpoint: predicts the logarithm of the final value linearly from level and tokens so far, both as logarithms, in standard
+    deviations from the mean of the finished runs."""
 
-    share: float  # of the budget
+    share: float  # share of the budget
     level_mean: float
-    level_sd: float  # 0: it tells nothing
+    level_sd: float  # 0: the level says nothing
     tokens_mean: float
     tokens_sd: float
-    value: float  # of a run at both means
+    value: float  # prediction for a run at both means
     by_level: float
     by_tokens: float
-    spread: float  # standard deviation of a new run's value around what is foretold at the means
-    doubt_level: float  # by which the variance grows, as a share of that at the means, with the square of either distance
+    spread: float  # standard deviation of a new run's value around the prediction at the means
+    doubt_level: float  # growth of the variance, as a share of that at the means, with the square of either distance
     doubt_tokens: float
     doubt_both: float  # and with twice their product
 
@@ -51,16 +51,16 @@ def _distance(x: float, mean: float, sd: float) -> float:
 class Rule:
     """When one candidate is to be stopped."""
 
-    bar: float  # bits per byte, that it must beat
+    bar: float  # bits per byte that it must beat
     budget_seconds: float
     limits: tuple[Limit, ...]  # in order of their shares
     window: float  # share of the budget that a level is the mean over
-    reach: float  # standard deviations by which what is foretold must lie above the bar
-    spared: bool = False  # what it would stop is finished all the same, to count how often that would have been wrong
+    reach: float  # standard deviations by which the prediction must lie above the bar
+    spared: bool = False  # a run that it would stop is finished all the same, to count how often stopping would have been wrong
 
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
-    """Inverse of `dataclasses.asdict`. Limits of former kinds are left out: they stop nothing any more."""
+    """Inverse of `dataclasses.asdict`. Limits of older kinds are left out: they no longer stop anything."""
     limits = tuple(checked(Limit(**limit)) for limit in data["limits"] if "by_tokens" in limit)
     return checked(Rule(**{"window": 1.0, "reach": 0.0, **data, "limits": limits}))
 
@@ -69,10 +69,10 @@ class Watching:
     """`evaluator.evaluate.Watch` over one run: judges it once at each checkpoint, by the points before it."""
 
     def __init__(self, rule: Rule) -> None:
-        self.foretold: float | None = None  # final value, bits per byte, of a run that was stopped
+        self.foretold: float | None = None  # predicted final value, bits per byte, of a run that was stopped
         self._rule = rule
         self._points: list[CurvePoint] = []
-        self._judged = 0  # checkpoints
+        self._judged = 0  # checkpoints so far
 
     def __call__(self, point: CurvePoint) -> str | None:
         """One line that says why the run is stopped; None to go on."""
@@ -114,7 +114,7 @@ def level_at(curve: Iterable[CurvePoint], share: float, window: float, budget_se
 
 
 def tokens_at(curve: Sequence[CurvePoint], share: float, budget_seconds: float) -> float | None:
-    """Logarithm of the tokens that a run had taken at a share of the budget; None where it has not come so far, or tells none."""
+    """Logarithm of the tokens that a run had taken at a share of the budget; None if it has not got so far, or reports none."""
     end, seconds, tokens = share * budget_seconds, 0.0, 0
     for point in curve:
         if point.seconds >= end:

@@ -32,8 +32,8 @@ def assess(
     """The standing of a run from its records.
 
     Args:
-        policy, final_draws: as the run searches.
-        shelf: as the search has it.
+        policy, final_draws: as in the run's settings.
+        shelf: as the search uses it.
     """
     ordered = tuple(sorted(records, key=lambda r: r.index))
     history = fold(ordered)
@@ -46,6 +46,6 @@ def assess(
 
 
 def refined(history: History, policy: str, shelf: KnobValues | None) -> Belief:
-    """What is believed of each genome: by its lineage, and by its numbers where a policy looks at them."""
+    """What is believed of each genome: from its lineage, and from its numbers where the policy looks at them."""
     belief = believe(history.genomes)
     return doubted(refine(history.genomes, belief, shelf) if shelf is not None and POLICIES[policy].models else belief)

@@ -3,7 +3,7 @@
 Welch's unequal-variances t interval on fresh draws, none of which took part in choosing the champion. The Student-t quantile is our
 own (scipy is not a dependency): incomplete beta by continued fraction, Numerical Recipes 3rd ed., section 6.4.
 A run that is extended looks again, with fresh draws: the m-th look may be wrong by chance in FALSE_SHARE / m(m + 1) of runs, so that all
-looks together announce what is not there in at most FALSE_SHARE of them. A look has two stages, which share that evenly (finals.py).
+looks together announce a gain that is not there in at most FALSE_SHARE of them. A look has two stages, which share that evenly (finals.py).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from evaluator.outcome import SELF_REPORTED, Failed, Scored
 from evo.core.records import Record
 
 CONFIDENCE = 0.95
-FALSE_SHARE = 0.05  # of runs without any gain that ever announce one, at most
-BROKEN_ROW = 3  # draws of a slot, none of which gave a score
+FALSE_SHARE = 0.05  # largest share of the runs without any gain that may ever announce one
+BROKEN_ROW = 3  # draws of a slot after which it is broken if none gave a score
 
 
 @dataclass(frozen=True)
 class Heldout:
-    """What the same draws say on the held-out text: no choice was made by it, so that a gain there is not flattered by how many programs
-    were tried."""
+    """What the same draws say on the held-out text, which chose nothing, so that a gain there is not flattered by how many programs were
+    tried."""
 
     seed_mean: float
     champion_mean: float
@@ -60,8 +60,8 @@ class Announcement:
 
     @property
     def proven(self) -> bool:
-        """The interval lies above 0, the champion fails no more often than the seed, and it gains on the held-out text: only then is a gain
-        announced. Draws that fail are the worst ones, so that an interval over the others flatters whoever has more of them."""
+        """Whether a gain is announced: only if the interval lies above 0, the champion fails no more often than the seed, and it gains on
+        the held-out text. Draws that fail are the worst ones, so an interval over the others flatters whoever has more of them."""
         return self.low > 0 and self.failed_champion <= self.failed_seed and not self._of_this_text_alone
 
     @property
@@ -109,7 +109,7 @@ def announce(finals: Sequence[Record], champion: str, share: float = FALSE_SHARE
 
 
 def _broken_slots(finals: Sequence[Record]) -> set[str]:
-    """Slots that had several of the draws and scored none: they are to blame, and no program. One that fails at once is free at once, and
+    """Slots that had several of the draws and scored none: they are to blame, not a program. A slot that fails at once is free at once, and
     gets most of the replacements."""
     scored: dict[str, list[bool]] = {}
     for record in finals:
@@ -150,7 +150,7 @@ def t_cdf(t: float, freedom: float) -> float:
 
 
 def f_cdf(ratio: float, above: float, below: float) -> float:
-    """P(F <= ratio) of the ratio of two variances with so many degrees of freedom."""
+    """P(F <= ratio) of the ratio of two variances with these degrees of freedom."""
     return _incomplete_beta(above / 2, below / 2, above * ratio / (above * ratio + below))
 
 

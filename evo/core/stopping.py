@@ -1,17 +1,17 @@
-"""Early stopping: which running candidate cannot be a survivor any more, by its learning curve and this run's own finished curves.
+"""Early stopping: which running candidate can no longer become a survivor, by its learning curve and this run's own finished curves.
 
-At some checkpoints the final value is foretold by the mean loss of late and by the tokens so far, all as logarithms: by ridge regression
-over the finished runs whose loss code is the same, under the same budget. Tokens, since under a budget of seconds a slow program or a busy
-machine has fewer, a higher loss for now and a higher value in the end; the loss alone does not tell whether a run is behind by its steps or
-by its worth. A candidate is stopped where the value foretold lies above the bar, that which it must beat to survive, by more standard
-deviations than would-be survivors' are off in all but a share `false_stops`. How far values are off is what each finished run shows against
-the line through the others, and more for one that is unlike them. That runs which were stopped teach nothing does not bend the line: they
-are chosen by what it foretells from, not by what it foretells.
+At some checkpoints the final value is predicted from the recent mean loss and the tokens so far, all as logarithms: by ridge regression
+over the finished runs whose loss code is the same, under the same budget. Tokens count because under a budget of seconds a slow program or
+a busy machine has fewer: a higher loss for now and a higher value in the end. The loss alone does not show whether a run is behind in steps
+or in worth. A candidate is stopped if the predicted value lies above the bar, which it must beat to survive, by more standard deviations
+than predictions are off for all but a share `false_stops` of would-be survivors. How far predictions are off is measured by each finished
+run against the line through the others, and is more for a run that is unlike them. Stopped runs teach nothing, but this does not bend the
+line: they are chosen by what it predicts from, not by what it predicts.
 
-Rates that rise first hold a run back for as long as they do: a program is judged, and compared, from its warm-up on alone.
+Rates that rise at first hold a run back while they do: a program is judged, and compared, only after its warm-up.
 
-A curve is read by share of the budget, not by step: values are under a budget too. What the rule cannot see is a machine that was busy in
-the beginning alone.
+A curve is read by share of the budget, not by step, since values are for a budget too. What the rule cannot see is a machine that was busy
+only in the beginning.
 
 Pure: a function of finished runs, bar and settings. A `Rule` is plain data that travels with its candidate.
 """
@@ -33,29 +33,29 @@ from evo.core.rule import Limit, Rule, Watching, level_at, tokens_at
 from evo.core.statistics import t_quantile
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
-WINDOW = 0.25  # of the budget, that a level is the mean over: longer averages more noise, shorter sees later; docs/log.md
+WINDOW = 0.25  # share of the budget over which a level is the mean: more averages more noise, less is more recent; docs/log.md
 LATEST = 200  # finished runs that count: the cost stays bounded, and early ones lie far from the bar
-OUTLIERS = 3.0  # standard deviations above the median, by the median of the distances: what lies higher teaches nothing about good ones
+OUTLIERS = 3.0  # robust standard deviations above the median: a run that lies higher teaches nothing about good ones
 LEAST_SPREAD = 1e-9  # of a logarithm: repeats of a deterministic lab agree exactly
-PENALTY = 3.0  # of the ridge: as if so many runs had shown that a curve tells nothing
+PENALTY = 3.0  # of the ridge: as if so many runs had shown that a curve predicts nothing
 SPARED = 0.05  # share of candidates that are finished whatever their rule says: they measure how often it is wrong
-CAUTION = 1.15  # times as many standard deviations as normal surprises at one checkpoint ask for; by recorded curves, docs/log.md
-LEAST = 24  # finished runs with the same loss code below which nothing is stopped
+CAUTION = 1.15  # factor on the standard deviations that normal surprises at one checkpoint need; from recorded curves, docs/log.md
+LEAST = 24  # finished runs with the same loss code; with fewer nothing is stopped
 
 
 @dataclass(frozen=True)
 class Trace:
     """What a finished run taught."""
 
-    index: int  # of its candidate
+    index: int  # index of its candidate
     loss_code: str  # genomes.loss_code
     val_bpb: float
-    levels: tuple[float | None, ...]  # at each checkpoint: logarithm of the mean loss, nats per token; None: not told, or rates rise
-    tokens: tuple[float | None, ...]  # at each checkpoint: logarithm of the tokens so far; None: not told
+    levels: tuple[float | None, ...]  # at each checkpoint: logarithm of the mean loss, nats per token; None: not reported, or rates rise
+    tokens: tuple[float | None, ...]  # at each checkpoint: logarithm of the tokens so far; None: not reported
 
 
 class Curves:
-    """What a run's finished curves have taught so far. No order of `add` shows."""
+    """What a run's finished curves have taught so far. The order of `add` does not matter."""
 
     def __init__(self, false_stops: float, seed: int, budget_seconds: float) -> None:
         """
@@ -72,7 +72,7 @@ class Curves:
     def add(self, record: Record, curve: Sequence[CurvePoint]) -> None:
         """Takes in a record with its curve; only a scored one whose loss can be compared with others teaches something."""
         code, outcome, index = record.candidate.loss_code, record.outcome, record.index
-        if not (self._false_stops and code and isinstance(outcome, Scored) and outcome.val_bpb > 0):  # it has no logarithm
+        if not (self._false_stops and code and isinstance(outcome, Scored) and outcome.val_bpb > 0):  # else it has no logarithm
             return
         traces = self._traces.setdefault(code, [])
         told = trace(index, code, outcome.val_bpb, curve, self._budget_seconds, record.candidate.warmup)
@@ -80,7 +80,7 @@ class Curves:
         del traces[:-LATEST]
 
     def rule(self, candidate: Candidate, bar: float | None) -> Rule | None:
-        """For a candidate that has just been written; None for a repeat of a known genome, which gets its whole budget."""
+        """The rule for a candidate that has just been written; None for a repeat of a known genome, which gets its whole budget."""
         if bar is None or bar <= 0 or not self._false_stops or candidate.operator in REPEATS:
             return None
         known, code = self._traces.get(candidate.loss_code, ()), candidate.loss_code
@@ -90,7 +90,7 @@ class Curves:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The records that `Curves` goes by, if all are added: their curves need to be read, others' do not."""
+    """The records that `Curves` would keep if all were added: only their curves need to be read."""
     by_code: dict[str, list[Record]] = {}
     telling = (r for r in records if isinstance(r.outcome, Scored) and r.outcome.val_bpb > 0)
     for record in sorted(telling, key=lambda r: r.index):
@@ -105,8 +105,8 @@ class Audit:
     stopped: int  # runs
     saved_seconds: float
     trained_seconds: float  # of all runs
-    doomed: int  # that a rule would have stopped and that were finished to check it
-    wrong: int  # of those: that beat the bar all the same
+    doomed: int  # runs that a rule would have stopped and that were finished to check it
+    wrong: int  # doomed ones that beat the bar all the same
 
     def sentence(self) -> str:
         """One line for people."""
@@ -118,7 +118,8 @@ class Audit:
 
 
 def audit(records: Iterable[Record], curve_of: Callable[[int], Sequence[CurvePoint]], budget_seconds: float) -> Audit:
-    """Of a run's records; `curve_of` gives the learning curve of a record by its index, and is asked for those that were spared."""
+    """What early stopping has done, by a run's records; `curve_of` gives the learning curve of a record by its index, and is called for
+    those that were spared."""
     stopped = doomed = wrong = 0
     saved = trained = 0.0
     for record in records:
@@ -145,7 +146,7 @@ def trace(index: int, loss_code: str, val_bpb: float, curve: Sequence[CurvePoint
 
 
 def settled(share: float, warmup: float) -> bool:
-    """Whether a program with such a warm-up can be compared with others at this share of the budget: no rates rise in its window."""
+    """Whether a program with this warm-up can be compared with others at this share of the budget: no rates rise in its window."""
     return warmup == 0 or share >= warmup + WINDOW
 
 
@@ -177,7 +178,7 @@ def learn(
 
 
 def _limit(share: float, rows: Sequence[tuple[float, float, float]]) -> Limit:
-    """Ridge regression of the third on the first two, these standardised; the spread from leave-one-out residuals."""
+    """Ridge regression of the value on level and tokens, both standardised; the spread is from leave-one-out residuals."""
     count = len(rows)
     levels, tokens, values = zip(*rows, strict=True)
     means, sds = (fmean(levels), fmean(tokens)), (pstdev(levels), pstdev(tokens))

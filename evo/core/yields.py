@@ -1,12 +1,12 @@
 """What each operator has brought for the time that it took, and how the next explorations are shared out by it: a bandit. Pure.
 
-The reward of a child is by how much its posterior mean lies below that of its best parent, and 0 where it does not, where it failed, and
-for duplicates; its cost the seconds of its evaluations. An operator's rate is its reward per second over the latest `WINDOW` genomes, drawn
-towards the rate of all as if it had `PRIOR_CHILDREN` more children of average yield, and its share is the configured one times the ratio
-of the two rates, within bounds: so what has stopped paying gives way, and nothing is given up for good.
+The reward of a child is how far its posterior mean lies below that of its best parent; 0 if it does not, for failures and for duplicates.
+Its cost is the seconds of its evaluations. An operator's rate is its reward per second over the latest `WINDOW` genomes, drawn towards the
+rate of all as if it had `PRIOR_CHILDREN` more children of average yield. Its share is the configured one times the ratio of the two rates,
+within bounds: what has stopped paying gives way, and nothing is given up for good.
 
-On a plateau, when `PATIENCE` genomes in a row brought no better best, numbers are probably tuned as far as they go: operators that change
-structure get a growing part.
+On a plateau, when `PATIENCE` genomes in a row brought no new best, numbers are probably tuned as far as they go: operators that change
+structure get a growing share.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from evo.core.records import CROSSOVER, MUTATE
 
 WINDOW = 200  # genomes
 PRIOR_CHILDREN = 10
-MOST = 3.0  # factor on a configured share, and its inverse the least
+MOST = 3.0  # largest factor on a configured share; its inverse is the smallest
 PATIENCE = 48  # genomes
 STRUCTURAL = (MUTATE, CROSSOVER)
 
 
 @dataclass(frozen=True)
 class Yield:
-    """Of one operator."""
+    """What one operator has brought."""
 
     operator: str
     children: int  # evaluated genomes
-    failed: int  # of them, and got no score
-    stopped: int  # of them, early: their curves were hopeless
-    better: int  # of them, believed better than each parent
-    reward: float  # bits per byte, summed over them
-    seconds: float  # of a slot
+    failed: int  # children that failed: no score
+    stopped: int  # children that were stopped early: their curves were hopeless
+    better: int  # children believed better than each parent
+    reward: float  # bits per byte, summed over the children
+    seconds: float  # time of a slot
 
     @property
     def rate(self) -> float:
@@ -67,7 +67,7 @@ def _yield(operator: str, children: list[Genome], belief: Belief) -> Yield:
 
 
 def reward(child: Genome, belief: Belief) -> float:
-    """By how much it is believed to be better than its best parent, in bits per byte; 0 where it is not, or nothing is known."""
+    """How much better a child is believed to be than its best parent, in bits per byte; 0 if it is not, or nothing is known."""
     parents = [belief.of[parent].mean for parent in child.parents if parent in belief.of]
     if not parents or child.id not in belief.of:
         return 0.0

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _named_damage(run: Run) -> Iterator[None]:
-    """To check all programs takes long in a large run, so it is done when one does not read, to name it."""
+    """Names the program that is damaged if one does not read; only then, since checking all programs takes long in a large run."""
     try:
         yield
     except genomes.GenomeError:
@@ -99,13 +99,13 @@ def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list
 
 
 def _search_config(run: Run) -> SearchConfig:
-    """What of it decides who survives, as the run was started; defaults where it kept none."""
+    """The settings that decide who survives, as the run was started; defaults if it kept none."""
     usual, kept = SearchConfig(), run.snapshot.settings if "settings" in run.snapshot.meta else {}
     return replace(usual, **{name: kept.get(f"search.{name}", getattr(usual, name)) for name in ("population", "species_share")})
 
 
 def _print(output: str | list[tuple[str, str]]) -> None:
-    """Text as it is; styled lines in colour on a terminal only."""
+    """Prints text as it is; styled lines in colour, on a terminal only."""
     if isinstance(output, str):
         print(output)
     elif sys.stdout.isatty():

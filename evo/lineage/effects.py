@@ -42,7 +42,7 @@ def effects(standing: Standing, texts: Callable[[str], str]) -> dict[str, Any]:
 
 
 def effects_lines(data: Mapping[str, Any]) -> list[Line]:
-    """Those that are more than their sd from zero, and what kind of statement this is."""
+    """Lines on the effects that are more than their sd from zero, and on what kind of statement this is."""
     told = f" ({SELF_REPORTED})" if data["self_reported"] else ""
     lines = [(f"{'worth in val_bpb' + told:>18}  genomes  edit of the seed genome (★ the champion has it)", "bold")]
     shown = [row for row in data["effects"] if abs(row["worth"]) > row["sd"]]
@@ -86,7 +86,7 @@ def _in(effect: Effect, row: Observed | None) -> bool:
 
 
 def _described(effect: Effect, edits: Mapping[tuple[str, float], genomes.Edit]) -> str:
-    """As the first genome had it; of a knob with several values the one that the worth holds at."""
+    """An effect's edit in words, as the first genome had it; for a knob with several values, the value that the worth holds at."""
     if effect.values > 1:
         return genomes.describe([edits[name, effect.amount] for name in effect.edits])
     return genomes.describe(edit for (name, _), edit in edits.items() if name in effect.edits)

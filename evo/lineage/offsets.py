@@ -1,12 +1,12 @@
 """Slots that score higher or lower than the others: a hotter GPU, a busier host.
 
 Every evaluation is a canary. A draw is compared with the mean of its genome's parents, or with the other draws of its genome; over a run
-each slot gets programs as good as any other slot's, so that a slot whose differences lie higher than the others' is to blame for it. What
-edits do has no nice distribution, many ruin a program: so that slots differ at all is decided by ranks alone (Kruskal and Wallis, Use of
-Ranks in One-Criterion Variance Analysis, 1952), strictly, since people look again and again. Only then do the slots' medians go through
-a random-effects model (DerSimonian and Laird, Controlled Clinical Trials 7, 1986), which shrinks them by how well they are known.
+each slot gets programs as good as any other slot's, so if its differences lie higher than the others', the slot is to blame. The effects of
+edits have no nice distribution, since many ruin a program: so whether slots differ at all is decided by ranks alone (Kruskal and Wallis,
+Use of Ranks in One-Criterion Variance Analysis, 1952), strictly, since people look again and again. Only then do the slots' medians go
+through a random-effects model (DerSimonian and Laird, Controlled Clinical Trials 7, 1986), which shrinks them by how well they are known.
 
-Shown to people and used nowhere: to take offsets off before programs are compared brought nothing in simulated runs (docs/log.md), and a
+Shown to people and used nowhere: subtracting offsets before programs are compared brought nothing in simulated runs (docs/log.md), and a
 score that was evaluated stays what it was. Pure: a function of the draws.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 LEAST = 8  # differences that a slot needs to be judged
-Z = 3.09  # of a normal, exceeded by chance in 1 of 1,000
+Z = 3.09  # quantile of a normal, exceeded by chance in 1 of 1,000 cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """By how much the scores of a slot lie above the usual slot's, bits per byte."""
+    """How far the scores of a slot lie above the usual slot's, in bits per byte."""
 
     mean: float
     sd: float
@@ -56,7 +56,7 @@ def offsets(draws: Sequence[Draw]) -> dict[str, Offset]:
 
 
 def _differences(draws: Sequence[Draw]) -> dict[str, list[float]]:
-    """Slot -> each of its draws less what was to be expected of the genome."""
+    """Slot -> each of its draws less what was to be expected of its genome."""
     scores: dict[str, list[float]] = {}
     for draw in draws:
         scores.setdefault(draw.genome, []).append(draw.val_bpb)
@@ -67,7 +67,7 @@ def _differences(draws: Sequence[Draw]) -> dict[str, list[float]]:
         if parents:
             expected = fmean(parents)
         elif count >= 2:
-            expected = (count * means[draw.genome] - draw.val_bpb) / (count - 1)  # of its other draws
+            expected = (count * means[draw.genome] - draw.val_bpb) / (count - 1)  # mean of its other draws
         else:
             continue
         differences.setdefault(draw.slot, []).append(draw.val_bpb - expected)
@@ -75,7 +75,7 @@ def _differences(draws: Sequence[Draw]) -> dict[str, list[float]]:
 
 
 def _differ(groups: Sequence[Sequence[float]]) -> bool:
-    """Whether chance alone would hardly rank the groups so differently. Equal values share their mean rank."""
+    """Whether the ranks of the groups differ by more than chance explains. Equal values share their mean rank."""
     everything = sorted(value for group in groups for value in group)
     count, ranks = len(everything), dict[float, float]()
     first, ties = 0, 0.0
@@ -91,12 +91,13 @@ def _differ(groups: Sequence[Sequence[float]]) -> bool:
         return False
     between = math.fsum(len(group) * (fmean(ranks[v] for v in group) - (count + 1) / 2) ** 2 for group in groups)
     freedom = len(groups) - 1
-    by_chance = freedom * (1 - 2 / (9 * freedom) + Z * math.sqrt(2 / (9 * freedom))) ** 3  # χ² as Wilson and Hilferty have it, 1931
+    by_chance = freedom * (1 - 2 / (9 * freedom) + Z * math.sqrt(2 / (9 * freedom))) ** 3  # quantile of χ², after Wilson and Hilferty, 1931
     return 12 * between / (count * (count + 1)) / told > by_chance
 
 
 def _variance_of_median(values: Sequence[float]) -> float:
-    """Of sorted values: half the distance between those that lie a standard deviation of a binomial count about the middle, squared."""
+    """Variance of the median of sorted values: half the distance, squared, between those that lie a standard deviation of a binomial count
+    either side of the middle."""
     count = len(values)
     away = math.sqrt(count) / 2
     low, high = math.floor((count - 1) / 2 - away), math.ceil((count - 1) / 2 + away)

@@ -14,7 +14,7 @@ from evo.lineage.text import Line
 
 
 def operators(standing: Standing, config: SearchConfig) -> dict[str, Any]:
-    """Yields over the whole run, and what the policy `evo` multiplies the configured shares by now: it looks at survivors alone."""
+    """Yields over the whole run, and what the policy `evo`, which looks at survivors alone, now multiplies the configured shares by."""
     genomes, belief = standing.history.genomes, standing.belief
     found = yields(genomes.values(), belief)
     survivors = population(standing.history, belief, config.population, config.species_share).survivors(standing.history, belief)

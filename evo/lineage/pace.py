@@ -1,12 +1,13 @@
-"""How much of the noise of repeats is the machine's pace.
+"""How much of the noise of repeats comes from the machine's pace.
 
-Under a budget of seconds a score goes by the tokens that the program got through, and on a machine that others use too these vary: that is
-noise as well, and often most of it. Least squares of scores on log tokens within the repeats of one genome tell how much. Only the seed's
-first draw counts: whoever else is drawn again was lucky in it.
+Under a budget of seconds a score depends on how many tokens the program got through, and on a machine that others use too, that varies:
+this is noise as well, and often most of it. Least squares of scores on log tokens within the repeats of one genome show how much. Of first
+draws only the seed's counts: any other genome is drawn again because it was lucky in its first.
 
-Shown to people and used nowhere. To take it off the scores that are compared, one has to know what a program costs on a quiet machine; with
-one draw each that is guessed from its like, and then a program that became faster, which is what a budget of seconds rewards, passes for
-one that met a quiet machine (docs/log.md). Tokens are the program's word besides. Pure: a function of the draws.
+Shown to people and used nowhere. To take it off the scores that are compared, one would have to know what a program costs on a quiet
+machine. With one draw each, that is a guess from similar programs, and a program that became faster, which is what a budget of seconds
+rewards, would pass for one that met a quiet machine (docs/log.md). Besides, tokens are the program's own word. Pure: a function of the
+draws.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-LEAST_FREEDOM = 3  # of repeats
-Z = 2.33  # of a normal, exceeded at one end by chance in 1 of 100
+LEAST_FREEDOM = 3  # degrees of freedom of the repeats; with fewer nothing is said
+Z = 2.33  # quantile of a normal, exceeded at one end by chance in 1 of 100 cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Repeat:
     """One score of a genome that has several."""
 
     val_bpb: float
-    tokens: int  # that it was trained on
+    tokens: int  # how many it was trained on
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Pace:
 
 
 def pace(repeats: Sequence[Sequence[Repeat]]) -> Pace | None:
-    """None where too few draws tell.
+    """The noise of repeats and what is in it; None if there are too few draws.
 
     Args:
-        repeats: the draws that count of each genome, in any order.
+        repeats: of each genome, the draws that count, in any order.
     """
     left = [(math.log(d.tokens) - x, d.val_bpb - y) for draws in repeats if len(draws) > 1 for x, y in (_mean(draws),) for d in draws]
     freedom = len(left) - sum(len(draws) > 1 for draws in repeats)
@@ -59,10 +60,10 @@ def pace(repeats: Sequence[Sequence[Repeat]]) -> Pace | None:
 
 
 def _mean(draws: Sequence[Repeat]) -> tuple[float, float]:
-    """(log tokens, score)."""
+    """Means of log tokens and of scores."""
     return fmean(math.log(d.tokens) for d in draws), fmean(d.val_bpb for d in draws)
 
 
 def _z(ratio: float, freedom: int) -> float:
-    """Of a t with t² = ratio * freedom: Wallace, Annals of Mathematical Statistics 30 (1959)."""
+    """The normal quantile of a t with t² = ratio * freedom: Wallace, Annals of Mathematical Statistics 30 (1959)."""
     return (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(ratio))

@@ -1,4 +1,4 @@
-"""A run as it was read, and what it says of its genomes: plain data, which text.py makes lines of."""
+"""A run as it was read, and what it says about its genomes: plain data, which text.py turns into lines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from evo.species import Shelf
 from evo.store import Snapshot, curve, snapshot
 from evo.views.results import announcement_figures, best_figures
 
-LOG_LINES = 20  # of the end of a log
-REPLY_LINES = 40  # of the end of what a model said
+LOG_LINES = 20  # lines from the end of a log
+REPLY_LINES = 40  # lines from the end of what a model said
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def resolve(run: Run, asked: str) -> str:
     """The full id of the proposal with this index (`#12` or `12`), or the one that starts with what is asked for.
 
     Raises:
-        LineageError: none or several do.
+        LineageError: no genome fits, or several do.
     """
     prefix, matches = asked.lower(), _starting(run, asked)
     if prefix in matches:
@@ -73,7 +73,7 @@ def resolve(run: Run, asked: str) -> str:
 
 
 def also_meant(run: Run, asked: str) -> str:
-    """What a number could have named besides the proposal of that index, in a line; "" if nothing."""
+    """A line on what a number could have named besides the proposal of that index; "" if nothing."""
     found, others = _at_index(run, asked), _starting(run, asked)
     others = [id_ for id_ in others if id_ != found]
     if found is None or not others or asked.lower() in others:
@@ -134,7 +134,7 @@ def show(run: Run, id_: str) -> dict[str, Any]:
 
 
 def path(run: Run, id_: str) -> dict[str, Any]:
-    """The steps from the seed genome to `id_`; of a crossover's parents the first, into which the other was merged."""
+    """The steps from the seed genome to `id_`; through the first parent of a crossover, into which the other was merged."""
     chain = [run.genome(id_)]
     while chain[-1].parents and chain[-1].parents[0] in run.standing.history.genomes:
         chain.append(run.genome(chain[-1].parents[0]))

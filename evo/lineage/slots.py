@@ -17,7 +17,7 @@ from evo.lineage.text import Line
 
 
 def slots(standing: Standing) -> dict[str, Any]:
-    """Evaluations by slot, by how much its scores lie above the usual slot's (offsets.py), and the noise (pace.py)."""
+    """Each slot's evaluations and how far its scores lie above the usual slot's (offsets.py), and the noise (pace.py)."""
     rows: dict[str, dict[str, Any]] = {}
     for record in standing.records:
         outcome = record.outcome
@@ -35,12 +35,12 @@ def slots(standing: Standing) -> dict[str, Any]:
 
 
 def _noise(standing: Standing) -> dict[str, Any] | None:
-    """What repeats say of it; None where they are too few."""
+    """What repeats say about the noise; None if they are too few."""
     drawn: dict[str, list[Repeat]] = {}
     for record in standing.records:
         if isinstance(record.outcome, Scored) and record.outcome.tokens > 0:
             drawn.setdefault(record.candidate.genome, []).append(Repeat(record.outcome.val_bpb, record.outcome.tokens))
-    # whoever is drawn again was lucky in the first draw; not so the seed
+    # a genome that is drawn again was lucky in its first draw; the seed was not
     found = pace([draws if genome == standing.founder else draws[1:] for genome, draws in drawn.items()])
     return dataclasses.asdict(found) if found else None
 

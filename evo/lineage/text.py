@@ -146,7 +146,7 @@ def _tree_line(node: Mapping[str, Any], branches: str, short: Callable[[str], st
 
 
 def _evaluation_lines(row: Mapping[str, Any]) -> list[Line]:
-    """What came of it, and below what was unusual about it."""
+    """What came of an evaluation, and below, what was unusual about it."""
     lines = [(_evaluation_line(row), "red" if row["outcome"] == "Failed" else "")]
     return lines + [(f"  unusual: {flag}", "yellow") for flag in row.get("flags", ())]
 

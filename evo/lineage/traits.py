@@ -2,13 +2,13 @@
 
     a number   the seed's knob that stands in the same place (genomes.match), by its name in the seed, with the distance between its value
                and the seed's on the knob's own scale (logarithmic for rates): one edit with many values, not one for each
-    a choice   such a knob and its value
+    a choice   the seed's knob in the same place, and its value
     the rest   a place in the tree of the seed genome (genomes.diff) and what stands there now, in tokens: comments, layout and quotes do
-               not count, nor do numbers, which are tuned after a structure has come. What other edits do above or below changes no name
+               not count, nor do numbers, which are tuned after a structure has come. Other edits above or below do not change its name
 
-Members of one species differ in numbers alone: one of them is compared with the seed, of the others the values are read, which takes a
-fiftieth of the time. Left out: imports and docstrings alone; numbers inside new code, which belong to the edit that brought it. A statement
-that was rewritten twice carries another edit than one that was rewritten once.
+Members of one species differ in numbers alone: one of them is compared with the seed, and only values are read of the others, which takes a
+fiftieth of the time. Left out: edits of imports or docstrings alone; numbers inside new code, which belong to the edit that brought it. A
+statement that was rewritten twice carries a different edit from one that was rewritten once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def traits(founder: str, history: Mapping[str, Genome], texts: Callable[[str], s
 
 
 class _Seed:
-    """The seed genome: its text and the knobs that are told by their values."""
+    """The seed genome: its text and the knobs whose values are compared."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -71,7 +71,8 @@ class _Seed:
 
 
 class _Member:
-    """One species, by its first member: what its structure has of the seed's, and how values of its members are read."""
+    """One species, known by its first member: which of the seed's knobs it has, how else its structure differs, and how to read its
+    members' values."""
 
     def __init__(self, seed: _Seed, text: str) -> None:
         self._reader = genomes.Reader(text)
@@ -81,14 +82,14 @@ class _Member:
         self._structure = dict(_structural(e for e in genomes.diff(seed.text, text) if e.kind != "set" or e.where not in numbers))
 
     def edits(self, text: str) -> dict[tuple[str, float], genomes.Edit]:
-        """(name, amount) -> edit, of a member."""
+        """The edits of a member: (name, amount) -> edit."""
         values = self._reader.values(text)
         moved = (_moved(dimension, values[name]) for name, dimension in self._dimensions.items() if name in values)
         return {**self._structure, **{key: edit for key, edit in moved if edit.old != edit.new}}
 
 
 def _moved(dimension: Dimension, value: genomes.Value) -> tuple[tuple[str, float], genomes.Edit]:
-    """A knob at a value; from beyond the end of its range it is one choice of many."""
+    """A knob set to a value; if its scale shows no distance, as beyond the end of its range, it is one choice of many."""
     knob = dimension.knob
     edit = genomes.Edit("set", knob.name, (), 0, str(knob.value), str(value))
     distance = 0.0 if dimension.scale == CHOICE else dimension.place(value) - dimension.place(knob.value)
@@ -96,7 +97,7 @@ def _moved(dimension: Dimension, value: genomes.Value) -> tuple[tuple[str, float
 
 
 def _structural(edits: Iterable[genomes.Edit]) -> Iterable[tuple[tuple[str, float], genomes.Edit]]:
-    """Changes of the tree with their names; what changes comments or layout, imports or docstrings alone is none."""
+    """Changes of the tree with their names, except those of comments or layout, imports or docstrings alone."""
     for edit in edits:
         if edit.kind != "set" and _is_silent(edit.old) and _is_silent(edit.new):
             continue
@@ -106,7 +107,7 @@ def _structural(edits: Iterable[genomes.Edit]) -> Iterable[tuple[tuple[str, floa
 
 
 def _is_silent(text: str) -> bool:
-    """Whether a text only imports or documents: without a use, which is an edit of its own, that is worth nothing."""
+    """Whether a text only imports or documents: without a use, which is an edit of its own, this is worth nothing."""
     try:
         body = ast.parse(textwrap.dedent(text)).body
     except (SyntaxError, ValueError):  # a part of a statement

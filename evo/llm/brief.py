@@ -1,4 +1,4 @@
-"""What of a run is worth telling a model about one proposal: a pure function of what is known to a `prompts.Brief`."""
+"""What is worth telling a model about a run for one proposal: a pure function from what is known to a `prompts.Brief`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from evo.core.standing import Standing
 from evo.llm.prompts import Attempt, Brief, Figure, Measured, Partner, Result, Rivals, Setting
 from evo.operators import Library, common_ancestor
 
-TRIED, BEST, LOST, FAILURES = 20, 10, 12, 6  # most that is told of each
-_IDS = re.compile(r"^[0-9a-f]{8} into [0-9a-f]{8}: ")  # of a crossover's parents: a model knows neither
+TRIED, BEST, LOST, FAILURES = 20, 10, 12, 6  # most entries of each kind
+_IDS = re.compile(r"^[0-9a-f]{8} into [0-9a-f]{8}: ")  # ids of a crossover's parents: a model knows neither
 
 
 def brief(proposal: Proposal, library: Library, standing: Standing, setting: Setting) -> Brief:
@@ -56,7 +56,7 @@ def _tried(parent: str, library: Library, standing: Standing) -> Iterator[Attemp
 
 
 def _measured(genome: str, library: Library, standing: Standing) -> Measured | None:
-    """By the latest evaluation with a score."""
+    """What the latest evaluation with a score measured; None if there is none."""
     scored = (r for r in reversed(standing.records) if r.candidate.genome == genome and isinstance(r.outcome, Scored))
     record = next(scored, None)
     if record is None or not isinstance(record.outcome, Scored):
@@ -68,7 +68,7 @@ def _measured(genome: str, library: Library, standing: Standing) -> Measured | N
 
 
 def _best(parent: str, library: Library) -> tuple[Result, ...]:
-    """By score: where ties go to the smaller program, a list of scores would look out of order."""
+    """The best programs, by score: if ties went to the smaller program, the list would look out of order."""
     genomes_, of = library.history.genomes, library.belief.of
     leaders = sorted((id_ for id_ in of if genomes_[id_].parents and id_ in library.known), key=lambda id_: of[id_].mean)
     return tuple(_result(id_, parent, library) for id_ in leaders[:BEST])
@@ -81,8 +81,8 @@ def _result(genome: str, parent: str, library: Library) -> Result:
 
 
 def _lost(parent: str, library: Library, standing: Standing) -> Iterator[Attempt]:
-    """What made programs near `parent` worse, each change once, latest first. Near is what it descends from, and what has its structure;
-    what was made of itself is told apart, and what it has in it is no warning."""
+    """What made programs near `parent` worse, each change once, latest first. Near are the programs that it descends from and those of its
+    structure. Left out: what was made of `parent` itself, which `_tried` lists, and what `parent` contains, which is no warning."""
     genomes_ = library.history.genomes
     line = ancestors({id_: g.parents for id_, g in genomes_.items()}, parent)
     own = genomes_[parent].species if parent in genomes_ else None
@@ -100,7 +100,7 @@ def _lost(parent: str, library: Library, standing: Standing) -> Iterator[Attempt
 
 
 def _loss(record: Record, belief: Belief, base: str) -> str:
-    """In words; "" where nothing was lost, or nobody knows."""
+    """The loss in words; "" if nothing was lost, or nobody knows."""
     outcome, child = record.outcome, record.candidate.genome
     if base not in belief.of:
         return ""
@@ -112,12 +112,12 @@ def _loss(record: Record, belief: Belief, base: str) -> str:
 
 
 def _note(candidate: Candidate) -> str:
-    """Without ids."""
+    """A candidate's note without ids."""
     return _IDS.sub("crossover: ", candidate.note)
 
 
 def _failures(parent: str, belief: Belief, standing: Standing) -> Iterator[Attempt]:
-    """Of other programs than those made of `parent`."""
+    """Failures of programs that were not made of `parent`."""
     for record in reversed(standing.records):
         if isinstance(record.outcome, Failed) and parent not in record.candidate.proposal.parents:
             yield Attempt(_note(record.candidate), _end(record, belief, parent))

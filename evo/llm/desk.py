@@ -1,9 +1,9 @@
 """Where a model writes while programs train: calls run in threads beside the driver, which never waits for one of them.
 
-The driver starts a call for a proposal and takes the answers that have arrived whenever it fills slots. A proposal that comes back
-without a program is written by the built-in operator under the same index, so that a broken model costs no slot; so is one that is still at
-the model's when a slot has nothing else to do. An endpoint that fails
-is left alone for a while that doubles, then tried with one call; meanwhile the run goes on with built-in mutations.
+The driver starts a call for a proposal and takes the answers that have arrived whenever it fills slots. A proposal that comes back without
+a program is written by the built-in operator under the same index, so that a broken model costs no slot; so is one that the model still has
+when a slot has nothing else to do. An endpoint that fails is left alone for a time that doubles, then tried with one call; meanwhile the
+run goes on with built-in mutations.
 
 Threads are daemons and hold nothing: a call that is under way when the process ends is forgotten, its index stays unused.
 """
@@ -27,7 +27,7 @@ PAUSE_SECONDS, PAUSE_MOST_SECONDS = 5.0, 300.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one proposal at the model's."""
+    """What a model made of one proposal."""
 
     proposal: Proposal
     written: Written | None  # None: nothing that can be evaluated; `why` says why
@@ -42,21 +42,21 @@ Author = Callable[[Proposal, Library, Standing], Answer]
 
 
 class Desk:
-    """Calls under way, and how the endpoint is doing. Used by the driver's thread alone, but for the threads it starts itself."""
+    """Calls under way, and how the endpoint is doing. Used by the driver's thread alone, apart from the threads that it starts itself."""
 
     def __init__(self, author: Author, calls: int, token_limit: int | None = None, tokens: int = 0) -> None:
         """
         Args:
             calls: under way at once, at most.
-            token_limit: of the run; beyond it nothing more is asked, calls under way being taken for as large as the largest so far.
+            token_limit: of the run; beyond it nothing more is asked. Each call under way counts as much as the largest so far.
             tokens: spent before this session.
         """
         self.tokens = tokens
         self.tokens_before = tokens
         self.refused = 0  # proposals of this session that came back without a program
-        self.late = 0  # of this session, taken back: a slot would have waited
+        self.late = 0  # proposals of this session that were taken back: a slot would have waited
         self.trouble = ""  # why the model is not asked now, or what it last got wrong
-        self.why = ""  # the same without what is done about it, once nothing is done any more
+        self.why = ""  # the same without what is done about it, for when nothing is done any more
         self._author = author
         self._calls = calls
         self._token_limit = token_limit
@@ -64,7 +64,7 @@ class Desk:
         self._taken_back: set[int] = set()  # their calls are still under way
         self._too_late: list[Answer] = []
         self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
-        self._largest: int | None = None  # tokens of an answer of this session; until one is there, no second call under a limit
+        self._largest: int | None = None  # most tokens of an answer in this session; until there is one, no second call under a limit
         self._failures = 0  # of the endpoint, in a row
         self._closed_until = 0.0  # monotonic
 
@@ -80,7 +80,7 @@ class Desk:
 
     @property
     def spent(self) -> str:
-        """Why the model is asked no more in this run; "" while it is."""
+        """Why the model is no longer asked in this run; "" while it is."""
         reached = self._token_limit is not None and self.tokens >= self._token_limit
         return f"the limit of {self._token_limit} tokens is reached" if reached else ""
 
@@ -96,7 +96,7 @@ class Desk:
         return under_way < (1 if self._failures else self._calls) and time.monotonic() >= self._closed_until
 
     def _tokens_after(self, calls: int) -> float:
-        """What will have been spent, at most as far as anybody knows, when the calls under way have come."""
+        """Tokens that will have been spent, at most as far as anybody knows, when the calls under way have come."""
         return self.tokens + calls * self._largest if self._largest is not None else math.inf
 
     def start(self, proposal: Proposal, library: Library, standing: Standing) -> None:
@@ -112,7 +112,7 @@ class Desk:
         threading.Thread(target=work, name=f"model call {proposal.index}", daemon=True).start()
 
     def take_back(self) -> Proposal | None:
-        """The proposal that the model has had for longest, whose answer counts no more: a slot needs it now. None if it has none."""
+        """The proposal that the model has had for longest, whose answer no longer counts: a slot needs it now. None if it has none."""
         if not self._busy:
             return None
         index = next(iter(self._busy))
@@ -140,7 +140,7 @@ class Desk:
         return found
 
     def too_late(self) -> list[Answer]:
-        """Since the last call: answers to proposals that had been taken back. Nothing comes of them, but what they have cost counts."""
+        """Answers since the last call to proposals that had been taken back. They are not used, but what they cost counts."""
         found, self._too_late = self._too_late, []
         return found
 
@@ -155,7 +155,7 @@ class Desk:
         if not answer.endpoint_failed:
             self._failures, self._closed_until = 0, 0.0
             self.trouble = answer.why
-        elif now >= self._closed_until:  # what was under way when it failed is the same failure
+        elif now >= self._closed_until:  # calls under way when it failed are the same failure
             pause = min(PAUSE_SECONDS * 2**self._failures, PAUSE_MOST_SECONDS)
             self._failures += 1
             self._closed_until = now + pause
@@ -163,7 +163,7 @@ class Desk:
 
 
 class NoDesk(Desk):
-    """Where no model writes: there is no place for a call, so that it is never open, and has nothing under way or spent."""
+    """A desk where no model writes: it has no place for a call, so it is never open, and has nothing under way or spent."""
 
     def __init__(self) -> None:
         super().__init__(_nobody, calls=0)

@@ -5,8 +5,8 @@ a server that drips bytes or says nothing holds a thread no longer. (Time-outs o
 name look-up of a host cannot be cancelled.
 
 Everything that an endpoint can do wrong is a `ModelError` with one line. The key comes from the environment (EVO_LLM_KEY, else
-OPENAI_API_KEY), is sent to the endpoint and nowhere else: it is no setting, and is cut out of replies and messages in case a server
-says it back. A server on this machine is never asked through a proxy.
+OPENAI_API_KEY) and is sent to the endpoint and nowhere else: it is not a setting, and is cut out of replies and messages in case a server
+echoes it. A server on this machine is never asked through a proxy.
 
 Left out: streaming, tools, a cache, prices.
 """
@@ -33,13 +33,13 @@ from evo.llm.prompts import Message
 OPENAI = "https://api.openai.com/v1"
 KEYS = ("EVO_LLM_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set counts
 RETRIES = 1  # of a request, within the time of the call
-LISTING_SECONDS = 20.0  # to name the models
+LISTING_SECONDS = 20.0  # longest time to list the models
 BYTES_PER_TOKEN = 4  # where a server does not count
-SECRET_CHARACTERS = 8  # a key of fewer is none
+SECRET_CHARACTERS = 8  # a key of fewer is not a secret
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 _TEXT_PARTS = ("text", "output_text")
-_MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # of an answer, in an error
+_MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # most characters of an answer that an error quotes
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
 
 
@@ -73,7 +73,7 @@ class Model:
         """The model's answer.
 
         Raises:
-            ModelError: none came, or nothing that can be read.
+            ModelError: none came, or none that can be read.
         """
         llm, began = self._llm, time.monotonic()
         asked: dict[str, Any] = {"model": llm.model, "messages": [dataclasses.asdict(message) for message in messages]}
@@ -215,8 +215,8 @@ def _reply(data: Mapping[str, Any], prompt_bytes: int, began: float) -> Reply:
 
 
 def _text(content: object) -> str:
-    """What a message says: its text, or that of its parts. "" where all went into thoughts, calls of tools or a refusal: that was spent all
-    the same, and is an answer that does not fit."""
+    """What a message says: its text, or that of its parts. "" if all of it was thoughts, tool calls or a refusal: its tokens were spent all
+    the same, and it is an answer that does not fit."""
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS else part for part in content]
         return "".join(part for part in parts if isinstance(part, str))
@@ -224,7 +224,7 @@ def _text(content: object) -> str:
 
 
 def _spoken(content: str) -> str:
-    """Without the thoughts that some servers leave in front of an answer."""
+    """An answer without the thoughts that some servers leave in front of it."""
     before, closed, after = content.rpartition("</think>")
     if closed:
         return after
@@ -232,7 +232,7 @@ def _spoken(content: str) -> str:
 
 
 def _encodable(text: str) -> str:
-    """JSON can spell halves of characters, which no file and no request can hold."""
+    """The text with halves of characters replaced: JSON can spell them, but no file and no request can hold them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -271,5 +271,5 @@ def _short(text: str, limit: int = _MESSAGE_CHARACTERS) -> str:
 
 
 def _without(text: str, key: str) -> str:
-    """A short key is a placeholder, such as "none", and no secret."""
+    """The text without the key. A short key is a placeholder, such as "none", not a secret."""
     return text.replace(key, "[key]") if len(key) >= SECRET_CHARACTERS else text

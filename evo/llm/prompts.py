@@ -1,10 +1,10 @@
 """What a model is told: a `Brief` of the run becomes messages. Pure: the same brief gives the same bytes.
 
-The agenda, the program and the format always stand in full. What was tried, what leads and what failed is told as far as `prompt_bytes`
-goes, in this order; a program that does not fit is a `TooLong`, never cut.
+The agenda, the program and the format always stand in full. What was tried, what leads and what failed are shown in this order, as far as
+`prompt_bytes` goes; a program that does not fit is a `TooLong`, never cut.
 
 Programs, notes and messages of errors were written by models or printed by programs, and may be meant to mislead the next model
-(docs/design.md). So they are one-lined and cut, stand in fences that they cannot close, and the system message calls them data.
+(docs/design.md). So they are put on one line and cut, stand in fences that they cannot close, and the system message calls them data.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import genomes
 from evo.errors import one_line
 
-NOTE_CHARACTERS = 160  # of what a program or a model said
-QUOTED_CHARACTERS = 24_000  # of a reply that is sent back
+NOTE_CHARACTERS = 160  # most of what a program or a model said
+QUOTED_CHARACTERS = 24_000  # most of a reply that is sent back
 PROGRAM_HEADING = "## Program to edit"
 PARTNER_HEADING = "## What the other program changed"
 
@@ -85,7 +85,7 @@ class Result:
 
     score: Figure
     note: str  # of that step alone
-    gain: Figure | None  # of that step, over its parent; positive is better
+    gain: Figure | None  # of that step over its parent; positive is better
     edited: bool = False  # it is the program to edit
 
 
@@ -126,14 +126,14 @@ class Setting:
     profile: str  # name of the device profile
     budget_seconds: float
     device: str = ""
-    threads: int = 0  # of the CPU; 0: not known
-    memory_gib: float = 0.0  # that a program may use, of the GPU where there is one; 0: not known
+    threads: int = 0  # CPU threads of one program; 0: not known
+    memory_gib: float = 0.0  # memory that a program may use: the GPU's where there is one; 0: not known
     offers: tuple[str, ...] = ()  # constants and functions of prepare.py, a line each
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation came to beside its score."""
+    """What an evaluation measured besides its score."""
 
     steps: int
     tokens: int
@@ -153,7 +153,7 @@ class Brief:
     text: str  # the program to edit
     contract: bool  # whether the run's genomes are under the contract of labs; else they are scripts that report their own scores
     score: Figure | None
-    measured: Measured | None  # by its latest evaluation that has a score
+    measured: Measured | None  # in its latest evaluation that has a score
     tried: tuple[Attempt, ...]  # on this program, latest first
     best: tuple[Result, ...]  # best first
     lost: tuple[Attempt, ...]  # on programs near this one, latest first: what made them worse
@@ -294,7 +294,7 @@ def _scored(score: Figure | None) -> str:
 
 
 def _fenced(text: str, language: str) -> str:
-    """In a fence of more backticks than stand in the text, so that it cannot be closed from inside."""
+    """The text in a fence of more backticks than stand in it, so that it cannot be closed from inside."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -1,5 +1,5 @@
-"""A model writes a proposal: ask, translate the reply into edits, judge them, run what has a new structure dry if asked to, ask once more
-with what was wrong.
+"""A model writes a proposal: ask, translate the reply into edits, judge them, dry-run a new structure if wanted, ask once more with what
+was wrong.
 
 A `ModelWriter` is called in threads beside the driver (desk.py), so it holds nothing that changes, and is given snapshots: a library
 and a standing that nobody changes any more. What comes back is a value for the driver's thread to store: a candidate or the reason why
@@ -29,7 +29,7 @@ from evo.llm.prompts import Message, Setting, TooLong
 from evo.operators import Library, Written
 
 TURNS = 2  # an answer, and a second one after what was wrong with the first
-_EDITS_CHARACTERS = 100  # of a note
+_EDITS_CHARACTERS = 100  # most of a note that tells the edits
 _NAME_CHARACTERS = 80
 
 
@@ -56,7 +56,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Exchange:
-    """All that was said about one proposal. `messages` are the first prompt; what followed is told by the turns."""
+    """All that was said about one proposal. `messages` are the first prompt; what followed is in the turns."""
 
     model: str
     messages: tuple[Message, ...]
@@ -107,7 +107,7 @@ class ModelWriter:
         return Answer(proposal, None, why, endpoint_failed, exchange.tokens, exchange.as_json() if turns else "")
 
     def _judged(self, proposal: Proposal, library: Library, reply: Reply) -> Written | str:
-        """The candidate that a reply makes, or why it makes none, as the model is told."""
+        """The candidate that a reply makes, or why it makes none, in words for the model."""
         parent = library.texts(proposal.parents[0])
         try:
             text = genomes.patch(parent, reply.text, cut=reply.truncated)
@@ -145,7 +145,7 @@ def remark(reply: str) -> str:
 
 
 def settings_of(lab: Path, start: Setting) -> Callable[[], Setting]:
-    """What `ModelWriter` asks: the setting with the lab's program.md as it is now; as it was at the start while it cannot be read."""
+    """The `setting` of a `ModelWriter`: with the lab's program.md as it is now, or as it was at the start while it cannot be read."""
 
     def now() -> Setting:
         try:

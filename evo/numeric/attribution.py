@@ -5,19 +5,19 @@ Bayesian linear regression, conjugate (Bishop, "Pattern Recognition and Machine 
     score of a genome   mean of n draws ~ N(base + Σ effects of its edits + Σ interactions of its pairs, s²/n + u²)
     effect              ~ N(0, t²): the prior that keeps what was seen once in a noisy score near nothing
     interaction         ~ N(0, (PAIR_SHARE t)²): shrunk harder
-    t, u                not set: a grid of them, each point weighted by its marginal likelihood. Where there is little to learn from,
-                        many points remain likely, and the sds are as wide as that
+    t, u                not fixed: a grid of values, each point weighted by its marginal likelihood. Where there is little to learn
+                        from, many points remain likely, and the sds are accordingly wide
 
 `u` is what edits leave unexplained, so that a run that is not additive shows in wider sds instead of in confident nonsense.
 
 An edit is there (1) or not (0). A knob that took several values is a distance from the seed's value, on the knob's own scale, and what it
-is worth is a random walk outwards from there: linear between at most KNOTS knots on either side, with increments that are independent and
-vary as the steps are wide. One value on either side is then the same as two independent edits, and an optimum may lie anywhere (a line and
-its square were too stiff: on the instant lab, whose worths are known, fewer of them lay where the sds said).
-Edits that occur in the same genomes only are one effect: nothing can tell them apart.
+is worth is a random walk outwards from there: linear between at most KNOTS knots on either side, with independent increments whose
+variance grows with the width of the step. One value on either side is then the same as two independent edits, and an optimum may lie
+anywhere (a line and its square were too stiff: on the instant lab, whose worths are known, fewer of them lay where the sds said).
+Edits that only ever occur together are one effect: nothing can tell them apart.
 
-Scores more than RUINOUS times as far above the usual one (the seed's or the median, the worse) as the best is below it are drawn together
-logarithmically, and count for less the further they lie out: how bad a ruinous edit is does not matter, and would set the scale of
+Scores more than RUINOUS times as far above the usual one (the worse of the seed's and the median) as the best is below it are compressed
+logarithmically, and count for less the further out they lie: how bad a ruinous edit is does not matter, and would set the scale of
 everything.
 
 Pure, and independent of the order of the genomes, to the last bit.
@@ -34,16 +34,16 @@ import numpy as np
 from evo.core.belief import MAD_TO_SD
 from evo.numeric.space import Array
 
-TOGETHER = 2  # genomes with both edits, and with either alone, from which a pair may interact
-PAIRS = 100  # at most, those with the most evidence
+TOGETHER = 2  # least genomes with both edits, and with either alone, for a pair to be looked at
+PAIRS = 100  # at most: those with the most evidence
 RUINOUS = 4.0  # times the distance from the best score to the usual one
-PRIOR_STEPS, UNEXPLAINED_STEPS = 8, 5  # of the grid
-DIVERGED_SDS, DIVERGED_SHARE = 10.0, 0.1  # above the usual score: robust sds of scores, and a share of the median; both
-DOUBT = 0.05  # sd of a ruinous score, in what is beyond
-KNOTS = 4  # of a knob's walk, on either side
-PAIR_SHARE = 0.7  # prior sd of an interaction, in that of an effect: at half as much a pair that did as much as an edit was denied
+PRIOR_STEPS, UNEXPLAINED_STEPS = 8, 5  # points of the grid
+DIVERGED_SDS, DIVERGED_SHARE = 10.0, 0.1  # distance above the usual score: robust sds of scores, and a share of the median; both
+DOUBT = 0.05  # sd of a ruinous score, as a share of what lies beyond the usual
+KNOTS = 4  # most knots of a knob's walk, on either side
+PAIR_SHARE = 0.7  # prior sd of an interaction, as a share of an effect's: at 0.5, a pair that did as much as an edit was denied
 BASE_SDS = 30.0  # prior sd of the base, in sds of the scores: as good as unknown
-NEGLIGIBLE = 1e-4  # weight of a grid point, in the likeliest one's
+NEGLIGIBLE = 1e-4  # weight of a grid point, as a share of the likeliest one's
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Observed:
     genome: str
     val_bpb: float  # mean of its draws
     draws: int
-    edits: Mapping[str, float]  # edit -> 1, or the distance of a knob's value from the seed's; what is not there is not in it
+    edits: Mapping[str, float]  # edit -> 1, or the distance of a knob's value from the seed's; absent edits are left out
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Effect:
     """What edits that only occur together are worth, in bits per byte: negative is better."""
 
     edits: tuple[str, ...]
-    amount: float  # at which, of the first of them: 1, or a distance of the knob's
+    amount: float  # amount of the first edit that the worth holds at: 1, or a knob's distance
     worth: float
     sd: float
     genomes: int  # scored ones that have it
@@ -85,7 +85,7 @@ class Attribution:
     effects: tuple[Effect, ...]
     interactions: tuple[Interaction, ...]
     scored: int  # genomes it rests on
-    unexplained_sd: float  # of a genome's score, beyond noise
+    unexplained_sd: float  # sd of a genome's score that neither edits nor noise explain
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,9 @@ class _Term:
 
     edits: tuple[str, ...]
     amounts: Array  # (n,) per genome, 0 where it is not there; at most 1 in size
-    columns: Array  # (n, k): of each step of the walk, the part that a genome has gone
-    variances: Array  # (k,) of the steps' prior, in units of t²
-    shown: int  # the genome at whose amount it is shown
+    columns: Array  # (n, k): how much of each step of the walk a genome has gone
+    variances: Array  # (k,) prior variances of the steps, in units of t²
+    shown: int  # row of the genome at whose amount it is shown
 
     @property
     def present(self) -> Array:
@@ -109,7 +109,7 @@ class _Design:
     """The regression's columns: base, terms, pairs."""
 
     matrix: Array  # (n, p)
-    variances: Array  # (p,) of the prior: the base's, then those of terms and pairs in units of t²
+    variances: Array  # (p,) prior variances: the base's, then those of terms and pairs in units of t²
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +157,10 @@ def attribute(observed: Sequence[Observed], noise_sd: float, leader: str | None 
 
 
 def diverged(observed: Sequence[Observed], noise_sd: float) -> frozenset[str]:
-    """Genomes whose score is no worth of an edit any more: further above the usual one than both the spread and the size of scores explain.
+    """Genomes whose score no longer shows the worth of an edit: further above the usual one than both the spread and the size of scores
+    explain.
 
-    Even drawn together, such a score says what every edit in it is worth, and all it says is that training broke.
+    Even compressed, such a score counts against every edit in it, though all it shows is that training broke.
     """
     if not observed:
         return frozenset()
@@ -172,7 +173,7 @@ def diverged(observed: Sequence[Observed], noise_sd: float) -> frozenset[str]:
 
 
 def _drawn(rows: Sequence[Observed], noise_sd: float) -> tuple[Array, Array]:
-    """(n,) scores with the ruinous ones drawn together, and (n,) their variances: of noise, and of what is beyond the usual."""
+    """(n,) scores with the ruinous ones compressed, and (n,) their variances: from noise, and from what lies beyond the usual."""
     raw, draws = np.array([row.val_bpb for row in rows]), np.array([row.draws for row in rows])
     usual = max([float(np.median(raw)), *(row.val_bpb for row in rows if not row.edits)])
     band = RUINOUS * max(usual - float(raw.min()), 3 * noise_sd)
@@ -203,7 +204,7 @@ def _term(edits: tuple[str, ...], amounts: Array, order: Sequence[int]) -> _Term
 
 
 def _steps(distances: Array) -> list[tuple[float, float]]:
-    """From 0 outwards to the furthest of the ascending distances, by at most KNOTS of them that are spread evenly among them."""
+    """The steps of a walk from 0 outwards to the furthest of the ascending distances, by at most KNOTS of them, spread evenly."""
     picked = distances[np.unique(np.linspace(0, len(distances) - 1, KNOTS).round().astype(int))] if len(distances) > KNOTS else distances
     return list(zip([0.0, *picked[:-1]], picked, strict=True)) if len(picked) else []
 
@@ -220,7 +221,8 @@ def _pairs(terms: Sequence[_Term]) -> list[tuple[int, int]]:
 
 
 def _design(terms: Sequence[_Term], pairs: Sequence[tuple[int, int]], n: int, base_sd: float) -> _Design:
-    """Interactions are of centred columns: an effect is then what it is worth on average over the run, not on the seed genome alone."""
+    """The regression's columns. Those of interactions are centred: an effect is then what it is worth on average over the run, not on the
+    seed genome alone."""
     centred = [t.amounts - t.amounts.mean() for t in terms]
     columns: list[Array] = [np.ones((n, 1)), *(t.columns for t in terms), *((centred[i] * centred[j])[:, None] for i, j in pairs)]
     variances = [np.array([base_sd**2]), *(t.variances for t in terms), np.full(len(pairs), PAIR_SHARE**2)]
@@ -264,7 +266,7 @@ def _posterior(design: _Design, asked: Array, data: tuple[Array, Array], scales:
 
 
 def _fits(design: _Design, data: tuple[Array, Array], unexplained: float, prior_sds: Array) -> list[_Fit]:
-    """One for each prior sd of an effect."""
+    """One fit for each prior sd of an effect."""
     y, noise = data
     variances = noise + unexplained**2
     weighted = design.matrix / variances[:, None]

@@ -59,7 +59,7 @@ COUPLED = (
     Coupled("half the batch, rates by its root", 3.0, {BATCH: HALF, RATE: ROOT}),
     Coupled("half the batch", 3.0, {BATCH: HALF}),
     Coupled("a quarter of the batch, rates by its root", 2.0, {BATCH: 2 * HALF, RATE: 2 * ROOT}),
-    # Rows that fill the batch at once need no accumulation; what their memory is freed for is a larger model.
+    # Rows that fill the batch at once need no accumulation; with half of them, memory is free for a larger model.
     Coupled("half the batch and its rows, rates by its root", 1.0, {BATCH: HALF, ROWS: HALF, RATE: ROOT}),
     Coupled("half the batch and its rows, larger model", 1.0, {BATCH: HALF, ROWS: HALF, DEPTH: 0.22}),
     Coupled("twice the batch, rates by its root", 1.0, {BATCH: -HALF, RATE: -ROOT}),
@@ -108,12 +108,12 @@ def _role(knob: str) -> str:
 
 
 def warmup_share(knobs: Iterable[Knob]) -> float:
-    """Of the budget: the longest warm-up that a program's knobs name as a share; one in steps says nothing before it has run."""
+    """Share of the budget: the longest warm-up that a program's knobs give as a share; one in steps says nothing before it has run."""
     values = (knob.value for knob in knobs if role(knob) == WARMUP)
     return max((float(value) for value in values if isinstance(value, int | float) and 0 < value < 1), default=0.0)
 
 
 def applicable(knobs: Sequence[Knob]) -> tuple[Coupled, ...]:
-    """The coupled moves of which every role is among the knobs."""
+    """The coupled moves whose roles are all among the knobs."""
     roles = {role(knob) for knob in knobs}
     return tuple(move for move in COUPLED if set(move.changes) <= roles)

@@ -18,8 +18,8 @@ from evo.numeric.space import CHOICE, Array, Sample, Space
 
 DARING = math.log(1.5)
 MARGIN = 1.0  # predictive sds below the limit
-CENSORED = 0.05  # that a failure lies above the largest that fitted, at least
-NOISE = 0.02  # of a reported peak, on a logarithmic scale
+CENSORED = 0.05  # least distance of a failure above the largest that fitted, on a logarithmic scale
+NOISE = 0.02  # sd of a reported peak, on a logarithmic scale
 CURVED, CHOSEN = 0.15, 0.15  # prior sds of quadratic terms and of choices
 
 

@@ -1,4 +1,4 @@
-"""The process on scores: how they are scaled, when its hyperparameters are set, and what a candidate may improve."""
+"""The Gaussian process on scores: how they are scaled, when its hyperparameters are set, and what a candidate may improve."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KEPT = 16  # kernels
 
 
 def compressed(y: Array) -> tuple[Array, Array]:
-    """Scores with the bad end drawn together, logarithmically beyond the distance from best to median, and the slope at each.
+    """Scores with the bad end compressed, logarithmically beyond the distance from best to median, and the slope at each.
 
-    What is bad is not worth being told apart: a few ruinous scores would set the scale of everything.
+    Bad scores are not worth telling apart: a few ruinous ones would set the scale of everything.
     """
     low = float(np.min(y))
     scale = max(float(np.median(y)) - low, 1e-9)
@@ -31,7 +31,8 @@ def expanded(y: Array, raw: Array) -> Array:
 
 
 def log_expected_improvement(best: float, mean: Array, sd: Array) -> Array:
-    """Of a minimised value; in logarithms, so that hopeless candidates are still ordered (Ament et al. 2023, arXiv 2310.20708)."""
+    """Log expected improvement of a minimised value: in logarithms, hopeless candidates are still ordered (Ament et al. 2023, arXiv
+    2310.20708)."""
     z = (best - mean) / sd
     density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     tail = 0.5 * _erfc(-z / math.sqrt(2))
@@ -64,13 +65,13 @@ def scheduled(count: int) -> int:
 
 
 def kernels(features: Array, raw: Array, draws: Array, noise_sd: float, groups: Array) -> tuple[process.Kernel, ...]:
-    """Hyperparameters under each prior, the likeliest first; remembered. By the first `scheduled` scores, the better ones and the latest
-    where these are many.
+    """Hyperparameters under each prior, the likeliest first; remembered. They are set by the first `scheduled` scores; if these are many,
+    by the better ones and the latest of them.
 
     Args:
         features: (n, f).
         raw: (n,) mean scores.
-        draws: (n,) behind each.
+        draws: (n,) number of draws behind each.
         noise_sd: of one draw; two significant digits of it count.
         groups: (f,) feature -> knob.
     """

@@ -12,17 +12,17 @@ from evo.numeric import lore
 from evo.numeric.scales import COMPLEMENT, LOG
 from evo.numeric.space import CHOICE, Array, Space
 
-MOST_AXES = 4  # that one step moves, usually one or two
-REACH = (0.02, 0.3)  # of a step, as a share of the range; drawn between on a logarithmic scale
-STRENGTH = (0.5, 1.5)  # of a coupled move
+MOST_AXES = 4  # most knobs that one step moves, usually one or two
+REACH = (0.02, 0.3)  # length of a step, as a share of the range; drawn in between on a logarithmic scale
+STRENGTH = (0.5, 1.5)  # factor on a coupled move
 FARTHER = 0.6  # chance that another coupled move follows
 SINGLE = 0.35  # chance that a step follows another kind of move
 LEADING = 0.4  # chance that a candidate starts from the best, else from the next, and so on
-ANYONE = 0.2  # chance that it starts from any leader alike
-CHALLENGED = 0.65  # the same, of a challenge by a coupled move
-BEYOND = 0.1  # steps that go farther beyond the lower end than this end there: zero is special
+ANYONE = 0.2  # chance that it starts from any leader, all equally likely
+CHALLENGED = 0.65  # LEADING for a challenge by a coupled move
+BEYOND = 0.1  # steps that go farther than this beyond the lower end stop there: zero is special
 STEP, COUPLED, CROSSED, DIFFERENCE = range(4)
-SHARES = (0.5, 0.25, 0.15, 0.1)  # of candidates
+SHARES = (0.5, 0.25, 0.15, 0.1)  # of candidates, by kind of move
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Moves:
         return np.where(self._choices > 1, points, points + rng.uniform(0.3, 1.0, (len(points), 1)) * (a - b))
 
     def _grain(self, points: Array) -> Array:
-        """(m, d) distance to the next whole number: smaller steps of whole numbers are none."""
+        """(m, d) distance to the next whole number, which a smaller step would not reach."""
         return np.where(self._growing, self._grains / np.exp(np.minimum(self._low + points * self._span, 50.0)), self._grains)
 
     # ---- what never changes, by dimension
@@ -128,7 +128,7 @@ class Moves:
 
     @cached_property
     def _growing(self) -> Array:
-        """Whole numbers on a logarithmic scale."""
+        """Which dimensions are whole numbers on a logarithmic scale."""
         return np.array([d.whole and d.scale == LOG and d.knob.kind != "power_of_two" for d in self.space.dimensions])
 
     @cached_property
@@ -138,7 +138,7 @@ class Moves:
 
     @cached_property
     def _scaled(self) -> Array:
-        """Numbers on a linear scale, which a factor moves by what they are."""
+        """Which dimensions are numbers on a linear scale, which a factor moves in proportion to their value."""
         return np.array([d.scale not in (LOG, CHOICE, COMPLEMENT) for d in self.space.dimensions])
 
     @cached_property
@@ -152,12 +152,12 @@ class Moves:
 
     @cached_property
     def _shifts(self) -> Array:
-        """(moves, d) in places, of logarithmic scales and of shares."""
+        """(moves, d) shifts in places, for logarithmic scales and shares."""
         return np.array([[self._change(move, i, shifted=True) for i in range(len(self.space))] for move in self._lore])
 
     @cached_property
     def _factors(self) -> Array:
-        """(moves, d) in logarithms, of numbers on a linear scale."""
+        """(moves, d) logarithms of factors, for numbers on a linear scale."""
         return np.array([[self._change(move, i, shifted=False) for i in range(len(self.space))] for move in self._lore])
 
     def _change(self, move: lore.Coupled, i: int, shifted: bool) -> float:

@@ -5,7 +5,7 @@
 The quadratics carry what few points can tell about many knobs; the Matérn part (Rasmussen & Williams 2006, chapter 4) what they leave.
 Length scales have a log-normal prior that grows with the root of the number of knobs (Hvarfner et al. 2024, arXiv 2402.02229) and are set
 by maximum a posteriori, by Adam on exact gradients; on a subset, since that is where the cost is. There are two such priors, and a process
-for each: a smooth one, which trusts what it has seen over the whole range, and one that trusts it nearby alone.
+for each: a smooth one, which trusts what it has seen over the whole range, and one that trusts it only nearby.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def condition(kernel: Kernel, features: Array, y: Array, noise: Array, pending: 
 
 
 def at_samples(kernel: Kernel, features: Array, y: Array, noise: Array) -> tuple[Array, Array]:
-    """Mean and sd of what the values of the samples are without the noise of their draws, the nugget being part of them."""
+    """Mean and sd of the samples' values without the noise of their draws; the nugget is part of them."""
     scale = max(float(np.std(y)), 1e-9)
     z, v = (y - np.median(y)) / scale, noise / scale**2 + JITTER
     inverse = np.linalg.inv(kernel(features - 0.5, features - 0.5) + np.diag(v + kernel.nugget))
@@ -116,7 +116,7 @@ def _solve(kernel: Kernel, x: Array, z: Array, noise: Array, level: float, scale
 
 
 def fit(features: Array, y: Array, noise: Array, groups: Array) -> tuple[Kernel, ...]:
-    """Hyperparameters by maximum a posteriori under each prior, those first that make the values the likeliest.
+    """Hyperparameters by maximum a posteriori under each prior; first those that make the values most likely.
 
     Args:
         groups: (f,) feature -> knob; the features of one knob share a length.
@@ -152,7 +152,7 @@ def _surprise(theta: Array, squares: Array, smooth: Array, z: Array, noise: Arra
 
 
 def _covariance(theta: Array, squares: Array, smooth: Array, noise: Array) -> tuple[Array, Array, Array]:
-    """Of the values; beside it the Matérn part for unit variance, and how steeply that falls: what a length's gradient is made of."""
+    """Covariance of the values; the Matérn part for unit variance and how steeply it falls, of which a length's gradient is made."""
     quadratic, matern, nugget = np.exp(theta[-3:])
     distance = np.sqrt(np.maximum(np.tensordot(np.exp(-2 * theta[:-3]), squares, axes=1), 0.0))
     decay = np.exp(-ROOT5 * distance)
@@ -163,7 +163,7 @@ def _covariance(theta: Array, squares: Array, smooth: Array, noise: Array) -> tu
 
 
 def _gradient(theta: Array, squares: Array, smooth: Array, z: Array, noise: Array) -> Array:
-    """Of the negative log marginal likelihood (Rasmussen & Williams 2006, equation 5.9)."""
+    """Gradient of the negative log marginal likelihood (Rasmussen & Williams 2006, equation 5.9)."""
     inverse_squares = np.exp(-2 * theta[:-3])
     quadratic, matern, nugget = np.exp(theta[-3:])
     covariance, interacting, steepness = _covariance(theta, squares, smooth, noise)

@@ -6,9 +6,9 @@
     expected    the candidate with the greatest expected improvement over the best posterior mean
     drawn       the candidate that is best in one function drawn from the posterior (Thompson)
 
-The last two ask one of two processes, by lot: one believes in smooth functions, the other only near what it has seen (process.py). Which of
-them explains the scores better says little about which finds better programs: on a smooth landscape the former does, on a rough one the
-latter, and together they did about as well as the better of the two on each (docs/log.md).
+The last two ask one of two processes, at random: one believes in smooth functions, the other only trusts what it has seen nearby
+(process.py). Which of them explains the scores better says little about which finds better programs: on a smooth landscape the former does,
+on a rough one the latter, and together they did about as well as the better of the two on each (docs/log.md).
 
 What the memory model expects not to fit is never proposed. Pure: the same samples and generator give the same proposal.
 """
@@ -29,11 +29,11 @@ from evo.numeric.space import Array, Sample, Space
 from genomes import Knob, Value
 
 BEST, OTHERS = 3, 2  # points that candidates start from: the best, and the best that lie apart
-APART = 0.25  # of some knob's range
-FLAT, FLAT_FROM = 2.0, 6  # sds of the noise between the usual score and the best one, below which all are alike; of so many scores
+APART = 0.25  # least distance between the latter, as a share of some knob's range
+FLAT, FLAT_FROM = 2.0, 6  # noise sds from the best score to the median, below which all are alike; scores needed to say so
 ANYWHERE = 0.25  # chance that a step ends anywhere in a knob's range, while all scores are alike
 CANDIDATES, DRAWN, REFINED = 700, 300, 150
-TRIES = 30  # of a proposal without the model
+TRIES = 30  # candidates of a proposal without the model
 COUPLED, EVOLVED, EXPECTED, DRAWN_WAY = "coupled", "evolved", "expected", "drawn"
 FIRST = {COUPLED: 0.8, EVOLVED: 0.2}  # shares of the ways: until the model is asked,
 EARLY = {COUPLED: 0.25, EVOLVED: 0.0, EXPECTED: 0.6, DRAWN_WAY: 0.15}  # then,
@@ -100,13 +100,13 @@ class _Seen:
         self.leaders = _leaders(self.points[np.argsort(ranks, kind="stable")]) if len(scored) else space.here[None, :]
 
     def _flat(self, believed: Array) -> bool:
-        """Whether most of what was tried is as good as the best of it: then short steps tell nothing."""
+        """Whether most of what was tried is as good as the best of it: then short steps show nothing."""
         if len(believed) < FLAT_FROM:
             return False
         return float(np.median(self.raw) - believed.min()) < FLAT * self.noise_sd
 
     def model(self, which: int) -> _Model:
-        """By one of the kernels, the likeliest being the first; made when it is first asked for."""
+        """The model by one of the kernels, of which the likeliest is the first; made when it is first asked for."""
         if which not in self._models:
             features = self.space.features(self.points)
             pending = self.space.features(self.pending) if len(self.pending) else None
@@ -167,7 +167,7 @@ def _modelled(seen: _Seen, model: _Model, how: str, rng: Generator) -> Array | N
 
 
 def _leaders(points: Array) -> Array:
-    """Of (n, d) points, best first: the best, then the best that lie apart from all chosen ones, so that no basin is forgotten."""
+    """The best of (n, d) points, given best first, then the best that lie apart from all chosen ones: no basin is forgotten."""
     kept: list[Array] = []
     for count, apart in ((BEST, 1e-9), (BEST + OTHERS, APART)):
         for point in points:
@@ -179,6 +179,6 @@ def _leaders(points: Array) -> Array:
 
 
 def _weights(space: Space) -> Array:
-    """How often each knob is moved: the elements of the knob block before literals inside of expressions."""
+    """How often each knob is moved: those of the knob block more often than literals inside expressions."""
     weights = np.array([1.0 if d.knob.name.partition("[")[0].isupper() else 0.2 for d in space.dimensions])
     return np.asarray(weights / weights.sum())

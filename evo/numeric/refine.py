@@ -22,14 +22,14 @@ from evo.numeric.space import Array, Space
 from genomes import Knob, Value
 
 MOST = 240  # members that are modelled: the better ones by lineage, and the latest
-SPECIES = 6  # that are refined, the most numerous first: the cost stays bounded
+SPECIES = 6  # most species that are refined, the most numerous first: the cost stays bounded
 
 
 class KnobValues(Protocol):
     """Where the knobs of genomes are read (evo/species.py)."""
 
     def knobs(self, genome: str) -> tuple[Knob, ...]:
-        """Of a genome."""
+        """The knobs of a genome."""
         ...
 
     def values(self, reference: str, genome: str) -> Mapping[str, Value]:

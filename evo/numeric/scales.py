@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 LOG, COMPLEMENT, LINEAR = "log", "complement", "linear"
-DIGITS = 3  # significant ones of a float, so that programs stay readable
+DIGITS = 3  # significant digits of a float, so that programs stay readable
 
 
 def coordinate(value: float, scale: str) -> float:
@@ -23,6 +23,6 @@ def number(place: float, scale: str) -> float:
 
 
 def readable(raw: float, scale: str) -> float:
-    """Rounded: near 1, on the scale of what is missing to it, digits count from the first that is no 9."""
+    """A number rounded: near 1, on the scale of its distance from 1, digits count from the first that is not 9."""
     digits = DIGITS if scale != COMPLEMENT else DIGITS - 1 + max(0, math.ceil(-math.log10(max(1 - raw, 1e-9))))
     return float(f"{raw:.{digits}g}")

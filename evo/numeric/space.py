@@ -18,7 +18,7 @@ from evo.numeric.scales import COMPLEMENT, LINEAR, LOG
 from genomes import Knob, Value
 
 Array: TypeAlias = NDArray[Any]  # floats, or truth values where the docstring says so
-ONE_HOT = 0.7  # of a choice: two different choices are then about as far apart as the ends of a range
+ONE_HOT = 0.7  # coordinate of a choice: two different ones are then about as far apart as the ends of a range
 CHOICE = "choice"  # beside the scales of numbers
 
 
@@ -29,8 +29,8 @@ class Sample:
     values: Mapping[str, Value]  # knob -> value
     val_bpb: float | None = None
     pending: bool = False
-    draws: float = 1  # behind the score; less than one: it was only foretold
-    memory_gib: float = 0.0  # peak; 0 where it was not told
+    draws: float = 1  # behind the score; less than one: it was only predicted
+    memory_gib: float = 0.0  # peak; 0 if it was not reported
     out_of_memory: bool = False
 
 
@@ -46,7 +46,7 @@ class Dimension:
 
     @property
     def whole(self) -> bool:
-        """Whole numbers: the places between them mean nothing."""
+        """Whether its values are whole numbers: the places between them mean nothing."""
         return self.scale != CHOICE and isinstance(self.knob.value, int)
 
     @property
@@ -108,7 +108,7 @@ class Space:
         return np.array(columns, dtype=float).reshape(len(self), len(values)).T
 
     def values(self, point: Array) -> dict[str, Value]:
-        """Knob -> value, where it is another one than the program has."""
+        """Knob -> value, where it differs from the program's."""
         found = {}
         for dimension, here, place in zip(self.dimensions, self.here, point, strict=True):
             value = dimension.value(float(place))

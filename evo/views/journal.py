@@ -1,8 +1,8 @@
 """A file of JSON lines for one writer: what Optuna's journal asks of a backend, without its lock file and without a sync.
 
-Lines are collected and appended in bulk. The storage above is told what it needs to count along and no more, so that the driver holds
-no texts and no curves. A kill may tear the last line: it is cut off when the file is opened again. Whether somebody else has written
-is asked (`untouched`), not prevented. Knows the names of Optuna's operations only to leave bulk out.
+Lines are collected and appended in bulk. The storage above gets what it needs to keep count and no more, so the driver holds no texts and
+no curves. A kill may tear the last line: it is cut off when the file is opened again. Writing by others is noticed (`untouched`), not
+prevented. Knows the names of Optuna's operations only to leave bulk out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-BULK = ("distributions", "params", "intermediate_values")  # of a trial
+BULK = ("distributions", "params", "intermediate_values")  # bulky fields of a trial
 TRIAL_NOTE = re.compile(r"dashboard:\d+:note_str")
 BLOCK = 65536
 
@@ -29,7 +29,7 @@ class Journal:
         self._mark: tuple[int, int] | None = None  # inode and size as this writer left them
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """The operations that the storage was not told yet.
+        """The operations that the storage has not been given yet.
 
         Raises:
             ValueError: the file is no journal.
@@ -56,7 +56,7 @@ class Journal:
             self._mark = (before.st_ino, before.st_size + len(data)) if alone else None
 
     def untouched(self) -> bool:
-        """Is the file as this writer left it?"""
+        """Whether the file is as this writer left it."""
         try:
             now = self._path.stat()
         except FileNotFoundError:
@@ -74,7 +74,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> int:
-    """Bytes up to the end of the last line that has one."""
+    """Bytes up to the end of the last complete line."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end:

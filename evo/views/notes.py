@@ -22,7 +22,7 @@ Texts = Callable[[str], str]  # genome -> program; "" where it is missing
 
 
 def trial_note(record: Record, standing: Standing, texts: Texts) -> str:
-    """Operator, parents, description, what went wrong, and the difference to the first parent; for repeats, of what."""
+    """Operator, parents, description, what went wrong, and the difference to the first parent; for repeats, what is repeated."""
     candidate, proposal = record.candidate, record.candidate.proposal
     if proposal.operator in REPEATS:
         parts = [f"**{proposal.operator}**: a fresh draw of {_named(candidate.genome, standing)} under seed {proposal.seed}"]
@@ -80,7 +80,7 @@ def species_note(species: str, names: Sequence[str], standing: Standing) -> str:
 
 
 def species_facts(species: str, standing: Standing) -> dict[str, str]:
-    """The same for a tuned species."""
+    """What stands beside the dashboard's best trial of a tuned species."""
     best = _known(_best(species, standing), standing)
     return {"Best trial": LUCK, "best by belief": best, "champion of the run": _known(standing.champion, standing)}
 

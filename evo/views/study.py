@@ -44,12 +44,12 @@ from genomes import GenomeError, Knob, Reader, Value, constants
 
 FILE = "optuna.log"
 OVERVIEW = "all evaluations"
-VERSION = 1  # of what is written: a study made otherwise is made anew
+VERSION = 1  # of what is written: a study of another version is made anew
 AT_ONCE = 500  # trials that one refresh writes while slots may be waiting for the driver
-GROWTH = 1.5  # a species' study is made anew during a run when it has grown so much: the cost stays in proportion
+GROWTH = 1.5  # a species' study is made anew during a run when it has grown by this factor: the cost stays in proportion
 MADE, MOVED = "evo:made", "evo:moved"  # how a study was made; which knobs are known to have moved
 METRIC_NAMES = "study:metric_names"  # what Study.set_metric_names sets, which warns that it is experimental
-FOREIGN = (*DAMAGE, AssertionError, optuna.exceptions.OptunaError)  # what reading a file raises that others have written in
+FOREIGN = (*DAMAGE, AssertionError, optuna.exceptions.OptunaError)  # what reading a file that others have written to may raise
 
 Params = Mapping[str, tuple[BaseDistribution, Value]]
 
@@ -81,7 +81,7 @@ class StudyView:
         self._book = book
 
     def _opened(self, standing: Standing) -> _Book:
-        """The file with what is right in it; a new one where it does not read."""
+        """The file, with those of its studies that are right; a new one if it does not read."""
         path = self._run_dir / FILE
         try:
             book = _Book(path)
@@ -115,7 +115,7 @@ class StudyView:
         book.journal.write()
 
     def _overview(self, book: _Book, standing: Standing, records: Sequence[Record], most: int) -> int:
-        """Adds at most `most` trials to the overview; how many they were."""
+        """Adds at most `most` trials to the overview; returns how many."""
         founder = standing.founder or ""
         board = book.boards.get(OVERVIEW)
         if board is None:
@@ -132,7 +132,7 @@ class StudyView:
         return len(missing)
 
     def _species(self, book: _Book, standing: Standing, members: Sequence[Record], most: int | None) -> int:
-        """The same for one tuned species; all of it if `most` is None."""
+        """Adds trials to the study of one tuned species, all that are missing if `most` is None; returns how many."""
         species = members[0].candidate.species
         name = species_study(species)
         board = book.boards.get(name)
@@ -261,18 +261,18 @@ class _Board:
     reference: str  # genome whose knobs give names, kinds and scales
     read: Callable[[], Reader]  # makes `reader`; that takes longer than all else, and few studies grow in a session
     knobs: tuple[str, ...]  # the parameters
-    moved: set[str]  # known to have moved, parameters or not yet
+    moved: set[str]  # knobs known to have moved, parameters or not yet
     indexes: set[int]
     made_with: int  # trials
     note: str
 
     @cached_property
     def reader(self) -> Reader:
-        """Of the reference."""
+        """The reader of the reference's knobs."""
         return self.read()
 
     def may_grow(self, more: int, whole: bool) -> bool:
-        """Is it time to make the study anew with more parameters?"""
+        """Whether it is time to make the study anew with more parameters."""
         return whole or len(self.indexes) + more >= GROWTH * self.made_with
 
     def missing(self, records: Iterable[Record]) -> list[Record]:
@@ -322,7 +322,7 @@ class _Book:
         board.indexes.add(trial.user_attrs["index"])
 
     def has_moved(self, board: _Board, names: set[str]) -> None:
-        """Keeps what has moved: a species' knob until the study is made with it, also in the next session."""
+        """Stores which knobs have moved: a species' knob until the study is made with it, also in the next session."""
         if not names <= board.moved:
             board.moved |= names
             self.storage.set_study_system_attr(board.study._study_id, MOVED, sorted(board.moved))

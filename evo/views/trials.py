@@ -14,7 +14,7 @@ from evo.core.records import Record
 from genomes import Knob, Value
 
 COMPLETE, PRUNED, FAIL = "COMPLETE", "PRUNED", "FAIL"  # Optuna's names
-CURVE_POINTS = 60  # of one trial: a dashboard draws hundreds of curves
+CURVE_POINTS = 60  # most of one trial: a dashboard draws hundreds of curves
 MESSAGE_LENGTH = 500
 
 
