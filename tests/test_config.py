@@ -41,7 +41,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (config.search.evals, config.search.seed, config.search.population, config.run.hours) == (30, 2, 4, None)
 
 
-@pytest.mark.parametrize("name", ["data", "lab"])
+@pytest.mark.parametrize("name", ["data", "lab", "profile"])
 def test_a_tilde_is_the_home_in_paths_wherever_they_are_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "run.toml"
