@@ -19,7 +19,7 @@ from random import Random
 from evaluator.outcome import Interrupted
 from evo.core.belief import Belief
 from evo.core.finals import Group, next_draw, standing_group
-from evo.core.history import EXPLORATIONS, History, Ledger, count_tries, crossed_pairs, repaired_genomes
+from evo.core.history import EXPLORATIONS, SCORES_PER_FAILURE, History, Ledger, count_tries, crossed_pairs, repaired_genomes
 from evo.core.policies import POLICIES, SearchConfig, View, widen
 from evo.core.population import Population, contenders, population
 from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, SEEDS, Candidate, Proposal, Record, lean
@@ -30,8 +30,8 @@ from evo.numeric.refine import KnobValues
 __all__ = ["Founder", "Search", "SearchConfig"]
 
 CALIBRATION_TRIES = 4  # most tries, in times the calibrations that are wanted
-LEADER_DRAWS = 3  # draws that a champion must have had before the final ones
-LATE_CONFIRMATIONS = 8  # most repeats after the last exploration: whoever leads next may fall back, too
+LEADER_DRAWS = 3  # scores that a champion must have before the final draws; more where one of its evaluations failed
+LATE_CONFIRMATIONS = 8  # most repeats after the last new genome: whoever leads next may fall back, too
 STARVED = 4  # times `widen_after` proposals in a row without a new program, after which what is under way comes in first
 
 
@@ -286,8 +286,11 @@ class Search:
             return None
         if group is None and POLICIES[self.config.policy].heeds_repeats:
             genome = self.history.genomes[champion]
-            drawn = len(genome.scores) + genome.failures + sum(p.parents[0] == champion for p in waiting)
-            if drawn < LEADER_DRAWS and self.history.late_confirmations + len(waiting) < LATE_CONFIRMATIONS:
+            drawn = len(genome.scores) + sum(p.parents[0] == champion for p in waiting)
+            if (
+                drawn < max(LEADER_DRAWS, SCORES_PER_FAILURE * genome.failures)
+                and self.history.late_confirmations + len(waiting) < LATE_CONFIRMATIONS
+            ):
                 return Proposal(index, CONFIRM, (champion,), seed)
         return None if waiting else next_draw(group, champion, self.founder.id, self.config.final_draws, index, self.config.seed)
 

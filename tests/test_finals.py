@@ -199,6 +199,41 @@ def test_a_genome_that_fails_under_other_seeds_gives_way_to_one_that_does_not() 
     assert announced >= 8
 
 
+def test_one_failure_does_not_cost_a_leader_its_place() -> None:
+    """It is repeated until it has four scores: a slot that breaks just then would else take down one leader after the other."""
+    for salt in range(10):
+        found, world = search(evals=30, seed=salt), World(improving, noise_sd=0.0005, salt=salt)
+        ahead, failed = "", False
+        while asked := found.ask(1):
+            record = world.evaluate(asked[0])
+            genome = record.candidate.genome
+            if not ahead and found.history.evaluated == 29 and asked[0].operator != CONFIRM:  # the last one: no child of it leads
+                ahead, record = genome, Record(record.candidate, scored(0.9))
+                world.truth[genome] = 0.9  # far ahead
+            elif asked[0].operator == CONFIRM and genome == ahead and not failed:
+                failed, record = True, Record(record.candidate, CRASH)
+            found.tell(record)
+        assert failed
+        assert found.champion == ahead
+        assert len(found.history.genomes[ahead].scores) == 4 + SIZE
+        assert found.announcement is not None
+        assert found.announcement.proven
+
+
+def test_each_program_that_is_handed_in_has_its_repeats() -> None:
+    """Where nothing else is explored (`--evals 0 --add`), those of the ones before are not counted against it."""
+    found, world = search(evals=0), World(improving, noise_sd=0.0001)
+    drive(found, world)
+    for number in range(6):
+        proposal = found.introduce()
+        record = world.evaluate(proposal)
+        value = world.truth[record.candidate.genome] = 0.95 - 0.02 * number
+        found.tell(Record(record.candidate, scored(value)))
+        told = drive(found, world)
+        assert found.champion == record.candidate.genome
+        assert sum(r.operator == CONFIRM for r in told) == 2
+
+
 def test_the_leaders_of_one_species_are_confirmed_in_a_population_of_one() -> None:
     found = search(evals=80, population=1)
     records = drive(found, World(improving, noise_sd=0.01))

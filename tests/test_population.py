@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from evo.core.belief import Belief, Estimate
 from evo.core.history import Genome, History
-from evo.core.population import ancestors, best, draw_parent, lowest_common_ancestor, parent_weights, population, ranking
+from evo.core.population import ancestors, best, contenders, draw_parent, lowest_common_ancestor, parent_weights, population, ranking
 
 
 def world(
@@ -54,6 +55,16 @@ def test_a_smaller_program_that_is_believed_worse_than_the_seed_is_not_the_best(
     history, belief = world({"seed": 1.0, "smaller": 1.0004, "better": 0.9999}, sizes={"seed": 20, "smaller": 10, "better": 30})
     assert list(ranking(history.genomes, belief)) == ["smaller", "seed", "better"]
     assert best(history, belief) == "seed"
+
+
+def test_who_often_fails_neither_leads_nor_is_repeated_but_for_the_seed() -> None:
+    history, belief = world({"seed": 1.0, "flaky": 0.8, "sound": 0.9, "worse": 1.1})
+    for id_ in ("seed", "flaky"):
+        history.genomes[id_] = replace(history.genomes[id_], failures=2)
+    assert best(history, belief) == "sound"
+    assert contenders(history, belief) == ("sound", "seed")
+    history.genomes["flaky"] = replace(history.genomes["flaky"], failures=1)
+    assert best(history, belief) == "flaky"
 
 
 def test_a_species_takes_no_more_than_its_share_while_others_want_places() -> None:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluator.outcome import Evaluated, Failed, Outcome, Scored, Stopped
-from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
+from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, GIVEN, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
 
 EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
+SCORES_PER_FAILURE = 4  # at least, of a genome that may lead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,9 @@ class Genome:
 
     @property
     def unreliable(self) -> bool:
-        """Whether more than one in five of its evaluations gave no score: the scores it has are then those of its better runs."""
-        return self.failures * 4 > len(self.scores)
+        """Whether more than one in five of its evaluations gave no score: the scores it has are then those of its better runs. A single
+        failure says nothing yet: its slot may be to blame."""
+        return self.failures > 1 and self.failures * SCORES_PER_FAILURE > len(self.scores)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", math.fsum(self.scores) / len(self.scores) if self.scores else math.nan)
@@ -58,7 +60,7 @@ class History:
     fruitless: int  # explorations since the last one that was evaluated
     explored_until: int  # highest index that is no final draw; -1 if none
     self_reported: bool = False  # the scores are the programs' own word (compat mode)
-    late_confirmations: int = 0  # those after the last exploration
+    late_confirmations: int = 0  # those after the last exploration, and the last program that was handed in
     repaired: frozenset[str] = frozenset()  # genomes that a repair was proposed for, whatever came of it
 
 
@@ -84,6 +86,7 @@ class Ledger:
         self._confirmations: list[int] = []  # indices, ascending
         self._evaluated = self._calibrations = self._calibrated = 0
         self._explored_until = -1
+        self._brought_until = -1  # highest index of a proposal that makes or brings a genome
         self._self_reported = False
 
     def add(self, record: Record) -> None:
@@ -102,6 +105,8 @@ class Ledger:
             insort(self._finals, record, key=lambda r: r.index)
         elif proposal.operator == CONFIRM:
             insort(self._confirmations, proposal.index)
+        if proposal.operator in (*EXPLORATIONS, GIVEN):
+            self._brought_until = max(self._brought_until, proposal.index)
         self._calibrations += proposal.operator == CALIBRATE
         self._calibrated += proposal.operator == CALIBRATE and isinstance(record.outcome, Scored)
         if proposal.operator != FINAL:
@@ -119,8 +124,7 @@ class Ledger:
             finals=tuple(self._finals),
             evaluated=self._evaluated,
             confirmations=len(self._confirmations),
-            late_confirmations=len(self._confirmations)
-            - bisect(self._confirmations, self._explorations[-1][0] if self._explorations else -1),
+            late_confirmations=len(self._confirmations) - bisect(self._confirmations, self._brought_until),
             calibrations=(self._calibrated, self._calibrations),
             fruitless=self._fruitless(),
             explored_until=self._explored_until,
@@ -139,10 +143,6 @@ class Ledger:
             entry.candidate = record.candidate
             insort(self._births, (index, id_))
         entry.add(index, record.outcome)
-
-    def _late_confirmations(self) -> int:
-        last = self._explorations[-1][0] if self._explorations else -1
-        return len(self._confirmations) - bisect(self._confirmations, last)
 
     def _fruitless(self) -> int:
         for count, (_, evaluated) in enumerate(reversed(self._explorations)):

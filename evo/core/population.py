@@ -81,14 +81,19 @@ def best(history: History, belief: Belief) -> str | None:
     """The genome to hand out: best by belief, simpler in ties; but none that is believed to be worse than the seed, or that often fails."""
     seed = next((g.id for g in history.genomes.values() if not g.parents and g.id in belief.of), None)
     most = belief.of[seed].mean if seed is not None else math.inf
-    sound = (id_ for id_ in ranking(history.genomes, belief) if id_ == seed or not history.genomes[id_].unreliable)
-    return next((id_ for id_ in sound if belief.of[id_].mean <= most), None)
+    ranked = ranking(history.genomes, belief)
+    return next((id_ for id_ in ranked if belief.of[id_].mean <= most and _sound(history.genomes[id_])), None)
 
 
 def contenders(history: History, belief: Belief) -> tuple[str, ...]:
     """The two that could be handed out, best first, whatever their species."""
-    sound = (id_ for id_ in belief.of if not history.genomes[id_].unreliable)
+    sound = (id_ for id_ in belief.of if _sound(history.genomes[id_]))
     return tuple(nsmallest(2, sound, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
+
+
+def _sound(genome: Genome) -> bool:
+    """Whether it may be handed out. The seed may whatever it does: there is nothing else to fall back on."""
+    return not genome.parents or not genome.unreliable
 
 
 def parent_weights(candidates: Sequence[str], belief: Belief, tries: Mapping[str, int]) -> list[float]:
