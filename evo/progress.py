@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evaluator.outcome import CurvePoint, Evaluated, Failed
 from evo.core.history import EXPLORATIONS
-from evo.core.records import CALIBRATE, FINAL
+from evo.core.records import CALIBRATE, CONFIRM, FINAL
 from evo.drive import Driver
 
 LEAST_RATE_COUNT = 4  # evaluations of a session before their rate predicts its end
@@ -79,7 +79,9 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
     outcomes = [r.outcome for r in standing.records]
     fruitless = sum(not isinstance(r.outcome, Evaluated) for r in standing.records)
     operators = {driver.candidates[r.index].operator for r in running}
-    phase = FINAL if search.finals[1] else CALIBRATE if CALIBRATE in operators else "explore"
+    explored = driver.time_is_up or (search.config.evals is not None and standing.history.evaluated >= search.config.evals)
+    closing = FINAL if search.finals[1] else CONFIRM if explored and operators == {CONFIRM} else None
+    phase = closing or (CALIBRATE if CALIBRATE in operators else "explore")
     return Progress(
         phase=phase,
         evaluated=standing.history.evaluated,
@@ -87,7 +89,7 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
         finals=search.finals,
         repeats=len(outcomes) - fruitless - standing.history.evaluated,
         elapsed_seconds=elapsed,
-        left_seconds=_left(driver, elapsed) if phase != FINAL else None,
+        left_seconds=_left(driver, elapsed) if closing is None else None,
         best=_known(driver, standing.champion),
         seed=_known(driver, standing.founder),
         noise_sd=standing.belief.noise_sd,

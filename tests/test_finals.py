@@ -108,6 +108,18 @@ def test_draws_come_in_pairs_of_common_seeds_and_no_arm_gets_more_than_its_tries
         assert len(arms["best"]) == len(arms["seed"]) == group.wanted
 
 
+def test_between_the_stages_it_says_what_is_to_come_and_not_that_noise_explains_it() -> None:
+    for seed in range(20):
+        group, said = played(drawn_from(1.5, 1.0, seed), 1, seed, watched=True)
+        for count, announcement in enumerate(said, 1):
+            if announcement is not None and count < len(said):
+                assert announcement.to_come == 2 * STAGES * SIZE - count
+                assert announcement.sentence().startswith(f"not decided yet, {announcement.to_come} more draws are to come: best has ")
+                assert not announcement.proven
+        assert last(said).to_come == 0
+        assert len(group.draws) == len(said)
+
+
 def test_an_arm_that_always_fails_uses_up_its_tries_and_nothing_is_said() -> None:
     group, said = played(lambda p, slot: None if p.parents[0] == "best" else 1.0)
     assert sum(p.parents[0] == "best" for p in group.draws) == TRIES * SIZE

@@ -19,7 +19,7 @@ from study_facts import facts, make_studied_run, opened, rebuilt, standing, tune
 import genomes
 from evaluator.outcome import CurvePoint, Evaluated, Failed, Scored, Stopped
 from evo.core.history import EXPLORATIONS
-from evo.core.records import MUTATE, TUNE, Candidate, Proposal, Record
+from evo.core.records import MUTATE, REPEATS, TUNE, Candidate, Proposal, Record
 from evo.core.standing import assess
 from evo.operators import describe_seed
 from evo.store import snapshot
@@ -52,7 +52,8 @@ def test_every_evaluation_is_one_trial(run: Path) -> None:
         assert (trial["state"], trial["value"]) == (("COMPLETE", record.outcome.val_bpb) if scored else ("FAIL", None))
         assert trial["attributes"]["operator"] == candidate.operator
         assert trial["attributes"]["genome"] == candidate.genome
-        assert trial["attributes"]["parents"] == ", ".join(candidate.proposal.parents)
+        parents = () if candidate.operator in REPEATS else candidate.proposal.parents
+        assert trial["attributes"]["parents"] == ", ".join(parents)
         assert ("reason" in trial["attributes"]) == (not scored)
         assert ("tokens_per_second" in trial["attributes"]) == scored
         assert [loss / trial["curve"][10] for loss in trial["curve"].values()] == pytest.approx([1, 3 / 4, 2 / 3, 5 / 8])

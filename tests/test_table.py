@@ -62,7 +62,7 @@ def test_progress_counts_what_the_records_say(watched: tuple[Collects, Path]) ->
     assert dict(last.failures) == {"crash": sum(isinstance(r.outcome, Failed) for r in records)}
     assert 0 <= last.idle_share <= 1
     assert last.per_hour > 0
-    assert {p.phase for p in watcher.seen} == {"calibrate", "explore", "final"}
+    assert {p.phase for p in watcher.seen} == {"calibrate", "explore", "confirm", "final"}
     assert [p.evaluated for p in watcher.seen] == sorted(p.evaluated for p in watcher.seen)
 
 

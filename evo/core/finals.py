@@ -10,7 +10,7 @@ draws 87 %, and one of the first stage's size 60 % (docs/log.md). Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 
@@ -25,7 +25,7 @@ HOPELESS = 0.6  # two-sided p of a gain that another stage would hardly prove
 
 @dataclass(frozen=True)
 class Group:
-    """The final draws of one announcement, as far as they are known."""
+    """The final draws of one announcement, as far as they are known at one moment."""
 
     draws: tuple[Proposal, ...]  # in index order, at least one; told or pending
     told: Mapping[int, Record]  # index -> what came of it
@@ -57,7 +57,13 @@ class Group:
     def announcement(self) -> Announcement | None:
         """What the latest complete stage says; None before the end of the first, and where an arm has fewer than two scores."""
         first = self._verdict(1)
-        return first if first is None or _settled(first) else self._verdict(STAGES) or first
+        if first is None or _settled(first):
+            return first
+        return self._verdict(STAGES) or replace(first, to_come=2 * STAGES * self.size - self._scored)
+
+    @property
+    def _scored(self) -> int:
+        return sum(1 for p in self.draws if p.index in self.told and isinstance(self.told[p.index].outcome, Scored))
 
     def _lacks(self, arm: str) -> bool:
         drawn = [p for p in self.draws if p.parents[0] == arm]

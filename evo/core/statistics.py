@@ -57,6 +57,7 @@ class Announcement:
     failed_champion: int
     confidence: float  # of the intervals; greater the more often the run has looked
     heldout: Heldout | None = None  # None where draws have no score there
+    to_come: int = 0  # further draws that will decide it
 
     @property
     def proven(self) -> bool:
@@ -77,6 +78,8 @@ class Announcement:
         means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
         failed = f"; {self.failed_champion} more of its draws failed, {self.failed_seed} of the seed's"
         means += failed if self.failed_champion or self.failed_seed else ""
+        if self.to_come:
+            return f"not decided yet, {self.to_come} more draws are to come: {self.champion} has {val_bpb} {means} ({interval})"
         if self.proven:
             return f"{self.champion} gains {self.gain:.4f} {val_bpb}: {means} ({interval})"
         if self.low > 0:

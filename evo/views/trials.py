@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from evaluator.outcome import CurvePoint, Failed, Scored, Stopped
-from evo.core.records import Record
+from evo.core.records import REPEATS, Record
 from genomes import Knob, Value
 
 COMPLETE, PRUNED, FAIL = "COMPLETE", "PRUNED", "FAIL"  # Optuna's names
@@ -32,7 +32,7 @@ def attributes(record: Record) -> dict[str, Any]:
         "index": proposal.index,
         "operator": proposal.operator,
         "genome": candidate.genome,
-        "parents": ", ".join(proposal.parents),
+        "parents": ", ".join(() if proposal.operator in REPEATS else proposal.parents),
         "species": candidate.species,
         "seed": proposal.seed,
         "slot": record.slot,
