@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; `{self.prog} --help` lists what there is\n")
+        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; `{self.prog} --help` lists the options\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,11 +80,11 @@ def _parser() -> Parser:
         one.add_argument(name, metavar=name.upper())
     how = one.add_mutually_exclusive_group()
     how.add_argument("--prefer", choices=("a", "b"), help="take this side of every conflict")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="settle conflicts at random (default: 0)")
-    one = command("mutate", _mutate, "a child by a mutation of the catalogue")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="settle conflicts at random, by this seed (default: 0)")
+    one = command("mutate", _mutate, "a child made by a mutation from the catalogue")
     one.add_argument("file", metavar="FILE", nargs="?")
     one.add_argument("--list", action="store_true", help="show the catalogue instead")
-    one.add_argument("--names", nargs="+", metavar="NAME", help="draw from these alone")
+    one.add_argument("--names", nargs="+", metavar="NAME", help="draw only from these")
     one.add_argument("--seed", type=int, default=0, metavar="N")
     one = command("check", _check, "what keeps programs from being genomes")
     one.add_argument("files", metavar="FILE", nargs="+")
@@ -106,7 +106,7 @@ def _read(path: str) -> str:
         with open(path, encoding="utf-8", newline="") as file:
             return file.read()
     except UnicodeDecodeError as error:
-        raise genomes.ParseError(f"{path} is not a text in UTF-8: {error}") from error
+        raise genomes.ParseError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def _program(path: str) -> str:

@@ -38,7 +38,7 @@ def call_problems(program: Outline, classes: Classes, prepare: str) -> Iterator[
         if callee is not None and (wrong := misfit(call, callee)):
             yield Problem(call.lineno, wrong)
         elif callee is not None and callee.gives_nothing and id(call) in _used(program, callee.name.endswith(".forward")):
-            yield Problem(call.lineno, f"{callee.name}() returns nothing, and a value is expected here: end it with a return")
+            yield Problem(call.lineno, f"{callee.name}() returns nothing, but a value is expected here: end it with a return")
 
 
 @lru_cache(maxsize=2)

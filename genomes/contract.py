@@ -117,7 +117,7 @@ def _missing(tree: ast.Module) -> list[str]:
 def _script_problems(tree: ast.Module) -> list[Problem]:
     problems = [] if _imports_constitution(tree) else [Problem(0, f"imports nothing from {_CONSTITUTION}")]
     if not any(isinstance(node, ast.Call) and last_name(node.func) in _SEEDING and (node.args or node.keywords) for node in ast.walk(tree)):
-        problems.append(Problem(0, "has no manual_seed(…) call, so that no seed can be given to it"))
+        problems.append(Problem(0, "has no manual_seed(…) call, so no seed can be given to it"))
     return problems
 
 

@@ -19,14 +19,14 @@ _PACKAGES = frozenset({"torch", "numpy", "prepare", "triton"}) | sys.stdlib_modu
 _MODULES = {
     **dict.fromkeys(("socket", "socketserver", "ssl", "http", "urllib", "ftplib", "smtplib", "xmlrpc", "webbrowser"), "no network"),
     **dict.fromkeys(("subprocess", "multiprocessing", "pty"), "no further processes"),
-    **dict.fromkeys(("ctypes", "signal", "shutil", "tempfile"), "it trains, and leaves the process and its files alone"),
+    **dict.fromkeys(("ctypes", "signal", "shutil", "tempfile"), "a program trains, and leaves the process and its files alone"),
 }
 _CALLS = {
     **dict.fromkeys(("os.system", "os.popen", "os.fork", "os.posix_spawn", "os.kill", "os.killpg", "os._exit"), "no further processes"),
     **dict.fromkeys(("os.remove", "os.unlink", "os.rename", "os.replace", "os.makedirs", "os.mkdir", "os.open"), "no files"),
     **dict.fromkeys(("torch.save", "torch.load"), "no files; prepare.save(model) hands over the weights"),
     **dict.fromkeys(("torch.hub.load", "torch.hub.download_url_to_file"), "no network"),
-    **dict.fromkeys(("gc.get_objects", "gc.get_referrers"), "a program looks at its own objects alone"),
+    **dict.fromkeys(("gc.get_objects", "gc.get_referrers"), "a program looks only at its own objects"),
 }
 _CODE = ("exec", "compile", "__import__")
 _WRITING = frozenset("wax+")

@@ -134,7 +134,7 @@ def _missing(node: ast.Subscript, scope: Scope, constants: Constants) -> str:
             return f"{ast.unparse(node.slice)} = {_shown(key)} is none of {', '.join(map(_shown, keys))}"
     rows = constants.value(node.value, scope)
     if isinstance(rows, tuple | str) and type(key) is int and not -len(rows) <= key < len(rows):
-        return f"{ast.unparse(node.slice)} = {key} is no index of {ast.unparse(node.value)[:40]}, which has {len(rows)} elements"
+        return f"{ast.unparse(node.slice)} = {key} is not an index of {ast.unparse(node.value)[:40]}, which has {len(rows)} elements"
     return ""
 
 

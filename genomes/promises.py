@@ -56,7 +56,7 @@ def promise_problems(program: Outline, classes: Classes, prepare: str) -> Iterat
     for call, scope in program.calls:
         dotted = program.dotted(call.func, scope)
         if dotted == "torch.nn.ModuleDict" and call.args and _numbered(call.args[0]):
-            yield Problem(call.lineno, "keys of nn.ModuleDict are names: use str(…) for a number, also where they are asked for")
+            yield Problem(call.lineno, "keys of nn.ModuleDict are names: use str(…) for a number, also where they are looked up")
         elif dotted == _SAVE and call.args and isinstance(call.args[0], ast.Call) and last_name(call.args[0]) == "state_dict":
             yield Problem(call.lineno, f"{_SAVE}() takes the model itself, not its state_dict()")
         elif dotted in _ADAMS:
@@ -137,5 +137,5 @@ def _taken_apart(program: Outline, constants: Constants) -> Iterator[Problem]:
             for row in rows if names is not None and isinstance(rows, tuple) else ():
                 if isinstance(row, tuple) and len(row) != names:
                     what = ast.unparse(loop.iter)[:40]
-                    yield Problem(loop.lineno, f"a row of {what} has {len(row)} elements for {names} names: make them as many")
+                    yield Problem(loop.lineno, f"a row of {what} has {len(row)} elements for {names} names: make the two numbers equal")
                     break

@@ -169,7 +169,7 @@ def test_typical_mistakes_of_a_writer_are_found_where_they_are(pairs, words):
     [
         ("LETTERS = 'SXL'\nassert all(c in 'SL' for c in LETTERS)", "LETTERS = 'SXL'"),
         ("WIDTH, HEADS = 64, 3\nif WIDTH % HEADS != 0:\n    raise ValueError('heads')", "WIDTH = 64, HEADS = 3"),
-        ("ROWS = ((1, 2), (3, 4))\nSTEPS = 5\nX = ROWS[STEPS]", "STEPS = 5 is no index of ROWS, which has 2 elements"),
+        ("ROWS = ((1, 2), (3, 4))\nSTEPS = 5\nX = ROWS[STEPS]", "STEPS = 5 is not an index of ROWS, which has 2 elements"),
         ("WIDTH = 66\nLAYER = nn.MultiheadAttention(WIDTH, 4)", "4 heads do not divide the width 66"),
         (
             "from dataclasses import dataclass\n\n\n@dataclass\nclass C:\n    n_layer: int = 4\n\n\nX = C(n_layre=3)",

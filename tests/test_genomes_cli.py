@@ -108,7 +108,7 @@ def test_which_of_several_files_is_wrong_is_told(tmp_path: Path, capsys: pytest.
         assert main(arguments) == 2
         assert f"{broken}: line 2: " in capsys.readouterr().err
     assert main(["diff", str(SEED), binary]) == 2
-    assert f"{binary} is not a text in UTF-8" in capsys.readouterr().err
+    assert f"{binary} is not UTF-8 text" in capsys.readouterr().err
     assert out(capsys, "check", broken, code=1).startswith(f"{broken}: line 2: ")
 
 

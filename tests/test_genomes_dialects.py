@@ -77,7 +77,7 @@ def test_a_constant_may_stand_alone_in_its_fence() -> None:
     ],
 )
 def test_constants_alone_are_no_edit_where_words_beside_them_say_no(said: str) -> None:
-    assert "has constants alone" in message(said.format(fence("LR = 0.0068")))
+    assert "has only constants" in message(said.format(fence("LR = 0.0068")))
 
 
 def test_a_constant_beside_a_block_shows_what_is_meant() -> None:

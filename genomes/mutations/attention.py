@@ -145,7 +145,7 @@ def _partial_rotary(draft: Draft, rng: random.Random) -> str:
             continue
         share = rng.choice((0.25, 0.5, 0.75))
         draft.above(place.statement, f"{name.id} = {name.id} * (torch.arange({name.id}.numel()) < {share} * {name.id}.numel())")
-        return f"{place.name}: {share:.0%} of the channels turn"
+        return f"{place.name}: {share:.0%} of the channels rotate"
     raise MisfitError("no rotary frequencies")
 
 
@@ -227,7 +227,7 @@ ATTENTION_MUTATIONS = (
     Mutation("query-gain", "a learnt gain of the queries", "Henry et al. 2020, arXiv 2010.04245", STRUCTURAL, 5, fitted(_query_gain)),
     Mutation(
         "log-scaled-queries",
-        "queries grow with the logarithm of their place",
+        "queries grow with the logarithm of their position",
         "Nakanishi 2025, arXiv 2501.19399",
         STRUCTURAL,
         3,
@@ -251,7 +251,7 @@ ATTENTION_MUTATIONS = (
     ),
     Mutation(
         "partial-rotary",
-        "a part of the channels turns",
+        "only part of the channels rotates",
         "GPT-NeoX, arXiv 2204.06745; KellerJordan/modded-nanogpt",
         STRUCTURAL,
         6,

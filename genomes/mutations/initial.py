@@ -92,7 +92,7 @@ def _by_depth(draft: Draft, rng: random.Random) -> str:
         inside = "".join(f"{draft.code(argument)}, " for argument in node.args)
         text = f"{function}.normal_({inside}{text})"
     draft.replace(node, text)
-    return f"{place.name}: what writes into the stream starts by 1 / √(2 × depth)"
+    return f"{place.name}: what writes into the stream starts scaled by 1 / √(2 × depth)"
 
 
 def _is_output(tensor: str, looped: ast.AST) -> bool:
@@ -123,7 +123,7 @@ INITIAL_MUTATIONS = (
         fitted(_orthogonal),
     ),
     Mutation(
-        "init-by-depth", "residual branches start by 1 / √(2 × depth)", "Radford et al. 2019, GPT-2; openai/gpt-2", STRUCTURAL, 4,
+        "init-by-depth", "residual branches start scaled by 1 / √(2 × depth)", "Radford et al. 2019, GPT-2; openai/gpt-2", STRUCTURAL, 4,
         fitted(_by_depth),
     ),
 )  # fmt: skip

@@ -125,13 +125,15 @@ def _fits(knob: Knob, value: float) -> bool:
 JOINT_MUTATIONS = (
     Mutation(
         "depth-with-width",
-        "more blocks and narrower, or fewer and wider, at about equal parameters",
+        "more, narrower blocks or fewer, wider ones, at about equal parameters",
         "Kaplan et al. 2020, arXiv 2001.08361",
         LITERAL,
         4,
         _depth_with_width,
     ),
-    Mutation("rows-with-passes", "device batch × accumulation stays", "Ott et al. 2018, arXiv 1806.00187", LITERAL, 2, _rows_with_passes),
+    Mutation(
+        "rows-with-passes", "device batch × accumulation stays the same", "Ott et al. 2018, arXiv 1806.00187", LITERAL, 2, _rows_with_passes
+    ),
     Mutation(
         "fall-with-rates",
         "a longer warmdown from higher rates, or a shorter one from lower",

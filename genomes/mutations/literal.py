@@ -204,7 +204,7 @@ LITERAL_MUTATIONS = (
     Mutation("scale-rates", "all learning rates by one factor", "karpathy/nanochat, width scaling of rates", LITERAL, 4, _move_rates),
     Mutation(
         "batch-with-rates",
-        "batch ×2 or ÷2, rates by the root of that or by as much",
+        "batch ×2 or ÷2, rates by the square root of that or by as much",
         "Malladi et al. 2022, arXiv 2205.10287; Goyal et al. 2017, arXiv 1706.02677",
         LITERAL,
         4,

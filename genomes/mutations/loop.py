@@ -30,7 +30,7 @@ def _average(draft: Draft, rng: random.Random) -> str:
         f"        average.lerp_(weight.float(), max({share}, 1 / ({step} + 1)))",
     )
     draft.below(place.loop, "with torch.no_grad():", f"    {pairs}", "        weight.copy_(average)")
-    return f"{place.function.name}: saved is a moving average of the weights, over about {1 / share:.0f} steps"
+    return f"{place.function.name}: a moving average of the weights is saved, over about {1 / share:.0f} steps"
 
 
 def _saved(parent: Program) -> str:

@@ -192,7 +192,7 @@ def _scale(draft: Draft, rng: random.Random) -> str:
     }
     text = rng.choice([option for option in options if option != one_line(draft.source, node)])
     draft.replace(node, text)
-    return f"{function.name}: the update's size goes {options[text]}"
+    return f"{function.name}: the update's size scales {options[text]}"
 
 
 def _root_of_shape(node: ast.AST) -> ast.BinOp | None:
@@ -247,7 +247,7 @@ def _cautious_update(draft: Draft, rng: random.Random) -> str:
         f"sure = ({step.update} * {step.grads} > 0).to({step.update}.dtype)",
         f"{step.update} = {step.update} * sure / sure.mean(dim=(-2, -1), keepdim=True).clamp_min(0.1)",
     )
-    return f"{step.function.name}: no update against the gradient of the moment"
+    return f"{step.function.name}: no update against the current gradient"
 
 
 def _cautious_decay(draft: Draft, rng: random.Random) -> str:
@@ -286,10 +286,10 @@ MUON_MUTATIONS = (
         fitted(_balance),
     ),
     Mutation("nesterov", "Nesterov instead of plain momentum", "Keller Jordan, Muon", STRUCTURAL, 3, fitted(_nesterov)),
-    Mutation("update-scale", "how Muon's step goes with the shape", "Liu et al. 2025, arXiv 2502.16982", STRUCTURAL, 5, fitted(_scale)),
+    Mutation("update-scale", "how Muon's step scales with the shape", "Liu et al. 2025, arXiv 2502.16982", STRUCTURAL, 5, fitted(_scale)),
     Mutation("no-neuron-variance", "Muon without NorMuon's variance", "NorMuon, arXiv 2510.05491", STRUCTURAL, 3, fitted(_no_variance)),
     Mutation(
-        "cautious-update", "no update against the gradient of the moment", "Liang et al. 2024, arXiv 2411.16085", STRUCTURAL, 4,
+        "cautious-update", "no update against the current gradient", "Liang et al. 2024, arXiv 2411.16085", STRUCTURAL, 4,
         fitted(_cautious_update),
     ),
     Mutation(

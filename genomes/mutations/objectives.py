@@ -116,7 +116,7 @@ def _learn_ahead(draft: Draft, loss: Loss, rng: random.Random) -> str:
         raise MisfitError("the logits are not the model's")
     targets = ast.unparse(loss.targets)
     _add_to(draft, loss, f"{share} * {entropy}(later[:, :-1].flatten(0, 1), {targets}[:, 1:].flatten())")
-    return f"{loss.function.name}: the token after the next is learnt too, by {share:g}"
+    return f"{loss.function.name}: the token after the next is learnt too, with weight {share:g}"
 
 
 def _asks_the_model(node: ast.expr) -> bool:

@@ -241,7 +241,7 @@ OPTIMISER_MUTATIONS = (
         fitted(_other_adam),
     ),
     Mutation("lion", "Lion instead of AdamW", "Chen et al. 2023, arXiv 2302.06675", STRUCTURAL, 1.5, fitted(_lion)),
-    Mutation("rest-adam", "AdamW steps every second time", "modded-nanogpt, Adam on odd steps", STRUCTURAL, 4, fitted(_rest_adam)),
+    Mutation("rest-adam", "AdamW steps only every second time", "modded-nanogpt, Adam on odd steps", STRUCTURAL, 4, fitted(_rest_adam)),
     Mutation("centralise-gradients", "gradients without their mean", "arXiv 2004.01461", STRUCTURAL, 3, fitted(_centralise)),
     Mutation("no-bias-correction", "Adam's first steps uncorrected", "arXiv 1412.6980", STRUCTURAL, 2, fitted(_bias_correction)),
 )  # fmt: skip

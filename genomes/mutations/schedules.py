@@ -348,7 +348,7 @@ SCHEDULE_MUTATIONS = (
     Mutation("add-warm-up", "lower rates in the first steps", "Goyal et al. 2017, arXiv 1706.02677", STRUCTURAL, 4, fitted(_add_warm_up)),
     Mutation("rate-floor", "rates end above 0", "Hoffmann et al. 2022, arXiv 2203.15556", STRUCTURAL, 3, fitted(_rate_floor)),
     Mutation(
-        "group-schedule", "some groups' rates fall later, earlier or not", "Everett et al. 2024, arXiv 2407.05872", STRUCTURAL, 4,
+        "group-schedule", "some groups' rates fall later, earlier or not at all", "Everett et al. 2024, arXiv 2407.05872", STRUCTURAL, 4,
         fitted(_group_schedule),
     ),
     Mutation("ramp-shape", "another shape of a ramp over steps", "modded-nanogpt, momentum", STRUCTURAL, 3, fitted(_ramp_shape)),
@@ -358,7 +358,7 @@ SCHEDULE_MUTATIONS = (
         fitted(_momentum_cool_down),
     ),
     Mutation(
-        "decay-schedule", "weight decay constant, falling or as the rates", "Xie et al. 2023, arXiv 2011.11152", STRUCTURAL, 6,
+        "decay-schedule", "weight decay constant, falling or in step with the rates", "Xie et al. 2023, arXiv 2011.11152", STRUCTURAL, 6,
         fitted(_decay_schedule),
     ),
     Mutation("beta-schedule", "AdamW's memory of squares grows", "Adafactor, arXiv 1804.04235", STRUCTURAL, 3, fitted(_beta_schedule)),

@@ -68,7 +68,7 @@ def _delete(draft: Draft, rng: random.Random) -> str:
     found = [*_unused_above(draft.parent), *_unused_inside(draft.parent), *_unreached(draft.parent)]
     chosen = pick(found, rng)
     if chosen is None:
-        raise MisfitError("all is used")
+        raise MisfitError("everything is used")
     draft.delete(chosen)
     first = draft.code(chosen).splitlines()[0]
     return f"unused: {shown(first)}"
@@ -138,7 +138,7 @@ STATEMENT_MUTATIONS = (
         fitted(_swap),
     ),
     Mutation(
-        "delete-unused", "what nothing uses is deleted", "Koza 1992, Genetic Programming, editing; karpathy/autoresearch, program.md",
+        "delete-unused", "what is unused is deleted", "Koza 1992, Genetic Programming, editing; karpathy/autoresearch, program.md",
         STRUCTURAL, 1, fitted(_delete),
     ),
 )  # fmt: skip

@@ -133,7 +133,7 @@ def _back_out(draft: Draft, rng: random.Random) -> str:
     draft.above(found.step, f"if {found.index} == len({found.blocks}) // 2:", f"    middle = {found.x}")
     draft.below(found.loop, f"{found.x} = {found.x} - self.middle_factor * middle")
     train_in_stack(draft, "middle_factor")
-    return f"{found.module.name}: the state in the middle is taken out again at the end"
+    return f"{found.module.name}: the state in the middle is subtracted at the end"
 
 
 def _smear(draft: Draft, rng: random.Random) -> str:
@@ -209,7 +209,7 @@ STREAM_MUTATIONS = (
     ),
     Mutation(
         "back-out",
-        "the state in the middle is taken out at the end",
+        "the state in the middle is subtracted at the end",
         "KellerJordan/modded-nanogpt, backout",
         STRUCTURAL,
         3,

@@ -268,7 +268,9 @@ def _last_word(found: _Found, text: str) -> list[Snippet]:
 def _require_meant(code: Snippet, rest: Part) -> None:
     """Raise EditError where constants stand alone in a reply that says no, since they may be quoted."""
     if doubt := next(filter(says_no, rest.lines), ""):
-        raise EditError(f"{code.where} has constants alone, which may not be meant as an edit, as {shown(doubt)} is said beside: {FORMAT}")
+        raise EditError(
+            f"{code.where} has only constants, which may not be meant as an edit, since the reply also says {shown(doubt)}: {FORMAT}"
+        )
 
 
 def _offer(line: str) -> str:
@@ -344,7 +346,7 @@ def _apart(page: Page, cuts: Iterable[Cut]) -> list[Splice]:
     for before, after in pairwise(ordered):
         if after.splice.start < before.splice.end:
             both = _both(before.where, after.where)
-            raise EditError(f"{both} both change line {page.line_at(after.splice.start)}: send one of them, or unite them")
+            raise EditError(f"{both} both change line {page.line_at(after.splice.start)}: send one of them, or combine them")
     return [cut.splice for cut in ordered]
 
 

@@ -113,7 +113,7 @@ def definitions(snippets: Sequence[Snippet], page: Page, source: Source) -> list
                 _constant(plan, found, node)
             elif not says_nothing(node) and ast.dump(node) not in known:
                 line = shown(found.source.lines[node.lineno - 1])
-                raise EditError(f"{found.where}: {line} is no function, class, constant or import: put it into a function, {_BLOCK}")
+                raise EditError(f"{found.where}: {line} is not a function, class, constant or import: put it into a function, {_BLOCK}")
     return [*plan.cuts, *_placed(plan)]
 
 
@@ -167,7 +167,7 @@ def _class(plan: _Plan, found: Snippet, node: ast.ClassDef, place: Place, old: a
         return
     if not is_context and head(node) != head(old):
         kept = ", ".join(left[:_NAMED])
-        raise EditError(f"{found.where}: class {node.name} has another head than the program's and leaves out {kept}: send it whole")
+        raise EditError(f"{found.where}: class {node.name} has a head unlike the program's and leaves out {kept}: send it whole")
     for statement, source in [*((one, plan.source) for one in old.body), *((one, found.source) for one in node.body)]:
         if source.text[source.starts[statement.lineno - 1] : source.span(statement)[0]].strip():
             line = shown(source.lines[statement.lineno - 1])

@@ -78,7 +78,7 @@ def _split(part: Part, page: Page) -> Iterator[_Hunk]:
             continue  # "\ No newline at end of file"
         elif state == "after":
             if line[:1] in ("+", "-"):
-                raise EditError(f"{shown(line)} follows on a hunk that had ended: put the whole diff in one fence, ```diff")
+                raise EditError(f"{shown(line)} comes after a hunk that had ended: put the whole diff in one fence, ```diff")
         elif not part.number and line[:1] not in (" ", "+", "-", "") and line.strip() not in page.known:
             state = "after"
         else:

@@ -210,7 +210,7 @@ class Page:
         length, start = max((self._agreement(lines[first:], line), -line) for line in starts)
         there, wanted = -start + length, first + length
         if wanted == len(lines):
-            return f"its lines stand from line {-start + 1} on, but with other indentation, such as {shown(self.lines[-start])}"
+            return f"its lines stand from line {-start + 1} on, but indented differently, as {shown(self.lines[-start])}"
         program = f"line {there + 1} is {shown(self.lines[there])}" if there < len(self.lines) else "the program ends"
         return f"it matches from line {-start + 1} on, then its line {wanted + 1} is {shown(lines[wanted])} where {program}"
 
