@@ -84,7 +84,7 @@ class Compat:
         except (SyntaxError, ValueError, RecursionError) as error:
             return failure(Reason.SYNTAX, Phase.IMPORT, str(error), "", 0.0, ())
         if text is None:
-            return failure(Reason.CONTRACT, Phase.IMPORT, "has no manual_seed(…) call, so that no seed can be given to it", "", 0.0, ())
+            return failure(Reason.CONTRACT, Phase.IMPORT, "has no manual_seed(…) call, so no seed can be given to it", "", 0.0, ())
         with self._evaluations.folder() as folder:
             return self._run(folder, text, budget_seconds, watch)
 
@@ -237,15 +237,17 @@ class _Run:
             return self._fail(Reason.CONTRACT, "ended without a line `val_bpb: NUMBER` after a line `---`", phase=Phase.SCORE)
         val_bpb, trained = summary["val_bpb"], summary.get("training_seconds", 0.0)
         if not math.isfinite(val_bpb):
-            return self._fail(Reason.NOT_FINITE, f"val_bpb: {val_bpb} is no score", phase=Phase.SCORE)
+            return self._fail(Reason.NOT_FINITE, f"val_bpb: {val_bpb} is not a score", phase=Phase.SCORE)
         if val_bpb <= 0:
-            return self._fail(Reason.CRASH, f"val_bpb: {val_bpb:f} is no score; it stands for a crash", phase=Phase.SCORE)
+            return self._fail(Reason.CRASH, f"val_bpb: {val_bpb:f} is not a score; it stands for a crash", phase=Phase.SCORE)
         if not LEAST_BPB < val_bpb < MOST_BPB:
-            said = f"val_bpb: {val_bpb:.3g} is no score; one lies between {LEAST_BPB:g} and {MOST_BPB:g}"
+            said = f"val_bpb: {val_bpb:.3g} is not a score; one lies between {LEAST_BPB:g} and {MOST_BPB:g}"
             return self._fail(Reason.NOT_FINITE, said, phase=Phase.SCORE)
         if not 0 <= trained <= self.budget_seconds + self.limits.grace_seconds:
             allowed = f"{self.budget_seconds:g} s budget and {self.limits.grace_seconds:g} s of grace"
-            return self._fail(Reason.OVERRAN, f"says that it trained for {trained:g} s; allowed are the {allowed}", phase=Phase.TRAIN)
+            return self._fail(
+                Reason.OVERRAN, f"says that it trained for {trained:g} s, which is more than the {allowed}", phase=Phase.TRAIN
+            )
         return None
 
     @property

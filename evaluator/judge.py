@@ -101,14 +101,14 @@ class Forwarder:
         most = self.task.first_seconds
         took, allowed = self.times[0], most + min(_FIRST_TIMES * usual, most)
         if took > allowed:
-            said = f"took {took:.1f} s to load its weights and predict a first chunk, allowed are {allowed:.1f}"
+            said = f"took {took:.1f} s to load its weights and predict a first chunk, more than the {allowed:.1f} s allowed"
             raise Refused(Reason.OVERRAN, f"{said}: training ends with the budget")
 
     def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         try:
             wire.send(self.channel, message, fds)
         except ConnectionError:
-            raise Refused(Reason.CRASH, "the process ended while it was scored") from None
+            raise Refused(Reason.CRASH, "the process ended while it was being scored") from None
 
     def receive(self, rows: int, place: int) -> Any:
         """(rows, T, V) float32 logits of the chunk in that place, checked for shape: a view of memory that the program can change."""
@@ -137,7 +137,7 @@ class Forwarder:
         except (wire.WireError, ConnectionError) as error:
             raise Refused(Reason.BAD_LOGITS, f"the forwarding process broke the protocol: {error}") from error
         if received is None:
-            raise Refused(Reason.CRASH, "the process ended while it was scored")
+            raise Refused(Reason.CRASH, "the process ended while it was being scored")
         message = received[0]
         if message["op"] == "error":
             text = f"{message.get('type')}: {message.get('message')}"[:2000]

@@ -160,7 +160,7 @@ class Slot:
                 return Interrupted(str(error))
             if verdict.reason == Reason.OUT_OF_MEMORY and self._training.locked():
                 self._overlaps = False
-                return Interrupted(f"{verdict.message}, beside the set-up of the next program: this slot overlaps no more")
+                return Interrupted(f"{verdict.message}, beside the set-up of the next program: from now on this slot does not overlap them")
         now = time.monotonic()
         return self._outcome(ready, verdict, now - began, now - ready.ended)
 
@@ -318,7 +318,7 @@ class Slot:
             return replace(failed, log=ready.log)
         worst = max(verdict.val_bpb, verdict.heldout_bpb or 0.0)
         if not worst < MOST_BPB:
-            said = f"bits per byte are {worst:.3g}, a score is below {MOST_BPB:g}: the predictions have diverged"
+            said = f"bits per byte are {worst:.3g}, but a score is below {MOST_BPB:g}: the predictions have diverged"
             return replace(failure(Reason.NOT_FINITE, Phase.SCORE, said, "", seconds, trained.curve), log=ready.log)
         return Scored(
             val_bpb=verdict.val_bpb,

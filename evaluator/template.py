@@ -104,7 +104,7 @@ class Template:
                     if received is not None:
                         return Copy(received[0]["pid"], received[1][0]) if received[0]["op"] == "forked" else None
                 self._end()
-        raise HarnessError("no process can be forked; why is on standard error")
+        raise HarnessError("no process can be forked; the reason is on standard error")
 
     def _started(self) -> None:
         if self._closed:
@@ -171,7 +171,7 @@ def main() -> None:
     kernel.set_name("template")
     trainee.import_libraries(os.environ["EVO_DEVICE"])
     if unfit := shared_by_copies():
-        print(f"programs start from nothing, since what their libraries import {unfit}", file=sys.stderr, flush=True)
+        print(f"programs start from scratch, since what their libraries import {unfit}", file=sys.stderr, flush=True)
     try:
         wire.send(channel, {"op": "ready"})
     except ConnectionError:  # the slot ended meanwhile

@@ -129,7 +129,7 @@ class TrainingRun:
             ended = self._handle(received[0])
             if ended is not None:
                 return ended
-        return self._fail(Reason.CONTRACT, f"sent more than {most} messages: to listen to them would take the cores of others")
+        return self._fail(Reason.CONTRACT, f"sent more than {most} messages: listening to them would take cores from other programs")
 
     def _handle(self, message: dict[str, Any]) -> Trained | Stopped | Failed | None:
         match message["op"]:
@@ -205,7 +205,7 @@ class TrainingRun:
         self.phase = Phase.SAVE
         expected, limit = int(message["bytes"]), int(self.limits.weights_gib * 2**30)
         if not 0 < expected <= limit:
-            return self._fail(Reason.TOO_BIG, f"weights of {expected} bytes, allowed are {limit}")
+            return self._fail(Reason.TOO_BIG, f"weights of {expected} bytes, more than the {limit} allowed")
         with open(self.weights_file, "wb") as file:  # the same inode: a sandbox that is up already shows it
             left = expected
             while left:
@@ -248,7 +248,9 @@ class TrainingRun:
             self.process.note_work(self._worked)
         if self._worked.seconds <= allowed:
             return None
-        return self._fail(Reason.OVERRAN, f"worked for {self._worked.seconds:.1f} s on a core after its budget, allowed are {allowed:.1f}")
+        return self._fail(
+            Reason.OVERRAN, f"worked for {self._worked.seconds:.1f} s on a core after its budget, more than the {allowed:.1f} s allowed"
+        )
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._clock_start
@@ -327,7 +329,7 @@ def how_it_ended(exit_: Exit, limits: Limits) -> tuple[Reason, str]:
             held = f"{exit_.peak_memory_bytes / 2**30:.1f} GiB"
             return Reason.OUT_OF_MEMORY, f"more host memory than the {limits.host_memory_gib:g} GiB allowed (peak of one process {held})"
         case "GPU memory":
-            return Reason.OUT_OF_MEMORY, f"more GPU memory than the card's less {limits.gpu_spare_gib:g} GiB"
+            return Reason.OUT_OF_MEMORY, f"more GPU memory than the card's total less {limits.gpu_spare_gib:g} GiB"
         case "tasks":
             return Reason.TOO_MANY, f"more processes and threads than the {limits.tasks} allowed"
         case "disk":

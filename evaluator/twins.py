@@ -50,15 +50,17 @@ def finding(change: Any, cuts: Any) -> str:
     for cut, mean, most in zip(cuts.tolist(), means, largest, strict=True):
         if not (mean <= ROW_MEAN_NATS and most <= ROW_MAX_NATS):  # written this way, it refuses NaN too
             return (
-                f"predictions before position {cut} changed with what follows, the neighbours or the order of rows: "
-                f"by {mean:.4f} nats in the mean, {most:.3f} at most"
+                f"predictions before position {cut} changed with later tokens, other rows or the order of rows: "
+                f"by {mean:.4f} nats on average, {most:.3f} at most"
             )
     elsewhere, last = size[place < cuts[:, None] - 1], size.gather(1, cuts[:, None] - 1)[:, 0]
     for twins in (last[::2], last[1::2]):  # cut at random, and behind a good prediction
         more = float(twins.mean() - elsewhere.mean())
         if more > LAST_NATS + STANDARD_ERRORS * float(elsewhere.std()) / len(twins) ** 0.5:
-            return f"predictions changed by {more:.4f} nats more than others when the token that they predict was gone: they look ahead"
+            return (
+                f"predictions changed by {more:.4f} nats more than others when the token that they predict was taken away: they look ahead"
+            )
     lost = float(change.sum() / cuts.sum())
     if lost > ALL_NATS:
-        return f"predictions lost {lost:.4f} nats in the mean in another process: the model learns while it is scored, or looks ahead"
+        return f"predictions were {lost:.4f} nats worse on average in another process: the model learns while it is scored, or looks ahead"
     return ""

@@ -416,7 +416,7 @@ def test_a_set_up_that_finds_too_little_memory_beside_another_is_tried_again_alo
     [
         ("Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 512.00 MiB is free.", False, True),
         ("Tried to allocate 96.00 MiB. GPU 0 has a total capacity of 79.15 GiB of which 7.50 GiB is free.", True, False),
-        ("more GPU memory than the card's less 8 GiB", False, True),
+        ("more GPU memory than the card's total less 8 GiB", False, True),
         ("MemoryError: (64 GiB allowed)", True, True),
         ("MemoryError: (64 GiB allowed)", False, False),
     ],

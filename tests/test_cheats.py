@@ -85,22 +85,22 @@ WHILE_TRAINED = {
 }
 IN_THE_GRACE = ("i02_training_in_the_grace", "i02_training_in_a_child")
 ON_A_GPU = {
-    "i15_gpu_memory": (Reason.OUT_OF_MEMORY, "more GPU memory than the card's less 8 GiB"),
+    "i15_gpu_memory": (Reason.OUT_OF_MEMORY, "more GPU memory than the card's total less 8 GiB"),
     "i22_work_queued_on_the_gpu": (Reason.OVERRAN, "had not arrived"),
 }
 WHILE_SCORED = {
-    "i02_training_while_loaded": (Reason.OVERRAN, "to load its weights and predict a first chunk, allowed are 1."),
+    "i02_training_while_loaded": (Reason.OVERRAN, "to load its weights and predict a first chunk, more than the 1."),
     "i05_false_verdict": (Reason.BAD_LOGITS, "verdict"),
     "i05_weights_that_run": (Reason.CRASH, "Weights only load failed"),
     "i06_own_loss": (Reason.BAD_LOGITS, "gave shape ()"),
     "i07_dithered_look": (Reason.NOT_CAUSAL, "they look ahead"),
-    "i07_first_positions": (Reason.NOT_CAUSAL, "changed with what follows"),
-    "i07_next_token": (Reason.NOT_CAUSAL, "changed with what follows"),
+    "i07_first_positions": (Reason.NOT_CAUSAL, "changed with later tokens"),
+    "i07_next_token": (Reason.NOT_CAUSAL, "changed with later tokens"),
     "i07_small_look": (Reason.NOT_CAUSAL, "they look ahead"),
-    "i07_statistics_of_the_batch": (Reason.NOT_CAUSAL, "the neighbours"),
-    "i07_whole_row": (Reason.NOT_CAUSAL, "changed with what follows"),
+    "i07_statistics_of_the_batch": (Reason.NOT_CAUSAL, "other rows"),
+    "i07_whole_row": (Reason.NOT_CAUSAL, "changed with later tokens"),
     "i09_learns_while_scored": (Reason.NOT_CAUSAL, "order of rows"),
-    "i09_replays_answers": (Reason.NOT_CAUSAL, "changed with what follows"),
+    "i09_replays_answers": (Reason.NOT_CAUSAL, "changed with later tokens"),
     "i10_fewer_tokens": (Reason.BAD_LOGITS, "logits have shape"),
 }
 TOLD_ELSEWHERE = {16: "tests/test_heldout.py"}  # thousands of looks at one text: no program's doing
@@ -252,7 +252,7 @@ def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(slot: Slot, name
     outcome = slot(read("cheats", name), 1, 0.5)
     assert isinstance(outcome, Failed), outcome
     assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SAVE), outcome
-    assert "on a core after its budget, allowed are 0.5" in outcome.message
+    assert "on a core after its budget, more than the 0.5 s allowed" in outcome.message
 
 
 @needs_cuda

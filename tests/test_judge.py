@@ -117,9 +117,9 @@ def test_rounding_is_no_finding(noise: float) -> None:
     [
         (0.0, 0.05, "they look ahead"),  # a look that is trusted so little that no row shows it
         (0.002, 0.0, "learns while it is scored"),
-        (0.02, 0.0, "changed with what follows"),
-        (0.0, 0.3, "changed with what follows"),
-        (float("nan"), 0.0, "changed with what follows"),
+        (0.02, 0.0, "changed with later tokens"),
+        (0.0, 0.3, "changed with later tokens"),
+        (float("nan"), 0.0, "changed with later tokens"),
         (-0.002, 0.0, ""),  # better in another process: odd, and no gain
         (0.0, -0.05, "they look ahead"),  # where it loses by looking it may gain elsewhere
     ],
