@@ -156,7 +156,7 @@ def test_effects_list_each_edit_once_best_first_and_say_what_they_are(run: Path,
     assert data["scored"] == sum(g["val_bpb"] is not None for g in command.json(run)["genomes"])
     assert all(1 <= row["genomes"] < data["scored"] for row in data["effects"])
     assert any(row["in_champion"] for row in data["effects"])
-    assert f"An additive estimate from {data['scored']} scored genomes, no proof" in out
+    assert f"An additive estimate from {data['scored']} scored genomes, not proof" in out
     assert all((row["edit"] in out) == (abs(row["worth"]) > row["sd"]) for row in data["effects"])
 
 
@@ -172,7 +172,7 @@ def test_effects_say_how_many_diverged_genomes_they_leave_out(tmp_path: Path, co
     data = command.json(tmp_path / "run", "effects")
     assert (data["diverged"], data["scored"]) == (1, plain["scored"] - 1)
     assert all(abs(row["worth"]) < 0.5 for row in data["effects"])
-    assert "left out: 1 more with scores so bad" in command(tmp_path / "run", "effects")[1]
+    assert "left out: 1 more, with scores so bad" in command(tmp_path / "run", "effects")[1]
 
 
 def test_effects_agree_with_the_lab_that_scored_the_run(run: Path, command: Command) -> None:
@@ -259,7 +259,7 @@ def test_a_bare_number_is_an_index_and_an_id_that_begins_so_is_named_beside_it(r
     node, other = both[0]
     code, out, err = command(run, "show", str(node["index"]), "--json")
     assert (code, json.loads(out)["genome"]) == (0, node["genome"])
-    assert f"{node['index']} is taken for #{node['index']}, {node['genome']}" in err
+    assert f"{node['index']} is taken as #{node['index']}, {node['genome']}" in err
     assert other["genome"] in err
     alone = next(n for n in nodes if not any(o["genome"].startswith(str(n["index"])) for o in nodes))
     code, out, err = command(run, "show", str(alone["index"]), "--json")
@@ -293,7 +293,7 @@ def test_a_run_on_a_read_only_file_system_can_be_looked_at(run: Path, tmp_path: 
 def test_a_folder_that_is_no_run_gets_one_line(tmp_path: Path, command: Command) -> None:
     code, _, err = command(tmp_path)
     assert code == 2
-    assert "no run folder" in err
+    assert "not a run folder" in err
     assert err.count("\n") == 1
 
 
@@ -321,7 +321,7 @@ def test_a_run_can_be_looked_at_while_it_goes_on(tmp_path: Path, command: Comman
         assert f"running: #{pending.index} " in out
         assert command(tmp_path / "run", "best")[0] == 0
     out = command(tmp_path / "run")[1]
-    assert f"nobody works on it; begun and not finished: #{pending.index} " in out
+    assert f"no session is working on it; begun but not finished: #{pending.index} " in out
 
 
 def test_looking_changes_nothing(run: Path, command: Command) -> None:

@@ -96,7 +96,7 @@ def test_a_mutation_prompt_has_all_that_is_known() -> None:
         "2.6000 ± 0.0100, by a step that gained +0.0300 ± 0.0010 over its parent: note 3",
         "2.4000 ± 0.0100 [the program to edit], by",
         "val_bpb of the seed program 2.6000",
-        "device cpu; threads of the CPU for one program: 1; at most 4 GiB",
+        "device cpu; CPU threads for one program: 1; at most 4 GiB",
         "812 steps, 831,488 tokens (83,149 a second), 1,234,567 parameters, peak memory 1.21 GiB",
         "training loss 5.510 at step 12, 3.200 at step 812",
         "narrower: lost 0.0200",
@@ -301,7 +301,7 @@ def test_what_lost_near_the_program_is_told_once_with_its_loss(run: Known) -> No
     for id_ in of:
         found = brief(Proposal(906, MUTATE, (id_,), 1), run.library, run.standing, SETTING)
         assert len({a.note for a in found.lost}) == len(found.lost)
-        assert all("lost 0." in a.end or "foretold a loss" in a.end for a in found.lost)
+        assert all("lost 0." in a.end or "predicted a loss" in a.end for a in found.lost)
         own = {a.note for a in found.tried}
         told_of |= {a.note for a in found.lost} - own
     losers = {

@@ -134,7 +134,7 @@ def test_what_a_length_limit_cut_off_is_not_taken_for_whole() -> None:
     function = "def norm(x: torch.Tensor) -> torch.Tensor:\n    return x"
     answer, requests = ask(lambda _: completion(function, finish_reason="length"))
     assert answer.written is None
-    assert "cut off for its length" in requests[1].messages[-1]["content"]
+    assert "cut off at its length limit" in requests[1].messages[-1]["content"]
     answer, _ = ask(lambda _: function)
     assert answer.written is not None
 

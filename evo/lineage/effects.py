@@ -49,28 +49,28 @@ def effects_lines(data: Mapping[str, Any]) -> list[Line]:
     lines += [_effect_line(row) for row in shown]
     rest = len(data["effects"]) - len(shown)
     if rest:
-        lines.append((f"{rest} more within one sd of nothing: --json lists them", "dim"))
+        lines.append((f"{rest} more within one sd of zero: --json lists them", "dim"))
     notable = [pair for pair in data["interactions"] if pair["clear"]][:SHOWN_INTERACTIONS]
     if notable:
         lines += [("", ""), ("together, beyond the sum of the two:", "bold")]
         lines += [(f"{_figures(pair)}  {pair['genomes']:>7}  {' WITH '.join(pair['edits'])}", "") for pair in notable]
     lines += [("", ""), (data["verdict"], "yellow" if data["scored"] < FEW else "")]
     if data["diverged"]:
-        lines.append((f"left out: {data['diverged']} more with scores so bad that their training must have broken", "dim"))
+        lines.append((f"left out: {data['diverged']} more, with scores so bad that their training must have broken down", "dim"))
     if data["effects"]:
-        lines.append((f"noise sd of one draw {data['noise_sd']:.4f}, unexplained by edits {data['unexplained_sd']:.4f}", "dim"))
+        lines.append((f"noise sd of one draw {data['noise_sd']:.4f}, not explained by edits {data['unexplained_sd']:.4f}", "dim"))
     return lines
 
 
 def _verdict(scored: int, clear: int, count: int) -> str:
     if not count:
         return f"nothing to compare: {scored} scored genomes, and no edit of the seed genome among them"
-    nature = f"An additive estimate from {scored} scored genomes, no proof: `best` says what fresh draws prove."
+    nature = f"An additive estimate from {scored} scored genomes, not proof: `best` shows what fresh draws prove."
     if scored < FEW:
-        return f"too little data: {scored} scored genomes, {FEW} at least are wanted before an estimate means much. {nature}"
+        return f"too little data: {scored} scored genomes, and an estimate means little with fewer than {FEW}. {nature}"
     if not clear:
-        return f"no edit is further than {CLEAR:g} sds from nothing. {nature}"
-    return f"{clear} of {count} edits are further than {CLEAR:g} sds from nothing. {nature}"
+        return f"no edit is further than {CLEAR:g} sds from zero. {nature}"
+    return f"{clear} of {count} edits are further than {CLEAR:g} sds from zero. {nature}"
 
 
 def _worth(effect: Effect) -> dict[str, Any]:

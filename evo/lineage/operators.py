@@ -53,6 +53,8 @@ def operators_lines(data: Mapping[str, Any]) -> list[Line]:
         factor = "" if row["factor"] is None else f"{row['factor']:.2f}"  # repairs are made when they are due
         lines.append((f"{counts}{row['reward']:>9.4f}{row['hours']:>12.2f}{row['rate']:>11.4f}{factor:>9}", ""))
     lines.append(("", ""))
-    lines.append((f"gain: val_bpb{told} by which children are believed better than their best parent, summed; no proof", "dim"))
-    lines.append((f"share ×: what the policy evo multiplies the configured share by, from the latest {data['window']} genomes", "dim"))
+    lines.append((f"gain: val_bpb{told} by which children are believed to be better than their best parent, summed; not proof", "dim"))
+    lines.append(
+        (f"share ×: what the policy evo multiplies the configured share by, judging by the latest {data['window']} genomes", "dim")
+    )
     return lines

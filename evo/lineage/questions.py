@@ -78,7 +78,9 @@ def also_meant(run: Run, asked: str) -> str:
     others = [id_ for id_ in others if id_ != found]
     if found is None or not others or asked.lower() in others:
         return ""
-    return f"{asked} is taken for #{asked}, {found}; ids that begin so too: {', '.join(others[:4])}; give more characters for one of them"
+    return (
+        f"{asked} is taken as #{asked}, {found}; it also begins the ids: {', '.join(others[:4])}; give more characters to mean one of them"
+    )
 
 
 def _at_index(run: Run, asked: str) -> str | None:

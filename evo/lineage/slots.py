@@ -66,19 +66,19 @@ def slots_lines(data: Mapping[str, Any]) -> list[Line]:
         lines.append((f"{row['slot']:{width}}{counts}   {offset}", ""))
     lines.append(("", ""))
     said = (
-        "val_bpb: by how much a slot's scores lie above the usual slot's, each against its parents'; it may be hot, or busy with other work"
+        "val_bpb: how far a slot's scores lie above the usual slot's, each against its parents'; a high one may be hot, or busy"
         if data["differ"]
         else "one slot: nothing to compare"
         if len(data["slots"]) == 1
-        else "val_bpb: the slots cannot be told apart by their scores: too few, or noise explains how they differ"
+        else "val_bpb: the slots cannot be told apart by their scores: these are too few, or noise explains the differences"
     )
     return [*lines, (said, "dim"), (_noise_line(data["noise"]), "dim")]
 
 
 def _noise_line(noise: Mapping[str, Any] | None) -> str:
     if noise is None:
-        return "noise: too few repeats to tell what is in it"
+        return "noise: too few repeats to say where it comes from"
     said = f"noise: repeats of a program vary by {noise['noise_sd']:.4f} val_bpb (sd) and by {noise['tokens_sd']:.1%} in tokens"
     if noise["slope"] is None:
-        return f"{said}; that one goes by the other has not shown"
-    return f"{said}; 1 % more tokens give {noise['slope'] / 100:+.5f}, and at equal tokens {noise['rest_sd']:.4f} would be left"
+        return f"{said}; nothing shows that the two are related"
+    return f"{said}; 1 % more tokens change val_bpb by {noise['slope'] / 100:+.5f}, and at equal tokens {noise['rest_sd']:.4f} would remain"

@@ -27,7 +27,7 @@ def tree_lines(data: Mapping[str, Any]) -> list[Line]:
     for id_, branches in _walk(children):
         lines.append(_tree_line(nodes[id_], branches, short, id_ == data["champion"]))
     unfinished = ", ".join(f"#{r['index']} {r['operator']}" for r in data["unfinished"]) or "nothing"
-    doing = f"running: {unfinished}" if data["goes_on"] else f"nobody works on it; begun and not finished: {unfinished}"
+    doing = f"running: {unfinished}" if data["goes_on"] else f"no session is working on it; begun but not finished: {unfinished}"
     lines.append((f"{data['duplicates']} duplicates and {data['unwritten']} unwritten proposals; {doing}", "dim"))
     return lines
 
@@ -59,7 +59,7 @@ def _model_lines(said: Mapping[str, Any] | None, writer: str) -> list[Line]:
     """What a model had to do with a program, and the end of its last answer."""
     if said is None:
         return [("", ""), (f"written by {writer}", "bold")] if writer else []
-    head = f"written by {writer}" if writer else f"{said['model']} was asked and gave nothing usable; a built-in operator wrote it"
+    head = f"written by {writer}" if writer else f"{said['model']} was asked but gave nothing usable; a built-in operator wrote it"
     lines = [("", ""), (f"{head}: {said['tokens']:,} tokens, {said['seconds']:.0f} s; {said['file']}", "bold")]
     lines += [(f"  sent back: {trouble}", "yellow") for trouble in said["troubles"]]
     return [*lines, *[(f"  {text}", "dim") for text in said["reply"]]]
@@ -95,7 +95,7 @@ def best_lines(data: Mapping[str, Any]) -> list[Line]:
     elif data["genome"] == data["seed_genome"]:
         lines.append(("no genome beats the seed genome so far", "yellow"))
     else:
-        lines.append((f"believed gain {data['believed_gain']:.4f}; not announced before final draws", "yellow"))
+        lines.append((f"believed gain {data['believed_gain']:.4f}; announced only after final draws", "yellow"))
     return lines
 
 

@@ -107,7 +107,7 @@ def _loss(record: Record, belief: Belief, base: str) -> str:
     if isinstance(outcome, Scored) and child in belief.of and (gain := _gain(belief, base, child)).mean < -gain.sd:
         return f"lost {-gain.mean:.4f} ± {gain.sd:.4f} against its parent"
     if isinstance(outcome, Stopped) and outcome.foretold is not None and (loss := outcome.foretold - belief.of[base].mean) > 0:
-        return f"stopped early, its curve foretold a loss of {loss:.4f} against its parent"
+        return f"stopped early: its curve predicted a loss of {loss:.4f} against its parent"
     return ""
 
 
@@ -154,7 +154,7 @@ def _said(outcome: Outcome) -> str:
     if isinstance(outcome, Stopped):
         return f"stopped early: {outcome.note}"
     if isinstance(outcome, Duplicate):
-        return "is a program that was tried before"
+        return "is a program that had been tried before"
     return f"not evaluated: {outcome.why}" if isinstance(outcome, Unwritten) else "interrupted"
 
 

@@ -151,7 +151,9 @@ def connect(llm: LlmConfig, environment: Mapping[str, str]) -> Model | None:
     try:
         model.client()
     except (ImportError, ValueError) as error:
-        raise UserError(f"no way to the model's endpoint: {one_line(str(error))}; look at HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from error
+        raise UserError(
+            f"the model's endpoint cannot be reached: {one_line(str(error))}; check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+        ) from error
     return model if llm.model else Model(dataclasses.replace(llm, model=_only(model, llm.url)), key)
 
 
@@ -162,7 +164,7 @@ def _only(model: Model, url: str) -> str:
         raise UserError(f"{error}; start it, or name its model with --model") from error
     if len(names) != 1:
         shown = ", ".join(one_line(name) for name in names[:8]) + (", …" if len(names) > 8 else "")
-        raise UserError(f"{url} serves {f'{len(names)} models ({shown})' if names else 'no model that it names'}: choose with --model NAME")
+        raise UserError(f"{url} serves {f'{len(names)} models ({shown})' if names else 'no model by any name'}: choose with --model NAME")
     return names[0]
 
 
@@ -190,7 +192,7 @@ def _decoded(body: str) -> dict[str, Any]:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"the endpoint answered with something else than JSON: {_short(body, _BODY_CHARACTERS) or 'nothing'}") from error
+        raise ModelError(f"the endpoint answered with something other than JSON: {_short(body, _BODY_CHARACTERS) or 'nothing'}") from error
     if not isinstance(data, dict):
         raise ModelError(f"the endpoint answered with a {type(data).__name__} instead of an object: {_short(body, _BODY_CHARACTERS)}")
     return data
@@ -256,7 +258,7 @@ def translated(endpoint: str, seconds: float, key: str) -> Iterator[None]:
 
 def _why(error: Exception, seconds: float) -> str:
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return f"gave no whole answer within {seconds:g} s"
+        return f"gave no complete answer within {seconds:g} s"
     if isinstance(error, openai.APIConnectionError):
         return f"cannot be reached: {_short(str(error.__cause__ or error))}"
     if isinstance(error, openai.APIStatusError):

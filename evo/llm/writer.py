@@ -113,7 +113,7 @@ class ModelWriter:
             text = genomes.patch(parent, reply.text, cut=reply.truncated)
             edits = genomes.describe(genomes.diff(parent, text))
         except genomes.GenomeError as error:
-            return f"{'the answer was cut off for its length, be shorter; ' if reply.truncated else ''}{error}"
+            return f"{'the answer was cut off at its length limit, be shorter; ' if reply.truncated else ''}{error}"
         if found := operators.problems(proposal, library, operators.mend(proposal, library, text)[0]):
             return f"the program would break the contract: {'; '.join(map(str, found[:3]))}"
         written = operators.judge(proposal, library, text, self._note(proposal, edits, reply.text))

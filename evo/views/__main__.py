@@ -15,7 +15,7 @@ from evo.views.study import FILE as STUDY
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = Parser(prog="python -m evo.views", description="Makes the views of a run anew from its store.", allow_abbrev=False)
+    parser = Parser(prog="python -m evo.views", description="Rebuilds the views of a run from its store.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
     run_dir = parser.parse_args(arguments).run
     try:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"evo.views: cannot write the views of {run_dir}: {error.strerror}", file=sys.stderr)
         return 2
     made = f"results.tsv, best/ and {STUDY} of {run_dir} made from {len(standing.records)} records"
-    print(f"{made}; an optuna-dashboard that is open must be started again")
+    print(f"{made}; restart any optuna-dashboard that is open")
     return 0
 
 

@@ -51,7 +51,7 @@ def overview_note(standing: Standing) -> str:
         "- Failed trials have no value. The note of a trial has its operator, parents and difference.\n"
         "- Parameters are the named constants of the seed program; numbers inside the code are in the notes, "
         "and in the studies of tuned species.",
-        "A view of `run.sqlite`: changes made here change nothing in the run. `python -m evo.views RUN` makes it anew, "
+        "A view of `run.sqlite`: changes made here change nothing in the run. `python -m evo.views RUN` rebuilds it, "
         "`python -m evo.lineage RUN` shows how the genomes came to be.",
     ]
     return "\n\n".join(lines) + "\n"
