@@ -77,8 +77,8 @@ def _require_comparable(spec: SlotSpec) -> None:
     here = key.comparable(device, probe().model(device))
     if here != spec.comparable:
         raise HarnessError(
-            f"{socket.gethostname()} is {here}, and this run measures on {spec.comparable}, which are never compared: "
-            "keep it out of the cluster"
+            f"{socket.gethostname()} is {here}, but this run measures on {spec.comparable}, and their scores cannot be compared: "
+            "keep that machine out of the cluster"
         )
 
 

@@ -103,12 +103,12 @@ def plan(config: Config, machine: Machine | None = None) -> Plan:
     lab = labs.load(Path(run.lab) if run.lab else labs.DEFAULT)
     if config.evaluator.kind == "instant":
         if lab.compat:
-            raise UserError(f"the instant lab evaluates programs with build_model() and main(), and {lab.folder / 'train.py'} is a script")
+            raise UserError(f"the instant lab evaluates programs with build_model() and main(), but {lab.folder / 'train.py'} is a script")
         for name, value in (("gpus", run.gpus), ("profile", run.profile), ("data", run.data)):
             if value:
                 raise UserError(f"run.{name} is {value!r}, but the instant lab has no {name}; leave it out")
         if run.slots is not None and run.slots > MOST_INSTANT_SLOTS:
-            raise UserError(f"--slots {run.slots}: at most {MOST_INSTANT_SLOTS} of the instant lab; ask for no more")
+            raise UserError(f"--slots {run.slots}: the instant lab has at most {MOST_INSTANT_SLOTS}; ask for no more")
         return Plan(config, lab, None, Machine((), "", ()), run.slots or 1)
     if run.data and not Path(run.data).exists():
         raise UserError(f"run.data is {run.data!r}: no such file or folder")

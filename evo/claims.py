@@ -41,7 +41,8 @@ def claimed(gpus: Iterable[str], purpose: str) -> Iterator[None]:
             except BlockingIOError as error:
                 holder = os.pread(claim, 1000, 0).decode(errors="replace") or "another process"
                 raise UserError(
-                    f"GPU {gpu} is taken by {holder}, and evaluations share none: stop it, or choose another by CUDA_VISIBLE_DEVICES"
+                    f"GPU {gpu} is taken by {holder}, and evaluations must not share one: "
+                    "stop that process, or choose another GPU with CUDA_VISIBLE_DEVICES"
                 ) from error
             except OSError:  # no locks on that file system
                 continue

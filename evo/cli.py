@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
     """Reports in one line what is wrong, like every other error of a command, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; `{self.prog} --help` lists what there is\n")
+        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; `{self.prog} --help` lists the options\n")
 
 
 def entry(name: str, main: Callable[[], int]) -> int:

@@ -35,9 +35,9 @@ def _end(driver: Driver, stopped: bool) -> list[str]:
     told += f"{clock(time.time() - driver.began)} this session"
     lines = [f"stopped: {told}; nothing finished is lost" if stopped else f"done: {told}"]
     if exhausted:
-        lines.append(f"explored no further: {exhausted}")
+        lines.append(f"exploration ended: {exhausted}")
     elif driver.time_is_up and not stopped:
-        lines.append(f"explored no further: the run has worked for {driver.hours_spent:.2f} of {driver.hours:g} hours")
+        lines.append(f"exploration ended: the run has worked for {driver.hours_spent:.2f} of {driver.hours:g} hours")
     return lines
 
 
@@ -47,10 +47,10 @@ def _best(standing: Standing) -> list[str]:
     if best is None:
         return []
     if said is not None:
-        odd = [f"look at it before you believe it: {flag}" for flag in flags.latest(standing.records, best)]
+        odd = [f"check its latest evaluation before you believe it: {flag}" for flag in flags.latest(standing.records, best)]
         return [f"best genome: {said.sentence()}", *([said.heldout.sentence()] if said.heldout else []), *odd]
     if best == standing.founder:
-        nothing = "nothing was found to be better" if standing.history.evaluated else "nothing else was tried yet"
+        nothing = "nothing better was found" if standing.history.evaluated else "nothing else has been tried yet"
         return [f"best genome: {best}, the seed itself: {nothing}"]
     estimate = standing.belief.of[best]
     told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
@@ -63,12 +63,12 @@ def _further(driver: Driver, settings: Session, standing: Standing) -> list[str]
     if best is None:
         return []
     shown = best == standing.founder or (standing.announcement is not None and standing.announcement.proven)
-    program, doubt = run_dir / "best" / "train.py", "" if shown else " (a guess: no gain is shown)"
+    program, doubt = run_dir / "best" / "train.py", "" if shown else " (a guess: no gain has been shown)"
     trouble = driver.views.trouble
     return [
         f"its program: {program}{doubt}; measure it again:",
         f"  {session.command_alone(settings.config, program)}",
-        "look further:",
+        "to see more:",
         f"  python -m evo.lineage {folder}",
         f"  python -m evo.lineage {folder} show {best}",
         f"  python -m evo.lineage {folder} best",

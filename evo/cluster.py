@@ -178,7 +178,7 @@ class RayExecutor:
             if job.trained in ready:
                 job.trained = None
             if time.monotonic() > job.deadline:
-                return self._lost(place, job, f"no end after {job.patience_seconds:g} s, its limits are less")
+                return self._lost(place, job, f"still running after {job.patience_seconds:g} s, longer than its limits allow")
             self._follow(job)
         self._see_starts()
         self._check_alive()
@@ -288,7 +288,7 @@ class RayExecutor:
         self._alive_at = time.monotonic()
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         if not any(node["Alive"] for node in nodes):
-            raise ClusterError("Ray's node process (raylet) died under the run")
+            raise ClusterError("Ray's node process (raylet) died during the run")
 
 
 def connect(address: str, slots: int, gpus: int, folder: str | None = None) -> None:
@@ -319,7 +319,7 @@ def connect(address: str, slots: int, gpus: int, folder: str | None = None) -> N
         )
         raise UserError(f"no Ray cluster at {address}: {error}; {hint}start it, or leave run.ray_address and RAY_ADDRESS unset") from error
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-        raise ClusterError(f"Ray does not start here: {error}; `--set run.executor=inline` does without") from error
+        raise ClusterError(f"Ray does not start here: {error}; `--set run.executor=inline` works without Ray") from error
 
 
 def _folder() -> str:

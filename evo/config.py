@@ -84,7 +84,7 @@ class LlmConfig:
         if self.url:
             _endpoint("llm.url", self.url)
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"llm.temperature is {self.temperature:g}, must not be negative, or without end")
+            raise ValueError(f"llm.temperature is {self.temperature:g}, must not be negative or infinite")
         _one_of("llm.dry_run", self.dry_run, DRY_RUNS)
         _positive("llm.timeout_seconds", self.timeout_seconds)
         for name, least in (("max_tokens", 1), ("calls", 1), ("prompt_bytes", 1000), ("token_limit", 0)):
@@ -131,7 +131,7 @@ def stated(path: Path | None, assignments: Iterable[str], flags: Mapping[str, An
     settings: dict[str, Any] = {}
     for section, table in (read_toml(path) if path else {}).items():
         if not isinstance(table, dict):
-            raise UserError(f"{path}: {section} = {table!r} stands outside of a section; sections are {', '.join(SECTIONS)}")
+            raise UserError(f"{path}: {section} = {table!r} is outside any section; the sections are {', '.join(SECTIONS)}")
         settings |= {f"{section}.{key}": value for key, value in table.items()}
     settings |= dict(_assignment(text) for text in assignments)
     settings |= {name: value for name, value in (flags or {}).items() if value is not None}
@@ -214,7 +214,7 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
             raise UserError(f"{name} must be a number that fits in 64 bits, got one of {len(str(value))} digits") from error
     if type(value) in wanted or (value is None and types.NoneType in wanted):
         return value
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     raise UserError(f"{name} must be {' or '.join(names[t] for t in wanted if t in names)}, got {reprlib.repr(value)}")
 
 
@@ -229,11 +229,11 @@ def _endpoint(name: str, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         _ = parts.port  # raises where it is not a port number
     except ValueError as error:
-        raise ValueError(f"{name} is no address: {error}") from error
+        raise ValueError(f"{name} is not an address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() or not c.isprintable() for c in url):
         raise ValueError(f"{name} is {url!r}, must be an address such as http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"{name} must be an address alone; a key goes into the environment, as EVO_LLM_KEY")
+        raise ValueError(f"{name} must be only an address; a key belongs in the environment, as EVO_LLM_KEY")
 
 
 def _positive(name: str, value: float | None) -> None:

@@ -51,7 +51,7 @@ def translated(run_dir: Path) -> Iterator[None]:
         yield
     except (sqlite3.DatabaseError, *DAMAGE) as error:
         told = one_line(f"{type(error).__name__}: {error}")
-        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run ({told}): put it back from a copy of the run folder") from error
+        raise StoreError(f"{run_dir / DATABASE} cannot be read as a run ({told}): restore it from a copy of the run folder") from error
 
 
 @contextmanager
@@ -77,21 +77,23 @@ def check_version(connection: sqlite3.Connection, run_dir: Path, empty_is_fine: 
     if version > VERSION:
         raise StoreError(f"{run_dir} has schema version {version}, this program knows {VERSION}: update the program")
     if version == 0 and not empty_is_fine:
-        raise StoreError(f"{run_dir} is no run folder yet: its {DATABASE} is empty")
+        raise StoreError(f"{run_dir} is not a run folder yet: its {DATABASE} is empty")
 
 
 def _check_meta(stored: Mapping[str, Any], given: Mapping[str, Any], run_dir: Path) -> None:
     differing = [key for key in sorted({*stored, *given}) if stored.get(key) != given.get(key)]
     if differing:
         pairs = "; ".join(f"{key} is {stored.get(key)!r} there, {given.get(key)!r} here" for key in differing)
-        raise StoreError(f"{run_dir} belongs to another run ({pairs}): name a new folder, or go on with what it was started with")
+        raise StoreError(
+            f"{run_dir} belongs to another run ({pairs}): name a new folder, or go on with the settings that it was started with"
+        )
 
 
 def reader(run_dir: Path) -> sqlite3.Connection:
     """A connection for reading alone, also while somebody else writes, or where nobody can."""
     path = run_dir / DATABASE
     if not path.exists():
-        raise StoreError(f"{run_dir} is no run folder: it has no {DATABASE}")
+        raise StoreError(f"{run_dir} is not a run folder: it has no {DATABASE}")
     connection = _readable(path, "mode=ro")
     try:
         _version(connection)

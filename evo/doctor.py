@@ -38,9 +38,9 @@ DISK_GIB, DISK_GPU_GIB = 1.0, 20.0  # a run needs the first; shards, rows and co
 OK, NOTE, STOP, SKIPPED = "ok", "note", "stop", "skipped"  # as it should be; runs, but worse; no run can start; not looked at
 INSTALL = "run `make run`, or install with `pip install -e .` in the project's folder"
 FASTER_WINDOWS = "`pip install 'nvidia-cudnn-frontend>=1.30'` makes the seed program's steps 4 % faster; FlexAttention is used without it"
-BROKEN_WINDOWS = "`pip uninstall nvidia-cudnn-frontend`: the seed program uses it where it is installed, FlexAttention elsewhere"
+BROKEN_WINDOWS = "`pip uninstall nvidia-cudnn-frontend`: without it, the seed program uses FlexAttention"
 TOLD_APART = ("PRECISION", "ATTENTION", "COMPILE")  # knobs that say what a seed program uses of the device
-MEND_LAB = "mend it, or name another lab with --lab"
+MEND_LAB = "fix it, or name another lab with --lab"
 OTHER_LAB = "name the lab that the profile is for with --lab, or a profile for this lab with --profile"
 OWN_PROFILE = "copy configs/{}.toml, set {} = {} under [knobs] there and name the copy with --profile"
 
@@ -107,7 +107,7 @@ def device_check(here: machine.Machine, device: str, torch: Check) -> Check:
     if torch.state != OK:
         return dataclasses.replace(torch, name=f"torch on {device}", state=STOP, remedy=INSTALL)
     if device == "cpu" and shutil.which("nvidia-smi") and not here.gpus:
-        remedy = "install a build of torch for CUDA, and a driver that it takes (`nvidia-smi` shows the driver's version)"
+        remedy = "install a build of torch for CUDA, and a driver that it works with (`nvidia-smi` shows the driver's version)"
         return Check("device", NOTE, f"cpu, {torch.found}; there is an NVIDIA driver, but torch finds no GPU", remedy)
     count = f"{len(here.gpus)} × " if device == "cuda" and len(here.gpus) > 1 else ""
     return Check("device", OK, f"{device}: {count}{torch.found}")
@@ -143,7 +143,7 @@ def used(profile: profiles.Profile, here: machine.Machine, seed: Settings) -> It
     known = ", ".join(f"{name} {seed[name]}" for name in TOLD_APART if name in seed)
     yield Check("profile", OK, said)
     if seed:
-        yield Check("seed program", OK, known or f"has no knob {' or '.join(TOLD_APART)}, so that nobody knows what it uses")
+        yield Check("seed program", OK, known or f"has no knob {' or '.join(TOLD_APART)}, so what it uses is unknown")
 
 
 def trials(profile: profiles.Profile, seed: Settings, everything: bool) -> Iterator[Check]:
@@ -176,7 +176,7 @@ def tried(names: list[str], device: str) -> Iterator[Check]:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS, env=env, check=False)
                 said, reason = done.stdout, _reason(done)
             except subprocess.TimeoutExpired as late:
-                said, reason = (late.stdout or b"").decode(), f"not done after {TRIAL_SECONDS:g} s"
+                said, reason = (late.stdout or b"").decode(), f"not finished after {TRIAL_SECONDS:g} s"
             answers = [json.loads(line) for line in said.splitlines() if line.startswith('{"trial": ')]
             yield from (Check(answer["trial"], OK, _told(answer)) for answer in answers)
             names = names[len(answers) :]
@@ -208,7 +208,7 @@ def host_memory(profile: profiles.Profile, here: machine.Machine) -> Check:
     needed = slots * profile.limits.host_memory_gib
     said = f"{total:.0f} GiB, {free:.0f} free"
     if needed > free:
-        return Check("memory", NOTE, f"{said}; {slots} programs may use {needed:g}", "use fewer slots (--slots), or free some memory")
+        return Check("memory", NOTE, f"{said}; {slots} programs may use {needed:g} GiB", "use fewer slots (--slots), or free some memory")
     return Check("memory", OK, said)
 
 
@@ -273,7 +273,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     if done.returncode < 0:
         return f"ended by signal {-done.returncode}"
-    return one_line(lines[-1])[:300] if lines else f"exit code {done.returncode} without a word"
+    return one_line(lines[-1])[:300] if lines else f"exit code {done.returncode} and no message"
 
 
 def _told(answer: dict[str, Any]) -> str:
@@ -285,7 +285,7 @@ def _told(answer: dict[str, Any]) -> str:
     parts += [f"{answer['tflops']:.3g} TFLOP/s"] if "tflops" in answer else []
     parts += [f"{answer['compile_seconds']:.1f} s for a small function"] if "compile_seconds" in answer else []
     parts += [f"nvidia-cudnn-frontend {answer['package']}"] if "package" in answer else []
-    return ", ".join(parts) if "torch" in answer else ", ".join(["tried: right", *parts])
+    return ", ".join(parts) if "torch" in answer else ", ".join(["tried: works", *parts])
 
 
 # ---- the command
@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m evo.doctor", description="Says what a run will use here, and what is missing.", allow_abbrev=False)
+    parser = Parser(prog="python -m evo.doctor", description="Shows what a run will use here, and what is missing.", allow_abbrev=False)
     parser.add_argument("--profile", metavar="P", help="device profile by name or file (default: the one that suits the machine)")
     parser.add_argument("--lab", metavar="DIR", type=Path, help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
     parser.add_argument("--all", action="store_true", help="also try what the profile's seed program does not use")

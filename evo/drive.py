@@ -220,7 +220,7 @@ class Driver:
     def _introduce(self, given: Given) -> None:
         known = self._founder if given.genome == self._founder.genome else self._known.get(given.genome)
         if known is not None:
-            self.notices.append(f"{given.file} is {known.genome} already, and was not added")
+            self.notices.append(f"{given.file} is already in the run, as {known.genome}, and was not added")
             return
         self._accept(operators.judge(self.search.introduce(), self._library(), given.text, given.file))
 

@@ -186,7 +186,7 @@ def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any], 
     parts = [f"lab {run.lab}", *([f"profile {run.profile}"] if run.profile else [])]
     parts += [f"{run.budget_seconds:g} s"] if run.budget_seconds else []
     parts += [f"data {run.data}"] if run.data else []
-    _say_to_stderr(f"measured as the run {run_dir} measures, where options do not say otherwise: {', '.join(parts)}")
+    _say_to_stderr(f"measured as in the run {run_dir}, unless options say otherwise: {', '.join(parts)}")
     return config
 
 
@@ -198,7 +198,9 @@ def _rendered(file: Path, program: str, lab: labs.Lab, profile: profiles.Profile
     elif wanted:
         return labs.fitted(program, lab, profile)
     elif labs.fitted(program, lab, profile) != program:
-        _say_to_stderr(f"{file} has the knobs of {lab.folder / 'train.py'}, not those of profile {profile.head.name}: --render sets these")
+        _say_to_stderr(
+            f"{file} has the knobs of {lab.folder / 'train.py'}, not those of profile {profile.head.name}: --render sets the latter"
+        )
     return program
 
 
@@ -208,7 +210,7 @@ def _read(file: Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; name a Python file") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text: {error}") from error
+        raise UserError(f"{file} is not a text file: {error}") from error
 
 
 def _say_to_stderr(line: str) -> None:
@@ -219,9 +221,9 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m evo.evaluate", description="Evaluates one program and prints its outcome.", allow_abbrev=False)
     parser.add_argument("file", metavar="FILE", help="the program; the lab's own train.py gets the profile's knobs")
     parser.add_argument("--lab", metavar="DIR", help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
-    parser.add_argument("--profile", metavar="P", help="device profile by name or file (default: chosen by looking at the machine)")
+    parser.add_argument("--profile", metavar="P", help="device profile by name or file (default: the one that suits the machine)")
     parser.add_argument("--budget", metavar="S", type=float, help="seconds of training (default: the profile's)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the evaluation (default: %(default)s)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="random seed of the evaluation (default: %(default)s)")
     parser.add_argument("--set", metavar="section.key=value", action="append", default=[], help="any other setting")
     parser.add_argument("--render", action="store_true", help="FILE is a changed copy of the lab's train.py: set the profile's knobs in it")
     parser.add_argument("--dry-run", action="store_true", help="look for mistakes in seconds on the CPU; no data, no score")

@@ -244,7 +244,7 @@ def check_submission(executor: Executor, candidate: Candidate) -> None:
     if executor.free_slots < 1:
         raise ValueError(f"candidate {index} was submitted while all {executor.slots} slots are taken")
     if any(r.index == index for r in executor.running()):
-        raise ValueError(f"candidate {index} runs already")
+        raise ValueError(f"candidate {index} is already running")
 
 
 # ---- slots that outlive their driver
@@ -266,5 +266,7 @@ def await_orphans(run_dir: Path, timeout_seconds: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     while (run_dir / SLOTS_LOCK).exists() and held(run_dir / SLOTS_LOCK, shared=True) and not held(run_dir / LOCK):
         if time.monotonic() > deadline:
-            raise ClusterError(f"slots of an earlier run still work in {run_dir} after {timeout_seconds:g} s: end them, then try again")
+            raise ClusterError(
+                f"slots of an earlier session are still working in {run_dir} after {timeout_seconds:g} s: end them, then try again"
+            )
         time.sleep(0.1)

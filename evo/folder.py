@@ -98,7 +98,7 @@ def _exchange(path: Path) -> dict[str, Any]:
         said = [isinstance(turn[name], str) for turn in found["turns"] for name in ("reply", "trouble")]
         said += [isinstance(turn["seconds"], int | float) for turn in found["turns"]]
         if not (said and all(said) and isinstance(found["model"], str) and type(found["tokens"]) is int):
-            raise ValueError("it is not what is kept of a model's turns")
+            raise ValueError("it is not a record of a model's turns")
         return found
     except DAMAGE as error:
         told = one_line(str(error))
@@ -113,11 +113,11 @@ def read_text(run_dir: Path | str, genome: str) -> str:
     """
     path = Path(run_dir) / "genomes" / f"{genome}.py"
     if not path.exists():
-        raise StoreError(f"{path} is missing: the run folder is damaged, or {genome} is no genome of it")
+        raise StoreError(f"{path} is missing: the run folder is damaged, or it has no genome {genome}")
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise StoreError(f"{path} is damaged ({error}): put it back from a copy of the run folder") from error
+        raise StoreError(f"{path} is damaged ({error}): restore it from a copy of the run folder") from error
 
 
 def read_program(run_dir: Path | str, genome: str) -> str:
@@ -133,7 +133,7 @@ def read_program(run_dir: Path | str, genome: str) -> str:
         trouble = one_line(str(error))[:200]
     if trouble:
         path = Path(run_dir) / "genomes" / f"{genome}.py"
-        raise StoreError(f"{path} is damaged ({trouble}): put it back from a copy of the run folder")
+        raise StoreError(f"{path} is damaged ({trouble}): restore it from a copy of the run folder")
     return text
 
 
@@ -160,7 +160,7 @@ def refuse_foreign(run_dir: Path) -> None:
     ours = {LOCK, *FOLDERS}
     strange = sorted(p.name for p in run_dir.iterdir() if p.name not in ours and not p.name.startswith(DATABASE))
     if strange:
-        raise StoreError(f"{run_dir} is no run folder (it holds {', '.join(strange[:3])} and no {DATABASE}): name a new or empty one")
+        raise StoreError(f"{run_dir} is not a run folder (it holds {', '.join(strange[:3])} and no {DATABASE}): name a new or empty one")
 
 
 def locked(run_dir: Path) -> IO[str]:

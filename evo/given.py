@@ -43,5 +43,5 @@ def _checked(file: Path, rendered: Rendered, fitted: Callable[[str], str]) -> Gi
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     if problems := genomes.check(text, genomes.contract_of(rendered.seed), rendered.prepare):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{file} is no program of this lab: line {problems[0].line}: {problems[0].message}{more}")
+        raise UserError(f"{file} is not a program of this lab: line {problems[0].line}: {problems[0].message}{more}")
     return Given(str(file), fitted(text))

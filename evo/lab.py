@@ -83,7 +83,7 @@ def load(folder: Path) -> Lab:
         UserError: a file is missing, unreadable, or no Python where it should be.
     """
     if not folder.is_dir():
-        raise UserError(f"no lab folder {folder}; --lab wants a folder with {', '.join(FILES)}")
+        raise UserError(f"no lab folder {folder}; --lab needs a folder with {', '.join(FILES)}")
     if missing := [f"{name} ({role})" for name, role in FILES.items() if not (folder / name).exists()]:
         raise UserError(f"the lab {folder} has no {', '.join(missing)}; a lab is a folder with {', '.join(FILES)}")
     texts = {name: _read(folder, name, role) for name, role in FILES.items()}
@@ -92,8 +92,8 @@ def load(folder: Path) -> Lab:
     _parsed(lab.train, folder / "train.py")
     problems = genomes.check(lab.train, lab.contract)
     if problems:
-        neither = f"; nor one by the lab's contract: {genomes.check(lab.train)[0]}" if lab.compat else ""
-        raise UserError(f"{folder / 'train.py'} is no genome: {'; '.join(map(str, problems[:SHOWN_PROBLEMS]))}{neither}")
+        neither = f"; nor is it one by the lab's contract: {genomes.check(lab.train)[0]}" if lab.compat else ""
+        raise UserError(f"{folder / 'train.py'} is not a genome: {'; '.join(map(str, problems[:SHOWN_PROBLEMS]))}{neither}")
     lab = replace(lab, modules=_imported(lab))
     return _checked_script(lab) if lab.compat else lab
 
@@ -101,9 +101,9 @@ def load(folder: Path) -> Lab:
 def _checked_script(lab: Lab) -> Lab:
     """Checks a lab in compat mode."""
     if BUDGET not in _constants(lab.prepare):
-        raise UserError(f"{lab.folder / 'prepare.py'} has no constant {BUDGET} at top level, by which train.py is told how long to train")
+        raise UserError(f"{lab.folder / 'prepare.py'} has no constant {BUDGET} at top level, which tells train.py how long to train")
     if not any("val_bpb" in text for text in (lab.train, lab.prepare, *(text for _, text in lab.modules))):
-        raise UserError(f"{lab.folder / 'train.py'} is no genome: neither it nor what it imports prints a line `val_bpb: NUMBER`")
+        raise UserError(f"{lab.folder / 'train.py'} is not a genome: neither it nor what it imports prints a line `val_bpb: NUMBER`")
     return lab
 
 

@@ -127,7 +127,7 @@ def _agreed(small: Verdict, full: Verdict) -> Verdict:
     if isinstance(small, Failed) and isinstance(full, Failed) and _way(small) == _way(full):
         return full
     said = small.message if isinstance(small, Failed) else ""
-    return Inconclusive(f"it fails when it is made small ({said}), and not in that way at its full size", 0.0)
+    return Inconclusive(f"it fails when it is made small ({said}), but not in that way at its full size", 0.0)
 
 
 def _way(failed: Failed) -> tuple[object, ...]:

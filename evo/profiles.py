@@ -103,7 +103,7 @@ def load(path: Path) -> Profile:
     head, limits = build(Head, "profile", tables["profile"]), build(Limits, "limits", tables.get("limits", {}))
     for name, value in dataclasses.asdict(limits).items():
         if not 0 <= value < math.inf:
-            raise UserError(f"{path}: limits.{name} is {value:g}, must not be negative or without end")
+            raise UserError(f"{path}: limits.{name} is {value:g}, must not be negative or infinite")
     return Profile(head, tables.get("prepare", {}), tables.get("knobs", {}), limits)
 
 
@@ -130,12 +130,12 @@ def slot_count(profile: Profile, machine: Machine, gpus: int | None, slots: int 
     else:
         most, why = 1, "one for the device"
     if slots is not None and slots > most and (not cluster or gpus):
-        raise UserError(f"--slots {slots}: at most {most} here ({why}), evaluations must not share them; ask for no more")
+        raise UserError(f"--slots {slots}: at most {most} here ({why}), since evaluations must not share them; ask for no more")
     models = {gpu.name for gpu in machine.gpus[: slots or most]} if profile.head.device == "cuda" else set()
     if len(models) > 1:
         raise UserError(
-            f"scores on GPUs of different models cannot be compared, and here are {', '.join(sorted(models))}: "
-            "choose those of one with CUDA_VISIBLE_DEVICES"
+            f"scores on GPUs of different models cannot be compared, and this machine has {', '.join(sorted(models))}: "
+            "choose one model with CUDA_VISIBLE_DEVICES"
         )
     return slots or most
 

@@ -95,7 +95,10 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     if confined := assembly.sandbox_line(planned):
         say(confined)
     if model is not None:
-        say(f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; built-in operators where it gives nothing usable")
+        say(
+            f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; "
+            "built-in operators step in where it gives nothing usable"
+        )
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
     lab_seed, assembled = assembled.rendered.seed, session.with_stored_seed(now, assembled)
@@ -115,7 +118,7 @@ def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Seq
         with _store(now) as store, preflight(now.config.llm, assembled) as dry_run:
             session.save_limits(now)
             for path in store.set_aside:
-                say(f"damaged: {path} cannot be read; that evaluation runs again")
+                say(f"damaged: {path} cannot be read; that evaluation will run again")
             desk = make_desk(now, assembled, model, dry_run) if model is not None else NoDesk()
             return _drive(now, store, executor, assembled, desk, handed_in)
     except SeedFailsError as error:
@@ -191,7 +194,7 @@ def say(line: str) -> None:
     except OSError as error:
         drop_output()
         with contextlib.suppress(OSError):
-            print(f"evo.run: {error.strerror}: standard output; the run goes on and says no more there", file=sys.stderr)
+            print(f"evo.run: standard output: {error.strerror}; the run goes on and prints nothing more there", file=sys.stderr)
 
 
 # ---- driving
@@ -259,7 +262,7 @@ def _signals() -> Iterator[None]:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m evo.run", description="Evolves a training program. Goes on with RUN_DIR if it is a run.", allow_abbrev=False
+        prog="python -m evo.run", description="Evolves a training program. Goes on with RUN_DIR if it holds a run.", allow_abbrev=False
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="run folder (default: a new, dated one under runs/)")
     parser.add_argument("--pop", metavar="N", type=int, help="survivors that parents are drawn from (default: 16)")
@@ -267,20 +270,25 @@ def _parser() -> Parser:
     parser.add_argument("--slots", metavar="N", type=int, help="evaluations at once (default: one per GPU, or as the profile says)")
     parser.add_argument("--budget", metavar="SECONDS", type=float, help="training time of one evaluation (default: the profile's)")
     parser.add_argument(
-        "--evals", metavar="N", type=int, help="stop after N new genomes, failed ones count; repeats do not (default: no limit)"
+        "--evals", metavar="N", type=int, help="stop after N new genomes; failed ones count, repeats do not (default: no limit)"
     )
     parser.add_argument("--hours", metavar="H", type=float, help="stop exploring after H hours of work (default: no limit)")
     parser.add_argument("--lab", metavar="DIR", help="folder with prepare.py, train.py, program.md (default: evo's trainer)")
     parser.add_argument(
-        "--llm", metavar="URL", help="a model writes, at an endpoint that speaks OpenAI's chat completions; its key: EVO_LLM_KEY"
+        "--llm", metavar="URL", help="a model that writes, at an endpoint that speaks OpenAI's chat completions; its key: EVO_LLM_KEY"
     )
-    parser.add_argument("--model", metavar="NAME", help="which model (default: the only one of --llm; without --llm: OpenAI's)")
+    parser.add_argument("--model", metavar="NAME", help="which model (default: the only one at --llm; without --llm, one of OpenAI's)")
     parser.add_argument(
-        "--add", metavar="FILE", type=Path, action="append", default=[], help="a program to evaluate too, beside --evals; can be repeated"
+        "--add",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a program to evaluate in addition to --evals; can be repeated",
     )
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings as TOML")
-    parser.add_argument("--profile", metavar="NAME", help="device profile by name or file (default: chosen by looking at the machine)")
-    parser.add_argument("--seed", metavar="N", type=int, help="of the search (default: 0)")
+    parser.add_argument("--profile", metavar="NAME", help="device profile by name or file (default: the one that suits the machine)")
+    parser.add_argument("--seed", metavar="N", type=int, help="random seed of the search (default: 0)")
     parser.add_argument("--set", metavar="section.key=value", action="append", default=[], help="any other setting; can be repeated")
     return parser
 

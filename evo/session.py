@@ -126,12 +126,12 @@ def _refuse_other_lab(now: Session, planned: Plan) -> None:
     if own and Path(own) != lab.folder.resolve():
         raise UserError(f"{now.run_dir} belongs to the lab {own}, not to {lab.folder}; leave --lab out, or name a new folder for that lab")
     if not isinstance(was, dict):
-        raise UserError(f"{now.run_dir} was started with another lab than {lab.folder} is now; name a new folder")
+        raise UserError(f"{now.run_dir} was started with another lab, or another version of {lab.folder}; name a new folder")
     changed = sorted(name for name in {*was, *lab.hashes} if was.get(name) != lab.hashes.get(name))
     if changed != ["train.py"] or genomes.identity(_seed(planned)) != now.meta.get("seed_genome"):
         raise UserError(
-            f"{now.run_dir} was started with another lab: {', '.join(changed)} of {lab.folder} has changed since, and scores cannot be "
-            "compared; name a new folder, or undo the change and go on"
+            f"{now.run_dir} was started with another lab: {', '.join(changed)} of {lab.folder} changed since then, and scores cannot "
+            "be compared; name a new folder, or undo the change and go on"
         )
 
 
@@ -250,7 +250,7 @@ def _agree_on_measurement(now: Session, key: str) -> None:
         raise UserError(_other_text(now, *differing[0]))
     told = "; ".join(f"{new} here, {old} there" for old, new in differing)
     raise UserError(
-        f"{now.run_dir} was measured otherwise ({told}), and scores cannot be compared; go on where it was started, or name a new folder"
+        f"{now.run_dir} was measured differently ({told}), and scores cannot be compared; go on where it was started, or name a new folder"
     )
 
 
@@ -270,8 +270,8 @@ def _agree(now: Session, identity: Mapping[str, Any]) -> None:
         if now.meta.get(name) != value:
             what = name.replace("_", " ")
             raise UserError(
-                f"{now.run_dir} was started with {what} {now.meta.get(name)!r}, this would be {value!r}, whose scores cannot be compared; "
-                "name a new folder, or go on as it was started"
+                f"{now.run_dir} was started with {what} {now.meta.get(name)!r}, but this would be {value!r}, and their scores cannot be "
+                "compared; name a new folder, or go on as it was started"
             )
 
 
@@ -282,7 +282,7 @@ def _stored_limits(run_dir: Path) -> dict[str, Any]:
     except DAMAGE as error:
         raise UserError(f"{path} does not parse ({error}); delete it and give the limits again") from error
     if not isinstance(limits, dict) or not set(limits) <= {*LIMITS, *MODEL}:
-        raise UserError(f"{path} holds other things than limits and the model's settings; delete it and give them again")
+        raise UserError(f"{path} holds more than limits and the model's settings; delete it and give them again")
     return limits
 
 

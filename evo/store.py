@@ -218,7 +218,7 @@ class Snapshot:
         """
         found = self.meta.get("settings")
         if not isinstance(found, dict) or found.get("search.policy", "evo") not in tuple(POLICIES):
-            raise StoreError(f"{self.run_dir / DATABASE} has lost the run's settings: put it back from a copy of the run folder")
+            raise StoreError(f"{self.run_dir / DATABASE} has lost the run's settings: restore it from a copy of the run folder")
         return found
 
     @property

@@ -90,7 +90,7 @@ class PlainLines:
         spent = driver.desk.spent
         if spent and not self._told_spent:
             self._told_spent = True
-            self._say(_line({"model": "asked no more", "why": spent}))
+            self._say(_line({"model": "no longer asked", "why": spent}))
 
 
 class LiveTable:
@@ -166,8 +166,10 @@ def model_words(driver: Driver) -> list[str]:
 
 
 def _model_line(model: Authorship) -> str:
-    said = f"model, this session: wrote {model.written} of {model.written + model.others} new genomes, refused {model.refused}"
-    said += f", too slow for {model.late}, {model.tokens} tokens"
+    said = (
+        f"model, this session: wrote {model.written} of {model.written + model.others} new genomes, gave nothing usable for {model.refused}"
+    )
+    said += f", was too slow for {model.late}, {model.tokens} tokens"
     return one_line(f"{said}; {model.trouble}" if model.trouble else said)
 
 

@@ -74,7 +74,7 @@ class Upkeep:
     def _look_after(self, slot: str, remedy: Remedy, why: str = "") -> None:
         """Looks after a slot where everything fails while elsewhere it does not."""
         told = f" (the last: {why})" if why else ""
-        failed = f"slot {slot}: {self._health.row(slot)} evaluations in a row have failed there, unlike elsewhere{told}"
+        failed = f"slot {slot}: {self._health.row(slot)} evaluations in a row have failed there, but not elsewhere{told}"
         if remedy is Remedy.RENEW:
             self._renew(slot, failed)
         elif remedy is Remedy.RETIRE:
@@ -97,12 +97,12 @@ class Upkeep:
 
     def _renew(self, slot: str, why: str) -> None:
         self._executor.renew(slot)
-        self._tell(f"{why}; its processes were started anew")
+        self._tell(f"{why}; its processes were restarted")
 
     def _retire(self, slot: str, why: str) -> bool:
         """Gives a slot no more work; False, with nothing changed, if it is the only one."""
         if not self._executor.retire(slot):
             return False
         self._retired.add(slot)
-        self._tell(f"{why}, with new processes too; it gets no more work in this session: look after it, then go on")
+        self._tell(f"{why}, even with new processes; the slot gets no more work in this session: look into it, then go on")
         return True

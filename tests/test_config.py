@@ -85,7 +85,7 @@ def test_set_takes_toml_values_and_bare_words(text: str, section: str, key: str,
         (["llm.url=localhost:8000"], "http://localhost:8000/v1"),
         (["llm.url=http://"], "http://localhost:8000/v1"),
         (["llm.url=http://a b/v1"], "http://localhost:8000/v1"),
-        (["llm.url=http://host:99999/v1"], "no address"),
+        (["llm.url=http://host:99999/v1"], "not an address"),
         (["llm.url=http://me:secret@host/v1"], "EVO_LLM_KEY"),
         (["llm.url=http://host/v1?key=secret"], "EVO_LLM_KEY"),
         (["llm.temperature=-1"], "must not be negative"),
@@ -104,7 +104,7 @@ def test_wrong_assignments_are_told_in_one_line(assignments: list[str], said: st
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("[run", "not valid TOML"), ("evals = 3", "outside of a section"), ("[run]\nslot = 3", "nearest: run.slots")]
+    ("text", "said"), [("[run", "not valid TOML"), ("evals = 3", "outside any section"), ("[run]\nslot = 3", "nearest: run.slots")]
 )
 def test_wrong_files_are_told_in_one_line(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "run.toml"

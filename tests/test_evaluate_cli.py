@@ -190,7 +190,7 @@ def test_a_changed_copy_of_the_labs_program_gets_the_profiles_knobs_where_that_i
     assert "passed" in said.out
     assert not said.err
     main(command)
-    assert "not those of profile cpu: --render sets these" in capsys.readouterr().err
+    assert "not those of profile cpu: --render sets the latter" in capsys.readouterr().err
     rendered = tmp_path / "rendered.py"
     cpu = profiles.load(profiles.FOLDER / "cpu.toml")
     rendered.write_text(labs.fitted(copy.read_text(), labs.load(labs.DEFAULT), cpu))
@@ -216,7 +216,7 @@ def test_a_file_of_a_run_is_measured_as_its_run_measures(lab: Path, tmp_path: Pa
     assert facts["budget_seconds"] == 7.0
     assert isinstance(outcome, Scored)
     assert "salt=5" in outcome.measurement_key
-    assert said.err == f"measured as the run {tmp_path / 'run'} measures, where options do not say otherwise: lab {lab}, 7 s\n"
+    assert said.err == f"measured as in the run {tmp_path / 'run'}, unless options say otherwise: lab {lab}, 7 s\n"
 
 
 def test_options_win_over_the_run_that_a_file_lies_in(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

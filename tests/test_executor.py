@@ -463,7 +463,7 @@ def test_a_machine_of_a_cluster_that_is_another_one_gets_no_work(ray_is_up: None
     refused = events["cpu1"]
     assert refused.unable
     assert isinstance(refused.outcome, Interrupted)
-    assert f" is {here}, and this run measures on another {here}, " in refused.outcome.why
+    assert f" is {here}, but this run measures on another {here}, " in refused.outcome.why
 
 
 def test_more_slots_than_the_cluster_has_room_for_are_refused(ray_is_up: None, run_dir: Path) -> None:
@@ -571,7 +571,7 @@ def test_a_slot_keeps_its_gpu_and_that_of_a_retired_slot_goes_to_no_other(tmp_pa
 def test_orphans_are_awaited(run_dir: Path) -> None:
     await_orphans(run_dir)  # nobody was ever here
     lock = hold(str(run_dir))
-    with pytest.raises(ClusterError, match="earlier run"):
+    with pytest.raises(ClusterError, match="earlier session"):
         await_orphans(run_dir, timeout_seconds=0.3)
     lock.close()
     await_orphans(run_dir, timeout_seconds=0.3)

@@ -37,7 +37,7 @@ def test_a_usual_evaluation_has_no_flag() -> None:
         ({"training_seconds": 11.8}, "came 1.7 s later"),
         ({"setup_seconds": 40.0}, "40 s from its start"),
         ({"score_seconds": 30.0}, "30 s to be scored, 27 s more"),
-        ({"training_seconds": 2.0, "steps": 198}, "it trained for 2.0 s alone, the seed genome for 10.1"),
+        ({"training_seconds": 2.0, "steps": 198}, "it trained for only 2.0 s, the seed genome for 10.1 s"),
     ],
 )
 def test_an_unusual_evaluation_is_flagged_for_what_is_unusual(unusual: dict[str, float], words: str) -> None:

@@ -138,7 +138,7 @@ def test_a_gpu_that_new_processes_mend_stays(tmp_path: Path) -> None:
     driver = drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
     assert 0 < failed(driver) <= 5
     assert executor.slots == SLOTS
-    assert "started anew" in driver.notices[0]
+    assert "were restarted" in driver.notices[0]
 
 
 def test_a_seed_that_fails_on_two_slots_ends_the_run(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_slot_that_can_evaluate_again_with_new_processes_stays(tmp_path: Path)
     driver = drive(tmp_path / "run", 40, executor, Silent(), calibrations=SLOTS)
     assert executor.slots == SLOTS
     assert len(driver.notices) == 1
-    assert "started anew" in driver.notices[0]
+    assert "were restarted" in driver.notices[0]
 
 
 @pytest.mark.parametrize("slots", [1, 2, SLOTS])
@@ -251,12 +251,12 @@ def test_a_machine_that_others_use_is_told_of_once(tmp_path: Path, share: float,
     executor.share = share
     driver = drive(tmp_path / "run", 12, executor, Silent())
     assert not driver.notices
-    assert ("waited for one in 50% of their time" in driver.busy) == bool(said)
+    assert ("waited for one for 50% of their time" in driver.busy) == bool(said)
     lines: list[str] = []
     watcher = PlainLines(lines.append)
     for _ in range(3):
         watcher.tick(driver)
-    assert sum("other work takes" in line for line in lines) == said
+    assert sum("other work is taking" in line for line in lines) == said
 
 
 def test_what_is_said_of_other_work_is_about_the_latest_programs() -> None:
@@ -266,7 +266,7 @@ def test_what_is_said_of_other_work_is_about_the_latest_programs() -> None:
         health.waited(share)
     assert not health.busy
     health.waited(0.5)
-    assert "waited for one in 50%" in health.busy
+    assert "waited for one for 50%" in health.busy
     for _ in range(3):
         health.waited(0.0)
     assert not health.busy

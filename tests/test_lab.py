@@ -60,7 +60,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     [
         ("train.py", "def main(:\n", "does not parse"),
         ("prepare.py", "x = (\n", "does not parse"),
-        ("train.py", "x = 1\n", "is no genome"),
+        ("train.py", "x = 1\n", "is not a genome"),
         ("train.py", "\x00", "does not parse"),
     ],
 )

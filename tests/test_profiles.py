@@ -90,7 +90,7 @@ def test_gpus_of_different_models_are_not_mixed() -> None:
     mixed = replace(HOPPERS, gpus=(*HOPPERS.gpus, *SMALL_CARD.gpus))
     assert profiles.slot_count(profiles.choose("h100", mixed), mixed, len(HOPPERS.gpus), None) == len(HOPPERS.gpus)
     names = ", ".join(sorted([HOPPERS.gpus[0].name, SMALL_CARD.gpus[0].name]))
-    with pytest.raises(UserError, match=f"cannot be compared, and here are {names}"):
+    with pytest.raises(UserError, match=f"cannot be compared, and this machine has {names}"):
         profiles.slot_count(profiles.choose("h100", mixed), mixed, None, None)
 
 

@@ -159,7 +159,7 @@ def test_a_program_enters_a_run_that_was_complete_and_only_once(done: Path, lab:
     assert main([str(done), "--add", str(mine), "--add", str(lab / "train.py"), *INLINE]) == 0
     assert given_records(done) == [record]
     said = capsys.readouterr().out
-    assert f"mine.py is {record.candidate.genome} already" in said
+    assert f"mine.py is already in the run, as {record.candidate.genome}, " in said
     assert "train.py is " in said
 
 
@@ -197,7 +197,7 @@ def test_the_best_of_one_run_is_compared_with_the_seed_in_another_and_nothing_is
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("def main(:\n", "line 1"), ("X = 1\n", "is no program of this lab: line "), (None, "cannot read mine.py: No such file")],
+    [("def main(:\n", "line 1"), ("X = 1\n", "is not a program of this lab: line "), (None, "cannot read mine.py: No such file")],
 )
 def test_a_file_that_is_no_program_of_the_lab_is_refused(
     text: str | None, words: str, done: Path, lab: Path, capsys: pytest.CaptureFixture[str]
@@ -335,7 +335,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(lab: Path) -> None:
         driver.stdout.close()
         said = driver.stderr.read()
     assert driver.returncode == 0
-    assert said == "evo.run: Broken pipe: standard output; the run goes on and says no more there\n"
+    assert said == "evo.run: standard output: Broken pipe; the run goes on and prints nothing more there\n"
     assert snapshot("run").records[-1].operator in ("final", "tune", "mutate", "crossover", "confirm")
 
 
@@ -374,11 +374,11 @@ def test_a_failure_of_the_machinery_says_how_to_go_on(
         (["--profile", "h1000"], "nearest: h100"),
         (["--gpus", "99"], "--gpus 99"),
         (["--slots", "9999"], "at most"),
-        (["--set", "evaluator.kind=instant", "--slots", str(10**20)], "at most 128 of the instant lab"),
+        (["--set", "evaluator.kind=instant", "--slots", str(10**20)], "the instant lab has at most 128"),
         (["--set", "instant.noise_sd=nan"], "instant.noise_sd is nan"),
         (["--set", "instant.seconds=-1"], "instant.seconds is -1"),
         (["--set", "instant.failure_share=2"], "instant.failure_share is 2"),
-        (["lab"], "is no run folder"),
+        (["lab"], "is not a run folder"),
         (["lab/train.py"], "is a file"),
         (["n" * 300], "File name too long"),
         (["--profile", "cpu", "--set", "run.data=nowhere.parquet"], "run.data is 'nowhere.parquet': no such file or folder"),
@@ -429,7 +429,7 @@ def test_all_that_a_new_lab_lacks_is_told_at_once(lab: Path, capsys: pytest.Capt
         (["--seed", "5"], "search.seed = 0, not 5"),
         (["--pop", "3"], "search.population = 16, not 3"),
         (["--set", "instant.salt=2"], "instant.salt = 0, not 2"),
-        (["--budget", "7"], "budget seconds 1.0, this would be 7.0"),
+        (["--budget", "7"], "budget seconds 1.0, but this would be 7.0"),
         (["--set", "evaluator.kind=slot"], "evaluator.kind"),
         (["--profile", "cpu"], "instant lab has no profile"),
     ],
@@ -475,7 +475,7 @@ KEY = "cpu | AMD | 10 s | data aaa | tokenisers bbb | prepare ccc | judge 1 | to
             "/other",
             "run trains on the text under /texts, not on the text under /other (data new, was aaa)",
         ),
-        (KEY.replace("2.13", "2.14"), "", "", "run was measured otherwise (torch 2.14 here, torch 2.13 there)"),
+        (KEY.replace("2.13", "2.14"), "", "", "run was measured differently (torch 2.14 here, torch 2.13 there)"),
     ],
 )
 def test_what_differs_in_the_measurement_is_told_and_nothing_else(key: str, own: str, given: str, said: str) -> None:
@@ -548,10 +548,10 @@ def test_commands_at_the_end_can_be_pasted(lab: Path, capsys: pytest.CaptureFixt
 def test_the_end_says_which_limit_was_reached_and_how_to_go_further(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--lab", str(lab), "--hours", "0.0002", "--slots", "2", *INSTANT, "--set", "instant.seconds=0.05"]) == 0
     said = capsys.readouterr().out
-    assert "explored no further: the run has worked for 0.00 of 0.0002 hours" in said
+    assert "exploration ended: the run has worked for 0.00 of 0.0002 hours" in said
     assert said.splitlines()[-1] == "go further: python -m evo.run run --slots 2 --set run.executor=inline --hours MORE"
     assert main(["other", "--lab", str(lab), "--evals", "0", *INSTANT]) == 0
-    assert "the seed itself: nothing else was tried yet" in capsys.readouterr().out
+    assert "the seed itself: nothing else has been tried yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"search.policy": "greedy"}', "{", '{"search.evals": "many"}'])

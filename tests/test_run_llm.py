@@ -111,9 +111,9 @@ def test_a_limit_of_tokens_is_said_once_and_what_the_model_brought_in_the_end(ca
     with ModelServer(competent(lambda text: true_bpb(text, 3))) as server:
         assert run("--llm", server.url, "--set", "llm.token_limit=200") == 0
     out = capsys.readouterr().out
-    assert out.count('model="asked no more" why="the limit of 200 tokens is reached"') == 1
+    assert out.count('model="no longer asked" why="the limit of 200 tokens is reached"') == 1
     count = sum(bool(r.candidate.writer) for r in explored())
-    assert f"model, this session: wrote {count} of {len(explored())} new genomes, refused " in out
+    assert f"model, this session: wrote {count} of {len(explored())} new genomes, gave nothing usable for " in out
 
 
 def test_tokens_of_earlier_sessions_count_towards_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,9 @@ def test_tokens_of_earlier_sessions_count_towards_the_limit(capsys: pytest.Captu
         assert len(server.requests) == asked
     assert len(explored()) == 8
     *_, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("model, this session:"))
-    assert "wrote 0 of 4 new genomes, refused 0, too slow for 0, 0 tokens" in last  # of all of them, or of none, and that is said
+    assert (
+        "wrote 0 of 4 new genomes, gave nothing usable for 0, was too slow for 0, 0 tokens" in last
+    )  # of all of them, or of none, and that is said
 
 
 def test_a_model_that_cannot_be_settled_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

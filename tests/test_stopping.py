@@ -236,4 +236,4 @@ def test_a_rule_is_plain_data_and_says_why() -> None:
     watch = Watching(rule)
     note = next(said for point in drawn(Random(2), worth=0.3).curve if (said := watch(point)))
     assert "of the budget" in note
-    assert "2.6000 must be beaten" in note
+    assert "above the 2.6000 that it must beat" in note

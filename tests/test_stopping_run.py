@@ -56,7 +56,7 @@ def test_hopeless_candidates_are_stopped_and_say_why(records: tuple[Record, ...]
         assert isinstance(record.outcome, Stopped)
         assert record.outcome.training_seconds < BUDGET_SECONDS
         assert record.outcome.foretold is not None
-        assert f"foretells {record.outcome.foretold:.4f}" in record.outcome.note
+        assert f"predicts {record.outcome.foretold:.4f}" in record.outcome.note
 
 
 def test_nothing_that_was_stopped_is_better_than_the_best_that_was_not(whole: Path, records: tuple[Record, ...]) -> None:
@@ -83,7 +83,7 @@ def test_some_are_finished_on_purpose_and_tell_how_often_rules_are_wrong(whole: 
     assert 0 < told.saved_seconds < told.stopped * BUDGET_SECONDS
     assert 0 < told.doomed <= len(spared)
     assert told.wrong == 0
-    assert f"of {told.doomed} more that were finished to check it, 0 would have survived" in told.sentence()
+    assert f"of {told.doomed} more that were finished as a check, 0 would have survived" in told.sentence()
 
 
 @pytest.mark.parametrize("after", [40, 100])

@@ -295,7 +295,7 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
         assert seen.meta == META
         assert seen.records == (record(0),)
         assert seen.pending == (candidate(1),)
-    with pytest.raises(StoreError, match="no run folder"):
+    with pytest.raises(StoreError, match="not a run folder"):
         snapshot(tmp_path)
 
 

@@ -51,21 +51,21 @@ def of(record: Record, usual: Usual) -> list[str]:
     if not isinstance(outcome, Scored):
         return found
     if outcome.waited_share > WAITED_SHARE:
-        found.append(f"its training waited for a core in {outcome.waited_share:.0%} of the time in which it could have run")
+        found.append(f"its training waited for a core in {outcome.waited_share:.0%} of the time that it could have run")
     rates = usual.rates.get(record.candidate.genome, ())
     if len(rates) > 1 and (rate := _rate(outcome)) < SLOW_SHARE * median(rates):
-        found.append(f"{rate:.2f} steps a second, {median(rates):.2f} in the median of {len(rates)} evaluations of this genome")
+        found.append(f"{rate:.2f} steps a second, but {median(rates):.2f} is the median of {len(rates)} evaluations of this genome")
     if (late := _beyond(outcome.training_seconds, usual.training_seconds)) > max(LATE_SECONDS, LATE_SHARE * outcome.training_seconds):
-        found.append(f"its weights came {late:.1f} s later than the seed genome's do")
+        found.append(f"its weights came {late:.1f} s later than the seed genome's usually do")
     if usual.training_seconds is not None and outcome.training_seconds < (1 - UNUSED_SHARE) * usual.training_seconds:
-        found.append(f"it trained for {outcome.training_seconds:.1f} s alone, the seed genome for {usual.training_seconds:.1f}")
+        found.append(f"it trained for only {outcome.training_seconds:.1f} s, the seed genome for {usual.training_seconds:.1f} s")
     for seconds, seed, what in (
         (outcome.setup_seconds, usual.setup_seconds, "from its start to the first real batch"),
         (outcome.score_seconds, usual.score_seconds, "to be scored"),
     ):
         extra = _beyond(seconds, seed)
         if extra > max(LONG_SECONDS, (LONG_TIMES - 1) * (seconds - extra)):
-            found.append(f"{seconds:.0f} s {what}, {extra:.0f} s more than the seed genome's")
+            found.append(f"it took {seconds:.0f} s {what}, {extra:.0f} s more than the seed genome")
     return found
 
 

@@ -88,8 +88,8 @@ class Health:
         if len(self._waited) < LATEST or median(self._waited) <= WAITED_SHARE:
             return ""
         return (
-            f"other work takes this machine's cores: the latest {LATEST} programs waited for one in {median(self._waited):.0%} of their "
-            "time (median), so that scores are worse and noisier than they need be; end that work, or start with fewer --slots"
+            f"other work is taking this machine's cores: the latest {LATEST} programs waited for one for {median(self._waited):.0%} of "
+            "their time (median), so scores are worse and noisier than they need be; end that work, or start with fewer --slots"
         )
 
     def _share_elsewhere(self, slot: str) -> float:

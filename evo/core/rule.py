@@ -88,8 +88,8 @@ class Watching:
             if value - rule.reach * sd > math.log(rule.bar):
                 self.foretold = _exponential(value)
                 return (
-                    f"at {limit.share:.0%} of the budget its loss of {_exponential(level):.4f} foretells {self.foretold:.4f} ± {sd:.1%}, "
-                    f"and {rule.bar:.4f} must be beaten; {rule.reach:.1f} times that far a run goes on"
+                    f"at {limit.share:.0%} of the budget its loss of {_exponential(level):.4f} predicts {self.foretold:.4f} ± {sd:.1%}, "
+                    f"more than {rule.reach:.1f} sds above the {rule.bar:.4f} that it must beat"
                 )
         return None
 

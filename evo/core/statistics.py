@@ -35,7 +35,7 @@ class Heldout:
     def sentence(self) -> str:
         """One line for people."""
         said = f"a gain of {self.gain:.4f}" if self.gain >= 0 else f"{-self.gain:.4f} worse"
-        means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
+        means = f"{self.champion_mean:.4f} against the seed's {self.seed_mean:.4f}"
         return f"on the held-out text, which chose nothing: {means}, {said} ({self.low:+.4f} to {self.high:+.4f})"
 
 
@@ -75,8 +75,8 @@ class Announcement:
         interval = (
             f"{100 * self.confidence:.4g} % interval {self.low:+.4f} to {self.high:+.4f}, {self.n_champion} + {self.n_seed} fresh draws"
         )
-        means = f"{self.champion_mean:.4f} against {self.seed_mean:.4f} of the seed"
-        failed = f"; {self.failed_champion} more of its draws failed, {self.failed_seed} of the seed's"
+        means = f"{self.champion_mean:.4f} against the seed's {self.seed_mean:.4f}"
+        failed = f"; besides, {self.failed_champion} of its draws failed, and {self.failed_seed} of the seed's"
         means += failed if self.failed_champion or self.failed_seed else ""
         if self.to_come:
             return f"not decided yet, {self.to_come} more draws are to come: {self.champion} has {val_bpb} {means} ({interval})"

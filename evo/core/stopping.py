@@ -112,7 +112,7 @@ class Audit:
         """One line for people."""
         saved = self.saved_seconds / (self.saved_seconds + self.trained_seconds) if self.saved_seconds else 0.0
         checked = (
-            f"of {self.doomed} more that were finished to check it, {self.wrong} would have survived" if self.doomed else "none checked yet"
+            f"of {self.doomed} more that were finished as a check, {self.wrong} would have survived" if self.doomed else "none checked yet"
         )
         return f"stopped early: {self.stopped} runs, {saved:.0%} of the training time saved; {checked}"
 
