@@ -15,7 +15,7 @@ a failure is never a number. A pure function, recomputed from all genomes: 2 ms 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
@@ -89,48 +89,66 @@ def _noise(genomes: Iterable[Genome]) -> tuple[float, int]:
 
     Pooled within genomes: root of the summed squares over the summed degrees of freedom. Of first draws, only the seed's counts: any other
     genome is repeated because its first draw was good, so the gap to its first repeat is partly selection, not noise. Such gaps are too
-    wide rather than too narrow. If they are much narrower all the same, the seed scatters more than its children do, perhaps because it is
-    at the edge of stability. Then the gaps count, by `_narrowed`, except those of width zero, as of a program that ignores its seed.
+    wide rather than too narrow. If the children scatter much less than the seed all the same, these gaps included, the seed scatters more
+    than they do, perhaps because it is at the edge of stability. Then the gaps count, by `_narrowed`, except those of width zero, as of a
+    program that ignores its seed.
     """
-    squares, freedom, firsts, gaps = 0.0, 0, list[float](), list[float]()
+    seed, children, firsts, gaps = _Scatter(), _Scatter(), list[float](), list[float]()
     for genome in genomes:
         draws = genome.scores
         if draws:
             firsts.append(draws[0])
         if genome.parents:
             gaps += [draws[1] - draws[0]] if len(draws) >= 2 and draws[1] != draws[0] else []
-            draws = draws[1:]
-        if len(draws) >= 2:
-            mean = math.fsum(draws) / len(draws)
-            squares += math.fsum((x - mean) ** 2 for x in draws)
-            freedom += len(draws) - 1
+            children.add(draws[1:])
+        else:
+            seed.add(draws)
     scale = abs(median(firsts)) if firsts else 1.0  # not the mean, which one diverged score would swamp
+    freedom = seed.freedom + children.freedom
     if not freedom:
         return NOISE_UNKNOWN * scale, 0
-    pooled = math.sqrt(squares / freedom)
-    narrowed = _narrowed(pooled, freedom, gaps)
-    return max(narrowed, NOISE_FLOOR * scale), freedom + (len(gaps) if narrowed < pooled else 0)
+    pooled = math.sqrt((seed.squares + children.squares) / freedom)
+    for gap in gaps:
+        children.add((0.0, gap))
+    narrowed = _narrowed(seed, children) if gaps and seed.freedom else pooled
+    if narrowed >= pooled:
+        return max(pooled, NOISE_FLOOR * scale), freedom
+    return max(narrowed, NOISE_FLOOR * scale), seed.freedom + children.freedom
 
 
-def _narrowed(pooled: float, freedom: int, gaps: list[float]) -> float:
-    """The sd of a draw that is most probable a posteriori, from the gaps too if they are narrower than chance explains.
+@dataclass
+class _Scatter:
+    """Summed squares of draws around the means of their genomes."""
 
-    Chance explains them unless so small a ratio of the two variances, F distributed, has a probability of at most `CHANCE`. Otherwise
-    programs differ: the logarithm u of a program's sd is normal around that of the pooled sd, with sd LOG_NOISE_SD, and a gap between two
-    draws is normal with twice the variance. With n gaps, and S half of their summed squares, the maximum is where
-    S exp(-2u) - n = (u - log pooled) / LOG_NOISE_SD².
+    squares: float = 0.0
+    freedom: int = 0
+
+    def add(self, draws: Sequence[float]) -> None:
+        """Takes in draws of one genome."""
+        if len(draws) >= 2:
+            mean = math.fsum(draws) / len(draws)
+            self.squares += math.fsum((x - mean) ** 2 for x in draws)
+            self.freedom += len(draws) - 1
+
+
+def _narrowed(seed: _Scatter, children: _Scatter) -> float:
+    """The sd of a child's draw that is most probable a posteriori if the children scatter less than chance explains, else infinity.
+
+    Chance explains it unless so small a ratio of the two variances, F distributed, has a probability of at most `CHANCE`. Otherwise
+    programs differ: the logarithm u of a program's sd is normal around that of the seed's, with sd LOG_NOISE_SD. With n degrees of freedom
+    of the children, and S their summed squares, the maximum is where S exp(-2u) - n = (u - log seed's sd) / LOG_NOISE_SD².
     """
-    n, half_squares = len(gaps), math.fsum(g * g for g in gaps) / 2
-    if not n or not pooled or f_cdf(half_squares / n / pooled**2, n, freedom) > CHANCE:
-        return pooled
-    low, high = max(-n * LOG_NOISE_SD**2, LEAST_LOG), 0.0  # bounds of u - log pooled
+    variance, n = seed.squares / seed.freedom, children.freedom
+    if not variance or f_cdf(children.squares / n / variance, n, seed.freedom) > CHANCE:
+        return math.inf
+    low, high = max(-n * LOG_NOISE_SD**2, LEAST_LOG), 0.0  # bounds of u - log of the seed's sd
     for _ in range(50):
         middle = (low + high) / 2
-        if half_squares / (pooled * pooled) * math.exp(-2 * middle) - n > middle / LOG_NOISE_SD**2:
+        if children.squares / variance * math.exp(-2 * middle) - n > middle / LOG_NOISE_SD**2:
             low = middle
         else:
             high = middle
-    return pooled * math.exp(high)
+    return math.sqrt(variance) * math.exp(high)
 
 
 def _prior(parents: tuple[str, ...], estimates: Mapping[str, Estimate]) -> tuple[float, float] | None:
