@@ -8,6 +8,7 @@ import time
 from evaluator.outcome import SELF_REPORTED
 from evo import session
 from evo.core import flags
+from evo.core.records import GIVEN
 from evo.core.standing import Standing
 from evo.core.stopping import audit
 from evo.drive import Driver
@@ -23,9 +24,17 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
     audited = audit(standing.records, lambda index: curve(run_dir, index), driver.lab.budget_seconds)
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     lines += _further(driver, settings, standing)
-    more = [] if stopped else ["--hours", "MORE"] if driver.time_is_up else ["--evals", "MORE"]
+    more = [] if stopped else _more(driver, settings)
     more += [word for file in driver.not_added for word in ("--add", file)]
     return [*lines, f"{'go on' if stopped else 'go further'}: {session.command_further(settings, *more)}"]
+
+
+def _more(driver: Driver, settings: Session) -> list[str]:
+    """The limit that ended the run, to be raised, and the other one where it still leaves room."""
+    ended, flag = ("run.hours", "--hours") if driver.time_is_up else ("search.evals", "--evals")
+    evals = settings.config.search.evals
+    room = not driver.time_is_up or evals is None or evals > driver.search.history.evaluated
+    return [flag, "MORE", *(session.other_limit(settings, ended) if room else ())]
 
 
 def _end(driver: Driver, stopped: bool) -> list[str]:
@@ -50,11 +59,25 @@ def _best(standing: Standing) -> list[str]:
         odd = [f"check its latest evaluation before you believe it: {flag}" for flag in flags.latest(standing.records, best)]
         return [f"best genome: {said.sentence()}", *([said.heldout.sentence()] if said.heldout else []), *odd]
     if best == standing.founder:
-        nothing = "nothing better was found" if standing.history.evaluated else "nothing else has been tried yet"
-        return [f"best genome: {best}, the seed itself: {nothing}"]
+        tried = any(genome.parents for genome in standing.history.genomes.values())
+        nothing = "nothing better was found" if tried else "nothing else has been tried yet"
+        return [f"best genome: {best}, the seed itself: {nothing}", *_handed_in(standing)]
     estimate = standing.belief.of[best]
     told = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
     return [f"best genome: {best}, val_bpb {estimate.mean:.4f} ± {estimate.sd:.4f}{told} so far, not yet confirmed by fresh draws"]
+
+
+def _handed_in(standing: Standing) -> list[str]:
+    """Of the programs that people handed in the one that is believed to be best: it is no better than the seed."""
+    of, seed = standing.belief.of, standing.belief.of.get(standing.founder or "")
+    given = [genome for genome in standing.history.genomes.values() if genome.operator == GIVEN and genome.id in of]
+    if not given or seed is None:
+        return []
+    best = min(given, key=lambda genome: of[genome.id].mean)
+    theirs = of[best.id]
+    which = "the program handed in" if len(given) == 1 else f"the best of {len(given)} programs handed in"
+    own = f"{theirs.mean:.4f} ± {theirs.sd:.4f} ({len(best.scores)} draws)"
+    return [f"{which}, {best.id}, has val_bpb {own}, the seed {seed.mean:.4f} ± {seed.sd:.4f} ({seed.n} draws)"]
 
 
 def _further(driver: Driver, settings: Session, standing: Standing) -> list[str]:

@@ -222,6 +222,10 @@ class Driver:
         if known is not None:
             self.notices.append(f"{given.file} is already in the run, as {known.genome}, and was not added")
             return
+        if given.unlike:
+            self.notices.append(
+                f"{given.file} has other values than this profile sets: {given.unlike}; what it gains or loses includes what they do here"
+            )
         self._accept(operators.judge(self.search.introduce(), self._library(), given.text, given.file))
 
     def _take_back(self, closing: bool) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import genomes
 from evo.errors import UserError
-from evo.lab import Rendered
+from evo.folder import DATABASE, StoreError
+from evo.lab import Lab, Rendered, fitted
+from evo.profiles import Profile
+from evo.store import snapshot
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Given:
 
     file: str
     text: str
+    unlike: str = ""  # knobs that this run's profile sets and that it has from elsewhere: "DEPTH 1 (here 2)"
 
     @property
     def genome(self) -> str:
@@ -24,19 +28,24 @@ class Given:
         return genomes.identity(self.text)
 
 
-def read(files: Sequence[Path], rendered: Rendered, fitted: Callable[[str], str]) -> tuple[Given, ...]:
-    """The programs in these files.
+def read(files: Sequence[Path], rendered: Rendered, lab: Lab, profile: Profile | None) -> tuple[Given, ...]:
+    """The programs in these files; a copy of the lab's file is made to fit the profile.
 
     Args:
-        rendered: the lab, whose contract they must keep.
-        fitted: turns a copy of the lab's file into a program for this run's profile.
+        rendered: the lab for this run, whose contract they must keep.
+        profile: None: nothing depends on one.
     Raises:
         UserError: one cannot be read, or is no program of this lab.
     """
-    return tuple(_checked(file, rendered, fitted) for file in files)
+    given = []
+    for file in files:
+        text = fitted(_checked(file, rendered), lab, profile)
+        elsewhere = profile is not None and not lab.compat and _profile_of(file) != profile.head.name
+        given.append(Given(str(file), text, _unlike(text, rendered.seed, profile.knobs) if profile is not None and elsewhere else ""))
+    return tuple(given)
 
 
-def _checked(file: Path, rendered: Rendered, fitted: Callable[[str], str]) -> Given:
+def _checked(file: Path, rendered: Rendered) -> str:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -44,4 +53,19 @@ def _checked(file: Path, rendered: Rendered, fitted: Callable[[str], str]) -> Gi
     if problems := genomes.check(text, genomes.contract_of(rendered.seed), rendered.prepare):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{file} is not a program of this lab: line {problems[0].line}: {problems[0].message}{more}")
-    return Given(str(file), fitted(text))
+    return text
+
+
+def _profile_of(file: Path) -> str:
+    """The profile of the run that a file lies in; "" where it lies in none, or in one that does not read."""
+    run_dir = file.resolve().parent.parent
+    try:
+        return str(snapshot(run_dir).meta.get("measurement_key", "")).split(" | ")[0] if (run_dir / DATABASE).exists() else ""
+    except StoreError:
+        return ""
+
+
+def _unlike(text: str, seed: str, names: Iterable[str]) -> str:
+    own, here = ({knob.name: knob.value for knob in genomes.knobs(program)} for program in (text, seed))
+    both = [name for name in names if name in own and name in here and own[name] != here[name]]
+    return ", ".join(f"{name} {own[name]} (here {here[name]})" for name in both)

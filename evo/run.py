@@ -29,7 +29,6 @@ from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError
 from evaluator.slot import SlotConfig
 from evo import assembly, given, session
-from evo import lab as labs
 from evo.assembly import Assembly
 from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry
@@ -92,6 +91,8 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     planned = assembly.plan(now.config)
     session.check(now, planned)
     say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {planned.slots} slots)")
+    if now.lifted:
+        say(f"the limits given replace those of before: {now.lifted} no longer holds")
     if confined := assembly.sandbox_line(planned):
         say(confined)
     if model is not None:
@@ -104,7 +105,7 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     lab_seed, assembled = assembled.rendered.seed, session.with_stored_seed(now, assembled)
     if assembled.rendered.seed != lab_seed:
         say(f"comments or layout of {assembled.lab.folder / 'train.py'} have changed since; the run goes on with the program as it was")
-    handed_in = given.read(added, assembled.rendered, lambda program: labs.fitted(program, planned.lab, planned.profile))
+    handed_in = given.read(added, assembled.rendered, planned.lab, planned.profile)
     with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
         return _work(settings, assembled, model, handed_in)
 

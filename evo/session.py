@@ -57,6 +57,7 @@ class Session:
     resumed: bool
     config: Config
     meta: Mapping[str, Any]  # the store's; empty for a new run until `settle`
+    lifted: str = ""  # limits of earlier sessions that no longer hold, as flags
 
 
 def resolve(options: argparse.Namespace, here: Path) -> Session:
@@ -89,8 +90,20 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
     for name, value in said.items():
         if name not in (*LIMITS, *MODEL, *PASSING, *MEASURED) and value != stored[name]:
             raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")
+    lifted = shlex.join(word for name in LIMITS if name in dropped - set(said) for word in _flag(name, kept.get(name)))
     kept = {name: value for name, value in kept.items() if name not in dropped}
-    return Session(run_dir, True, from_flat({**stored, **kept, **said}), meta)
+    return Session(run_dir, True, from_flat({**stored, **kept, **said}), meta, lifted)
+
+
+def _flag(name: str, value: float | None) -> tuple[str, ...]:
+    flags = {setting: f"--{flag}" for flag, setting in FLAGS.items()}
+    return () if value is None else (flags[name], str(value))
+
+
+def other_limit(now: Session, name: str) -> tuple[str, ...]:
+    """The limit besides this one, as a flag, to be given together with it: what is given replaces both."""
+    settings = flat(now.config)
+    return tuple(word for other in LIMITS if other != name for word in _flag(other, settings[other]))
 
 
 def _suited_to_model(config: Config, said: Mapping[str, Any]) -> Config:

@@ -44,7 +44,7 @@ def effects(standing: Standing, texts: Callable[[str], str]) -> dict[str, Any]:
 def effects_lines(data: Mapping[str, Any]) -> list[Line]:
     """Lines on the effects that are more than their sd from zero, and on what kind of statement this is."""
     told = f" ({SELF_REPORTED})" if data["self_reported"] else ""
-    lines = [(f"{'worth in val_bpb' + told:>18}  genomes  edit of the seed genome (★ the champion has it)", "bold")]
+    lines = [(f"{'val_bpb changes by' + told:>18}  genomes  edit of the seed genome (★ the champion has it)", "bold")]
     shown = [row for row in data["effects"] if abs(row["worth"]) > row["sd"]]
     lines += [_effect_line(row) for row in shown]
     rest = len(data["effects"]) - len(shown)
