@@ -195,6 +195,28 @@ def test_the_best_of_one_run_is_compared_with_the_seed_in_another_and_nothing_is
     assert "fresh draws)" in capsys.readouterr().out
 
 
+def test_a_check_whose_program_does_not_lead_says_by_how_much(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worse = handed_in(Path("worse.py"), lab, DEPTH="60")
+    assert main(["check", "--lab", str(lab), "--evals", "0", "--add", str(worse), *INSTANT]) == 0
+    (record,) = given_records(Path("check"))
+    said = capsys.readouterr().out
+    assert "the seed itself: nothing better was found" in said
+    assert re.search(
+        rf"^the program handed in, {record.candidate.genome}, has val_bpb \d\.\d{{4}} ± .*, the seed \d\.\d{{4}} ± ", said, re.MULTILINE
+    )
+
+
+def test_a_limit_that_no_longer_holds_is_named_and_the_next_command_has_both(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--lab", str(lab), "--evals", "4", "--hours", "5", *INSTANT]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("--evals MORE --hours 5.0")
+    assert main(["run", "--evals", "6", "--hours", "5", *INLINE]) == 0
+    assert "no longer holds" not in capsys.readouterr().out
+    assert main(["run", "--evals", "7", *INLINE]) == 0
+    said = capsys.readouterr().out
+    assert "the limits given replace those of before: --hours 5.0 no longer holds" in said
+    assert said.splitlines()[-1].endswith("--evals MORE")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("def main(:\n", "line 1"), ("X = 1\n", "is not a program of this lab: line "), (None, "cannot read mine.py: No such file")],
