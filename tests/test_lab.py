@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_lab import make_lab
 
+import genomes
 from evaluator.packing import Preparation
+from evo import given as handed_in
 from evo import lab, profiles
 from evo.errors import UserError
 from evo.machine import Machine
+from evo.store import Store
 
 PREPARE = """# a lab
 MAX_SEQ_LEN = 2048  # «tokens» of context
@@ -161,3 +164,28 @@ def test_a_copy_of_the_lab_s_file_is_fitted_to_a_profile_and_a_run_s_program_sta
     assert lab.fitted(changed, default, None) == changed
     deeper = re.sub(r"^DEPTH = \d+", "DEPTH = 3", default.train, flags=re.MULTILINE)
     assert lab.fitted(deeper, default, cpu) == re.sub(r"^DEPTH = \d+", "DEPTH = 3", rendered, flags=re.MULTILINE), "its own change stays"
+
+
+def test_a_program_handed_in_names_the_knobs_that_it_has_from_another_profile(tmp_path: Path) -> None:
+    """Its gain is theirs, too. One from a run on the same profile has changed them by itself, which is what is asked about."""
+    default, mps, cuda = lab.load(lab.DEFAULT), *(profiles.load(profiles.FOLDER / f"{name}.toml") for name in ("mps", "cuda"))
+    program = re.sub(r"^WARMUP_RATIO = \S+", "WARMUP_RATIO = 0.1", lab.render(default, mps, 10).seed, flags=re.MULTILINE)
+    here = lab.render(default, cuda, 10)
+    own, theirs = ({knob.name: knob.value for knob in genomes.knobs(text)} for text in (program, here.seed))
+    for key, named in (("", True), ("mps | M3", True), ("cuda | H100", False)):
+        run_dir = tmp_path / (key.split(" ")[0] or "none")
+        file = run_dir / "best" / "train.py"
+        if key:
+            Store.open(run_dir, {"measurement_key": key}).close()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(program)
+        (found,) = handed_in.read([file], here, default, cuda)
+        assert found.text == program
+        assert bool(found.unlike) == named
+        if named:
+            assert f"DEPTH {own['DEPTH']} (here {theirs['DEPTH']})" in found.unlike
+            assert "WARMUP_RATIO" not in found.unlike
+    copy = tmp_path / "mine.py"
+    copy.write_text(default.train)
+    assert handed_in.read([copy], here, default, cuda)[0].unlike == ""
+    assert handed_in.read([copy], here, default, None)[0].unlike == ""
