@@ -8,6 +8,7 @@ EvoError                print the one line and end
 ├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the run can go on
 ├── StudyError          the study, a view, cannot be written: say so and go on, the run is not affected
 └── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
+    └── KeyRefusedError   … for the key: set another, nothing else helps
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
 `evaluate.HarnessError` where a slot reports it (it is raised once no slot is left), `genomes.GenomeError` where a lab is loaded.
@@ -55,6 +56,10 @@ class StudyError(EvoError):
 
 class ModelError(EvoError):
     """No reply of the model: let the built-in operators write, and try again later."""
+
+
+class KeyRefusedError(ModelError):
+    """The endpoint refuses the key, or wants one; the message says where to set it."""
 
 
 def nearest(wanted: str, known: Iterable[str], section: str = "") -> str:

@@ -42,6 +42,7 @@ class Authorship:
     written: int  # evaluated programs that it wrote
     others: int  # new programs that were made without it
     refused: int  # proposals that it gave back without a usable program
+    failed: int  # proposals to which its endpoint gave no reply
     late: int  # proposals that no slot could wait for
     tokens: int
     trouble: str  # what it last got wrong, or why it is not asked; "" while all is well
@@ -113,7 +114,8 @@ def authorship(driver: Driver, ended: bool) -> Authorship | None:
     new = [r for r in told if r.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
     written = sum(bool(r.candidate.writer) for r in new)
     trouble = desk.why if ended else desk.trouble
-    return Authorship(written, len(new) - written, desk.refused, desk.late, desk.tokens - desk.tokens_before, trouble)
+    tokens = desk.tokens - desk.tokens_before
+    return Authorship(written, len(new) - written, desk.refused, desk.failed, desk.late, tokens, trouble)
 
 
 def _left(driver: Driver, elapsed: float) -> float | None:

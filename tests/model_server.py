@@ -66,7 +66,8 @@ Behaviour = Callable[[Request], "str | Answer"]
 class ModelServer:
     """An endpoint while the context lasts."""
 
-    def __init__(self, behaviour: Behaviour, models: Sequence[str] = ("scripted",)) -> None:
+    def __init__(self, behaviour: Behaviour, models: Sequence[str] | Answer = ("scripted",)) -> None:
+        """`models`: what the list of models names, or how the request for it is answered."""
         self.requests: list[Request] = []  # of chat completions, in order
         self._behaviour = behaviour
         self._models = models
@@ -82,8 +83,8 @@ class ModelServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                data = {"object": "list", "data": [{"id": name, "object": "model"} for name in server._models]}
-                server._send(self, Answer(body=json.dumps(data).encode()))
+                models = server._models
+                server._send(self, models if isinstance(models, Answer) else listing(models))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -126,6 +127,12 @@ class ModelServer:
             pass  # the client has gone
 
 
+def listing(models: Sequence[str]) -> Answer:
+    """A list of models."""
+    data = {"object": "list", "data": [{"id": name, "object": "model"} for name in models]}
+    return Answer(body=json.dumps(data).encode())
+
+
 def completion(text: str | None, **choice: Any) -> Answer:
     """What a server answers in the good case."""
     message = {"role": "assistant", "content": text}
@@ -165,6 +172,7 @@ USELESS: dict[str, Behaviour] = {
     "prose": lambda _: "I would make it deeper.",
     "empty": lambda _: "",
     "no content": lambda _: completion(None),
+    "thoughts alone": lambda _: completion(None, finish_reason="length"),
     "wrong search": lambda _: BLOCK.format("    no such line", "    x = 1"),
     "truncated": lambda _: "NOTE: deeper\n<<<<<<< SEARCH\nDEPTH = 8",
     "no program": lambda request: BLOCK.format(program_in(request).splitlines()[0], "def ("),

@@ -98,6 +98,14 @@ def test_a_failing_endpoint_is_left_alone_and_then_tried_with_one_call(monkeypat
     assert not subject.open  # one call, though two would be allowed
 
 
+def test_failures_of_the_endpoint_are_not_counted_as_refusals_of_the_model() -> None:
+    subject = desk(lambda asked: answer(asked.index, endpoint_failed=asked.index == 3), calls=3)
+    for index in (1, 2, 3):
+        subject.start(proposal(index), LIBRARY, STANDING)
+    taken(subject, 3)
+    assert (subject.refused, subject.failed) == (2, 1)
+
+
 def test_an_endpoint_that_answers_again_gets_all_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fails = {1}
     subject = desk(lambda asked: answer(asked.index, endpoint_failed=asked.index in fails))

@@ -277,6 +277,17 @@ def test_a_server_that_does_not_answer_cannot_be_asked_for_its_models() -> None:
         connect(LlmConfig(url=unreachable(), timeout_seconds=5.0), {})
 
 
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("key", ["", KEY])
+def test_where_the_key_is_refused_the_remedy_is_the_key(status: int, key: str) -> None:
+    no = Answer(status, json.dumps({"error": {"message": "bad key"}}).encode())
+    remedy = f"answered {status}: bad key; set EVO_LLM_KEY, else OPENAI_API_KEY, to a key that it takes"
+    with ModelServer(lambda _: "", models=no) as server, pytest.raises(UserError) as raised:
+        connect(LlmConfig(url=server.url), {"EVO_LLM_KEY": key})
+    assert str(raised.value) == f"{server.url} {remedy}"  # and neither "start it" nor "--model"
+    assert remedy in error_of(lambda _: no, key)
+
+
 def test_a_bare_address_means_the_usual_path() -> None:
     with ModelServer(lambda _: "Hello.") as server:
         for url in (server.url.removesuffix("/v1"), server.url.removesuffix("v1"), server.url, f"{server.url}/"):

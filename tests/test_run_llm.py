@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from model_server import USELESS, ModelServer, competent, unreachable
+from model_server import BROKEN, USELESS, ModelServer, competent, unreachable
 from tiny_lab import make_lab
 
 from evaluator.instant import true_bpb
@@ -85,9 +86,37 @@ def test_a_run_whose_endpoint_is_gone_goes_on_without_it_and_says_so(capsys: pyt
     said = capsys.readouterr().out
     assert "cannot be reached" in said
     assert "built-in mutations meanwhile" in said
-    (last,) = (line for line in said.splitlines() if line.startswith("model, this session:"))
+    last = closing_line(said)
     assert "cannot be reached" in last
     assert "next try" not in last  # the run has ended
+
+
+def closing_line(said: str) -> str:
+    (last,) = (line for line in said.splitlines() if line.startswith("model, this session:"))
+    return last
+
+
+def test_an_endpoint_that_refuses_the_key_is_no_model_that_refuses_and_the_key_is_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(BROKEN["refuses the key"]) as server:
+        assert run("--llm", server.url) == 0
+    said = capsys.readouterr().out
+    (event, *_) = (line for line in said.splitlines() if line.startswith('model="endpoint failed"'))
+    last = closing_line(said)
+    assert "set EVO_LLM_KEY, else OPENAI_API_KEY" in event
+    assert "set EVO_LLM_KEY, else OPENAI_API_KEY" in last
+    assert re.search(r"new genomes, refused 0, endpoint failed [1-9]", last)
+
+
+def test_a_model_that_thinks_until_its_tokens_are_used_up_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(USELESS["thoughts alone"]) as server:
+        assert run("--llm", server.url, "--set", "llm.max_tokens=500") == 0
+    said = capsys.readouterr().out
+    (event, *_) = (line for line in said.splitlines() if line.startswith("model=refused"))
+    last = closing_line(said)
+    for line in (event, last):
+        assert "cut off at 500 tokens, thoughts included; raise that with --set llm.max_tokens=1000" in line
+    assert "refused 0" not in last
+    assert "endpoint failed" not in last
 
 
 def test_a_resumed_run_keeps_its_model_until_another_is_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,6 +184,24 @@ def test_a_model_that_stays_useless_is_given_up_with_the_reason(name: str) -> No
     assert "\n" not in answer.why
 
 
+@pytest.mark.parametrize("text", [None, "<think>\nWhat if", "NOTE: deeper\n<<<<<<< SEARCH\nDEPTH = 8"], ids=["nothing", "thoughts", "half"])
+def test_people_read_that_answers_are_cut_off_and_which_setting_helps(text: str | None) -> None:
+    answer, requests = ask(lambda _: completion(text, finish_reason="length"))
+    remedy = "cut off at 8192 tokens, thoughts included; raise that with --set llm.max_tokens=16384"
+    assert answer.why == f"no usable edit in 2 answers, the last: {remedy}"
+    told = requests[1].messages[-1]["content"]
+    assert "cut off for its length" in told
+    assert "be shorter" in told
+    assert "--set" not in told  # no business of the model
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", "<think>No.</think>\n"])
+def test_an_answer_that_is_empty_is_called_so(text: str | None) -> None:
+    answer, requests = ask(lambda _: completion(text))
+    assert answer.why == "no usable edit in 2 answers, the last: the answer is empty"
+    assert "the answer is empty" in requests[1].messages[-1]["content"]
+
+
 def repeated(other: str) -> Behaviour:
     return lambda _: BLOCK.format("DEPTH = 8  # transformer blocks", other)
 

@@ -53,7 +53,8 @@ class Desk:
         """
         self.tokens = tokens
         self.tokens_before = tokens
-        self.refused = 0  # proposals of this session that came back without a program
+        self.refused = 0  # proposals of this session that the model gave back without a usable program
+        self.failed = 0  # proposals of this session to which the endpoint gave no reply
         self.late = 0  # proposals of this session that were taken back: a slot would have waited
         self.trouble = ""  # why the model is not asked now, or what it last got wrong
         self.why = ""  # the same without what is done about it, for when nothing is done any more
@@ -149,7 +150,8 @@ class Desk:
         self._taken_back.discard(answer.proposal.index)
         self.tokens += answer.tokens
         self._largest = max(answer.tokens, self._largest or 0)
-        self.refused += answer.written is None
+        self.failed += answer.endpoint_failed
+        self.refused += answer.written is None and not answer.endpoint_failed
         self.why = answer.why
         now = time.monotonic()
         if not answer.endpoint_failed:

@@ -27,11 +27,12 @@ from typing import Any
 import openai
 
 from evo.config import LlmConfig
-from evo.errors import ModelError, UserError, one_line
+from evo.errors import KeyRefusedError, ModelError, UserError, one_line
 from evo.llm.prompts import Message
 
 OPENAI = "https://api.openai.com/v1"
 KEYS = ("EVO_LLM_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set counts
+_SET_KEY = f"set {', else '.join(KEYS)}, to a key that it takes"
 RETRIES = 1  # of a request, within the time of the call
 LISTING_SECONDS = 20.0  # longest time to list the models
 BYTES_PER_TOKEN = 4  # where a server does not count
@@ -63,7 +64,7 @@ class Model:
             llm: settled: with a model, and a url unless it is OpenAI's.
             key: "": none is needed.
         """
-        self.name = llm.model
+        self.name, self.max_tokens = llm.model, llm.max_tokens
         self._llm = llm
         self._key = key
         # The name of a reply's limit: OpenAI's own reasoning models refuse max_tokens; most other servers know only that.
@@ -160,6 +161,8 @@ def connect(llm: LlmConfig, environment: Mapping[str, str]) -> Model | None:
 def _only(model: Model, url: str) -> str:
     try:
         names = model.served()
+    except KeyRefusedError as error:
+        raise UserError(str(error)) from error
     except ModelError as error:
         raise UserError(f"{error}; start it, or name its model with --model") from error
     if len(names) != 1:
@@ -252,6 +255,8 @@ def translated(endpoint: str, seconds: float, key: str) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(_without(str(error), key)) from None
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:  # 401 and 403
+        raise KeyRefusedError(_without(f"{endpoint} {_why(error, seconds)}; {_SET_KEY}", key)) from None
     except _FOREIGN as error:
         raise ModelError(_without(f"{endpoint} {_why(error, seconds)}", key)) from None  # the request in the error holds the key
 

@@ -37,6 +37,7 @@ class Speaker(Protocol):
     """What answers: evo.llm.Model."""
 
     name: str
+    max_tokens: int  # limit of one reply
 
     def complete(self, messages: Sequence[Message]) -> Reply:
         """Raises ModelError where there is no answer."""
@@ -96,8 +97,7 @@ class ModelWriter:
             if not isinstance(result, str):
                 return dataclasses.replace(self._answer(proposal, asked, turns, ""), written=result)
             if len(turns) == TURNS:
-                last = trouble.partition("\n")[0]  # what follows are frames, for the model
-                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {last}")
+                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {self._told(reply, trouble)}")
             conversation = prompts.again(conversation, reply.text, trouble)
 
     def _answer(
@@ -106,8 +106,18 @@ class ModelWriter:
         exchange = Exchange(one_line(self.model.name), asked, tuple(turns))
         return Answer(proposal, None, why, endpoint_failed, exchange.tokens, exchange.as_json() if turns else "")
 
+    def _told(self, reply: Reply, trouble: str) -> str:
+        """What was wrong with a reply, in words for people."""
+        if reply.truncated:
+            most = self.model.max_tokens
+            return f"cut off at {most} tokens, thoughts included; raise that with --set llm.max_tokens={2 * most}"
+        return trouble.partition("\n")[0]  # what follows are frames, for the model
+
     def _judged(self, proposal: Proposal, library: Library, reply: Reply) -> Written | str:
         """The candidate that a reply makes, or why it makes none, in words for the model."""
+        if not reply.text.strip():
+            cut_off = "the answer was cut off for its length before anything was said: think less, be shorter"
+            return cut_off if reply.truncated else "the answer is empty"
         parent = library.texts(proposal.parents[0])
         try:
             text = genomes.patch(parent, reply.text, cut=reply.truncated)
