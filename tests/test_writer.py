@@ -190,7 +190,7 @@ def test_people_read_that_answers_are_cut_off_and_which_setting_helps(text: str 
     remedy = "cut off at 8192 tokens, thoughts included; raise that with --set llm.max_tokens=16384"
     assert answer.why == f"no usable edit in 2 answers, the last: {remedy}"
     told = requests[1].messages[-1]["content"]
-    assert "cut off for its length" in told
+    assert "cut off at its length limit" in told
     assert "be shorter" in told
     assert "--set" not in told  # no business of the model
 
