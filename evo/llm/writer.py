@@ -116,7 +116,7 @@ class ModelWriter:
     def _judged(self, proposal: Proposal, library: Library, reply: Reply) -> Written | str:
         """The candidate that a reply makes, or why it makes none, in words for the model."""
         if not reply.text.strip():
-            cut_off = "the answer was cut off for its length before anything was said: think less, be shorter"
+            cut_off = "the answer was cut off at its length limit before anything was said: think less, be shorter"
             return cut_off if reply.truncated else "the answer is empty"
         parent = library.texts(proposal.parents[0])
         try:
