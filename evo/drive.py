@@ -95,6 +95,7 @@ class Driver:
         self.candidates: dict[int, Candidate] = {}  # submitted and not finished
         self.began = time.time()
         self.hours: float | None = None  # limit of `hours_spent`
+        self.stopping = False  # interrupted, and about to end
         self.evaluations = 0  # finished in this session
         self.told_before = frozenset[int]()  # indexes of the records of earlier sessions
         self.lab = lab
@@ -128,6 +129,10 @@ class Driver:
             while self._step(closing=self.time_is_up):
                 self._watcher.tick(self)
                 self._refresh_views()
+        except KeyboardInterrupt:
+            self.stopping = True
+            self._watcher.tick(self)
+            raise
         finally:
             self.views.refresh(self.search.standing, whole=True)
 

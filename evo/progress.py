@@ -11,6 +11,7 @@ from evo.core.history import EXPLORATIONS
 from evo.core.records import CALIBRATE, CONFIRM, FINAL
 from evo.drive import Driver
 
+STOPPING = "stopping…"
 LEAST_RATE_COUNT = 4  # evaluations of a session before their rate predicts its end
 
 
@@ -100,7 +101,7 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
         per_hour=3600 * driver.evaluations / elapsed,
         idle_share=max(0.0, 1 - driver.busy_seconds(now) / (elapsed * driver.executor.slots)),
         model=authorship(driver, ended),
-        notices=(*driver.notices, *([driver.busy] if driver.busy else [])),
+        notices=(*driver.notices, *([driver.busy] if driver.busy else []), *([STOPPING] if driver.stopping and not ended else [])),
         self_reported=standing.history.self_reported,
     )
 

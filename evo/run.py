@@ -4,7 +4,7 @@ A run folder knows its settings: the same command, or the folder alone, goes on 
 change between sessions; limits that are given replace the run's; anything else that differs is refused, since scores could not be
 compared.
 Ctrl-C (or SIGTERM, or a terminal that is closed) stops at once and cleanly; a second one does not even tidy up. Nothing finished is lost
-either way.
+either way, and both say how to go on.
 
 Exit code 0: the run is complete; 1: the machinery failed, the run can go on; 2: it cannot be done as asked and nothing was changed;
 130: stopped by a signal.
@@ -12,13 +12,14 @@ Exit code 0: the run is complete; 1: the machinery failed, the run can go on; 2:
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from evo.llm.endpoint import Model
 
 GARBAGE_THRESHOLDS = (100_000, 20, 20)  # syntax trees are many small objects: at the defaults, writing spends a third of its time on them
+CURSOR_BACK = "\x1b[0m\x1b[?25h\n"  # undoes what a live table does to a terminal, and ends its line
+LAST_WORDS_SECONDS = 1.0  # a terminal that takes nothing does not keep a process alive that is to end
 DRIVER_NICENESS = 5  # on CPU slots: the driver's own work must not slow a training
 
 
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     now: Session | None = None
     try:
-        with _signals():
+        with _signals(lambda: _further(options, arguments, now)):
             now = session.resolve(options, Path.cwd())
             return run(now, options.add)
     except UserError as error:
@@ -77,6 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("evo.run: stopped before anything was started", file=sys.stderr)
         return STOPPED
+
+
+def _further(options: argparse.Namespace, arguments: Sequence[str] | None, now: Session | None) -> str:
+    """The command that goes on with the run, as it was given if it names the folder; "" as long as there is no run."""
+    if now is None or not session.begun(now):
+        return ""
+    if options.run_dir:
+        return shlex.join(["python", "-m", "evo.run", *(sys.argv[1:] if arguments is None else arguments)])
+    return session.command_further(now, *(word for file in options.add for word in ("--add", str(file))))
 
 
 def run(now: Session, added: Sequence[Path] = ()) -> int:
@@ -205,7 +217,9 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
     if assembled.device == "cpu":
         os.nice(DRIVER_NICENESS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    with _watcher() as watcher, _signals():  # again: Ray takes SIGTERM for itself when it starts
+    to_add = [word for given in handed_in for word in ("--add", given.file)]
+    # again: Ray takes SIGTERM for itself when it starts
+    with _watcher() as watcher, _signals(lambda: session.command_further(settings, *to_add)):
         driver = Driver(settings.config.search, store, executor, assembled.rendered, watcher, desk, handed_in)
         try:
             driver.run(settings.config.run.hours)
@@ -239,15 +253,28 @@ def _watcher() -> Iterator[Watcher]:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def _signals(further: Callable[[], str]) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP (a terminal that is closed, unless `nohup` says otherwise) interrupts the work; a second SIGINT
-    or SIGTERM ends the process on the spot."""
+    or SIGTERM ends the process on the spot.
+
+    Args:
+        further: the command that goes on, for the words on the spot; "" if there is none.
+    """
     kinds = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
 
     def stop(signum: int, frame: object) -> None:
         for kind in kinds:
-            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGHUP else lambda *_: os._exit(STOPPED))  # shell and kernel both hang up
+            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGHUP else on_the_spot)  # shell and kernel both hang up
         raise KeyboardInterrupt
+
+    def on_the_spot(signum: int, frame: object) -> None:
+        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(kind, lambda *_: os._exit(STOPPED))
+        signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_SECONDS)
+        try:
+            _last_words(further())
+        finally:
+            os._exit(STOPPED)
 
     before = {kind: signal.signal(kind, stop) for kind in kinds}
     try:
@@ -256,6 +283,14 @@ def _signals() -> Iterator[None]:
         for kind, handler in before.items():
             if signal.getsignal(kind) is stop:
                 signal.signal(kind, handler)
+
+
+def _last_words(further: str) -> None:
+    """Says how to go on; past Python's streams, which may be in the middle of a line."""
+    if os.isatty(1):
+        os.write(1, CURSOR_BACK.encode())
+    if further:
+        os.write(2, f"evo.run: ended on the spot; nothing finished is lost, go on: {further}\n".encode(errors="surrogateescape"))
 
 
 # ---- the command line

@@ -19,7 +19,7 @@ from evo.core.records import FINAL, Record
 from evo.drive import Driver
 from evo.errors import one_line
 from evo.llm.desk import Answer
-from evo.progress import Authorship, Progress, authorship, progress
+from evo.progress import STOPPING, Authorship, Progress, authorship, progress
 
 REFRESH_SECONDS = 0.5
 LINES = 8  # latest records in the live table
@@ -87,6 +87,8 @@ class PlainLines:
         if driver.busy and not self._told_busy:
             self._told_busy = True
             self._say(_line({"notice": driver.busy}))
+        if driver.stopping:  # the last tick
+            self._say(_line({"notice": STOPPING}))
         spent = driver.desk.spent
         if spent and not self._told_spent:
             self._told_spent = True
@@ -121,7 +123,7 @@ class LiveTable:
 
     def tick(self, driver: Driver) -> None:
         self._driver = driver
-        if time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
+        if driver.stopping or time.monotonic() - self._drawn_at >= REFRESH_SECONDS:
             self._draw(driver)
 
     def _draw(self, driver: Driver, ended: bool = False) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pty
 import re
 import shlex
 import signal
@@ -255,8 +257,47 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
     assert driver.returncode == 130
     assert time.monotonic() - began < 5
     assert rest.splitlines()[-1] == "go on: python -m evo.run run --set run.executor=inline"
+    assert rest.count("stopping…") == 1
     assert "Traceback" not in rest
     assert len(snapshot("run").records) >= 6
+
+
+TWO_SIGNALS = """
+import os, signal, time
+from evo.run import _signals
+
+with _signals(lambda: "COMMAND"):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        print("half a row", end="", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+"""
+
+
+def test_a_second_signal_gives_the_terminal_back_and_says_how_to_go_on() -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", TWO_SIGNALS], stdout=theirs, stderr=theirs) as driver:
+        os.close(theirs)
+        assert driver.wait(20) == 130
+    assert os.read(ours, 1000).decode().partition("half a row")[2] == (
+        "\x1b[0m\x1b[?25h\r\nevo.run: ended on the spot; nothing finished is lost, go on: COMMAND\r\n"
+    )
+    os.close(ours)
+
+
+def test_a_second_signal_ends_a_run_whose_words_nobody_takes() -> None:
+    reads, full = os.pipe()
+    os.set_blocking(full, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(4096))
+    os.set_blocking(full, True)
+    with subprocess.Popen([sys.executable, "-c", TWO_SIGNALS], stdout=subprocess.DEVNULL, stderr=full) as driver:
+        assert driver.wait(15) == 130
+    os.close(reads)
+    os.close(full)
 
 
 def test_a_run_on_ray_is_stopped_cleanly_by_sigterm(lab: Path) -> None:
