@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from rich.box import SIMPLE
 from rich.console import Console, Group
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,7 @@ from evo.llm.desk import Answer
 from evo.progress import STOPPING, Authorship, Progress, authorship, progress
 
 REFRESH_SECONDS = 0.5
+ECHO_WIDTH = 2  # of "^C", which a terminal puts behind the last line: were there no room, it would begin another
 LINES = 8  # latest records in the live table
 RESULT_WIDTH = 24  # widest column of results: a wider one would take the place of all others on a narrow terminal
 
@@ -129,7 +131,8 @@ class LiveTable:
     def _draw(self, driver: Driver, ended: bool = False) -> None:
         """Draws the table. A run does not end because its terminal has gone."""
         with contextlib.suppress(OSError):
-            self._live.update(render(progress(driver, ended), self._latest), refresh=True)
+            table = render(progress(driver, ended), self._latest)
+            self._live.update(Constrain(table, self._live.console.width - ECHO_WIDTH), refresh=True)
         self._drawn_at = time.monotonic()
 
 

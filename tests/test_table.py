@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import time
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_a_live_table_is_drawn_on_a_terminal(tmp_path: Path) -> None:
         drive(run_dir, 3, InlineExecutor((spec(run_dir, Landscape(seconds=0.1)),)), table)
     assert "\x1b[" in out.getvalue()
     assert "evaluated" in out.getvalue()
+    written = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert max(map(len, re.split("[\r\n]", written))) == 118  # an echoed ^C has room behind the last line
     assert "3/3 evaluated + 14 repeats" in out.getvalue().rpartition("final  draw 8/8")[2]  # the last frame is the end
 
 
