@@ -238,7 +238,9 @@ def _store(settings: Session) -> Iterator[Store]:
     except StoreError as error:
         raise UserError(str(error)) from error
     except OSError as error:
-        raise UserError(f"cannot write {settings.run_dir}: {error.strerror}; name another run folder") from error
+        told = f"cannot write {settings.run_dir}: {error.strerror}" if error.strerror else str(error)  # SQLite's name the file themselves
+        advice = "make room there, or make it writable, and go on" if settings.resumed else "name another run folder"
+        raise UserError(f"{told}; {advice}") from error
     with store:
         yield store
 

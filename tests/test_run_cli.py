@@ -642,6 +642,24 @@ def test_a_full_disk_is_one_line(lab: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot write done: No space left on device"),
+        (OSError("cannot write done/run.sqlite: database or disk is full"), "cannot write done/run.sqlite: database or disk is full"),
+    ],
+)
+def test_a_run_that_cannot_go_on_on_a_full_disk_says_what_to_do(
+    error: OSError, told: str, done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("evo.store.Store._recover", full)
+    assert main([str(done), "--evals", "9", *INLINE]) == 2
+    assert capsys.readouterr().err == f"evo.run: {told}; make room there, or make it writable, and go on\n"
+
+
+@pytest.mark.parametrize(
     ("forced", "level", "said"),
     [
         ("auto", ("namespaces", ""), "sandbox: namespaces"),
