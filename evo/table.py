@@ -174,8 +174,7 @@ def _model_line(model: Authorship) -> str:
     said = (
         f"model, this session: wrote {model.written} of {model.written + model.others} new genomes, gave nothing usable for {model.refused}"
     )
-    said += f", its endpoint failed for {model.failed}" if model.failed else ""
-    said += f", was too slow for {model.late}, {model.tokens} tokens"
+    said += f", was too slow for {model.late}{f', its endpoint failed for {model.failed}' if model.failed else ''}, {model.tokens} tokens"
     return one_line(f"{said}; {model.trouble}" if model.trouble else said)
 
 

@@ -104,7 +104,7 @@ def test_an_endpoint_that_refuses_the_key_is_no_model_that_refuses_and_the_key_i
     last = closing_line(said)
     assert "set EVO_LLM_KEY, else OPENAI_API_KEY" in event
     assert "set EVO_LLM_KEY, else OPENAI_API_KEY" in last
-    assert re.search(r"new genomes, gave nothing usable for 0, its endpoint failed for [1-9]", last)
+    assert re.search(r"gave nothing usable for 0, .* its endpoint failed for [1-9]", last)
 
 
 def test_a_model_that_thinks_until_its_tokens_are_used_up_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +115,7 @@ def test_a_model_that_thinks_until_its_tokens_are_used_up_is_explained(capsys: p
     last = closing_line(said)
     for line in (event, last):
         assert "cut off at 500 tokens, thoughts included; raise that with --set llm.max_tokens=1000" in line
-    assert "refused 0" not in last
+    assert "nothing usable for 0" not in last
     assert "endpoint failed" not in last
 
 
