@@ -15,6 +15,7 @@ from evo.errors import one_line
 from evo.folder import DAMAGE, DATABASE, StoreError, as_json
 
 VERSION = 1  # of the schema
+NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_SHM")  # what SQLite says on a full disk
 _Row = TypeVar("_Row")
 
 SCHEMA = """
@@ -51,6 +52,8 @@ def translated(run_dir: Path) -> Iterator[None]:
         yield
     except (sqlite3.DatabaseError, *DAMAGE) as error:
         told = one_line(f"{type(error).__name__}: {error}")
+        if getattr(error, "sqlite_errorname", "").startswith(NO_ROOM):
+            raise StoreError(f"{run_dir / DATABASE} cannot be opened ({told}): make room on its disk, and go on") from error
         raise StoreError(f"{run_dir / DATABASE} cannot be read as a run ({told}): restore it from a copy of the run folder") from error
 
 

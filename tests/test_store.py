@@ -235,6 +235,19 @@ def test_a_damaged_database_is_refused_in_one_line(tmp_path: Path) -> None:
         snapshot(tmp_path / "run")
 
 
+def test_a_full_disk_is_not_taken_for_a_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_store(tmp_path / "run").close()
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("evo.store.read_meta", full)
+    with pytest.raises(StoreError, match=r"disk I/O error.*make room"):
+        snapshot(tmp_path / "run")
+
+
 def test_a_start_that_was_killed_before_the_schema_is_a_new_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "genomes").mkdir(parents=True)
