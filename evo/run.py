@@ -38,7 +38,7 @@ from evo.config import LlmConfig
 from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
-from evo.folder import StoreError, tokens_spent
+from evo.folder import DATABASE, StoreError, tokens_spent
 from evo.given import Given
 from evo.lab import offers
 from evo.llm.desk import Desk, NoDesk
@@ -78,16 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"evo.run: {error}{further}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("evo.run: stopped before anything was started", file=sys.stderr)
+        further = _further(options, arguments, now)
+        told = f"stopped; nothing finished is lost, go on: {further}" if further else "stopped before anything was started"
+        print(f"evo.run: {told}", file=sys.stderr)
         return STOPPED
 
 
 def _further(options: argparse.Namespace, arguments: Sequence[str] | None, now: Session | None) -> str:
     """The command that goes on with the run, as it was given if it names the folder; "" as long as there is no run."""
+    if options.run_dir:
+        typed = sys.argv[1:] if arguments is None else arguments
+        return shlex.join(["python", "-m", "evo.run", *typed]) if (Path(options.run_dir) / DATABASE).exists() else ""
     if now is None or not session.begun(now):
         return ""
-    if options.run_dir:
-        return shlex.join(["python", "-m", "evo.run", *(sys.argv[1:] if arguments is None else arguments)])
     return session.command_further(now, *(word for file in options.add for word in ("--add", str(file))))
 
 

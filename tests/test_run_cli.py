@@ -262,6 +262,38 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
     assert len(snapshot("run").records) >= 6
 
 
+def test_a_signal_while_a_run_is_resumed_says_how_to_go_on(
+    done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(done), "--evals", "9", *INLINE]
+    for early in ("evo.session.resolve", "evo.assembly.build", "evo.run.make_executor"):
+        with monkeypatch.context() as slow:
+            slow.setattr(early, lambda *_: signal.raise_signal(signal.SIGINT))
+            assert main(command) == 130
+        assert capsys.readouterr().err == f"evo.run: stopped; nothing finished is lost, go on: python -m evo.run {shlex.join(command)}\n"
+    with monkeypatch.context() as slow:
+        slow.setattr("evo.assembly.build", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert main(["new", *command[1:]]) == 130
+    assert capsys.readouterr().err == "evo.run: stopped before anything was started\n"
+
+
+def test_a_signal_while_a_command_is_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import builtins, signal\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *more, **named):\n"
+        "    if name == 'evo.assembly':\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return real(name, *more, **named)\n"
+        "builtins.__import__ = interrupted\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "evo.run", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
+    assert done.stderr == "evo: stopped before anything was started\n"
+    assert done.returncode in (130, -signal.SIGINT)
+
+
 TWO_SIGNALS = """
 import os, signal, time
 from evo.run import _signals
