@@ -238,12 +238,13 @@ def prepare_data(preparation: Preparation, source: str, say: Callable[[str], Non
     Args:
         preparation: prepare.py, rendered, and its modules.
         source: text to use instead of the lab's default; "" for the default.
-        say: gets each line that it prints.
+        say: is told that it begins, and gets each line that it prints.
     Returns:
         The data folder.
     Raises:
         UserError: it failed; the message has its last line.
     """
+    say(f"preparing data from {source or 'the text that the lab brings'}; they are only checked if that was done before")
     with tempfile.TemporaryDirectory(prefix="evo-prepare-") as folder:
         script = preparation.write(Path(folder))
         command = [sys.executable, "-u", str(script), "--json", *(["--from", os.path.abspath(source)] if source else [])]

@@ -100,6 +100,7 @@ def test_data_are_prepared_once_and_progress_is_heard(tmp_path: Path, monkeypatc
     preparation = Preparation(prepare, lab.load(lab.DEFAULT).modules)
     folder = lab.prepare_data(preparation, str(texts), heard.append)
     assert (Path(folder) / "manifest.json").exists()
+    assert heard[0] == f"preparing data from {texts}; they are only checked if that was done before"
     assert any("training rows" in line for line in heard)
     stamp = (Path(folder) / "manifest.json").stat().st_mtime_ns
     assert lab.prepare_data(preparation, str(texts), heard.append) == folder
