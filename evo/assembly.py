@@ -132,6 +132,17 @@ def build(planned: Plan, say: Say) -> Assembly:
     return _compat(planned, planned.profile, say) if planned.lab.compat else _real(planned, planned.profile, say)
 
 
+def render(planned: Plan) -> labs.Rendered:
+    """The lab's programs as they will be evaluated.
+
+    Raises:
+        UserError: the lab does not fit the profile.
+    """
+    if planned.profile is None:
+        return labs.Rendered("", planned.lab.train, planned.budget_seconds)
+    return labs.render(planned.lab, planned.profile, planned.budget_seconds)
+
+
 def sandbox_line(planned: Plan) -> str:
     """One line on what confines programs; "" on the instant lab, which runs none."""
     if planned.profile is None:
@@ -151,7 +162,7 @@ def _instant(planned: Plan) -> Assembly:
     landscape = planned.config.instant
     return Assembly(
         lab=planned.lab,
-        rendered=labs.Rendered("", planned.lab.train, planned.budget_seconds),
+        rendered=render(planned),
         profile=planned.profile_name,
         device="instant",
         measurement_key=Instant(landscape).measurement_key,
@@ -162,7 +173,7 @@ def _instant(planned: Plan) -> Assembly:
 
 def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     head, budget = profile.head, planned.budget_seconds
-    rendered = labs.render(planned.lab, profile, budget)
+    rendered = render(planned)
     folder = labs.prepare_data(Preparation(rendered.prepare, planned.lab.modules), planned.config.run.data, say)
     try:
         data = datafolder.load(folder)
@@ -225,7 +236,7 @@ def _compiles(seed: str) -> bool:
 def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     """The assembly for a program that trains and scores itself on data of its own."""
     head, lab, budget, home = profile.head, planned.lab, planned.budget_seconds, Path.home()
-    rendered = labs.render(lab, profile, budget)
+    rendered = render(planned)
     say(f"compat mode: {lab.folder / 'train.py'} is run as it is and scores itself; scores are the program's own word ({SELF_REPORTED})")
     if rendered.skipped:
         say(f"compat mode: prepare.py has no {', '.join(rendered.skipped)}, which profile {head.name} would set; skipped")

@@ -105,6 +105,7 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
         now = replace(now, config=replace(now.config, llm=replace(now.config.llm, model=model.name)))
     planned = assembly.plan(now.config)
     session.check(now, planned)
+    handed_in = given.read(added, assembly.render(planned), planned.lab, planned.profile)
     say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {planned.slots} slots)")
     if now.lifted:
         say(f"the limits given replace those of before: {now.lifted} no longer holds")
@@ -120,7 +121,6 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     lab_seed, assembled = assembled.rendered.seed, session.with_stored_seed(now, assembled)
     if assembled.rendered.seed != lab_seed:
         say(f"comments or layout of {assembled.lab.folder / 'train.py'} have changed since; the run goes on with the program as it was")
-    handed_in = given.read(added, assembled.rendered, planned.lab, planned.profile)
     with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
         return _work(settings, assembled, model, handed_in)
 

@@ -224,10 +224,11 @@ def test_a_limit_that_no_longer_holds_is_named_and_the_next_command_has_both(lab
     [("def main(:\n", "line 1"), ("X = 1\n", "is not a program of this lab: line "), (None, "cannot read mine.py: No such file")],
 )
 def test_a_file_that_is_no_program_of_the_lab_is_refused(
-    text: str | None, words: str, done: Path, lab: Path, capsys: pytest.CaptureFixture[str]
+    text: str | None, words: str, done: Path, lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:
         Path("mine.py").write_text(text)
+    monkeypatch.setattr("evo.assembly.build", None)  # files are looked at before data are prepared
     assert words in refused([str(done), "--add", "mine.py", *INLINE], capsys)
 
 
