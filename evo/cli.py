@@ -7,8 +7,9 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 STOPPED = 130  # exit code of a process ended by SIGINT, as in shells
@@ -45,6 +46,18 @@ def entry(name: str, main: Callable[[], int]) -> int:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
     return code
+
+
+def as_typed(message: str, flags: Mapping[str, str], options: argparse.Namespace) -> str:
+    """A message with the flags that were given instead of the settings behind them.
+
+    Args:
+        flags: flag without dashes -> `section.key`.
+    """
+    for flag, name in flags.items():
+        if getattr(options, flag) is not None:
+            message = re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w-])( =(?= ))?", f"--{flag}", message)
+    return message
 
 
 def stand_in(error: UnicodeError) -> tuple[str, int]:

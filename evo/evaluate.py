@@ -24,7 +24,7 @@ from evaluator.preflight import DryRunConfig, Inconclusive, Passed, Verdict
 from evo import assembly, profiles
 from evo import lab as labs
 from evo.claims import claimed
-from evo.cli import Parser, entry
+from evo.cli import Parser, as_typed, entry
 from evo.config import Config, from_flat, stated
 from evo.core.flags import WAITED_SHARE
 from evo.core.records import SEEDS
@@ -32,7 +32,7 @@ from evo.errors import EvoError, UserError
 from evo.folder import DATABASE, StoreError
 from evo.machine import probe
 from evo.preflight import Preflight, Subject, static_problems
-from evo.session import MEASURED
+from evo.session import FLAGS, MEASURED
 from evo.store import snapshot
 
 
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return rehearse(options)
         outcome, taken_with = evaluate(options)
     except (EvoError, HarnessError) as error:
-        print(f"evo.evaluate: {error}", file=sys.stderr)
+        flags = {flag: name for flag, name in FLAGS.items() if name in MEASURED}
+        print(f"evo.evaluate: {as_typed(str(error), flags, options)}", file=sys.stderr)
         return error.exit_code if isinstance(error, EvoError) else 1
     print(json.dumps({**taken_with, **to_dict(outcome)}) if options.json else describe(outcome, taken_with))
     return 0 if isinstance(outcome, Scored) else 1

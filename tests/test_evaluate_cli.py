@@ -84,7 +84,7 @@ def test_a_failed_program_exits_with_1_and_says_why(lab: Path, tmp_path: Path, c
         (["nothing.py"], "cannot read nothing.py"),
         (["FILE", "--lab", "nowhere"], "no lab folder"),
         (["FILE", "--profile", "nonesuch"], "no profile"),
-        (["FILE", "--budget", "0"], "more than 0"),
+        (["FILE", "--budget", "0"], "--budget is 0, must be more than 0"),
         (["FILE", "--seed", "-1"], "--seed is -1"),
         (["FILE", "--set", "run.x=1"], "no key run.x"),
         ([], "FILE"),
