@@ -149,7 +149,7 @@ def test_slots_are_counted_and_never_shared(make: Make) -> None:
     executor = make(Landscape(seconds=0.2))
     assert (executor.slots, executor.free_slots, executor.running()) == (SLOTS, SLOTS, ())
     executor.submit(candidate(0), PROGRAM)
-    with pytest.raises(ValueError, match="runs already"):
+    with pytest.raises(ValueError, match="already running"):
         executor.submit(candidate(0), PROGRAM)
     executor.submit(candidate(1), PROGRAM)
     assert [r.index for r in executor.running()] == [0, 1]
