@@ -73,8 +73,10 @@ def _require_comparable(spec: SlotSpec) -> None:
     """Raises HarnessError where this machine is of another kind than the run measures on: its scores would be compared all the same."""
     if not spec.comparable or isinstance(spec.evaluator, Landscape):
         return
-    device = spec.evaluator.device
-    here = key.comparable(device, probe().model(device))
+    device, machine = spec.evaluator.device, probe()
+    if device == "cuda" and not machine.gpus:
+        raise HarnessError(f"{socket.gethostname()}: torch finds no GPU there; see to its driver, or keep that machine out of the cluster")
+    here = key.comparable(device, machine.model(device))
     if here != spec.comparable:
         raise HarnessError(
             f"{socket.gethostname()} is {here}, but this run measures on {spec.comparable}, and their scores cannot be compared: "

@@ -466,6 +466,15 @@ def test_a_machine_of_a_cluster_that_is_another_one_gets_no_work(ray_is_up: None
     assert f" is {here}, but this run measures on another {here}, " in refused.outcome.why
 
 
+@pytest.mark.skipif(bool(probe().gpus), reason="this machine has a GPU")
+def test_a_machine_of_a_cluster_where_torch_finds_no_gpu_says_so(run_dir: Path) -> None:
+    slot = SlotActor(SlotSpec("cuda0", SlotConfig(prepare="", data="", measurement_key="", device="cuda"), str(run_dir), 1.0, 60.0, "H100"))
+    with pytest.raises(HarnessError, match="torch finds no GPU there"):
+        slot.evaluate(candidate(0), PROGRAM, 1)
+    assert slot._hold is not None
+    slot._hold.close()
+
+
 def test_more_slots_than_the_cluster_has_room_for_are_refused(ray_is_up: None, run_dir: Path) -> None:
     with pytest.raises(UserError, match=f"has {SLOTS} CPUs for {SLOTS + 1} slots"):
         RayExecutor(tuple(spec(run_dir, Landscape()) for _ in range(SLOTS + 1)))
