@@ -32,8 +32,7 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
 def _more(driver: Driver, settings: Session) -> list[str]:
     """The limit that ended the run, to be raised, and the other one where it still leaves room."""
     ended, flag = ("run.hours", "--hours") if driver.time_is_up else ("search.evals", "--evals")
-    evals = settings.config.search.evals
-    room = not driver.time_is_up or evals is None or evals > driver.search.history.evaluated
+    room = not (driver.time_is_up and driver.search.limit_reached)
     return [flag, "MORE", *(session.other_limit(settings, ended) if room else ())]
 
 

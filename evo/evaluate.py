@@ -29,7 +29,7 @@ from evo.config import Config, from_flat, stated
 from evo.core.flags import WAITED_SHARE
 from evo.core.records import SEEDS
 from evo.errors import EvoError, UserError
-from evo.folder import DATABASE, StoreError
+from evo.folder import StoreError, run_of
 from evo.machine import probe
 from evo.preflight import Preflight, Subject, static_problems
 from evo.session import FLAGS, MEASURED
@@ -173,8 +173,8 @@ def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any], 
     Raises:
         UserError: the settings do not fit, or the run's cannot be read.
     """
-    said, run_dir = stated(None, assignments, flags), file.resolve().parent.parent
-    if not (run_dir / DATABASE).exists() or not file.exists():
+    said, run_dir = stated(None, assignments, flags), run_of(file)
+    if run_dir is None:
         return from_flat(said)
     try:
         stored = snapshot(run_dir).settings

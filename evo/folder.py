@@ -120,6 +120,12 @@ def read_text(run_dir: Path | str, genome: str) -> str:
         raise StoreError(f"{path} is damaged ({error}): restore it from a copy of the run folder") from error
 
 
+def run_of(file: Path) -> Path | None:
+    """The run folder that a program's file lies in, such as `RUN/best/train.py`; None if it lies in none, or is not there."""
+    folder = file.resolve().parent.parent
+    return folder if file.exists() and (folder / DATABASE).exists() else None
+
+
 def read_program(run_dir: Path | str, genome: str) -> str:
     """A stored program, checked: what a disk has damaged is never evaluated, shown as the best, or made a parent.
 

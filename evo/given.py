@@ -8,7 +8,7 @@ from pathlib import Path
 
 import genomes
 from evo.errors import UserError
-from evo.folder import DATABASE, StoreError
+from evo.folder import StoreError, run_of
 from evo.lab import Lab, Rendered, fitted
 from evo.profiles import Profile
 from evo.store import snapshot
@@ -58,9 +58,9 @@ def _checked(file: Path, rendered: Rendered) -> str:
 
 def _profile_of(file: Path) -> str:
     """The profile of the run that a file lies in; "" where it lies in none, or in one that does not read."""
-    run_dir = file.resolve().parent.parent
+    run_dir = run_of(file)
     try:
-        return str(snapshot(run_dir).meta.get("measurement_key", "")).split(" | ")[0] if (run_dir / DATABASE).exists() else ""
+        return str(snapshot(run_dir).meta.get("measurement_key", "")).split(" | ")[0] if run_dir is not None else ""
     except StoreError:
         return ""
 

@@ -81,7 +81,7 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
     outcomes = [r.outcome for r in standing.records]
     fruitless = sum(not isinstance(r.outcome, Evaluated) for r in standing.records)
     operators = {driver.candidates[r.index].operator for r in running}
-    explored = driver.time_is_up or (search.config.evals is not None and standing.history.evaluated >= search.config.evals)
+    explored = driver.time_is_up or search.limit_reached
     closing = FINAL if search.finals[1] else CONFIRM if explored and operators == {CONFIRM} else None
     phase = closing or (CALIBRATE if CALIBRATE in operators else "explore")
     return Progress(

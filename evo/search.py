@@ -65,6 +65,10 @@ class _Facts:
         return population(self.history, self.belief, self._config.population, self._config.species_share)
 
     @cached_property
+    def contenders(self) -> tuple[str, ...]:
+        return contenders(self.history, self.belief)
+
+    @cached_property
     def survivors(self) -> tuple[str, ...]:
         return self.population.survivors(self.history, self.belief)
 
@@ -212,7 +216,7 @@ class Search:
         index = self._next_index()
         rng = self._rng(index)
         seed = rng.randrange(SEEDS)
-        if closing or self.exhausted or self._limit_reached():
+        if closing or self.exhausted or self.limit_reached:
             return self._next_final(index, seed)
         if self.calibrating:
             return Proposal(index, CALIBRATE, (), seed)
@@ -231,7 +235,9 @@ class Search:
     def _rng(self, index: int) -> Random:
         return Random(f"{self.config.seed}/{index}")
 
-    def _limit_reached(self) -> bool:
+    @property
+    def limit_reached(self) -> bool:
+        """As many new genomes were evaluated as were asked for."""
         return self.config.evals is not None and self.history.evaluated >= self.config.evals and not self.calibrating
 
     @property
@@ -257,7 +263,7 @@ class Search:
             history=history,
             belief=self.belief,
             survivors=self._facts.survivors,
-            contenders=contenders(history, self.belief),
+            contenders=self._facts.contenders,
             tries=tries,
             crossed=history.crossed | crossed_pairs(pending),
             repaired=history.repaired | repaired_genomes(pending),

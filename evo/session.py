@@ -95,9 +95,10 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
     return Session(run_dir, True, from_flat({**stored, **kept, **said}), meta, lifted)
 
 
-def _flag(name: str, value: float | None) -> tuple[str, ...]:
-    flags = {setting: f"--{flag}" for flag, setting in FLAGS.items()}
-    return () if value is None else (flags[name], str(value))
+def _flag(name: str, value: object) -> tuple[str, ...]:
+    """The flag that gives a setting this value; none where it has no flag, or no value."""
+    flag = next((flag for flag, setting in FLAGS.items() if setting == name), None)
+    return () if value is None or flag is None else (f"--{flag}", str(value))
 
 
 def other_limit(now: Session, name: str) -> tuple[str, ...]:
@@ -217,11 +218,10 @@ def command_alone(config: Config, program: Path | None = None) -> str:
 
 def command_further(now: Session, *more: str) -> str:
     """The command that goes on with the run, with the slots of this session, which are not kept."""
-    flags = {name: f"--{flag}" for flag, name in FLAGS.items()}
     words, defaults, settings = ["python", "-m", "evo.run", str(now.run_dir)], flat(Config()), flat(now.config)
     for name in PASSING:
         if settings[name] != defaults[name]:
-            words += [flags[name], str(settings[name])] if name in flags else ["--set", f"{name}={settings[name]}"]
+            words += _flag(name, settings[name]) or ("--set", f"{name}={settings[name]}")
     return shlex.join([*words, *more])
 
 
