@@ -128,7 +128,7 @@ def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Pat
     witnesses: dict[int, Record] = {}
     kills = 0
     while True:
-        driver, evaluations = start(tmp_path / "killed"), rng.randrange(2, 9)
+        driver, evaluations = start(tmp_path / "killed"), rng.randrange(3, 14)
         assert driver.stdout is not None
         if len(list(islice((line for line in driver.stdout if "index=" in line), evaluations))) < evaluations:
             break  # it came to its end

@@ -32,7 +32,7 @@ def child(text, rng):
     return text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(sorted(PROGRAMS)), seed=st.integers(0, 10**6))
 def test_values_are_those_of_the_parsed_program(name, seed):
     reference = PROGRAMS[name]

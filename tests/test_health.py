@@ -116,10 +116,10 @@ def failed(driver: Driver) -> int:
     return sum(isinstance(r.outcome, Failed) and "CUDA error" in r.outcome.message for r in records)
 
 
-@pytest.mark.parametrize("breaks_at", [0.0, 3600.0])
+@pytest.mark.parametrize("breaks_at", [0.0, 1500.0])
 def test_a_broken_gpu_costs_a_handful_of_evaluations_and_not_the_run(tmp_path: Path, breaks_at: float) -> None:
     executor = OneBroken(breaks_at)
-    driver = drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
+    driver = drive(tmp_path / "run", 60, executor, Silent(), calibrations=SLOTS)
     assert 0 < failed(driver) <= 8
     assert executor.slots == SLOTS - 1
     assert len(driver.notices) == 2
@@ -134,8 +134,8 @@ def test_two_gpus_of_which_one_is_broken_from_the_start_leave_the_seed_its_repea
 
 
 def test_a_gpu_that_new_processes_mend_stays(tmp_path: Path) -> None:
-    executor = OneBroken(3600.0, mends=True)
-    driver = drive(tmp_path / "run", 120, executor, Silent(), calibrations=SLOTS)
+    executor = OneBroken(1500.0, mends=True)
+    driver = drive(tmp_path / "run", 60, executor, Silent(), calibrations=SLOTS)
     assert 0 < failed(driver) <= 5
     assert executor.slots == SLOTS
     assert "were restarted" in driver.notices[0]
