@@ -2,7 +2,8 @@
 
 Fences are those of CommonMark (three or more backticks or tildes; closed by at least as many of the same), wherever they are indented.
 Reasoning is what stands between `<think>` and `</think>`, or before a `</think>` that nothing opens; what follows an opening that is never
-closed is reasoning too. Tags count at the start of a line, so that a string of a program can hold them elsewhere.
+closed is reasoning too. Tags count at the start of a line, so that a string of a program can hold them elsewhere. Servers that do not know
+a model leave in the tags of its own: `[THINK]` (Magistral), `◁think▷` (Kimi), `<seed:think>`, and the channels of gpt-oss.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ MOST_CHARACTERS = 200_000  # most characters of a reply
 _FENCE_CHARACTERS = 200  # most characters of a fence's line, which bounds the time of the pattern
 _SAID = 2000  # characters of a line of prose that is read for what it says
 _FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
-_TAG = re.compile(r"\s{0,40}<(/?)(think|thinking|thought|thoughts|reasoning|analysis|scratchpad)>", re.IGNORECASE)
+_TAG = re.compile(
+    r"\s{0,40}(?:</?(?:(?:seed:)?think|thinking|thoughts?|reasoning|analysis|scratchpad)>|\[/?think\]|◁/?think▷)", re.IGNORECASE
+)
+_CHANNEL = re.compile(r"<\|channel\|>(\w{1,20})<\|message\|>")  # https://cookbook.openai.com/articles/openai-harmony
 NOTE = "NOTE:"  # what a model is asked to say beside its edits
 _PYTHON = ("py", "python", "python3")
 _FINAL = re.compile(
@@ -82,10 +86,11 @@ def answer(reply: str) -> list[str]:
     if len(reply) > MOST_CHARACTERS:
         raise EditError(f"the reply has {len(reply)} characters, at most {MOST_CHARACTERS} are read: send only what changes")
     kept, closing = list[str](), ""
-    for line in (line.rstrip("\r\n") for line in split_lines(reply)):
+    for line in (line.rstrip("\r\n") for line in split_lines(_final(reply))):
         tag = None if closing else _TAG.match(line)
-        if tag and not tag[1]:
-            closing = f"</{tag[2].lower()}>"
+        if tag and "/" not in tag[0]:
+            opening = tag[0].strip().lower()
+            closing = f"{opening[0]}/{opening[1:]}"
             line = line[tag.end() :]
         elif tag:  # nothing opened it: all that came before was reasoning
             kept, line = [], line[tag.end() :]
@@ -97,6 +102,13 @@ def answer(reply: str) -> list[str]:
         if not tag or line.strip():
             kept.append(line)
     return kept
+
+
+def _final(reply: str) -> str:
+    """What stands in the last channel `final` of a reply in channels; all of a reply that has no channels."""
+    channels = list(_CHANNEL.finditer(reply))
+    start = next((channel.end() for channel in reversed(channels) if channel[1] == "final"), len(reply) if channels else 0)
+    return reply[start:]
 
 
 def parts(lines: Iterable[str]) -> list[Part]:
