@@ -340,6 +340,18 @@ def test_failures_of_others_are_told_with_their_reason(run: Known) -> None:
     assert "crash" in found.failures[0].end
 
 
+def test_a_change_that_failed_on_many_programs_is_told_once(run: Known) -> None:
+    failed = next(r for r in run.standing.records if isinstance(r.outcome, Failed))
+    many = [
+        dataclasses.replace(failed, candidate=dataclasses.replace(failed.candidate, proposal=Proposal(index, MUTATE, (f"{index:016}",), 1)))
+        for index in range(920, 930)
+    ]
+    for records in (run.standing.records, (*run.standing.records, *many)):
+        found = brief(Proposal(930, MUTATE, (run.library.founder.genome,), 1), run.library, assess(records), SETTING)
+        assert len(set(found.failures)) == len(found.failures)
+    assert found.failures[0].note == failed.candidate.note
+
+
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [

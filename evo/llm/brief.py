@@ -117,10 +117,14 @@ def _note(candidate: Candidate) -> str:
 
 
 def _failures(parent: str, belief: Belief, standing: Standing) -> Iterator[Attempt]:
-    """Failures of programs that were not made of `parent`."""
+    """Failures of programs that were not made of `parent`, each once: a change that fails does so on many parents."""
+    said: set[Attempt] = set()
     for record in reversed(standing.records):
         if isinstance(record.outcome, Failed) and parent not in record.candidate.proposal.parents:
-            yield Attempt(_note(record.candidate), _end(record, belief, parent))
+            attempt = Attempt(_note(record.candidate), _end(record, belief, parent))
+            if attempt not in said:
+                said.add(attempt)
+                yield attempt
 
 
 def _partner(library: Library, parent: str, other: str) -> Partner:

@@ -204,7 +204,7 @@ def _head(brief: Brief) -> str:
     facts = [f"Machine profile {setting.profile}", *([f"device {setting.device}"] if setting.device else [])]
     facts += [f"CPU threads for one program: {setting.threads}"] if setting.threads else []
     facts += [f"at most {setting.memory_gib:.3g} GiB of {_whose(setting)} memory"] if setting.memory_gib else []
-    facts += [f"training budget {setting.budget_seconds:g} s", f"noise of one score {brief.noise_sd:.4f} (standard deviation)"]
+    facts += [f"training budget {setting.budget_seconds:g} s", f"noise of one score {brief.noise_sd:.4f} (standard deviation, as each ±)"]
     facts += [f"val_bpb of the seed program {_scored(brief.seed_score)}"] if brief.seed_score else []
     return f"# Agenda of the people who run this search\n\n{setting.agenda.strip()}\n\n# This run\n\n{'; '.join(facts)}.\n"
 
