@@ -268,6 +268,8 @@ class Driver:
         for answer in self.desk.too_late():
             if answer.exchange:  # the program of that index is not the model's
                 self.store.keep_exchange(f"{answer.proposal.index}.late", answer.exchange)
+            if answer.endpoint_failed:  # why the model is not asked for a while
+                self._watcher.answered(answer, self)
 
     def _take(self, event: Finished) -> None:
         candidate = self.candidates.pop(event.index)

@@ -187,3 +187,25 @@ def test_what_is_taken_back_comes_to_nothing_more_but_its_tokens(monkeypatch: py
     assert [late.proposal.index for late in subject.too_late()] == [1]
     assert subject.too_late() == []
     assert subject.take_back() is None
+
+
+@pytest.mark.parametrize("endpoint_failed", [False, True])
+def test_what_is_taken_back_counts_once_whatever_comes_of_it_and_its_trouble_is_told(endpoint_failed: bool) -> None:
+    gate = threading.Event()
+
+    def author(asked: Proposal) -> Answer:
+        gate.wait(PATIENCE)
+        return answer(asked.index, endpoint_failed)
+
+    subject = desk(author)
+    for index in (1, 2):
+        subject.start(proposal(index), LIBRARY, STANDING)
+    subject.take_back()
+    gate.set()
+    deadline = time.monotonic() + PATIENCE
+    while subject.tokens < 14 and time.monotonic() < deadline:
+        subject.answers(wait_seconds=0.1)
+    assert subject.late + subject.refused + subject.failed == 2
+    assert subject.late == 1
+    assert "nothing useful" in subject.trouble
+    assert subject.open != endpoint_failed

@@ -136,7 +136,7 @@ class Desk:
             if isinstance(arrived, BaseException):
                 raise arrived
             late = arrived.proposal.index in self._taken_back
-            self._note(arrived)
+            self._note(arrived, late)
             (self._too_late if late else found).append(arrived)
         return found
 
@@ -145,13 +145,14 @@ class Desk:
         found, self._too_late = self._too_late, []
         return found
 
-    def _note(self, answer: Answer) -> None:
+    def _note(self, answer: Answer, late: bool) -> None:
         self._busy.pop(answer.proposal.index, None)
         self._taken_back.discard(answer.proposal.index)
         self.tokens += answer.tokens
         self._largest = max(answer.tokens, self._largest or 0)
-        self.failed += answer.endpoint_failed
-        self.refused += answer.written is None and not answer.endpoint_failed
+        if not late:  # else the proposal counts as such already
+            self.failed += answer.endpoint_failed
+            self.refused += answer.written is None and not answer.endpoint_failed
         self.why = answer.why
         now = time.monotonic()
         if not answer.endpoint_failed:
