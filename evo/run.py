@@ -100,7 +100,7 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     Args:
         added: files with programs that people hand in.
     """
-    model = connect(now)
+    model, named = connect(now), bool(now.config.llm.model)
     if model is not None:
         now = replace(now, config=replace(now.config, llm=replace(now.config.llm, model=model.name)))
     planned = assembly.plan(now.config)
@@ -116,6 +116,8 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
             f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; "
             "built-in operators step in where it gives nothing usable"
         )
+        if named and (doubt := model.doubt()):  # else people would learn of it when the seed genome's repeats are done
+            say(f"model: {one_line(doubt)}")
     assembled = assembly.build(planned, say)
     settings = session.settle(now, planned, assembled)
     lab_seed, assembled = assembled.rendered.seed, session.with_stored_seed(now, assembled)

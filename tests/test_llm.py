@@ -57,6 +57,7 @@ def test_what_is_asked_follows_the_settings() -> None:
     first, second = (request.body for request in server.requests)
     assert first["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
     assert (first["model"], first["temperature"], first["max_tokens"]) == ("scripted", 0.5, 77)
+    assert first["stream"] is False
     assert "temperature" not in second  # the server's own
 
 
@@ -66,12 +67,53 @@ def test_a_server_that_does_not_count_is_estimated() -> None:
     assert (reply.prompt_tokens, reply.reply_tokens) == (4, 2)  # 15 and 8 bytes
 
 
+@pytest.mark.parametrize(("usage", "spent"), [((7, 5, 12), (7, 5)), ((7, 5, 40), (7, 33)), ((7, 5, None), (7, 5)), ((7, 5, 3), (7, 5))])
+def test_thoughts_that_are_counted_in_the_total_alone_were_spent(usage: tuple[int, int, int | None], spent: tuple[int, int]) -> None:
+    counted = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), usage, strict=True))
+    with ModelServer(lambda _: Answer(body=json.dumps({"choices": [{"message": {"content": "Hi"}}], "usage": counted}).encode())) as server:
+        reply = model(server.url).complete(ASKED)
+    assert (reply.prompt_tokens, reply.reply_tokens) == spent
+
+
+@pytest.mark.parametrize(("counted", "cut"), [(100, False), (2048, True), (4096, True), (6000, False), (9000, False), (None, False)])
+def test_a_server_that_counts_fewer_tokens_than_a_prompt_can_have_has_dropped_a_part(counted: int | None, cut: bool) -> None:
+    """A count of a hundred is that of a server that leaves out what it had cached."""
+    said = {"choices": [{"message": {"content": "Hi"}}], "usage": {"prompt_tokens": counted, "completion_tokens": 1}}
+    with ModelServer(lambda _: Answer(body=json.dumps(said).encode())) as server:
+        assert model(server.url).complete([Message("user", "x = 1\n" * 5000)]).prompt_cut == cut
+
+
 def test_a_reply_that_was_cut_off_is_a_reply() -> None:
     with ModelServer(lambda _: completion("half of", finish_reason="length")) as server:
         reply = model(server.url).complete(ASKED)
     assert (reply.text, reply.truncated) == ("half of", True)
     with ModelServer(lambda _: completion(None, finish_reason="length")) as server:  # all of it were thoughts
         assert model(server.url).complete(ASKED).text == ""
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length"])
+def test_servers_name_the_limit_of_a_reply_differently(reason: str) -> None:
+    with ModelServer(lambda _: completion("half of", finish_reason=reason)) as server:
+        assert model(server.url).complete(ASKED).truncated
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "said"),
+    [
+        ({"content": None, "refusal": "I cannot\nhelp."}, "stop", "it refused: I cannot help."),
+        ({"content": ""}, "content_filter", "content filter"),
+        ({"content": " ", "reasoning_content": "Deeper!"}, "stop", "thoughts"),
+        ({"content": None, "reasoning": "Deeper!"}, "stop", "thoughts"),
+        ({"content": None, "reasoning": ""}, "stop", ""),
+        ({"content": "Yes.", "reasoning": "Deeper!", "refusal": "no"}, "stop", ""),
+    ],
+)
+def test_why_there_is_no_text_is_told_where_the_server_says(message: dict[str, Any], reason: str, said: str) -> None:
+    answer = Answer(body=json.dumps({"choices": [{"message": message, "finish_reason": reason}]}).encode())
+    with ModelServer(lambda _: answer) as server:
+        silence = model(server.url).complete(ASKED).silence
+    assert said in silence
+    assert bool(silence) == bool(said)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +201,68 @@ def test_errors_say_what_went_wrong() -> None:
         model(unreachable()).complete(ASKED)
 
 
+WORDS = "the words of the server"
+DEEP = b'{"error": ' * 900 + b"0" + b"}" * 900
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("status", [200, 400, 404, 502])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": WORDS, "code": 1}},
+        {"error": WORDS},
+        {"detail": WORDS},
+        {"detail": [{"loc": [], "msg": WORDS}]},
+        {"message": WORDS},
+        [{"error": {"code": 400, "message": WORDS}}],
+        {"error": {"message": "", "code": WORDS}},
+        f"<html>{WORDS}</html>",
+    ],
+)
+def test_what_a_server_says_of_a_failure_is_passed_on_wherever_it_stands(body: Any, status: int) -> None:
+    sent = body if isinstance(body, str) else json.dumps(body)
+    assert WORDS in error_of(lambda _: Answer(status, sent.encode()))
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_that_is_nested_deeply_is_one_error(status: int) -> None:
+    assert error_of(lambda _: Answer(status, DEEP))
+    assert error_of(lambda _: Answer(status, b"[" * 900 + b"]" * 900))
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "remedy"),
+    [
+        (400, "This model's maximum context length is 16385 tokens.", "llm.prompt_bytes"),
+        (400, "the request exceeds the available context size", "llm.prompt_bytes"),
+        (413, "prompt is too long", "llm.prompt_bytes"),
+        (400, "Invalid max_tokens value, the valid range is [1, 4096]", "llm.max_tokens"),
+        (404, "Not Found", "--llm"),
+        (404, "The model `x` does not exist", "--model"),
+        (400, "Invalid API token", ""),
+        (400, "temperature must be 1", ""),
+    ],
+)
+def test_a_request_that_settings_can_mend_names_them(status: int, said: str, remedy: str) -> None:
+    error = error_of(lambda _: Answer(status, json.dumps({"error": {"message": said}}).encode()))
+    assert remedy in error
+    assert remedy or error.endswith(said)
+
+
+def test_an_answer_that_takes_too_long_names_the_setting_and_a_list_of_models_does_not() -> None:
+    assert error_of(BROKEN["hangs"]).endswith("gave no complete answer within 1 s; if it needs longer: --set llm.timeout_seconds=2")
+    with ModelServer(lambda _: "", models=Answer(hangs=True)) as server, pytest.raises(ModelError) as raised:
+        model(server.url).served()
+    assert str(raised.value).endswith("gave no complete answer within 1 s")
+
+
+def test_an_answer_that_a_router_broke_off_is_no_answer() -> None:
+    said = error_of(lambda _: completion("NOTE: dee", finish_reason="error", error={"message": "the provider has gone"}))
+    assert said.endswith("broke off its answer: the provider has gone")
+
+
 @pytest.mark.usefixtures("no_waiting")
 def test_a_failing_request_is_tried_twice_and_a_refused_one_once() -> None:
     with ModelServer(BROKEN["errors"]) as server, pytest.raises(ModelError):
@@ -218,6 +322,9 @@ def test_the_key_is_sent_and_never_said_again() -> None:
     with ModelServer(parrot) as server:
         assert model(server.url, KEY).complete(ASKED).text == "You said Bearer [key]"
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    with ModelServer(lambda request: completion(None, message={"refusal": parrot(request)}), models=(f"not {KEY}",)) as server:
+        assert model(server.url, KEY).complete(ASKED).silence == "it refused: You said Bearer [key]"
+        assert KEY not in model(server.url, KEY).doubt()
     said = error_of(lambda request: Answer(500, f'{{"error": {{"message": "{parrot(request)}"}}}}'.encode()), KEY)
     assert "[key]" in said
     assert KEY not in said
@@ -293,6 +400,32 @@ def test_a_bare_address_means_the_usual_path() -> None:
         for url in (server.url.removesuffix("/v1"), server.url.removesuffix("v1"), server.url, f"{server.url}/"):
             model(url).complete(ASKED)
     assert {request.path for request in server.requests} == {"/v1/chat/completions"}
+
+
+def test_the_address_of_a_call_means_the_root_above_it() -> None:
+    with ModelServer(lambda _: "Hello.") as server:
+        for url in (f"{server.url}/chat/completions", f"{server.url}/chat/completions/", server.url.replace("/v1", "/chat/completions")):
+            model(url).complete(ASKED)
+    assert {request.path for request in server.requests} == {"/v1/chat/completions"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "doubted"),
+    [
+        (("scripted",), ""),
+        (("models/scripted", "b"), ""),
+        (("scripted:latest",), ""),
+        ((), ""),
+        (("a", "scripted:7b"), "scripted is none of the 2 that are served there, such as scripted:7b"),
+        (tuple(f"{i}x" for i in range(9)), "0x, 1x, 2x, 3x, 4x, 5x, 6x, 7x, …"),
+        (Answer(401, b"{}"), "cannot be listed"),
+    ],
+)
+def test_a_name_that_is_not_served_is_doubted_before_the_first_call(listed: tuple[str, ...] | Answer, doubted: str) -> None:
+    with ModelServer(lambda _: "", models=listed) as server:
+        said = model(server.url).doubt()
+    assert doubted in said
+    assert bool(said) == bool(doubted)
 
 
 def test_a_server_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,30 @@ def test_an_endpoint_that_refuses_the_key_is_no_model_that_refuses_and_the_key_i
     assert re.search(r"gave nothing usable for 0, .* its endpoint failed for [1-9]", last)
 
 
+def test_a_name_that_the_endpoint_does_not_have_is_said_before_anything_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(competent(), models=("coder:7b", "phi")) as server:
+        assert run("--llm", server.url, "--model", "coder", evals=1) == 0
+        assert run("--set", "llm.model=phi", evals=2) == 0
+    said = capsys.readouterr().out
+    assert said.count("model: coder is none of the 2 that are served there, such as coder:7b\n") == 1
+    assert said.index("such as coder:7b") < said.index("elapsed=")
+    assert "phi is none" not in said
+
+
+def test_a_model_that_is_too_slow_for_every_slot_and_for_its_time_counts_once_and_its_setting_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ModelServer(BROKEN["hangs"]) as server:
+        assert run("--llm", server.url, "--model", "x", "--set", "llm.timeout_seconds=1.5") == 0
+        said = capsys.readouterr().out
+    (event, *_) = (line for line in said.splitlines() if line.startswith('model="endpoint failed"'))
+    last = closing_line(said)
+    for line in (event, last):
+        assert "if it needs longer: --set llm.timeout_seconds=3" in line
+    counted = [int(n) for n in re.findall(r"usable for (\d+), was too slow for (\d+)(?:, its endpoint failed for (\d+))?", last)[0] if n]
+    assert sum(counted) <= len(server.requests)
+
+
 def test_a_model_that_thinks_until_its_tokens_are_used_up_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     with ModelServer(USELESS["thoughts alone"]) as server:
         assert run("--llm", server.url, "--set", "llm.max_tokens=500") == 0

@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import difflib
 import ipaddress
-import json
+import re
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -29,30 +29,19 @@ import openai
 from evo.config import LlmConfig
 from evo.errors import KeyRefusedError, ModelError, UserError, one_line
 from evo.llm.prompts import Message
+from evo.llm.replies import Reply, decoded, encodable, reason, reply_of, short
 
 OPENAI = "https://api.openai.com/v1"
 KEYS = ("EVO_LLM_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set counts
 _SET_KEY = f"set {', else '.join(KEYS)}, to a key that it takes"
 RETRIES = 1  # of a request, within the time of the call
 LISTING_SECONDS = 20.0  # longest time to list the models
-BYTES_PER_TOKEN = 4  # where a server does not count
 SECRET_CHARACTERS = 8  # a key of fewer is not a secret
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
-_TEXT_PARTS = ("text", "output_text")
-_MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # most characters of an answer that an error quotes
+_TOO_LONG = re.compile(r"\bcontext (?:length|size|window)|tokens|\btoo (?:long|large)\b", re.IGNORECASE)  # said of a request
+_CALL_PATH = "/chat/completions"
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model said, without its thoughts."""
-
-    text: str
-    prompt_tokens: int  # as the server counts them, else estimated
-    reply_tokens: int
-    seconds: float
-    truncated: bool  # cut off at max_tokens
 
 
 class Model:
@@ -78,6 +67,7 @@ class Model:
         """
         llm, began = self._llm, time.monotonic()
         asked: dict[str, Any] = {"model": llm.model, "messages": [dataclasses.asdict(message) for message in messages]}
+        asked["stream"] = False  # a few servers stream unless they are told not to
         if llm.temperature is not None:
             asked["temperature"] = llm.temperature
 
@@ -87,16 +77,17 @@ class Model:
                 return str((await create(**{**asked, limit: llm.max_tokens})).text)
             except openai.BadRequestError as error:
                 other = next(name for name in _LIMIT_NAMES if name != limit)
-                if other not in error.message:  # "… is not supported, use …"
+                if other not in _told(error):  # "… is not supported, use …"
                     raise
             said = str((await create(**{**asked, other: llm.max_tokens})).text)
             self._limit = other
             return said
 
         prompt_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
-        with translated(_base(llm.url), llm.timeout_seconds, self._key):
-            reply = _reply(self._answer(ask, llm.timeout_seconds), prompt_bytes, began)
-        return dataclasses.replace(reply, text=_without(reply.text, self._key))
+        with translated(_base(llm.url), llm.timeout_seconds, self._key, longer=f"--set llm.timeout_seconds={2 * llm.timeout_seconds:g}"):
+            data = self._answer(ask, llm.timeout_seconds)
+            reply = reply_of(data, prompt_bytes, time.monotonic() - began)
+        return dataclasses.replace(reply, text=_without(reply.text, self._key), silence=_without(reply.silence, self._key))
 
     def served(self) -> tuple[str, ...]:
         """Names of the models that the endpoint has.
@@ -112,7 +103,19 @@ class Model:
         with translated(_base(self._llm.url), seconds, self._key):
             listed = self._answer(ask, seconds).get("data")
         entries = listed if isinstance(listed, list) else []
-        return tuple(_encodable(entry["id"]) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
+        return tuple(encodable(entry["id"]) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
+
+    def doubt(self) -> str:
+        """Why the first call may fail, as far as the endpoint's list of models shows; "" if not at all. It may lack names that work."""
+        try:
+            names = self.served()
+        except ModelError as error:
+            return f"its models cannot be listed: {error}"
+        name = self.name
+        if not names or any(served in (name, f"{name}:latest") or served.endswith(f"/{name}") for served in names):
+            return ""
+        such = _without(_some(difflib.get_close_matches(name, names) or names), self._key)
+        return f"{name} is none of the {len(names)} that are served there, such as {such}"
 
     def client(self) -> openai.AsyncOpenAI:
         """A client for one event loop."""
@@ -129,7 +132,7 @@ class Model:
             async with asyncio.timeout(seconds), self.client() as client:
                 return await ask(client)
 
-        return _decoded(asyncio.run(within()))
+        return decoded(asyncio.run(within()))
 
 
 # ---- from settings to a model
@@ -164,16 +167,21 @@ def _only(model: Model, url: str) -> str:
     except KeyRefusedError as error:
         raise UserError(str(error)) from error
     except ModelError as error:
-        raise UserError(f"{error}; start it, or name its model with --model") from error
+        raise UserError(f"{error}; start it, or if it runs, name its model with --model") from error
     if len(names) != 1:
-        shown = ", ".join(one_line(name) for name in names[:8]) + (", …" if len(names) > 8 else "")
-        raise UserError(f"{url} serves {f'{len(names)} models ({shown})' if names else 'no model by any name'}: choose with --model NAME")
+        shown = f"{len(names)} models ({_some(names)})" if names else "no model by any name"
+        raise UserError(f"{url} serves {shown}: choose with --model NAME")
     return names[0]
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(one_line(name) for name in names[:8]) + (", …" if len(names) > 8 else "")
+
+
 def _base(url: str) -> str:
-    """The root of the API; a bare address means its usual path."""
-    return (f"{url.rstrip('/')}/v1" if not urllib.parse.urlsplit(url).path.strip("/") else url) if url else OPENAI
+    """The root of the API; a bare address means its usual path, and that of a call what it is under."""
+    root = url.rstrip("/").removesuffix(_CALL_PATH)
+    return (root if urllib.parse.urlsplit(root).path.strip("/") else f"{root}/v1") if url else OPENAI
 
 
 def _host(url: str) -> str:
@@ -188,93 +196,50 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-# ---- from bytes to a reply
-
-
-def _decoded(body: str) -> dict[str, Any]:
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"the endpoint answered with something other than JSON: {_short(body, _BODY_CHARACTERS) or 'nothing'}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"the endpoint answered with a {type(data).__name__} instead of an object: {_short(body, _BODY_CHARACTERS)}")
-    return data
-
-
-def _reply(data: Mapping[str, Any], prompt_bytes: int, began: float) -> Reply:
-    choices = data.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise ModelError(f"the endpoint answered without a message: {_short(json.dumps(data), _BODY_CHARACTERS)}")
-    content, truncated = _text(message.get("content")), choice.get("finish_reason") == "length"
-    given = data.get("usage")
-    usage = given if isinstance(given, dict) else {}
-    return Reply(
-        text=_encodable(_spoken(content)),
-        prompt_tokens=_count(usage.get("prompt_tokens"), prompt_bytes),
-        reply_tokens=_count(usage.get("completion_tokens"), len(content.encode("utf-8", "replace"))),
-        seconds=time.monotonic() - began,
-        truncated=truncated,
-    )
-
-
-def _text(content: object) -> str:
-    """What a message says: its text, or that of its parts. "" if all of it was thoughts, tool calls or a refusal: its tokens were spent all
-    the same, and it is an answer that does not fit."""
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS else part for part in content]
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
-
-
-def _spoken(content: str) -> str:
-    """An answer without the thoughts that some servers leave in front of it."""
-    before, closed, after = content.rpartition("</think>")
-    if closed:
-        return after
-    return "" if before.startswith("<think>") or after.lstrip().startswith("<think>") else content
-
-
-def _encodable(text: str) -> str:
-    """The text with halves of characters replaced: JSON can spell them, but no file and no request can hold them."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _count(value: object, size: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else -(-size // BYTES_PER_TOKEN)
-
-
 # ---- errors
 
 
 @contextlib.contextmanager
-def translated(endpoint: str, seconds: float, key: str) -> Iterator[None]:
-    """Turns everything that the client raises into a ModelError, and leaves the key out of every message."""
+def translated(endpoint: str, seconds: float, key: str, longer: str = "") -> Iterator[None]:
+    """Turns everything that the client raises into a ModelError, and leaves the key out of every message.
+
+    Args:
+        longer: what gives a call more than `seconds`; "": nothing does.
+    """
     try:
         yield
     except ModelError as error:
         raise ModelError(_without(str(error), key)) from None
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:  # 401 and 403
-        raise KeyRefusedError(_without(f"{endpoint} {_why(error, seconds)}; {_SET_KEY}", key)) from None
+        raise KeyRefusedError(_without(f"{endpoint} {_why(error)}; {_SET_KEY}", key)) from None
+    except (TimeoutError, openai.APITimeoutError):
+        more = f"; if it needs longer: {longer}" if longer else ""
+        raise ModelError(f"{endpoint} gave no complete answer within {seconds:g} s{more}") from None
     except _FOREIGN as error:
-        raise ModelError(_without(f"{endpoint} {_why(error, seconds)}", key)) from None  # the request in the error holds the key
+        raise ModelError(_without(f"{endpoint} {_why(error)}", key)) from None  # the request in the error holds the key
 
 
-def _why(error: Exception, seconds: float) -> str:
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return f"gave no complete answer within {seconds:g} s"
+def _why(error: Exception) -> str:
     if isinstance(error, openai.APIConnectionError):
-        return f"cannot be reached: {_short(str(error.__cause__ or error))}"
+        return f"cannot be reached: {short(str(error.__cause__ or error))}"
     if isinstance(error, openai.APIStatusError):
-        said = error.message.removeprefix(f"Error code: {error.status_code}").removeprefix(" - ")
-        return f"answered {error.status_code}: {_short(said) or 'nothing'}"
-    return f"failed with {type(error).__name__}: {_short(str(error))}"
+        said = short(_told(error)).rstrip(". ")
+        return f"answered {error.status_code}: {said or 'nothing'}{_remedy(error.status_code, said)}"
+    return f"failed with {type(error).__name__}: {short(str(error))}"
 
 
-def _short(text: str, limit: int = _MESSAGE_CHARACTERS) -> str:
-    line = one_line(text[: 4 * limit])
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+def _told(error: openai.APIStatusError) -> str:
+    """What an answer to a failed request says. The client looks for it at one place only, and drops what stands elsewhere."""
+    return error.message.removeprefix(f"Error code: {error.status_code}").removeprefix(" - ") or reason(error.body)
+
+
+def _remedy(status: int, said: str) -> str:
+    """What people can do about a request that was refused; "" if what the endpoint said is all that is known."""
+    if status == 404:
+        return "; --llm is the root of its API, such as http://localhost:8000/v1, and --model a name that it serves"
+    if status in (400, 413, 422) and _TOO_LONG.search(said):
+        return "; lower llm.max_tokens or llm.prompt_bytes with --set, or give the server a longer context"
+    return ""
 
 
 def _without(text: str, key: str) -> str:

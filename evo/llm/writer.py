@@ -24,8 +24,8 @@ from evo.errors import ModelError, one_line
 from evo.llm import prompts
 from evo.llm.brief import brief
 from evo.llm.desk import Answer
-from evo.llm.endpoint import Reply
 from evo.llm.prompts import Message, Setting, TooLong
+from evo.llm.replies import Reply
 from evo.operators import Library, Written
 
 TURNS = 2  # an answer, and a second one after what was wrong with the first
@@ -111,13 +111,16 @@ class ModelWriter:
         if reply.truncated:
             most = self.model.max_tokens
             return f"cut off at {most} tokens, thoughts included; raise that with --set llm.max_tokens={2 * most}"
+        if reply.prompt_cut:
+            read = f"its server counts {reply.prompt_tokens} tokens in a prompt that has more, and so has dropped a part"
+            return f"{read}: give it a longer context (Ollama: OLLAMA_CONTEXT_LENGTH)"
         return trouble.partition("\n")[0]  # what follows are frames, for the model
 
     def _judged(self, proposal: Proposal, library: Library, reply: Reply) -> Written | str:
         """The candidate that a reply makes, or why it makes none, in words for the model."""
         if not reply.text.strip():
             cut_off = "the answer was cut off at its length limit before anything was said: think less, be shorter"
-            return cut_off if reply.truncated else "the answer is empty"
+            return cut_off if reply.truncated else f"the answer is empty{f': {reply.silence}' if reply.silence else ''}"
         parent = library.texts(proposal.parents[0])
         try:
             text = genomes.patch(parent, reply.text, cut=reply.truncated)
