@@ -14,7 +14,8 @@ Out of reach, at the strongest level:
 - A look ahead, or learning while scored, that changes less than 0.003 nats a token (twins.py).
 - A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or training rows, or code for
   the next program; a socket in it could carry a validation row to a program that is set up meanwhile. At level "process" so could a file.
-- Notes on files that all can read, such as the interpreter's: a lock (flock), a hint (F_SET_RW_HINT). A few bits, for whoever looks.
+- Notes on files that all can read, such as the interpreter's: a lock (flock) while a process holds it; a page that is in the machine's
+  cache since somebody has read it. A bit each, for whoever looks.
 - Further training while weights are loaded, on rows that the weights carry: for two more graces.
 - Kernel exploits, timing and other side channels, GPU memory that an earlier process left, pinned host memory (launch.py).
 At level "process" files, other processes and network are open, too, and only changes to the lab and to the training rows are noticed. The

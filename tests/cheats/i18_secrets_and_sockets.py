@@ -45,6 +45,7 @@ def cheat():
     tried(lambda: socket.create_connection(("127.0.0.1", PORT), timeout=1), "the machine's network")
     tried(lambda: socket.create_connection(("1.1.1.1", 53), timeout=1), "the network")
     tried(lambda: pathlib.Path(PRIVATE).read_text(), "private file")
+    tried(lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), "a virtual machine's way to its host")
     tried(lambda: os.listdir(CHECKOUT), "the checkout")
     lab = os.environ.get("EVO_LAB", os.getcwd())
     for path in (f"{lab}/prepare.py", f"{lab}/train.py", "/usr/evo-was-here", "/etc/evo-was-here", "/proc/sys/kernel/core_pattern"):
