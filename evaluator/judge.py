@@ -23,7 +23,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
 from typing import Any
 
@@ -211,7 +211,7 @@ class Scoring:
         Raises:
             Refused: they do not stand.
         """
-        rows = self._random_rows(max(twins.LEAST, math.ceil(self.task.rows * twins.SHARE)))
+        rows = self._rows_sent_again()
         before = self._nats[self._order.argsort()[rows].to(self._nats.device)]
         cuts = twins.choose_cuts(before.cpu(), self.rng)
         change = (self._nats_of(forwarder, rows, cuts) - before).cpu()
@@ -270,6 +270,15 @@ class Scoring:
         same = (mixed[row, cut] == inputs[row, cut]) & (cuts < length)
         mixed[row, cut] = torch.where(same, other, mixed[row, cut])
         return mixed, targets
+
+    def _rows_sent_again(self) -> Any:
+        """All rows before any comes twice: a program may look ahead in a few of them alone."""
+        import torch
+
+        rows = self.task.rows
+        count = max(twins.LEAST, math.ceil(rows * twins.SHARE))
+        rounds = [self.rng.sample(range(rows), rows) for _ in range(math.ceil(count / rows))]
+        return torch.tensor(list(chain.from_iterable(rounds))[:count], dtype=torch.int64)
 
     def _random_rows(self, count: int) -> Any:
         import torch

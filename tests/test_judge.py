@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import select
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_only_targets_with_bytes_count(task: Task) -> None:
     targets = np.fromfile(task.rows_file, "<u2").reshape(ROWS, LENGTH + 1)[:, 1:]
     assert checked.bytes == (targets == 1).sum() + 3 * (targets == 2).sum()
     assert (checked.counted.numpy() == (targets != 0)).all()
+
+
+@pytest.mark.parametrize("rows", [1, ROWS, 4000])
+def test_no_row_is_sent_again_twice_before_all_others_are(task: Task, rows: int) -> None:
+    scoring = Scoring(task)
+    scoring.task = replace(task, rows=rows)
+    again = scoring._rows_sent_again()
+    assert len(again) == max(160, rows // 16)
+    times = torch.bincount(again, minlength=rows)
+    assert len(times) == rows
+    assert int(times.max() - times.min()) <= 1
 
 
 def test_a_twin_differs_from_its_row_first_at_the_cut_and_keeps_its_targets(task: Task) -> None:
