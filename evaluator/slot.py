@@ -16,7 +16,9 @@ Out of reach, at the strongest level:
   the next program; a socket in it could carry a validation row to a program that is set up meanwhile. At level "process" so could a file.
 - Notes on files that all can read, such as the interpreter's: a lock (flock) while a process holds it; a page that is in the machine's
   cache since somebody has read it. A bit each, for whoever looks.
-- Further training while weights are loaded, on rows that the weights carry: for two more graces.
+- Further training while weights are loaded, on rows that the weights carry: for two more graces. Work at each prediction: a program that
+  only keeps rows, and looks up how they go on when it is asked, has the time of its scoring besides, up to `score_seconds`. A scoring that
+  takes longer than the seed genome's is flagged.
 - Kernel exploits, timing and other side channels, GPU memory that an earlier process left, pinned host memory (launch.py).
 At level "process" files, other processes and network are open, too, and only changes to the lab and to the training rows are noticed. The
 level is recorded with every score.

@@ -45,6 +45,15 @@ def test_an_unusual_evaluation_is_flagged_for_what_is_unusual(unusual: dict[str,
     assert words in flag
 
 
+@pytest.mark.parametrize(("training", "most"), [(10.0, 3.0), (300.0, 10.0)])
+@pytest.mark.parametrize(("beyond", "flagged"), [(-0.1, False), (0.1, True)])
+def test_seconds_off_the_clock_weigh_by_the_clock(training: float, most: float, beyond: float, flagged: bool) -> None:
+    """Eight seconds before ten are almost as good as eighteen."""
+    calibration = [record(index, training_seconds=training, setup_seconds=0.5) for index in range(4)]
+    child = record(9, "child", "mutate", training_seconds=training, setup_seconds=0.5 + most + beyond)
+    assert bool(flags.of(child, flags.usual([*calibration, child]))) == flagged
+
+
 def test_speed_is_compared_only_between_evaluations_of_one_genome() -> None:
     assert found(record(9, "child", "mutate", steps=100)) == []
 

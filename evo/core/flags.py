@@ -16,7 +16,9 @@ WAITED_SHARE = 0.1  # share of the time in which the training thread could run: 
 SLOW_SHARE = 0.9  # share of the usual steps a second of the same genome, below which it was slow
 LATE_SHARE, LATE_SECONDS = 0.03, 0.5  # how much later than usual weights may come: a share of the training time, and at least so much
 UNUSED_SHARE = 0.1  # share of the usual training time that may go unused
-LONG_TIMES, LONG_SECONDS = 3.0, 10.0  # a set-up or scoring is long if it takes so many times as long as usual, and at least so much longer
+# A set-up or scoring is long if it takes so many times as long as usual, and at least so much longer: 10 s, or less where these are much of
+# the training time, to which they may have been added.
+LONG_TIMES, LONG_SECONDS, LONG_SHARE = 3.0, 10.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def of(record: Record, usual: Usual) -> list[str]:
         (outcome.score_seconds, usual.score_seconds, "to be scored"),
     ):
         extra = _beyond(seconds, seed)
-        if extra > max(LONG_SECONDS, (LONG_TIMES - 1) * (seconds - extra)):
+        if extra > max(min(LONG_SECONDS, LONG_SHARE * outcome.training_seconds), (LONG_TIMES - 1) * (seconds - extra)):
             found.append(f"it took {seconds:.0f} s {what}, {extra:.0f} s more than the seed genome")
     return found
 
