@@ -296,7 +296,7 @@ def _finish(device: str) -> None:
 
 def _refuse_what_is_not_finite(nats: Any) -> None:
     if bool(nats.isnan().any()):
-        raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity")
+        raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity: a large negative number hides a token, -inf does not")
     if bool(nats.isinf().any()):
         raise Refused(Reason.NOT_FINITE, "the cross-entropy of the logits overflows")
 
