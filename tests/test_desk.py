@@ -11,8 +11,8 @@ from small_run import PROGRAM
 
 from evo.core.belief import believe
 from evo.core.history import fold
-from evo.core.records import MUTATE, Proposal
-from evo.core.standing import assess
+from evo.core.records import CROSSOVER, MUTATE, Proposal
+from evo.core.standing import Standing, assess
 from evo.llm.desk import PAUSE_SECONDS, Answer, Desk, NoDesk
 from evo.operators import Library, describe_seed
 
@@ -32,7 +32,7 @@ def answer(index: int, endpoint_failed: bool = False, tokens: int = 7) -> Answer
 
 
 def desk(author: Callable[[Proposal], Answer], **settings: int) -> Desk:
-    return Desk(lambda asked, library, standing: author(asked), **{"calls": 2, **settings})  # type: ignore[arg-type]
+    return Desk(lambda asked, library, standing, beside: author(asked), **{"calls": 2, **settings})  # type: ignore[arg-type]
 
 
 def taken(from_: Desk, count: int) -> list[Answer]:
@@ -59,6 +59,23 @@ def test_calls_run_beside_each_other_and_no_more_than_allowed() -> None:
     assert {a.proposal.index for a in taken(subject, 2)} == {1, 2}
     assert subject.open
     assert subject.busy == 0
+
+
+def test_a_call_knows_how_many_others_write_about_the_same_parents() -> None:
+    gate, seen = threading.Event(), dict[int, int]()
+
+    def author(asked: Proposal, library: Library, standing: Standing, beside: int) -> Answer:
+        seen[asked.index] = beside
+        gate.wait(PATIENCE)
+        return answer(asked.index)
+
+    subject = Desk(author, calls=4)
+    crossing = Proposal(3, CROSSOVER, (FOUNDER.genome, "another"), 3)
+    for one in (proposal(1), proposal(2), crossing, proposal(4)):
+        subject.start(one, LIBRARY, STANDING)
+    gate.set()
+    taken(subject, 4)
+    assert seen == {1: 0, 2: 1, 3: 0, 4: 2}
 
 
 def test_where_no_model_writes_there_is_nothing_to_ask_or_take() -> None:

@@ -223,7 +223,7 @@ class Scribe:
         self.usable, self.endpoint_failed = usable, endpoint_failed
         self.asked: list[int] = []
 
-    def __call__(self, proposal: Proposal, library: operators.Library, standing: Standing) -> Answer:
+    def __call__(self, proposal: Proposal, library: operators.Library, standing: Standing, beside: int) -> Answer:
         self.asked.append(proposal.index)
         written = self._write(proposal, library) if self.usable and not self.endpoint_failed else None
         return Answer(proposal, written, "" if written else "no block matched", self.endpoint_failed, 100, '{"said": 1}')
@@ -274,7 +274,7 @@ def test_a_slot_never_waits_for_a_model_that_never_answers(tmp_path: Path) -> No
     """Not even at the end, where all that is left to explore is at the model's."""
     gate = threading.Event()
 
-    def never(proposal: Proposal, library: operators.Library, standing: Standing) -> Answer:
+    def never(proposal: Proposal, library: operators.Library, standing: Standing, beside: int) -> Answer:
         gate.wait()
         return Answer(proposal, None, "too late", False, 0, "")
 
@@ -288,7 +288,7 @@ def test_a_slot_never_waits_for_a_model_that_never_answers(tmp_path: Path) -> No
 def test_hours_that_are_spent_end_a_run_whose_model_never_answers(tmp_path: Path) -> None:
     gate = threading.Event()
 
-    def never(proposal: Proposal, library: operators.Library, standing: Standing) -> Answer:
+    def never(proposal: Proposal, library: operators.Library, standing: Standing, beside: int) -> Answer:
         gate.wait()
         return Answer(proposal, None, "too late", False, 0, "")
 

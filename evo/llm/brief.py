@@ -15,15 +15,19 @@ from evo.core.history import EXPLORATIONS
 from evo.core.population import ancestors
 from evo.core.records import Candidate, Proposal, Record
 from evo.core.standing import Standing
-from evo.llm.prompts import Attempt, Brief, Figure, Measured, Partner, Result, Rivals, Setting
+from evo.llm.prompts import FOCUSES, Attempt, Brief, Figure, Measured, Partner, Result, Rivals, Setting
 from evo.operators import Library, common_ancestor
 
-TRIED, BEST, LOST, FAILURES = 20, 10, 12, 6  # most entries of each kind
+TRIED, BEST, LOST, FAILURES, UNDER_WAY = 20, 10, 12, 6, 8  # most entries of each kind
 _IDS = re.compile(r"^[0-9a-f]{8} into [0-9a-f]{8}: ")  # ids of a crossover's parents: a model knows neither
 
 
-def brief(proposal: Proposal, library: Library, standing: Standing, setting: Setting) -> Brief:
-    """The brief of one proposal: a mutation, or with two parents a crossover into the first."""
+def brief(proposal: Proposal, library: Library, standing: Standing, setting: Setting, beside: int = 0) -> Brief:
+    """The brief of one proposal: a mutation, or with two parents a crossover into the first.
+
+    Args:
+        beside: how many other answers about the same parents are being written.
+    """
     parent, belief = proposal.parents[0], library.belief
     text = library.texts(parent)
     return Brief(
@@ -38,21 +42,30 @@ def brief(proposal: Proposal, library: Library, standing: Standing, setting: Set
         best=_best(parent, library),
         lost=tuple(islice(_lost(parent, library, standing), LOST)),
         failures=tuple(islice(_failures(parent, belief, standing), FAILURES)),
+        under_way=tuple(islice((_note(c) for c in _under_way(library, standing) if parent not in c.proposal.parents), UNDER_WAY)),
         partner=_partner(library, parent, proposal.parents[1]) if len(proposal.parents) > 1 else None,
+        beside=beside,
+        focus=FOCUSES[proposal.index % len(FOCUSES)] if beside else "",
     )
 
 
 def _tried(parent: str, library: Library, standing: Standing) -> Iterator[Attempt]:
     """What was made of this parent: under way first, then latest first."""
-    told = {record.index for record in standing.records}
-    for candidate in reversed(tuple(library.known.values())):
-        proposal = candidate.proposal
-        if parent in proposal.parents and proposal.operator in EXPLORATIONS and proposal.index not in told:
+    for candidate in _under_way(library, standing):
+        if parent in candidate.proposal.parents:
             yield Attempt(_note(candidate), "is being evaluated")
     for record in reversed(standing.records):
         proposal = record.candidate.proposal
         if parent in proposal.parents and proposal.operator in EXPLORATIONS:
             yield Attempt(_note(record.candidate), _end(record, library.belief, parent))
+
+
+def _under_way(library: Library, standing: Standing) -> Iterator[Candidate]:
+    """New programs without an outcome, latest first."""
+    told = {record.index for record in standing.records}
+    for candidate in reversed(tuple(library.known.values())):
+        if candidate.proposal.operator in EXPLORATIONS and candidate.proposal.index not in told:
+            yield candidate
 
 
 def _measured(genome: str, library: Library, standing: Standing) -> Measured | None:

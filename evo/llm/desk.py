@@ -37,8 +37,9 @@ class Answer:
     exchange: str  # all that was said, as JSON for people and for the store; "" when nothing was
 
 
-Author = Callable[[Proposal, Library, Standing], Answer]
-"""Writes a proposal with a model, from what was known when it was started. Called in threads; raises nothing that is not a bug."""
+Author = Callable[[Proposal, Library, Standing, int], Answer]
+"""Writes a proposal with a model, from what was known when it was started; the number is that of calls for the same parents which were
+under way then. Called in threads; raises nothing that is not a bug."""
 
 
 class Desk:
@@ -102,10 +103,11 @@ class Desk:
 
     def start(self, proposal: Proposal, library: Library, standing: Standing) -> None:
         """Gives a proposal to the model; the library must not change any more."""
+        beside = sum(p.parents == proposal.parents for p in self._busy.values())
 
         def work() -> None:
             try:
-                self._arrived.put(self._author(proposal, library, standing))
+                self._arrived.put(self._author(proposal, library, standing, beside))
             except BaseException as error:  # noqa: BLE001  a bug of ours: raised where the driver can see it
                 self._arrived.put(error)
 
@@ -172,5 +174,5 @@ class NoDesk(Desk):
         super().__init__(_nobody, calls=0)
 
 
-def _nobody(proposal: Proposal, library: Library, standing: Standing) -> Answer:
+def _nobody(proposal: Proposal, library: Library, standing: Standing, beside: int) -> Answer:
     raise AssertionError(f"proposal {proposal.index} was given to a model, and there is none")

@@ -21,6 +21,22 @@ QUOTED_CHARACTERS = 24_000  # most of a reply that is sent back
 PROGRAM_HEADING = "## Program to edit"
 PARTNER_HEADING = "## What the other program changed"
 
+# What one of several answers about the same program is to look at first, so that they do not all come back with the same idea: prompts
+# that differ are what keeps such searches varied (AlphaEvolve, arXiv 2506.13131, section 2.2).
+FOCUSES = (
+    "the optimisers: their kind, momentum and decay, and which parameters each of them has",
+    "attention: heads, windows, positions, scaling, what becomes of its values",
+    "the schedules, of rates, momentum or weight decay: warm-up, decay, floor",
+    "the MLP: width, activation, gates",
+    "speed: the same model in less time per step, so that the budget has more steps",
+    "norms and the residual stream: where they stand, how it is scaled, skips, gates",
+    "embeddings, the output layer and the loss",
+    "depth against width, and the sequence of the blocks",
+    "initial values of the parameters",
+    "batches: how large, in how many parts, whether they grow",
+    "what can be left out at no cost",
+)
+
 CONTRACT = """\
 Rules of a program:
 - Importing it has no side effect: at module level it only imports, defines and assigns.
@@ -158,7 +174,10 @@ class Brief:
     best: tuple[Result, ...]  # best first
     lost: tuple[Attempt, ...]  # on programs near this one, latest first: what made them worse
     failures: tuple[Attempt, ...]  # of the run, latest first
+    under_way: tuple[str, ...]  # notes of programs that are being evaluated and were not made of this one
     partner: Partner | None  # set: a crossover
+    beside: int = 0  # other answers about the same parents that are being written
+    focus: str = ""  # what this one is to look at first
 
 
 @dataclass(frozen=True)
@@ -217,7 +236,7 @@ def _tail(brief: Brief) -> str:
     measured = f" {_measured(brief.measured)}" if brief.measured else ""
     parts = [f"\n{PROGRAM_HEADING}\n\nval_bpb {_scored(brief.score)}.{measured}\n\n{_fenced(brief.text, 'python')}\n"]
     if brief.partner is None:
-        parts.append("\nMake one change to this program that lowers its val_bpb.\n")
+        parts.append(f"\nMake one change to this program that lowers its val_bpb.{_apart(brief)}\n")
     else:
         partner = brief.partner
         parts.append(
@@ -226,6 +245,14 @@ def _tail(brief: Brief) -> str:
             "program to edit, adapted to it, and keep what is that program's own. The result must differ from both.\n"
         )
     return "".join(parts)
+
+
+def _apart(brief: Brief) -> str:
+    if not brief.beside:
+        return ""
+    others = "Another answer" if brief.beside == 1 else f"{brief.beside} other answers"
+    verb = "is" if brief.beside == 1 else "are"
+    return f" {others} about it {verb} being written at this moment; to come up with something else, look first at {brief.focus}."
 
 
 def _history(brief: Brief) -> list[tuple[str, list[str]]]:
@@ -237,6 +264,7 @@ def _history(brief: Brief) -> list[tuple[str, list[str]]]:
         ("Already tried on this program, latest first; do something else", [_attempt(a) for a in brief.tried]),
         ("Best programs so far: val_bpb, and what the last step to each was worth (positive is better)", [_result(r) for r in brief.best]),
         ("Tried on programs near this one, and lost", [_attempt(a) for a in brief.lost]),
+        ("Being evaluated now, made of other programs; results are not known yet", [told(note) for note in brief.under_way]),
         ("What prepare.py offers", list(brief.setting.offers)),
         ("Functions that the other program changed, in full", definitions),
         ("Latest failures of any program", [_attempt(a) for a in brief.failures]),

@@ -80,9 +80,9 @@ class ModelWriter:
     prompt_bytes: int
     dry_run: Callable[[str], str] | None = None  # what is wrong with a program when it is run, "" if nothing; None: it is not run
 
-    def __call__(self, proposal: Proposal, library: Library, standing: Standing) -> Answer:
-        """One answer; `library` and `standing` must not change any more."""
-        asked = prompts.messages(brief(proposal, library, standing, self.setting()), self.prompt_bytes)
+    def __call__(self, proposal: Proposal, library: Library, standing: Standing, beside: int = 0) -> Answer:
+        """One answer; `library` and `standing` must not change any more. `beside`: calls for the same parents that are under way."""
+        asked = prompts.messages(brief(proposal, library, standing, self.setting(), beside), self.prompt_bytes)
         if isinstance(asked, TooLong):
             return Answer(proposal, None, str(asked), endpoint_failed=False, tokens=0, exchange="")
         conversation, turns = asked, list[Turn]()
