@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from evaluator.card import Card
@@ -181,6 +182,37 @@ class Worked:
                 self._seen[key] = ticks
         own = sum(ticks - self._began[key] for key, ticks in self._seen.items()) / os.sysconf("SC_CLK_TCK")
         self.seconds = max(self.seconds, summed - self._first, own)
+
+
+class Looks:
+    """Looks again and again at the time that a process and all it has started spend on a core: once one of them has ended, its time may be
+    counted nowhere."""
+
+    def __init__(self, look: Callable[[Worked], None], after_seconds: float, every_seconds: float) -> None:
+        """
+        Args:
+            look: lets a `Worked` look at the process.
+            after_seconds: until the first look.
+        """
+        self._look, self._worked, self._over = look, Worked(), threading.Event()
+        self._thread = threading.Thread(target=self._go_on, args=(after_seconds, every_seconds), name="looks", daemon=True)
+        self._thread.start()
+
+    def seconds(self) -> float:
+        """Time on a core from the first look to now; there are no more looks. 0 if there was none."""
+        self.end()
+        self._thread.join()
+        self._look(self._worked)
+        return self._worked.seconds
+
+    def end(self) -> None:
+        """There are no more looks."""
+        self._over.set()
+
+    def _go_on(self, wait: float, every: float) -> None:
+        while not self._over.wait(wait):
+            self._look(self._worked)
+            wait = every
 
 
 def folder_bytes(folder: str, since: float = 0.0) -> int:

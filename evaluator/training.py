@@ -11,7 +11,6 @@ import math
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from typing import Any
 from evaluator.data import Data, Vocabulary, prefault
 from evaluator.evaluate import Watch
 from evaluator.inside import wire
-from evaluator.meter import Worked
+from evaluator.meter import Looks
 from evaluator.outcome import MOST_LOSS, CurvePoint, Failed, Phase, Reason, Stopped
 from evaluator.printed import printable
 from evaluator.sandbox import Exit, Process
@@ -29,6 +28,7 @@ from evaluator.sandbox import Exit, Process
 _CURVE_POINTS_MAX = 400
 _MESSAGES, _MESSAGES_A_SECOND = 100, 20  # most messages of a program; prepare.py sends five a second of the budget, and few more
 _LOOK_SECONDS = 0.05  # between two looks at what a program does in its grace
+_SETUP_LOOK_SECONDS = 0.2  # the same before the clock
 _LOSSES_TOLD = 3  # last losses kept with a failure, beside its curve
 _CURVE_BEGINNING = 16  # first points, never thinned out: two runs are compared by them
 _PEAK_GIB_MAX = 1e6  # most that a process can report of its memory: more than any machine has
@@ -46,6 +46,8 @@ class Limits:
     """What a program may use. A device profile sets them."""
 
     setup_seconds: float = 120.0  # process start to first real batch
+    setup_work_share: float = 0.0  # share of the budget that may be spent on a core before that batch; 0: any, for who compiles works there
+    setup_work_seconds: float = 1.0  # allowed there in any case: to build a model and try it
     grace_seconds: float = 2.0  # after the budget, for steps in flight and for handing over the weights
     late_share: float = 0.05  # share of the budget that may be spent on a core after it, whatever the grace
     late_seconds: float = 0.5  # allowed there in any case: for steps in flight, which a core may spin for, and for saving
@@ -94,9 +96,8 @@ class TrainingRun:
     _clock_start: float = math.inf
     _vocabulary: Vocabulary | None = None
     _curve: list[CurvePoint] = field(default_factory=list)
-    _worked: Worked = field(default_factory=Worked)  # time on a core after the budget
-    _grace: threading.Thread | None = None  # looks at that time
-    _over: threading.Event = field(default_factory=threading.Event)  # set when there is nothing more to look at
+    _before: Looks | None = None  # at time on a core before the clock, where it is limited,
+    _after: Looks | None = None  # and after the budget
 
     def run(self) -> Trained | Stopped | Failed:
         """Holds the conversation to its end; the process and all it started are gone afterwards."""
@@ -107,7 +108,8 @@ class TrainingRun:
         except (wire.WireError, KeyError, TypeError, ValueError, ArithmeticError) as error:
             ended = self._fail(Reason.CONTRACT, f"the process broke the protocol of prepare.py: {error}")
         finally:
-            self._over.set()
+            for looks in filter(None, (self._before, self._after)):
+                looks.end()
             exit_ = self.process.end()
         ended = self._explain(exit_) if ended is None else ended
         if isinstance(ended, Stopped):
@@ -137,6 +139,8 @@ class TrainingRun:
                 pass
             case "phase":
                 self.phase = Phase(message["phase"])
+                if self._before is None and self.limits.setup_work_share:  # the first comes before the program's own text is run
+                    self._before = Looks(self.process.note_work, 0.0, _SETUP_LOOK_SECONDS)
             case "start":
                 return self._start_clock(message)
             case "step":
@@ -155,6 +159,8 @@ class TrainingRun:
         if self._vocabulary is not None:
             return self._fail(Reason.CONTRACT, "batches() was started twice")
         self._asked = time.monotonic()
+        if (early := self._early_work()) is not None:
+            return early
         try:
             vocabulary = self._packed(message["vocab_size"])
         except LookupError as error:
@@ -168,8 +174,7 @@ class TrainingRun:
             self._clock_start = time.monotonic()
             go = {"op": "go", "budget_seconds": self.budget_seconds, "rows": vocabulary.train.rows, "row_tokens": self.data.length + 1}
             wire.send(self.channel, go, (rows,))
-            self._grace = threading.Thread(target=self._look_at_the_grace, name="grace", daemon=True)
-            self._grace.start()
+            self._after = Looks(self.process.note_work, self.budget_seconds, _LOOK_SECONDS)
         finally:
             os.close(rows)
         return None
@@ -231,26 +236,22 @@ class TrainingRun:
         setup = self._asked - self._born
         return Trained(self._vocabulary, seconds, setup, steps, tokens, parameters, peak, tuple(self._curve))
 
-    def _look_at_the_grace(self) -> None:
-        """Looks often from the end of the budget on, since the time of a process that has ended may be counted nowhere."""
-        wait = self.budget_seconds
-        while not self._over.wait(wait):
-            self.process.note_work(self._worked)
-            wait = _LOOK_SECONDS
+    def _early_work(self) -> Failed | None:
+        """A failure if it worked too long before the clock, where it could learn from whatever text it finds."""
+        worked = self._before.seconds() if self._before is not None else 0.0
+        allowed = max(self.limits.setup_work_seconds, self.limits.setup_work_share * self.budget_seconds)
+        if worked <= allowed:
+            return None
+        spent = f"worked for {worked:.1f} s on a core before its first real batch, more than the {allowed:.1f} s allowed"
+        return self._fail(Reason.SETUP_TIMEOUT, f"{spent}: what is learned there is not within the budget")
 
     def _late_work(self) -> Failed | None:
         """A failure if it worked too long after its budget. The grace is for a busy machine, not for training: time on a core counts."""
+        worked = self._after.seconds() if self._after is not None else 0.0
         allowed = max(self.limits.late_seconds, self.limits.late_share * self.budget_seconds)
-        self._over.set()
-        if self._grace is not None:
-            self._grace.join()
-        if self._elapsed() > self.budget_seconds:
-            self.process.note_work(self._worked)
-        if self._worked.seconds <= allowed:
+        if worked <= allowed:
             return None
-        return self._fail(
-            Reason.OVERRAN, f"worked for {self._worked.seconds:.1f} s on a core after its budget, more than the {allowed:.1f} s allowed"
-        )
+        return self._fail(Reason.OVERRAN, f"worked for {worked:.1f} s on a core after its budget, more than the {allowed:.1f} s allowed")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._clock_start

@@ -24,6 +24,7 @@ from evaluator.evaluate import HarnessError
 from evaluator.outcome import Failed, Phase, Reason, Scored
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
+from evo import profiles
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 pytestmark = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
@@ -68,6 +69,7 @@ WITHOUT_EFFECT = (
 )
 AS_THE_TWIN = ("i11_rewritten_rows", "i13_byte_inflation", "i19_patched_operations", "i20_objects_walked")
 OFFSET = "i06_offset_logits"
+READER = "i21_reads_in_set_up"
 SEED_SEARCH, LEARNER = "i12_seed_search", "i21_learns_in_set_up"  # other weights at the first real token than the twin's
 WHILE_TRAINED = {
     "i01_work_between_timers": (Reason.OVERRAN, Phase.TRAIN, "1.5 s of grace"),
@@ -89,7 +91,7 @@ ON_A_GPU = {
     "i22_work_queued_on_the_gpu": (Reason.OVERRAN, "had not arrived"),
 }
 WHILE_SCORED = {
-    "i02_training_while_loaded": (Reason.OVERRAN, "to load its weights and predict a first chunk, more than the 1."),
+    "i02_training_while_loaded": (Reason.OVERRAN, "to load its weights and predict a first chunk, more than the"),
     "i05_false_verdict": (Reason.BAD_LOGITS, "verdict"),
     "i05_weights_that_run": (Reason.CRASH, "Weights only load failed"),
     "i06_own_loss": (Reason.BAD_LOGITS, "gave shape ()"),
@@ -162,7 +164,7 @@ def all_in_one(chosen: tuple[str, ...], known: dict[str, object]) -> str:
 
 
 def test_every_item_of_the_list_has_a_program_and_every_program_a_test() -> None:
-    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, OFFSET, SEED_SEARCH, LEARNER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, *IN_THE_GRACE}
+    listed = {*WITHOUT_EFFECT, *AS_THE_TWIN, OFFSET, READER, SEED_SEARCH, LEARNER, *WHILE_TRAINED, *WHILE_SCORED, *ON_A_GPU, *IN_THE_GRACE}
     assert listed == set(names("cheats")) - {"honest"}
     heads = [read("cheats", name).split('"""')[1].split(". ")[0] for name in listed]  # "2, 11"
     covered = {int(number) for head in heads for number in re.findall(r"\d+", head)}
@@ -253,6 +255,23 @@ def test_a_long_grace_for_a_busy_machine_is_no_time_to_train_in(slot: Slot, name
     assert isinstance(outcome, Failed), outcome
     assert (outcome.reason, outcome.phase) == (Reason.OVERRAN, Phase.SAVE), outcome
     assert "on a core after its budget, more than the 0.5 s allowed" in outcome.message
+
+
+@pytest.mark.parametrize("where", ["IN_A_CHILD = False", "IN_A_CHILD = True"])
+def test_whoever_learns_from_other_text_before_the_clock_is_refused_where_nothing_is_compiled(config: SlotConfig, where: str) -> None:
+    """Waiting there costs nothing, and nor does building a model."""
+    profile = profiles.load(Path(__file__).parents[1] / "configs" / "cpu.toml").limits
+    limited = replace(config.limits, setup_work_share=profile.setup_work_share, setup_work_seconds=profile.setup_work_seconds)
+    careful = Slot(replace(config, limits=limited))
+    try:
+        outcome = careful(read("cheats", READER).replace("IN_A_CHILD = False", where), 1, BUDGET_SECONDS / 20)
+        assert isinstance(outcome, Failed), outcome
+        assert (outcome.reason, outcome.phase) == (Reason.SETUP_TIMEOUT, Phase.SETUP), outcome
+        assert "on a core before its first real batch, more than the 1.0 s allowed" in outcome.message
+        slow = read("cheats", "honest").replace("def main():\n", "def main():\n    import time\n\n    time.sleep(1.5)\n")
+        assert isinstance(careful(slow, 1, BUDGET_SECONDS), Scored)
+    finally:
+        careful.close()
 
 
 @needs_cuda

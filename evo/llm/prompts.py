@@ -42,7 +42,8 @@ Rules of a program:
 - Importing it has no side effect: at module level it only imports, defines and assigns.
 - `build_model()` returns a module with model(tokens (B, T) int64) -> logits (B, T, V); `main()` trains and ends with prepare.save(model).
 - What it uses of `prepare` stays as it is: batches, warmup_batches, progress, report, seed, device, save and the constants. prepare.py
-  itself cannot be changed. The program keeps no clock, chooses no seed, opens no file or connection, starts no process.
+  itself cannot be changed. Before its first real batch a program only builds its model and tries it on warmup_batches. It keeps no clock,
+  chooses no seed, opens no file or connection, starts no process.
 - It imports only Python's standard library, torch and numpy; no other package is available.
 - A prediction depends on its own row up to its own position and on nothing else.
 """
