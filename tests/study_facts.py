@@ -60,6 +60,16 @@ def facts(run_dir: Path, study: str = OVERVIEW) -> Facts:
     return said
 
 
+def told_alike(one: Facts, other: Facts) -> bool:
+    """Whether two studies say the same, but for knobs that had not moved yet when a trial was written."""
+    both = {i: one[i]["params"].keys() & other[i]["params"].keys() for i in one.keys() & other.keys()}
+    cut = [
+        {i: {**said, "params": {name: said["params"][name] for name in both.get(i, ())}} for i, said in facts.items()}
+        for facts in (one, other)
+    ]
+    return cut[0] == cut[1]
+
+
 def rebuilt(run_dir: Path, study: str = OVERVIEW) -> Facts:
     (run_dir / FILE).unlink(missing_ok=True)
     assert main([str(run_dir)]) == 0

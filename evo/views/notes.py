@@ -49,9 +49,10 @@ def overview_note(standing: Standing) -> str:
         "- Value: validation bits per byte, lower is better. Curves: training loss in nats over steps, "
         "comparable only between programs with the same loss.\n"
         "- Failed trials have no value. The note of a trial has its operator, parents and difference.\n"
-        "- Parameters are the named constants of the seed program; numbers inside the code are in the notes, "
-        "and in the studies of tuned species.",
+        "- Parameters are those named constants of the seed program that had moved when the trial was written; numbers inside the code "
+        "are in the notes, and in the studies of tuned species.",
         "A view of `run.sqlite`: changes made here change nothing in the run. `python -m evo.views RUN` rebuilds it, "
+        "after which all trials have all parameters that have moved so far, "
         "`python -m evo.lineage RUN` shows how the genomes came to be.",
     ]
     return "\n\n".join(lines) + "\n"

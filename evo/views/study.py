@@ -1,6 +1,7 @@
 """The Optuna study of a run, which `optuna-dashboard RUN/optuna.log` opens: a view of the store, written in step with the run.
 
-    all evaluations     one trial per evaluation; parameters are the seed program's tunable named constants
+    all evaluations     one trial per evaluation; parameters are those of the seed program's tunable named constants that had moved when
+                        the trial was written, which is once: made anew, all trials have all of them
     species ID, tuned   one trial per evaluation of a species that was tuned; parameters are the values that moved within it, so the
                         study is made anew, under a new number, when more have moved
 
@@ -44,7 +45,7 @@ from genomes import GenomeError, Knob, Reader, Value, constants
 
 FILE = "optuna.log"
 OVERVIEW = "all evaluations"
-VERSION = 1  # of what is written: a study of another version is made anew
+VERSION = 2  # of what is written: a study of another version is made anew
 AT_ONCE = 500  # trials that one refresh writes while slots may be waiting for the driver
 GROWTH = 1.5  # a species' study is made anew during a run when it has grown by this factor: the cost stays in proportion
 MADE, MOVED = "evo:made", "evo:moved"  # how a study was made; which knobs are known to have moved
@@ -122,11 +123,10 @@ class StudyView:
             reader = self._reader(OVERVIEW, founder)
             board = book.make(OVERVIEW, founder, reader, reader.knobs)
         missing = board.missing(records)[:most]
-        moved = set(board.moved)
-        for record in missing:
-            values = _read(board.reader, constants(self._texts(record.candidate.genome)))
-            moved.update(_differing(board.reader, values))
-            self._add(book, board, record, standing, _params(board, values, moved))
+        values = [_read(board.reader, constants(self._texts(record.candidate.genome))) for record in missing]
+        moved = board.moved.union(*(_differing(board.reader, row) for row in values))
+        for record, row in zip(missing, values, strict=True):
+            self._add(book, board, record, standing, _params(board, row, moved))
         book.has_moved(board, moved)
         book.say(board, overview_note(standing), overview_facts(standing))
         return len(missing)
@@ -188,12 +188,8 @@ def species_study(species: str) -> str:
 # ---- a trial in Optuna's form
 
 
-def placed_in(knob: Knob, value: Value, moved: bool = True) -> tuple[BaseDistribution, Value] | None:
-    """A parameter's distribution and value; None if it does not fit. Kind and scale are the knob's for the whole study, as Optuna asks.
-
-    A number that has not `moved` yet has its value as its range: Optuna gives a parameter of a real range some importance even if it
-    is the same in all trials, and thirty of them hide the few that matter.
-    """
+def placed_in(knob: Knob, value: Value) -> tuple[BaseDistribution, Value] | None:
+    """A parameter's distribution and value; None if it does not fit. Kind and scale are the knob's for the whole study, as Optuna asks."""
     if knob.kind in ("bool", "choice"):
         choices = (False, True) if knob.kind == "bool" else knob.choices
         same = [choice for choice in choices if choice == value and type(choice) is type(value)]
@@ -201,18 +197,17 @@ def placed_in(knob: Knob, value: Value, moved: bool = True) -> tuple[BaseDistrib
     room = trials.room(knob, value)
     if room is None or isinstance(value, str):
         return None
-    low, high = room if moved else (value, value)
+    low, high = room
     if knob.kind == "float":
         return FloatDistribution(low, high, log=knob.log), float(value)
     return IntDistribution(int(low), int(high), log=knob.log), int(value)
 
 
 def _params(board: _Board, values: Mapping[str, Value], moved: Container[str]) -> Params:
-    placed = {
-        name: placed_in(board.reader.knobs[name], values[name], name in moved)
-        for name in board.knobs
-        if name in values and name in board.reader.knobs
-    }
+    """The parameters of a trial: knobs that have `moved`. Optuna gives one that is the same in all trials a row among the importances, and
+    some importance if it has a range; thirty of them hide the few that matter."""
+    names = [name for name in board.knobs if name in moved and name in values and name in board.reader.knobs]
+    placed = {name: placed_in(board.reader.knobs[name], values[name]) for name in names}
     return {name: found for name, found in placed.items() if found is not None}
 
 
