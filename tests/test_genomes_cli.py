@@ -61,6 +61,7 @@ def test_merge_unites_on_standard_output_and_says_conflicts_on_standard_error(tm
     assert main(["merge", str(SEED), a, c]) == 1
     said = capsys.readouterr()
     assert said.out in (Path(a).read_text(encoding="utf-8"), Path(c).read_text(encoding="utf-8"))
+    assert "conflict: MATRIX_LR" in said.err
     assert "0.03" in said.err
     assert "(taken)" in said.err
     for side, path in (("a", a), ("b", c)):

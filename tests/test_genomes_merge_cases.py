@@ -91,8 +91,23 @@ def test_what_does_not_go_together_is_a_conflict_with_both_sides(case: str) -> N
     a, b = changed(base, left), changed(base, right)
     for side, whole in (("a", a), ("b", b)):
         found = genomes.merge(base, a, b, genomes.prefer(side))
-        assert [(c.where, c.base, c.a, c.b, c.taken) for c in found.conflicts] == [("", *said, side)]
+        assert [(c.base, c.a, c.b, c.taken) for c in found.conflicts] == [(*said, side)]
         assert found.text == whole
+
+
+@pytest.mark.parametrize(
+    ("base", "where"),
+    [
+        ("RATE = 1\n", "RATE"),
+        ("BETAS: tuple = (1, 0.9)\n", "BETAS"),
+        ("def f():\n    rate = 1\n", "f.rate"),
+        ("def f():\n    g(1)\n", "f"),
+        ("x.y = 1\n", ""),
+    ],
+)
+def test_a_conflict_names_the_constant_or_the_definition_that_it_is_in(base: str, where: str) -> None:
+    found = genomes.merge(base, base.replace("1", "2"), base.replace("1", "3"), genomes.prefer("a"))
+    assert [(c.where, c.base, c.a, c.b) for c in found.conflicts] == [(where, "1", "2", "3")]
 
 
 def test_a_side_that_is_none_is_refused() -> None:

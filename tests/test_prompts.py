@@ -420,7 +420,7 @@ def test_the_brief_of_a_crossover_has_what_a_merge_cannot_unite(run: Known) -> N
     library = dataclasses.replace(run.library, texts=lambda id_: texts[id_], known={**run.library.known, **children})
     found = brief(Proposal(961, CROSSOVER, (one, other), 1), library, run.standing, SETTING)
     assert found.partner is not None
-    assert found.partner.rivals == (Rivals("main", "1.25", "2.5", "3.5"),)
+    assert found.partner.rivals == (Rivals("main.scale", "1.25", "2.5", "3.5"),)
 
 
 def test_a_brief_is_a_function_of_what_is_known(run: Known) -> None:

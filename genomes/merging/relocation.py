@@ -11,7 +11,7 @@ from genomes.units import Unit
 
 Homes = dict[int, str]  # id of a unit → the text that stands in its place, "" for none
 IMPORTS = ("Import", "ImportFrom")
-_VALUES = ("Assign", "AnnAssign")
+VALUES = ("Assign", "AnnAssign")
 
 
 def core(unit: Unit) -> str:
@@ -109,4 +109,4 @@ def _binds(unit: Unit, where: str) -> str:
         return unit.label
     if unit.kind in IMPORTS:
         return core(unit)
-    return unit.label if unit.kind in _VALUES and not where else ""
+    return unit.label if unit.kind in VALUES and not where else ""

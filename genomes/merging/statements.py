@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from genomes.align import Keyed, Stage, walk
 from genomes.merging.expressions import merge_lines
 from genomes.merging.ledger import Ledger
-from genomes.merging.relocation import IMPORTS, Homes, core, relocated
+from genomes.merging.relocation import IMPORTS, VALUES, Homes, core, relocated
 from genomes.merging.touches import independent
 from genomes.units import Clause, Unit
 
@@ -87,7 +87,8 @@ class _Blocks:
         simple = texts[1] in (texts[0], texts[2]) or texts[2] == texts[0]
         if simple and not (self.ledger.fine and any(clause.body for clause in base.clauses)):
             return self.ledger.choose(where, *texts)
-        inner = f"{where}.{base.label.split()[-1]}".lstrip(".") if base.is_definition else where
+        named = base.is_definition or (base.kind in VALUES and base.label.isidentifier())
+        inner = f"{where}.{base.label.split()[-1]}".lstrip(".") if named else where
         matched = _matched(base.clauses, a.clauses, b.clauses)
         if matched is None:
             return self.ledger.choose(where, *texts)
