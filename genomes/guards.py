@@ -2,7 +2,8 @@
 
 The program's own statements are judged, not its names, by the constants that its text and prepare's fix: an `assert`, or an `if …: raise`,
 that certainly stops it (batch sizes that do not divide, heads, letters of a window pattern), a dictionary of choices that lacks the one
-chosen, an index beyond a table, a vocabulary that prepare does not offer, heads that do not divide the width of an attention layer.
+chosen, an index beyond a table, a division of numbers by zero, a vocabulary that prepare does not offer, heads that do not divide the
+width of an attention layer.
 Only guards that certainly run are read: those in the top block of the module, of `main` and `build_model`, and of what these call outside
 any condition.
 """
@@ -37,6 +38,9 @@ def guard_problems(program: Outline, prepare: str) -> Iterator[Problem]:
     for subscript, scope in program.subscripts:
         if scope in runs and isinstance(subscript.ctx, ast.Load) and (wrong := _missing(subscript, scope, constants)):
             yield Problem(subscript.lineno, wrong)
+    for scope in runs:
+        for division in _divisions_by_zero(scope, constants):
+            yield Problem(division.lineno, f"`{ast.unparse(division)[:80]}` divides by zero: change the divisor")
     for call, scope in program.calls:
         if wrong := _vocabulary(call, scope, constants) or _heads(call, scope, constants):
             yield Problem(call.lineno, wrong)
@@ -136,6 +140,18 @@ def _missing(node: ast.Subscript, scope: Scope, constants: Constants) -> str:
     if isinstance(rows, tuple | str) and type(key) is int and not -len(rows) <= key < len(rows):
         return f"{ast.unparse(node.slice)} = {key} is not an index of {ast.unparse(node.value)[:40]}, which has {len(rows)} elements"
     return ""
+
+
+def _divisions_by_zero(scope: Scope, constants: Constants) -> Iterator[ast.BinOp]:
+    """Divisions that certainly run, of one number by another that is zero; a tensor may be divided by it."""
+    for statement in scope.node.body if isinstance(scope.node, ast.Module | ast.FunctionDef) else ():
+        for node in always(statement):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.FloorDiv | ast.Mod):
+                numbers = [constants.value(side, scope) for side in (node.left, node.right)]
+                if all(isinstance(number, int | float) for number in numbers) and numbers[1] == 0:
+                    yield node
+        if any(isinstance(node, ast.Return) for node in parts(statement)):
+            return  # what follows may not run
 
 
 def _changed(table: ast.expr, scope: Scope, constants: Constants) -> bool:

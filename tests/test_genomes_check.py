@@ -107,6 +107,9 @@ def test_names_of_the_standard_library_are_defined():
         "class A:\n    def __init__(self):\n        self.x = 1\n\n\ndef f():\n    return A().x",
         "MODE = 'a'\n\n\ndef only_b():\n    assert MODE == 'b'",
         "WIDTH, HEADS = 64, 3\n\n\ndef split(x):\n    return x // max(1, WIDTH // HEADS)",
+        "STEPS = 0\n\n\ndef share(step):\n    return step / STEPS\n\n\nNEVER = 1 / STEPS if STEPS else 0.0",
+        "STEPS = 0\n\n\ndef shares():\n    if STEPS == 0:\n        return []\n    return [1 / STEPS]\n\n\nX = shares()",
+        "ZERO = 0.0\nX, Y = torch.ones(2) / ZERO, '%d' % ZERO",
         "def f(x):\n    return x\n\n\nif torch.cuda.is_available():\n    def f(x, y):\n        return x\n\n\ndef g():\n    return f(1, 2)",
     ],
 )
@@ -170,6 +173,8 @@ def test_typical_mistakes_of_a_writer_are_found_where_they_are(pairs, words):
         ("LETTERS = 'SXL'\nassert all(c in 'SL' for c in LETTERS)", "LETTERS = 'SXL'"),
         ("WIDTH, HEADS = 64, 3\nif WIDTH % HEADS != 0:\n    raise ValueError('heads')", "WIDTH = 64, HEADS = 3"),
         ("ROWS = ((1, 2), (3, 4))\nSTEPS = 5\nX = ROWS[STEPS]", "STEPS = 5 is not an index of ROWS, which has 2 elements"),
+        ("X = 0.5 / 0", "`0.5 / 0` divides by zero"),
+        ("STEPS = 0\n\n\ndef share():\n    return 2 * (1 // STEPS)\n\n\nX = share()", "`1 // STEPS` divides by zero"),
         ("WIDTH = 66\nLAYER = nn.MultiheadAttention(WIDTH, 4)", "4 heads do not divide the width 66"),
         (
             "from dataclasses import dataclass\n\n\n@dataclass\nclass C:\n    n_layer: int = 4\n\n\nX = C(n_layre=3)",
