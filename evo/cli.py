@@ -7,10 +7,11 @@ import codecs
 import contextlib
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
+
+from evo.errors import SettingError
 
 STOPPED = 130  # exit code of a process ended by SIGINT, as in shells
 STAND_INS = {"±": "+-", "→": "->", "★": "*", "✗": "x", "✓": "ok", "×": "x", "…": "...", "–": "-", "−": "-"}
@@ -48,16 +49,17 @@ def entry(name: str, main: Callable[[], int]) -> int:
     return code
 
 
-def as_typed(message: str, flags: Mapping[str, str], options: argparse.Namespace) -> str:
-    """A message with the flags that were given instead of the settings behind them.
+def refusal(error: Exception, flags: Mapping[str, str], options: argparse.Namespace) -> str:
+    """What an error says; of a setting under the name of the flag that gave its value.
 
     Args:
         flags: flag without dashes -> `section.key`.
     """
-    for flag, name in flags.items():
-        if getattr(options, flag) is not None:
-            message = re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w-])( =(?= ))?", f"--{flag}", message)
-    return message
+    if isinstance(error, SettingError):
+        for flag, setting in flags.items():
+            if setting == error.setting and getattr(options, flag) is not None:
+                return f"--{flag} {error.said}"
+    return str(error)
 
 
 def stand_in(error: UnicodeError) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from typing import Any
 from evaluator.instant import Landscape
 from evaluator.outcome import MOST_BPB
 from evo.core.policies import SearchConfig
-from evo.errors import UserError, nearest
+from evo.errors import SettingError, UserError, nearest
 
 EXECUTORS = ("ray", "inline")
 LONGEST_BUDGET_SECONDS = 30 * 86400.0
@@ -49,7 +49,7 @@ class RunConfig:
         for name in ("budget_seconds", "hours"):
             _positive(f"run.{name}", getattr(self, name))
         if self.budget_seconds is not None and self.budget_seconds > LONGEST_BUDGET_SECONDS:
-            raise UserError(f"run.budget_seconds is {self.budget_seconds:g}, must be at most {LONGEST_BUDGET_SECONDS:g}: a month")
+            raise ValueError(f"run.budget_seconds is {self.budget_seconds:g}, must be at most {LONGEST_BUDGET_SECONDS:g}: a month")
         _at_least("run.gpus", self.gpus, 0)
         _at_least("run.slots", self.slots, 1)
 
@@ -162,7 +162,8 @@ def build(section: type[Any], name: str, table: Mapping[str, Any]) -> Any:
     """One section from its keys and values.
 
     Raises:
-        UserError: a key is unknown, or a value is of the wrong type or out of range.
+        UserError: a key is unknown.
+        SettingError: a value is of the wrong type or out of range.
     """
     hints = typing.get_type_hints(section)
     values = {}
@@ -172,8 +173,8 @@ def build(section: type[Any], name: str, table: Mapping[str, Any]) -> Any:
         values[key] = _converted(f"{name}.{key}", value, hints[key])
     try:
         return section(**values)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    except ValueError as error:  # which begins with the setting
+        raise SettingError(*str(error).split(maxsplit=1)) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -211,11 +212,11 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
         try:
             return float(value)
         except OverflowError as error:
-            raise UserError(f"{name} must be a number that fits in 64 bits, got one of {len(str(value))} digits") from error
+            raise SettingError(name, f"must be a number that fits in 64 bits, got one of {len(str(value))} digits") from error
     if type(value) in wanted or (value is None and types.NoneType in wanted):
         return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    raise UserError(f"{name} must be {' or '.join(names[t] for t in wanted if t in names)}, got {reprlib.repr(value)}")
+    raise SettingError(name, f"must be {' or '.join(names[t] for t in wanted if t in names)}, got {reprlib.repr(value)}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 EvoError                print the one line and end
 ├── UserError           what was asked for cannot be done as asked: exit code 2, nothing was changed
+│   ├── SettingError    … for the value of a setting: name the flag that gave it, if one did
 │   ├── SeedFailsError  the lab's own program gets no score: mend it before anything can be evolved
 │   │   └── SeedIgnoredError  … or the same score under every seed: noise cannot be measured
 │   └── LineageError    a question about a run has no answer: ask another
@@ -32,6 +33,19 @@ class UserError(EvoError):
     """Wrong input: print the line, change nothing, exit with 2."""
 
     exit_code = 2
+
+
+class SettingError(UserError):
+    """A setting cannot have this value: say so of the flag that gave it, if one did."""
+
+    def __init__(self, setting: str, said: str) -> None:
+        """
+        Args:
+            setting: its full name, which the sentence begins with.
+            said: the rest of the sentence.
+        """
+        super().__init__(f"{setting} {said}")
+        self.setting, self.said = setting, said
 
 
 class SeedFailsError(UserError):

@@ -24,7 +24,7 @@ from evaluator.preflight import DryRunConfig, Inconclusive, Passed, Verdict
 from evo import assembly, profiles
 from evo import lab as labs
 from evo.claims import claimed
-from evo.cli import Parser, as_typed, entry
+from evo.cli import Parser, entry, refusal
 from evo.config import Config, from_flat, stated
 from evo.core.flags import WAITED_SHARE
 from evo.core.records import SEEDS
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome, taken_with = evaluate(options)
     except (EvoError, HarnessError) as error:
         flags = {flag: name for flag, name in FLAGS.items() if name in MEASURED}
-        print(f"evo.evaluate: {as_typed(str(error), flags, options)}", file=sys.stderr)
+        print(f"evo.evaluate: {refusal(error, flags, options)}", file=sys.stderr)
         return error.exit_code if isinstance(error, EvoError) else 1
     print(json.dumps({**taken_with, **to_dict(outcome)}) if options.json else describe(outcome, taken_with))
     return 0 if isinstance(outcome, Scored) else 1

@@ -32,7 +32,7 @@ from evaluator.slot import SlotConfig
 from evo import assembly, given, session
 from evo.assembly import Assembly
 from evo.claims import claimed
-from evo.cli import STOPPED, Parser, as_typed, drop_output, entry
+from evo.cli import STOPPED, Parser, drop_output, entry, refusal
 from evo.closing import closing_words
 from evo.config import LlmConfig
 from evo.drive import Driver, Watcher
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             now = session.resolve(options, Path.cwd())
             return run(now, options.add)
     except UserError as error:
-        print(f"evo.run: {as_typed(str(error), session.FLAGS, options)}", file=sys.stderr)
+        print(f"evo.run: {refusal(error, session.FLAGS, options)}", file=sys.stderr)
         return error.exit_code
     except StoreError as error:
         print(f"evo.run: {error}", file=sys.stderr)

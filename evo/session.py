@@ -23,7 +23,7 @@ from evo import operators
 from evo.assembly import Assembly, Plan
 from evo.config import Config, LlmConfig, flat, from_flat, stated
 from evo.core.records import Candidate
-from evo.errors import UserError
+from evo.errors import SettingError, UserError
 from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, held, read_program, refuse_foreign, write_atomically
 from evo.store import snapshot
 
@@ -89,7 +89,7 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         said = {**said, "search.calibrations": stored["search.calibrations"]}
     for name, value in said.items():
         if name not in (*LIMITS, *MODEL, *PASSING, *MEASURED) and value != stored[name]:
-            raise UserError(f"{run_dir} was started with {name} = {stored[name]!r}, not {value!r}; leave it out, or name a new folder")
+            raise SettingError(name, f"is {value!r}, but {run_dir} was started with {stored[name]!r}; leave it out, or name a new folder")
     lifted = shlex.join(word for name in LIMITS if name in dropped - set(said) for word in _flag(name, kept.get(name)))
     kept = {name: value for name, value in kept.items() if name not in dropped}
     return Session(run_dir, True, from_flat({**stored, **kept, **said}), meta, lifted)
