@@ -188,6 +188,9 @@ class Driver:
             self._curves.add(record, self._curve(record.index))
         self._known.update(self.store.known())
         self._spent_before = covered_seconds(((r.started, r.finished) for r in records), PAUSE_SECONDS)
+        there, limit = self.search.history.evaluated, self.search.config.evals
+        if limit is not None and there > limit:
+            self.notices.append(f"the run has {there} new genomes already, and the limit is {limit}: nothing new is explored")
         self._prove_seed()
         self._ready.extend(Begun(c, self.store.text(c.genome)) for c in pending)
         self.began = time.time()

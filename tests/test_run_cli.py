@@ -239,6 +239,13 @@ def test_a_run_goes_on_from_another_folder(done: Path, tmp_path: Path, monkeypat
     assert main([f"../{done}", "--evals", "7", *INLINE]) == 0
 
 
+def test_a_limit_below_what_there_is_says_how_much_there_is(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(done), "--evals", "3", *INLINE]) == 0
+    assert "the run has 6 new genomes already, and the limit is 3: nothing new is explored" in capsys.readouterr().out
+    assert main([str(done), "--evals", "6", *INLINE]) == 0
+    assert "already" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Signals) -> None:
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--set", "instant.seconds=0.05"]
