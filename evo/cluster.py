@@ -120,14 +120,22 @@ class RayExecutor:
             _require_listener(address)
         folder = _folder() if self._owner and not address else None
         self._watchdog = _watchdog(folder) if self._owner else None
+        self._places: list[_Place] = []
+        self._tickets = 0
+        try:
+            self._start(specs, address, folder)
+        except BaseException:  # Ctrl-C too: a process that ends while Ray is up in it ends by a segmentation fault now and then
+            self.close()
+            raise
+
+    def _start(self, specs: tuple[SlotSpec, ...], address: str, folder: str | None) -> None:
         if self._owner:
             connect(address, len(specs), self._gpus, folder)
         if self._watchdog is not None and self._watchdog.stdin is not None:
             self._watchdog.stdin.write(b"Ray is up\n")
             self._watchdog.stdin.flush()
-        _check_size(len(specs), self._kind, leave=self._owner)
+        _check_size(len(specs), self._kind)
         self._alive_at = self._started_at = time.monotonic()
-        self._tickets = 0
         reserved = [placement_group([{self._kind: 1}]) for _ in specs]
         self._places = [_Place(spec, group, *self._spawn(spec, group)) for spec, group in zip(specs, reserved, strict=True)]
         ray.wait([place.starts for place in self._places], num_returns=len(specs), timeout=START_SECONDS)
@@ -356,12 +364,10 @@ def _watchdog(folder: str | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
-def _check_size(slots: int, kind: str, leave: bool) -> None:
+def _check_size(slots: int, kind: str) -> None:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     have = resources.get(kind, 0)
     if slots > have:
-        if leave:
-            ray.shutdown()
         raise UserError(f"the Ray cluster has {have:g} {kind}s for {slots} slots, which need one each; ask for no more")
 
 

@@ -228,6 +228,19 @@ def test_a_slot_that_cannot_start_says_why_in_one_line(ray_is_up: None, run_dir:
         executor.close()
 
 
+def test_a_start_that_is_interrupted_leaves_no_ray(run_dir: Path) -> None:
+    """While Ray is up in it, a process may end by a segmentation fault instead of its exit code."""
+    script = (
+        "import sys, evo.cluster as cluster; from evaluator.instant import Landscape; from evo.executor import SlotSpec\n"
+        "def interrupt(*_, **__): raise KeyboardInterrupt\n"
+        "cluster.ray.wait = interrupt\n"
+        "try: cluster.RayExecutor((SlotSpec('slot0', Landscape(), sys.argv[1], 1.0, 60.0),))\n"
+        "except KeyboardInterrupt: print('up' if cluster.ray.is_initialized() else 'down')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(run_dir)], capture_output=True, text=True, check=False, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "down\n")
+
+
 def until_free(executor: Executor, slots: int = 1) -> None:
     deadline = time.monotonic() + 60
     while executor.free_slots < slots:
