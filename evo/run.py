@@ -231,6 +231,9 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
             stopped = False
         except KeyboardInterrupt:
             stopped = True
+    if settings.config.run.executor == "ray":
+        say("ending Ray and the slots' processes…")  # which takes seconds: before the last words, so that the shell comes right after them
+    executor.close()
     for line in closing_words(driver, settings, stopped):
         say(line)
     return STOPPED if stopped else 0
