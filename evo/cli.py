@@ -8,8 +8,9 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from evo.errors import SettingError
 
@@ -47,6 +48,33 @@ def entry(name: str, main: Callable[[], int]) -> int:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
     return code
+
+
+def tell(line: str, stream: TextIO | None = None) -> None:
+    """Prints a line at once; on a terminal, lines that break between words."""
+    stream = stream or sys.stdout
+    width = width_of(stream)
+    print(folded(line, width) if width else line, file=stream, flush=True)
+
+
+def width_of(stream: TextIO) -> int:
+    """Columns of the terminal behind a stream; 0 where there is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError, AttributeError):  # no terminal, or no real stream
+        return 0
+
+
+def folded(line: str, width: int) -> str:
+    """The line, broken between words where a terminal would break it inside one; what follows stands under the last column of a table.
+    A command at the end is left whole, since it is there to be copied."""
+    if len(line) <= width or line.startswith(("  python -m ", "  optuna-dashboard ")):
+        return line
+    text, python, command = line.partition(" python -m ") if ": python -m " in line else (line, "", "")
+    column = line.rfind("  ") + 2
+    indent = column if 2 < column <= width // 2 else 2
+    lines = textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, f" {python}{command}"] if python else lines)
 
 
 def refusal(error: Exception, flags: Mapping[str, str], options: argparse.Namespace) -> str:

@@ -24,7 +24,7 @@ from evaluator.preflight import DryRunConfig, Inconclusive, Passed, Verdict
 from evo import assembly, profiles
 from evo import lab as labs
 from evo.claims import claimed
-from evo.cli import Parser, entry, refusal
+from evo.cli import Parser, entry, refusal, tell
 from evo.config import Config, from_flat, stated
 from evo.core.flags import WAITED_SHARE
 from evo.core.records import SEEDS
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome, taken_with = evaluate(options)
     except (EvoError, HarnessError) as error:
         flags = {flag: name for flag, name in FLAGS.items() if name in MEASURED}
-        print(f"evo.evaluate: {refusal(error, flags, options)}", file=sys.stderr)
+        tell(f"evo.evaluate: {refusal(error, flags, options)}", sys.stderr)
         return error.exit_code if isinstance(error, EvoError) else 1
     print(json.dumps({**taken_with, **to_dict(outcome)}) if options.json else describe(outcome, taken_with))
     return 0 if isinstance(outcome, Scored) else 1
@@ -215,7 +215,7 @@ def _read(file: Path) -> str:
 
 
 def _say_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    tell(line, sys.stderr)
 
 
 def _parser() -> Parser:

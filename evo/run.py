@@ -32,7 +32,7 @@ from evaluator.slot import SlotConfig
 from evo import assembly, given, session
 from evo.assembly import Assembly
 from evo.claims import claimed
-from evo.cli import STOPPED, Parser, drop_output, entry, refusal
+from evo.cli import STOPPED, Parser, drop_output, entry, refusal, tell
 from evo.closing import closing_words
 from evo.config import LlmConfig
 from evo.drive import Driver, Watcher
@@ -66,21 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             now = session.resolve(options, Path.cwd())
             return run(now, options.add)
     except UserError as error:
-        print(f"evo.run: {refusal(error, session.FLAGS, options)}", file=sys.stderr)
+        tell(f"evo.run: {refusal(error, session.FLAGS, options)}", sys.stderr)
         return error.exit_code
     except StoreError as error:
-        print(f"evo.run: {error}", file=sys.stderr)
+        tell(f"evo.run: {error}", sys.stderr)
         return 1
     except (EvoError, HarnessError, OSError) as error:
         further = (
             f"; nothing finished is lost, go on: python -m evo.run {shlex.quote(str(now.run_dir))}" if now and session.begun(now) else ""
         )
-        print(f"evo.run: {error}{further}", file=sys.stderr)
+        tell(f"evo.run: {error}{further}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         further = _further(options, arguments, now)
         told = f"stopped; nothing finished is lost, go on: {further}" if further else "stopped before anything was started"
-        print(f"evo.run: {told}", file=sys.stderr)
+        tell(f"evo.run: {told}", sys.stderr)
         return STOPPED
 
 
@@ -208,7 +208,7 @@ def _setting(assembled: Assembly) -> Setting:
 def say(line: str) -> None:
     """One line to standard output, at once. A run does not end because nobody listens any more."""
     try:
-        print(line, flush=True)
+        tell(line)
     except OSError as error:
         drop_output()
         with contextlib.suppress(OSError):

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any
 
 import genomes
-from evo.cli import Parser, entry
+from evo.cli import Parser, entry, folded, tell, width_of
 from evo.core.policies import SearchConfig
 from evo.errors import LineageError
 from evo.folder import StoreError, read_program, read_text
@@ -34,8 +34,9 @@ from evo.lineage.effects import effects, effects_lines
 from evo.lineage.operators import operators, operators_lines
 from evo.lineage.questions import Run, also_meant, best, path, read, resolve, show, tree
 from evo.lineage.slots import slots, slots_lines
-from evo.lineage.text import best_lines, path_lines, show_lines, tree_lines
+from evo.lineage.text import Line, best_lines, path_lines, show_lines, tree_lines
 
+CODE = ("+", "-", "@@", " ")  # beginnings of lines of a difference, or of a log
 WHAT = ("tree", "show", "path", "best", "effects", "operators", "slots")
 
 
@@ -47,14 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _named_damage(run):
             data, lines = _answer(run, options)
             if options.id and (said := also_meant(run, options.id)):
-                print(f"evo.lineage: {said}", file=sys.stderr)
+                tell(f"evo.lineage: {said}", sys.stderr)
     except (StoreError, LineageError) as error:
-        print(f"evo.lineage: {error}", file=sys.stderr)
+        tell(f"evo.lineage: {error}", sys.stderr)
         return 2
     except OSError as error:
-        print(f"evo.lineage: cannot read {options.run}: {error.strerror}; name a run folder", file=sys.stderr)
+        tell(f"evo.lineage: cannot read {options.run}: {error.strerror}; name a run folder", sys.stderr)
         return 2
-    _print(json.dumps(data, ensure_ascii=False, indent=2) if options.json else lines)
+    if options.json:
+        print(json.dumps(data, ensure_ascii=False, indent=2))
+    else:
+        _print(lines, CODE if options.what == "show" else ())
     return 0
 
 
@@ -104,20 +108,19 @@ def _search_config(run: Run) -> SearchConfig:
     return replace(usual, **{name: kept.get(f"search.{name}", getattr(usual, name)) for name in ("population", "species_share")})
 
 
-def _print(output: str | list[tuple[str, str]]) -> None:
-    """Prints text as it is; styled lines in colour, on a terminal only."""
-    if isinstance(output, str):
-        print(output)
-    elif sys.stdout.isatty():
-        from rich.console import Console
-        from rich.text import Text
-
-        console = Console(soft_wrap=True, highlight=False)
-        for text, style in output:
-            console.print(Text(text, style=style))
-    else:
-        for text, _ in output:
+def _print(lines: list[Line], whole: tuple[str, ...]) -> None:
+    """Prints lines; on a terminal in colour and broken between words, but for those that begin with one of `whole`."""
+    width = width_of(sys.stdout)
+    if not width:
+        for text, _ in lines:
             print(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    for text, style in lines:
+        console.print(Text(text if text.startswith(whole) else folded(text, width), style=style))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import genomes
 from evaluator.outcome import SELF_REPORTED
 from evo.core.standing import Standing
-from evo.lineage.text import Line
+from evo.lineage.text import NOTE_WIDTH, Line, cut
 from evo.lineage.traits import traits
 from evo.numeric.attribution import Effect, Observed, attribute, diverged
 
@@ -53,7 +53,9 @@ def effects_lines(data: Mapping[str, Any]) -> list[Line]:
     notable = [pair for pair in data["interactions"] if pair["clear"]][:SHOWN_INTERACTIONS]
     if notable:
         lines += [("", ""), ("together, beyond the sum of the two:", "bold")]
-        lines += [(f"{_figures(pair)}  {pair['genomes']:>7}  {' WITH '.join(pair['edits'])}", "") for pair in notable]
+        for pair in notable:
+            edits = " WITH ".join(cut(edit, NOTE_WIDTH // 2) for edit in pair["edits"])
+            lines.append((f"{_figures(pair)}  {pair['genomes']:>7}  {edits}", ""))
     lines += [("", ""), (data["verdict"], "yellow" if data["scored"] < FEW else "")]
     if data["diverged"]:
         lines.append((f"left out: {data['diverged']} more, with scores so bad that their training must have broken down", "dim"))
@@ -96,7 +98,7 @@ def _effect_line(row: Mapping[str, Any]) -> Line:
     mark = "★ " if row["in_champion"] else "  "
     several = f" (of {row['values']} values)" if row["values"] > 1 else ""
     style = "" if not row["clear"] else "green" if row["worth"] < 0 else "red"
-    return f"{_figures(row)}  {row['genomes']:>7}  {mark}{row['edit']}{several}", style
+    return f"{_figures(row)}  {row['genomes']:>7}  {mark}{cut(row['edit'])}{several}", style
 
 
 def _figures(row: Mapping[str, Any]) -> str:

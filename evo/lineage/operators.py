@@ -43,17 +43,18 @@ def operators_lines(data: Mapping[str, Any]) -> list[Line]:
     told = f" ({SELF_REPORTED})" if data["self_reported"] else ""
     lines = [
         (
-            f"{'operator':12}{'children':>9}{'failed':>8}{'stopped':>9}{'better':>8}{'gain':>9}{'slot hours':>12}{'gain/hour':>11}"
-            f"{'share ×':>9}",
+            f"{'operator':9}  {'children':>8}  {'failed':>6}  {'stopped':>7}  {'better':>6}  {'gain':>7}  {'hours':>6}  {'gain/hour':>9}"
+            f"  {'share ×':>7}",
             "bold",
         )
     ]
     for row in data["operators"]:
-        counts = f"{row['operator']:12}{row['children']:>9}{row['failed']:>8}{row['stopped']:>9}{row['better']:>8}"
+        counts = f"{row['operator']:9}  {row['children']:>8}  {row['failed']:>6}  {row['stopped']:>7}  {row['better']:>6}"
         factor = "" if row["factor"] is None else f"{row['factor']:.2f}"  # repairs are made when they are due
-        lines.append((f"{counts}{row['reward']:>9.4f}{row['hours']:>12.2f}{row['rate']:>11.4f}{factor:>9}", ""))
+        lines.append((f"{counts}  {row['reward']:>7.4f}  {row['hours']:>6.2f}  {row['rate']:>9.4f}  {factor:>7}", ""))
     lines.append(("", ""))
     lines.append((f"gain: val_bpb{told} by which children are believed to be better than their best parent, summed; not proof", "dim"))
+    lines.append(("hours: of slots; gain/hour: for one of them", "dim"))
     lines.append(
         (f"share ×: what the policy evo multiplies the configured share by, judging by the latest {data['window']} genomes", "dim")
     )

@@ -107,6 +107,11 @@ def estimate(node: Mapping[str, Any], draws: bool = True) -> str:
     return f"{node['val_bpb']:.4f} ± {node['sd']:.4f}" + (f" (n {node['n']}{told})" if draws else "")
 
 
+def cut(note: str, width: int = NOTE_WIDTH) -> str:
+    """A note that takes no more than a line; `--json` has it whole."""
+    return note if len(note) <= width else f"{note[: width - 1]}…"
+
+
 def sparkline(values: Sequence[float]) -> str:
     """The shape of a curve in at most `CURVE_WIDTH` characters."""
     step = max(1, -(-len(values) // CURVE_WIDTH))
@@ -141,8 +146,7 @@ def _tree_line(node: Mapping[str, Any], branches: str, short: Callable[[str], st
     if node["val_bpb"] is None:
         mark, style = "✗ ", "red"
     other = f" (with {short(node['parents'][1])})" if len(node["parents"]) > 1 else ""
-    note = node["note"] if len(node["note"]) <= NOTE_WIDTH else node["note"][: NOTE_WIDTH - 1] + "…"
-    return f"{branches}{mark}{short(node['genome'])}  {estimate(node)}  {node['operator']}: {note}{other}", style
+    return f"{branches}{mark}{short(node['genome'])}  {estimate(node)}  {node['operator']}: {cut(node['note'])}{other}", style
 
 
 def _evaluation_lines(row: Mapping[str, Any]) -> list[Line]:
