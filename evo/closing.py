@@ -11,6 +11,7 @@ from evo.core import flags
 from evo.core.records import GIVEN
 from evo.core.standing import Standing
 from evo.core.stopping import audit
+from evo.core.words import counted
 from evo.drive import Driver
 from evo.session import Session
 from evo.store import curve
@@ -39,7 +40,7 @@ def _more(driver: Driver, settings: Session) -> list[str]:
 def _end(driver: Driver, stopped: bool) -> list[str]:
     """How much was done, and why no more."""
     history, exhausted = driver.search.standing.history, driver.search.exhausted
-    told = f"{history.evaluated} new genomes evaluated, {len(driver.search.standing.records)} records, "
+    told = f"{counted(history.evaluated, 'new genome')} evaluated, {counted(len(driver.search.standing.records), 'record')}, "
     told += f"{clock(time.time() - driver.began)} this session"
     lines = [f"stopped: {told}; nothing finished is lost" if stopped else f"done: {told}"]
     if exhausted:
@@ -75,8 +76,8 @@ def _handed_in(standing: Standing) -> list[str]:
     best = min(given, key=lambda genome: of[genome.id].mean)
     theirs = of[best.id]
     which = "the program handed in" if len(given) == 1 else f"the best of {len(given)} programs handed in"
-    own = f"{theirs.mean:.4f} ± {theirs.sd:.4f} ({len(best.scores)} draws)"
-    return [f"{which}, {best.id}, has val_bpb {own}, the seed {seed.mean:.4f} ± {seed.sd:.4f} ({seed.n} draws)"]
+    own = f"{theirs.mean:.4f} ± {theirs.sd:.4f} ({counted(len(best.scores), 'draw')})"
+    return [f"{which}, {best.id}, has val_bpb {own}, the seed {seed.mean:.4f} ± {seed.sd:.4f} ({counted(seed.n, 'draw')})"]
 
 
 def _further(driver: Driver, settings: Session, standing: Standing) -> list[str]:

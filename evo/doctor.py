@@ -28,6 +28,7 @@ import evaluator
 from evaluator import sandbox
 from evo import machine, profiles
 from evo.cli import Parser, entry
+from evo.core.words import counted
 from evo.errors import UserError, one_line
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -139,7 +140,7 @@ def used(profile: profiles.Profile, here: machine.Machine, seed: Settings) -> It
     if head.device == "cpu" and here.device != "cpu":
         why = "asked for"
     slots = profiles.slot_count(profile, here, None, None)
-    said = f"{head.name} ({why}): {slots} at once, {head.threads_per_slot} threads each, {head.budget_seconds:g} s of training"
+    said = f"{head.name} ({why}): {slots} at once, {counted(head.threads_per_slot, 'thread')} each, {head.budget_seconds:g} s of training"
     known = ", ".join(f"{name} {seed[name]}" for name in TOLD_APART if name in seed)
     yield Check("profile", OK, said)
     if seed:

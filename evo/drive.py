@@ -25,6 +25,7 @@ from evo import operators
 from evo.core.policies import POLICIES
 from evo.core.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.core.stopping import Curves, latest
+from evo.core.words import counted
 from evo.errors import SeedFailsError
 from evo.executor import Executor, Finished
 from evo.given import Given
@@ -190,7 +191,7 @@ class Driver:
         self._spent_before = covered_seconds(((r.started, r.finished) for r in records), PAUSE_SECONDS)
         there, limit = self.search.history.evaluated, self.search.config.evals
         if limit is not None and there > limit:
-            self.notices.append(f"the run has {there} new genomes already, and the limit is {limit}: nothing new is explored")
+            self.notices.append(f"the run has {counted(there, 'new genome')} already, and the limit is {limit}: nothing new is explored")
         self._prove_seed()
         self._ready.extend(Begun(c, self.store.text(c.genome)) for c in pending)
         self.began = time.time()

@@ -28,6 +28,7 @@ from evo.cli import Parser, entry, refusal, tell
 from evo.config import Config, from_flat, stated
 from evo.core.flags import WAITED_SHARE
 from evo.core.records import SEEDS
+from evo.core.words import counted
 from evo.errors import EvoError, UserError
 from evo.folder import StoreError, run_of
 from evo.machine import probe
@@ -126,7 +127,7 @@ def describe(outcome: Outcome, taken_with: Mapping[str, Any]) -> str:
         own = f" ({SELF_REPORTED})" if outcome.self_reported else ""
         lines += [
             f"val_bpb          {outcome.val_bpb:.6f}{own}",
-            f"training         {outcome.training_seconds:.1f} s ({outcome.total_seconds:.1f} s in all), {outcome.steps} steps",
+            f"training         {outcome.training_seconds:.1f} s ({outcome.total_seconds:.1f} s in all), {counted(outcome.steps, 'step')}",
             *_outside(outcome),
             f"tokens           {outcome.tokens}{_rate(outcome)}",
             *([f"waiting          for a core, {outcome.waited_share:.0%} of the time"] if outcome.waited_share > WAITED_SHARE else []),

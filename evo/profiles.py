@@ -20,6 +20,7 @@ from typing import Any
 
 from evaluator.training import Limits
 from evo.config import build, read_toml
+from evo.core.words import counted
 from evo.errors import UserError, nearest
 from evo.machine import Machine
 
@@ -126,7 +127,7 @@ def slot_count(profile: Profile, machine: Machine, gpus: int | None, slots: int 
             raise UserError(f"--gpus 0: profile {profile.head.name} needs a GPU per slot; add --profile cpu")
         most, why = gpus or len(machine.gpus), "one per GPU"
     elif rule == "per_core":
-        most, why = max(1, machine.core_count // threads), f"{machine.core_count} cores, {threads} for each slot"
+        most, why = max(1, machine.core_count // threads), f"{counted(machine.core_count, 'core')}, {threads} for each slot"
     else:
         most, why = 1, "one for the device"
     if slots is not None and slots > most and (not cluster or gpus):

@@ -35,6 +35,7 @@ from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry, refusal, tell
 from evo.closing import closing_words
 from evo.config import LlmConfig
+from evo.core.words import counted
 from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
@@ -106,7 +107,7 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     planned = assembly.plan(now.config)
     session.check(now, planned)
     handed_in = given.read(added, assembly.render(planned), planned.lab, planned.profile)
-    say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {planned.slots} slots)")
+    say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {counted(planned.slots, 'slot')})")
     if now.lifted:
         say(f"the limits given replace those of before: {now.lifted} no longer holds")
     if confined := assembly.sandbox_line(planned):

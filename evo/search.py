@@ -25,6 +25,7 @@ from evo.core.population import Population, contenders, population
 from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, SEEDS, Candidate, Proposal, Record, lean
 from evo.core.standing import Standing, refined
 from evo.core.statistics import Announcement
+from evo.core.words import counted
 from evo.numeric.refine import KnobValues
 
 __all__ = ["Founder", "Search", "SearchConfig"]
@@ -181,7 +182,7 @@ class Search:
         """Why exploration cannot go on although no limit is reached; empty while it can."""
         scored, told = self.history.calibrations
         if not scored and told >= CALIBRATION_TRIES * self.config.calibrations:
-            return f"the seed genome got no score in {told} evaluations: see their logs"
+            return f"the seed genome got no score in {counted(told, 'evaluation')}: see their logs"
         if self.history.fruitless >= self.config.give_up_after:
             return f"{self.history.fruitless} proposals in a row gave no new program"
         return ""

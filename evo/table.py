@@ -17,6 +17,7 @@ from rich.text import Text
 
 from evaluator.outcome import SELF_REPORTED, Duplicate, Failed, Outcome, Scored, Stopped
 from evo.core.records import FINAL, Record
+from evo.core.words import counted
 from evo.drive import Driver
 from evo.errors import one_line
 from evo.llm.desk import Answer
@@ -149,7 +150,7 @@ def headline(now: Progress) -> str:
     count = f"{now.evaluated}/{now.goal}" if now.goal is not None else str(now.evaluated)
     draws = f"draw {now.finals[0]}/{now.finals[1]}, " if now.phase == FINAL else ""
     left = f", about {clock(now.left_seconds)} left" if now.left_seconds is not None else ""
-    lines = [f"{now.phase}  {draws}{count} evaluated + {now.repeats} repeats   {clock(now.elapsed_seconds)}{left}"]
+    lines = [f"{now.phase}  {draws}{count} evaluated + {counted(now.repeats, 'repeat')}   {clock(now.elapsed_seconds)}{left}"]
     lines.append(f"{now.per_hour:.0f} evaluations/h, slots idle {100 * now.idle_share:.0f} %")
     if now.best and now.seed:
         gain = "the seed" if now.best.genome == now.seed.genome else f"believed gain {now.seed.mean - now.best.mean:+.4f}"

@@ -176,7 +176,7 @@ def _conflict(conflict: genomes.Conflict) -> str:
 
 def _indented(text: str) -> str:
     lines = text.splitlines() or ["(nothing)"]
-    more = [f"… {len(lines) - _SHOWN_CONFLICT} more lines"] if len(lines) > _SHOWN_CONFLICT else []
+    more = [f"… {len(lines) - _SHOWN_CONFLICT} more"] if len(lines) > _SHOWN_CONFLICT else []
     return "\n".join(f"    {line}" for line in [*lines[:_SHOWN_CONFLICT], *more])
 
 

@@ -31,6 +31,7 @@ from evo.core.belief import MAD_TO_SD
 from evo.core.records import REPEATS, Candidate, Record
 from evo.core.rule import Limit, Rule, Watching, level_at, tokens_at
 from evo.core.statistics import t_quantile
+from evo.core.words import counted
 
 CHECKPOINTS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the budget
 WINDOW = 0.25  # share of the budget over which a level is the mean: more averages more noise, less is more recent; docs/log.md
@@ -111,10 +112,8 @@ class Audit:
     def sentence(self) -> str:
         """One line for people."""
         saved = self.saved_seconds / (self.saved_seconds + self.trained_seconds) if self.saved_seconds else 0.0
-        checked = (
-            f"of {self.doomed} more that were finished as a check, {self.wrong} would have survived" if self.doomed else "none checked yet"
-        )
-        return f"stopped early: {self.stopped} runs, {saved:.0%} of the training time saved; {checked}"
+        checked = f"of {self.doomed} more, finished as a check, {self.wrong} would have survived" if self.doomed else "none checked yet"
+        return f"stopped early: {counted(self.stopped, 'run')}, {saved:.0%} of the training time saved; {checked}"
 
 
 def audit(records: Iterable[Record], curve_of: Callable[[int], Sequence[CurvePoint]], budget_seconds: float) -> Audit:

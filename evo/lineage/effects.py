@@ -8,6 +8,7 @@ from typing import Any
 import genomes
 from evaluator.outcome import SELF_REPORTED
 from evo.core.standing import Standing
+from evo.core.words import counted
 from evo.lineage.text import NOTE_WIDTH, Line, cut
 from evo.lineage.traits import traits
 from evo.numeric.attribution import Effect, Observed, attribute, diverged
@@ -66,13 +67,13 @@ def effects_lines(data: Mapping[str, Any]) -> list[Line]:
 
 def _verdict(scored: int, clear: int, count: int) -> str:
     if not count:
-        return f"nothing to compare: {scored} scored genomes, and no edit of the seed genome among them"
-    nature = f"An additive estimate from {scored} scored genomes, not proof: `best` shows what fresh draws prove."
+        return f"nothing to compare: {counted(scored, 'scored genome')}, and no edit of the seed genome among them"
+    nature = f"An additive estimate from {counted(scored, 'scored genome')}, not proof: `best` shows what fresh draws prove."
     if scored < FEW:
-        return f"too little data: {scored} scored genomes, and an estimate means little with fewer than {FEW}. {nature}"
+        return f"too little data: {counted(scored, 'scored genome')}, and an estimate means little with fewer than {FEW}. {nature}"
     if not clear:
         return f"no edit is further than {CLEAR:g} sds from zero. {nature}"
-    return f"{clear} of {count} edits are further than {CLEAR:g} sds from zero. {nature}"
+    return f"{clear} of {counted(count, 'edit')} {'is' if clear == 1 else 'are'} further than {CLEAR:g} sds from zero. {nature}"
 
 
 def _worth(effect: Effect) -> dict[str, Any]:

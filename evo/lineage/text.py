@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evaluator.outcome import SELF_REPORTED
+from evo.core.words import counted
 
 Line = tuple[str, str]
 SHORT = 8  # characters of an id, where they are unique
@@ -23,12 +24,12 @@ def tree_lines(data: Mapping[str, Any]) -> list[Line]:
         parent = next((p for p in node["parents"] if p in nodes), None)
         children.setdefault(parent, []).append(id_)
     told = f", scores {SELF_REPORTED}" if data["self_reported"] else ""
-    lines = [(f"{data['run']}: {len(nodes)} genomes, noise sd {data['noise_sd']:.4f} val_bpb{told}", "bold")]
+    lines = [(f"{data['run']}: {counted(len(nodes), 'genome')}, noise sd {data['noise_sd']:.4f} val_bpb{told}", "bold")]
     for id_, branches in _walk(children):
         lines.append(_tree_line(nodes[id_], branches, short, id_ == data["champion"]))
     unfinished = ", ".join(f"#{r['index']} {r['operator']}" for r in data["unfinished"]) or "nothing"
     doing = f"running: {unfinished}" if data["goes_on"] else f"no session is working on it; begun but not finished: {unfinished}"
-    lines.append((f"{data['duplicates']} duplicates and {data['unwritten']} unwritten proposals; {doing}", "dim"))
+    lines.append((f"{counted(data['duplicates'], 'duplicate')} and {counted(data['unwritten'], 'unwritten proposal')}; {doing}", "dim"))
     return lines
 
 
@@ -84,7 +85,7 @@ def _step_lines(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 def best_lines(data: Mapping[str, Any]) -> list[Line]:
     """The champion and what may be said of it."""
-    draws = f"{len(data['scores'])} draws" + (f", {SELF_REPORTED}" if data["self_reported"] else "")
+    draws = counted(len(data["scores"]), "draw") + (f", {SELF_REPORTED}" if data["self_reported"] else "")
     lines = [(f"{data['genome']}  {data['val_bpb']:.4f} ± {data['sd']:.4f} val_bpb from {draws}; {data['file']}", "bold")]
     lines += _step_lines(data["path"])
     said = data["announcement"]
@@ -163,7 +164,7 @@ def _evaluation_line(row: Mapping[str, Any]) -> str:
         outside = f", start+set-up {row['setup_seconds']:.1f} s, scoring {row['score_seconds']:.1f} s" if row["score_seconds"] else ""
         return (
             f"{head}{row['val_bpb']:.6f} val_bpb{told}{heldout}, "
-            f"{row['steps']} steps, {row['tokens']:,} tokens in {row['training_seconds']:.1f} s, "
+            f"{counted(row['steps'], 'step')}, {row['tokens']:,} tokens in {row['training_seconds']:.1f} s, "
             f"{row['parameters']:,} parameters, {row['peak_memory_gib']:.1f} GiB{outside}"
         )
     if row["outcome"] == "Failed":

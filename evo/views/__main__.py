@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evo.cli import Parser, entry
+from evo.core.words import counted
 from evo.errors import StudyError
 from evo.folder import StoreError
 from evo.views.current import rebuild
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"evo.views: cannot write the views of {run_dir}: {error.strerror}", file=sys.stderr)
         return 2
-    made = f"results.tsv, best/ and {STUDY} of {run_dir} made from {len(standing.records)} records"
+    made = f"results.tsv, best/ and {STUDY} of {run_dir} made from {counted(len(standing.records), 'record')}"
     print(f"{made}; restart any optuna-dashboard that is open")
     return 0
 

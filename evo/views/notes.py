@@ -12,6 +12,7 @@ from difflib import unified_diff
 from evaluator.outcome import SELF_REPORTED, Failed, Scored, Stopped
 from evo.core.records import REPEATS, Record
 from evo.core.standing import Standing
+from evo.core.words import counted
 from evo.errors import one_line
 
 DIFF_LINES, DIFF_WIDTH = 80, 200
@@ -94,7 +95,7 @@ def difference(parent: str, id_: str, texts: Texts) -> str:
     lines = [line[:DIFF_WIDTH] for line in unified_diff(before.splitlines(), after.splitlines(), parent, id_, lineterm="", n=2)]
     kept = "\n".join(lines[:DIFF_LINES])
     fence = "`" * max(3, _longest_ticks(kept) + 1)
-    more = f"\n\n… and {len(lines) - DIFF_LINES} more lines" if len(lines) > DIFF_LINES else ""
+    more = f"\n\n… and {counted(len(lines) - DIFF_LINES, 'more line')}" if len(lines) > DIFF_LINES else ""
     return f"{fence}diff\n{kept}\n{fence}{more}"
 
 
@@ -129,7 +130,7 @@ def _estimate(id_: str | None, standing: Standing) -> str:
     estimate = standing.belief.of[id_ or ""]
     draws = len(standing.history.genomes[id_ or ""].scores)
     word = f" ({SELF_REPORTED})" if standing.history.self_reported else ""
-    return f"val_bpb{word} {estimate.mean:.4f} ± {estimate.sd:.4f} from {draws} {'draw' if draws == 1 else 'draws'}"
+    return f"val_bpb{word} {estimate.mean:.4f} ± {estimate.sd:.4f} from {counted(draws, 'draw')}"
 
 
 def _named(id_: str, standing: Standing) -> str:
