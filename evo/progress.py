@@ -59,7 +59,7 @@ class Progress:
     finals: tuple[int, int]  # final draws that have come in, and how many there are to be
     repeats: int  # other evaluations: calibration, confirmation, final draws
     elapsed_seconds: float  # this session
-    left_seconds: float | None  # until a limit ends exploration; None: no limit, or nobody knows
+    left_seconds: float | None  # until a limit ends exploration; None: no limit, it has ended, or nobody knows
     best: Best | None
     seed: Best | None
     noise_sd: float
@@ -91,7 +91,7 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
         finals=search.finals,
         repeats=len(outcomes) - fruitless - standing.history.evaluated,
         elapsed_seconds=elapsed,
-        left_seconds=_left(driver, elapsed) if closing is None else None,
+        left_seconds=None if explored or ended else _left(driver, elapsed),
         best=_known(driver, standing.champion),
         seed=_known(driver, standing.founder),
         noise_sd=standing.belief.noise_sd,

@@ -132,8 +132,12 @@ class LiveTable:
     def _draw(self, driver: Driver, ended: bool = False) -> None:
         """Draws the table. A run does not end because its terminal has gone."""
         with contextlib.suppress(OSError):
-            table = render(progress(driver, ended), self._latest)
-            self._live.update(Constrain(table, self._live.console.width - ECHO_WIDTH), refresh=True)
+            console, now = self._live.console, progress(driver, ended)
+            width = console.width - ECHO_WIDTH
+            taken = len(console.render_lines(Constrain(render(now, []), width)))
+            room = max(0, console.height - taken)  # what a terminal has no room for would be cut off, under a row of dots
+            latest = self._latest[max(0, len(self._latest) - room) :]
+            self._live.update(Constrain(render(now, latest), width), refresh=True)
         self._drawn_at = time.monotonic()
 
 

@@ -97,8 +97,10 @@ def test_the_time_that_is_left_goes_by_the_first_limit_and_is_told_once_it_is_kn
     watcher, _ = watched
     assert watcher.seen[0].left_seconds is None
     explored = [p for p in watcher.seen if p.phase == "explore"]
-    assert explored[-1].left_seconds is not None
-    assert explored[-1].left_seconds < 60
+    known = [p.left_seconds for p in explored if p.left_seconds is not None]
+    assert 0 < known[-1] < 60
+    assert explored[-1].evaluated == EVALS
+    assert explored[-1].left_seconds is None  # nothing is left
     assert all(p.left_seconds is None for p in watcher.seen if p.phase == "final")
     assert watcher.seen[-1].finals == (8, 8)
 
@@ -136,6 +138,15 @@ def test_a_live_table_is_drawn_on_a_terminal(tmp_path: Path) -> None:
     written = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert max(map(len, re.split("[\r\n]", written))) == 118  # an echoed ^C has room behind the last line
     assert "3/3 evaluated + 14 repeats" in out.getvalue().rpartition("final  draw 8/8")[2]  # the last frame is the end
+
+
+def test_a_low_terminal_shows_the_records_that_it_has_room_for(tmp_path: Path) -> None:
+    out = io.StringIO()
+    with LiveTable(Console(file=out, force_terminal=True, width=80, height=14)) as table:
+        drive(tmp_path / "run", 6, InlineExecutor((spec(tmp_path / "run", Landscape(seconds=0.2)),)), table)
+    assert "..." not in out.getvalue()
+    frames = out.getvalue().split("slots idle")
+    assert 0 < max(frame.count("mutate") for frame in frames[:-1]) <= 4
 
 
 def test_each_event_is_one_line_of_pairs(tmp_path: Path) -> None:
