@@ -76,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         further = (
             f"; nothing finished is lost, go on: python -m evo.run {shlex.quote(str(now.run_dir))}" if now and session.begun(now) else ""
         )
-        tell(f"evo.run: {error}{further}", sys.stderr)
+        told = str(error)
+        if isinstance(error, OSError) and error.strerror and now:  # its text begins with a number, and may name no file
+            told = f"{error.filename or now.run_dir}: {error.strerror}"
+        tell(f"evo.run: {told}{further}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         further = _further(options, arguments, now)

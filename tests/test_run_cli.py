@@ -681,7 +681,7 @@ def test_a_full_disk_is_one_line(lab: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr("evo.store.write_atomically", full)
     assert main(["run", "--lab", str(lab), "--evals", "1", *INSTANT]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "No space left on device" in line
+    assert line == "evo.run: run: No space left on device; nothing finished is lost, go on: python -m evo.run run"
 
 
 @pytest.mark.parametrize(
