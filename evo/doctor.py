@@ -27,7 +27,7 @@ from typing import Any
 import evaluator
 from evaluator import sandbox
 from evo import machine, profiles
-from evo.cli import Parser, entry
+from evo.cli import Parser, entry, folded, width_of
 from evo.core.words import counted
 from evo.errors import UserError, one_line
 
@@ -294,11 +294,12 @@ def _told(answer: dict[str, Any]) -> str:
 _MARKS = {OK: ("✓", "32"), NOTE: ("!", "33"), STOP: ("✗", "31"), SKIPPED: ("–", "2")}
 
 
-def _line(check: Check, colour: bool) -> str:
+def _text(check: Check, colour: bool, width: int) -> str:
+    """A line on a check and one on its remedy, which break between words where a terminal of `width` columns would break them."""
     mark, code = _MARKS[check.state]
-    shown = f"\x1b[{code}m{mark}\x1b[0m" if colour else mark
-    remedy = f"\n{' ' * 18}→ {check.remedy}" if check.remedy else ""
-    return f" {shown} {check.name:15s}{check.found}{remedy}"
+    lines = [f" {mark} {check.name:15s}{check.found}", *([f"{' ' * 18}→ {check.remedy}"] if check.remedy else [])]
+    text = "\n".join(folded(line, width) for line in lines) if width else "\n".join(lines)
+    return text.replace(mark, f"\x1b[{code}m{mark}\x1b[0m", 1) if colour else text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -309,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for check in examine(options.profile or "", options.all, options.lab or LAB):
         checks.append(check)
         if not options.json:
-            print(_line(check, colour), flush=True)
+            print(_text(check, colour, width_of(sys.stdout)), flush=True)
     ready = all(check.state != STOP for check in checks)
     if options.json:
         print(json.dumps({"ready": ready, "checks": [dataclasses.asdict(check) for check in checks]}))
