@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 class Clash:
     """A place that both sides changed differently; empty text means deleted."""
 
-    where: (
-        str  # qualified name of the definition or constant around it, "" for others of the module; for a loose end, what would be missing
-    )
+    where: str  # qualified name of the definition or constant around it, else ""; for a loose end, what would be missing
     base: str
     a: str  # for a loose end, what this side changed, as a diff
     b: str
