@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TextIO
 
 from evaluator.card import Card
 
@@ -123,7 +124,7 @@ def memory_bytes(pids: list[int], own_root: bool, exact: bool = False) -> int:
 def _held(path: str, names: tuple[str, str]) -> tuple[int, int] | None:
     """Two fields of a file of /proc, in bytes; None where it has none of them."""
     try:
-        with open(path) as file:
+        with _opened(path) as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
     except OSError:  # it may have ended meanwhile
         return None
@@ -267,8 +268,13 @@ def _tasks(pid: int) -> int:
 
 def _stat(pid: int | str) -> list[str]:
     """Fields of /proc/PID/stat after the name: state, parent, … Of a thread: "PID/task/TID"."""
-    with open(f"/proc/{pid}/stat") as file:
+    with _opened(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()
+
+
+def _opened(path: str) -> TextIO:
+    """A file of /proc, which holds the name that a process gave itself: any bytes, of any process of the machine."""
+    return open(path, encoding="ascii", errors="replace")
 
 
 def _glance() -> tuple[int, int]:

@@ -70,6 +70,17 @@ def test_memory_counts_after_the_first_thread_has_ended_and_the_others_stop_befo
 
 
 @linux
+@pytest.mark.parametrize("name", [b"\xff\xfe", "Überprüfung".encode()[:8], b") R 1 (", b"a\nPPid:\t1"])
+def test_a_process_may_call_itself_anything(name: bytes) -> None:
+    """Whoever failed at one name would fail for all programs of the machine: each look goes through all its processes."""
+    with running(f"__import__('ctypes').CDLL(None).prctl(15, {name!r}, 0, 0, 0); held = b'x' * (64 << 20){WAIT}") as pid:
+        assert Path(f"/proc/{pid}/comm").read_bytes() == name + b"\n"
+        assert pid in descendants(os.getpid())
+        assert not stopped(pid)
+        assert 60 * MIB < memory_bytes([pid], False) < 90 * MIB
+
+
+@linux
 def test_pages_that_processes_share_by_a_fork_count_once_where_it_must_be_exact() -> None:
     code = "import os; held = b'x' * (64 << 20); fork = os.fork(); fork and print(1, flush=True); input()"
     with running(code) as parent:
