@@ -7,7 +7,10 @@ out: their pages are the machine's cache, where those of libraries and training 
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ from evaluator.card import Card
 
 _TMPFS = ("tmp", "dev/shm")  # in a root that was built for the program
 _ENTRY_BYTES = 4096  # least disk space that anything with a name counts as: inodes are limited too
+_UNSEEN = (errno.ENAMETOOLONG, errno.EACCES)  # of a folder that is there
 _JUMP_TASKS, _JUMP_SHARE = 64, 0.125  # signs at a glance: more new tasks on the machine, or a larger share of the allowed memory
 
 
@@ -217,19 +221,26 @@ class Looks:
 
 
 def folder_bytes(folder: str, since: float = 0.0) -> int:
-    """Disk space of all that is in a folder, empty files and folders as well; links are not followed.
+    """Disk space of all that is in a folder, empty files and folders as well; links are not followed. What cannot be looked at, since its
+    path is too long or its mode forbids it, is as large as can be.
 
     Args:
         since: seconds since the epoch; what has not changed since then is left out.
     """
-    total, open_ = 0, [folder]
+    total, open_ = 0, [(folder, math.inf)]  # and when it has changed
     while open_:
-        with contextlib.suppress(OSError), os.scandir(open_.pop()) as entries:  # it may have gone meanwhile
-            for entry in entries:
-                stat = entry.stat(follow_symlinks=False)
-                total += max(_ENTRY_BYTES, 512 * stat.st_blocks) if stat.st_ctime >= since else 0
-                if entry.is_dir(follow_symlinks=False):
-                    open_.append(entry.path)
+        path, changed = open_.pop()
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile; the others have not
+                        stat = entry.stat(follow_symlinks=False)
+                        total += max(_ENTRY_BYTES, 512 * stat.st_blocks) if stat.st_ctime >= since else 0
+                        if entry.is_dir(follow_symlinks=False):
+                            open_.append((entry.path, stat.st_ctime))
+        except OSError as error:
+            if error.errno in _UNSEEN and changed >= since:
+                return sys.maxsize
     return total
 
 

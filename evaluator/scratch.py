@@ -6,8 +6,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Scratch:
 
     def close(self) -> None:
         """Removes the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove(self.path)
         os.close(self._lock)
 
 
@@ -46,8 +46,11 @@ class Evaluations:
         """An empty folder, removed on the way out."""
         if self._scratch is None:
             self._scratch = Scratch()
-        with tempfile.TemporaryDirectory(prefix="evaluation-", dir=self._scratch.path) as folder:
-            yield Path(folder)
+        folder = Path(tempfile.mkdtemp(prefix="evaluation-", dir=self._scratch.path))
+        try:
+            yield folder
+        finally:
+            remove(folder)
 
     def close(self) -> None:
         """Leaves nothing behind. Idempotent."""
@@ -66,7 +69,7 @@ class Kept:
             self._lock = os.open(f"{real}.lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if folder_bytes(real) > most_bytes:
-                shutil.rmtree(real, ignore_errors=True)
+                remove(Path(real))
         Path(real).mkdir(exist_ok=True)
         with contextlib.suppress(OSError):
             if self._lock >= 0:
@@ -88,8 +91,31 @@ def sweep() -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.parent, ignore_errors=True)
+            remove(path.parent)
         except BlockingIOError:  # its owner lives
             continue
         finally:
             os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder with whatever a program has left in it, as far as it can be removed; links are not followed.
+
+    shutil.rmtree takes a call and a descriptor for each level, and so fails where there are thousands. Here folders come to the top first.
+    """
+    open_ = [str(folder)]
+    while open_:
+        path = open_.pop()
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o700)
+            for entry in list(os.scandir(path)):
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        os.chmod(entry.path, 0o700)  # else it could not be moved
+                        open_.append(f"{folder}/{uuid.uuid4()}")
+                        os.rename(entry.path, open_[-1])
+                    else:
+                        os.unlink(entry.path)
+            os.rmdir(path)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

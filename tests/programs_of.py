@@ -1,7 +1,9 @@
-"""The programs in a folder of the tests, and a slot that shows what a program's weights were."""
+"""The programs in a folder of the tests, a slot that shows what a program's weights were, and a folder as a program can leave it."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from evaluator.scoring import Verdict
@@ -18,6 +20,12 @@ def names(folder: str) -> tuple[str, ...]:
 def read(folder: str, name: str) -> str:
     """A program's text."""
     return (FOLDER / folder / f"{name}.py").read_text(encoding="utf-8")
+
+
+def nest(top: Path, levels: int, name: str = "inner") -> None:
+    """Folders in folders, perhaps down to where no path reaches."""
+    code = f"import os\nfor _ in range({levels}): os.mkdir({name!r}); os.chdir({name!r})"
+    subprocess.run([sys.executable, "-S", "-c", code], cwd=top, check=True)
 
 
 class Keeping(Slot):

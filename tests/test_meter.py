@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from programs_of import nest
 
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
 from evaluator.lending import Library
 from evaluator.meter import Allowance, Meter, cpu_seconds, descendants, folder_bytes, memory_bytes, stopped, waited_share
+from evaluator.scratch import remove
 
 linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 needs_namespaces = pytest.mark.skipif(sandbox.level()[0] != "namespaces", reason=f"no namespaces here: {sandbox.level()[1]}")
@@ -143,6 +145,16 @@ def test_a_folder_s_size_follows_no_link(tmp_path: Path) -> None:
         (tmp_path / "inner" / str(k)).touch()
         (tmp_path / f"folder {k}").mkdir()
     assert folder_bytes(str(tmp_path)) - before >= 20 * 4096
+
+
+@linux
+def test_a_folder_too_deep_to_look_into_counts_as_full_to_who_made_it(tmp_path: Path) -> None:
+    """Else a program could fill the disk down there."""
+    nest(tmp_path, 20, name="x" * 250)
+    after = time.time() + 0.1
+    assert folder_bytes(str(tmp_path)) > 1 << 60
+    assert folder_bytes(str(tmp_path), after) == 0
+    remove(tmp_path)
 
 
 @needs_namespaces

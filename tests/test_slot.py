@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import os
 import subprocess
@@ -12,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from conftest import SmallLab
+from programs_of import nest
 
 from evaluator import sandbox
 from evaluator.evaluate import HarnessError
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored, from_dict, to_dict
-from evaluator.scratch import Kept, Scratch
+from evaluator.scratch import Evaluations, Kept, Scratch
 from evaluator.slot import Slot, SlotConfig
 from evaluator.training import Limits
 
@@ -260,6 +263,25 @@ def test_the_folder_of_a_killed_owner_goes_and_that_of_a_living_one_stays(tmp_pa
     mine.close()
     other.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_goes_whatever_a_program_has_left_in_it_and_what_its_links_name_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    outside = tmp_path / "outside" / "file"
+    outside.parent.mkdir()
+    outside.touch()
+    with contextlib.ExitStack() as held:
+        held.callback(sys.setrecursionlimit, sys.getrecursionlimit())
+        folder = held.enter_context(held.enter_context(contextlib.closing(Evaluations())).folder())
+        (folder / "link").symlink_to(outside.parent)
+        (folder / "shut" / "inner").mkdir(parents=True)
+        (folder / "shut" / "inner").chmod(0)
+        (folder / "shut").chmod(0)
+        nest(folder, 150)
+        sys.setrecursionlimit(len(inspect.stack()) + 100)  # so that it need not be deeper
+    assert [*tmp_path.rglob("*")] == [outside.parent, outside]
 
 
 def test_a_folder_without_data_is_the_harness_s_error(config: SlotConfig, tmp_path: Path) -> None:
