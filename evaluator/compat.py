@@ -99,7 +99,8 @@ class Compat:
             (folder / name).mkdir()
         for name, text in (*self.config.modules, ("prepare.py", self.config.prepare), ("train.py", program)):
             (folder / "lab" / name).write_text(text, encoding="utf-8")
-        with sandbox.channel() as (ours, theirs), open(log, "wb") as sink, open(log, "rb") as output:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, open(log, "wb") as sink, open(log, "rb") as output:
             process = sandbox.Process(self._confined(folder), sink.fileno(), theirs.fileno())
             theirs.close()
             run = _Run(process, ours, output, self.config.limits, budget_seconds, watch)

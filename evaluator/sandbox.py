@@ -11,7 +11,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -89,19 +88,18 @@ class Process:
         Raises:
             HarnessError: the template that it should be a copy of does not start.
         """
-        lifeline_there, lifeline = os.pipe()
+        spec = _spec(what)
+        with contextlib.ExitStack() as given, contextlib.ExitStack() as unless_started:
+            lifeline_there, lifeline = os.pipe()
+            given.callback(os.close, lifeline_there)
+            unless_started.callback(os.close, lifeline)
+            report, report_there = os.pipe()
+            given.callback(os.close, report_there)
+            unless_started.callback(os.close, report)
+            self._launcher = _start(what, spec | {"lifeline": lifeline_there, "report": report_there}, log, channel)
+            unless_started.pop_all()
         self._lifeline: int | None = lifeline
-        self._report, report_there = os.pipe()
-        spec = _spec(what) | {"lifeline": lifeline_there, "report": report_there}
-        try:
-            self._launcher = _start(what, spec, log, channel)
-        except BaseException:
-            os.close(lifeline)
-            os.close(self._report)
-            raise
-        finally:
-            os.close(lifeline_there)
-            os.close(report_there)
+        self._report = report
         self._lock = threading.Lock()
         self._begun = b""  # what has been read of the report
         self._exit: Exit | None = None
@@ -204,14 +202,6 @@ def _start(what: Confined, spec: dict[str, Any], log: int, channel: int | None) 
         start_new_session=True,
         cwd="/",
     )
-
-
-@contextlib.contextmanager
-def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The harness's end and the program's, closed on the way out."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
 
 
 @cache

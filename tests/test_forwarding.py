@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import socket
+import resource
 import subprocess
 import sys
 import time
@@ -24,11 +24,9 @@ from evaluator.forwarding import Forwarder, Forwarders, shared_memory
 from evaluator.inside import wire
 from evaluator.inside.devicememory import DeviceMemory
 from evaluator.inside.hostmemory import pinned
-from evaluator.outcome import Failed
 from evaluator.scoring import task_for
 from evaluator.task import Task, Weights
 from evaluator.template import Template
-from evaluator.training import Limits, TrainingRun
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -137,36 +135,22 @@ def test_a_start_that_fails_leaves_no_process_and_no_descriptor(tmp_path: Path, 
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_the_clock_starts_after_what_would_disturb_it(tmp_path: Path, small_lab: SmallLab) -> None:
-    (tmp_path / "root").mkdir()
-    env = sandbox.environment(1)
-    what = sandbox.Confined(
-        "probe.py", str(tmp_path), (), (str(tmp_path),), (), env, (), 1 << 30, 1 << 30, 256, 1 << 20, "process", str(tmp_path / "root")
-    )
-    ours, theirs = socket.socketpair()
-    with ours, theirs, open(tmp_path / "log", "wb") as log:
-        waits: list[bool] = []
-
-        def before_clock() -> None:
-            time.sleep(0.2)
-            theirs.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                theirs.recv(1)
-            theirs.setblocking(True)
-            waits.append(True)
-
-        wire.send(theirs, {"op": "start", "batch_size": 1, "vocab_size": 256})
-        wire.send(theirs, {"op": "step", "step": 1, "tokens": 1, "loss": None})
-        theirs.shutdown(socket.SHUT_WR)
-        process, data = sandbox.Process(what, log.fileno()), datafolder.load(small_lab.data)
-        outcome = TrainingRun(process, ours, data, Limits(), 1.0, tmp_path / "weights.pt", before_clock=before_clock).run()
-        told = wire.receive(theirs, max_fds=1)
-    assert waits == [True]
-    assert told is not None
-    assert told[0]["op"] == "go"
-    os.close(told[1][0])
-    assert isinstance(outcome, Failed)
-    assert outcome.curve[0].seconds < 0.2  # on a clock that did not run meanwhile
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_a_process_that_finds_too_few_descriptors_leaves_none_behind(tmp_path: Path, small_lab: SmallLab) -> None:
+    what, before, (soft, hard) = confined(tmp_path, small_lab), os.listdir("/proc/self/fd"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull, "wb") as log:
+        for room in range(1, 100):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (log.fileno() + room, hard))
+            try:
+                started = sandbox.Process(what, log.fileno())
+            except OSError:
+                continue
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            started.end()
+            break
+    assert room > 4
+    assert os.listdir("/proc/self/fd") == before
 
 
 def shared(size: int) -> mmap.mmap:
