@@ -62,7 +62,9 @@ class Judge:
             project = str(Path(__file__).resolve().parent.parent)
             path = os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH", "")]))
             full_env = {**os.environ, **env, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-            self._process = subprocess.Popen(command, env=full_env, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, cwd=project)
+            self._process = subprocess.Popen(
+                command, env=full_env, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True, cwd=project
+            )
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self._process.pid, cpus)
         self._started = False

@@ -168,6 +168,7 @@ def test_a_judge_that_nobody_asked_anything_ends_in_silence(capfd: pytest.Captur
     """As when a program fails before it is scored: what the judge said first is still unread."""
     judge = Judge(1, (), {})
     assert select.select([judge._control], [], [], 60.0)[0], "it never said that it is ready"
+    assert os.getpgid(judge._process.pid) != os.getpgrp()  # else a terminal's Ctrl-C would end it in the middle of a word
     judge._control.close()
     assert judge._process.wait(timeout=60.0) == 0
     assert capfd.readouterr().err == ""
