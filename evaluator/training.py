@@ -195,6 +195,8 @@ class TrainingRun:
         return found
 
     def _note_step(self, message: dict[str, Any]) -> Stopped | None:
+        if self._vocabulary is None:
+            raise wire.WireError("a step before the first real batch")
         loss = message.get("loss")
         loss = float(loss) if isinstance(loss, int | float) else None
         loss = loss if loss is not None and abs(loss) < MOST_LOSS else None  # nor is NaN
@@ -208,8 +210,8 @@ class TrainingRun:
         if self._vocabulary is None:
             return self._fail(Reason.CONTRACT, "save() came before the first real batch")
         self.phase = Phase.SAVE
-        expected, limit = int(message["bytes"]), int(self.limits.weights_gib * 2**30)
-        if not 0 < expected <= limit:
+        expected, limit = _counted(message, "bytes"), int(self.limits.weights_gib * 2**30)
+        if expected > limit:
             return self._fail(Reason.TOO_BIG, f"weights of {expected} bytes, more than the {limit} allowed")
         with open(self.weights_file, "wb") as file:  # the same inode: a sandbox that is up already shows it
             left = expected
@@ -328,7 +330,7 @@ def how_it_ended(exit_: Exit, limits: Limits) -> tuple[Reason, str]:
     match exit_.killed:
         case "memory":
             held = f"{exit_.peak_memory_bytes / 2**30:.1f} GiB"
-            return Reason.OUT_OF_MEMORY, f"more host memory than the {limits.host_memory_gib:g} GiB allowed (peak of one process {held})"
+            return Reason.OUT_OF_MEMORY, f"more host memory than the {limits.host_memory_gib:g} GiB allowed: {held} at its peak"
         case "GPU memory":
             return Reason.OUT_OF_MEMORY, f"more GPU memory than the card's total less {limits.gpu_spare_gib:g} GiB"
         case "tasks":

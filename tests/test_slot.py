@@ -66,46 +66,6 @@ SPEAK = "import json, os, socket, struct\n    s = socket.socket(fileno=os.dup(in
 SEND = "    s.sendall(struct.pack('>I', len(b)) + b)\n    import time\n    time.sleep(2)\n"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        """b'{"op": "step", "step": Infinity, "tokens": 1}'""",
-        """b'{"op": "step", "step": 1, "tokens": 1, "loss": ' + b'9' * 400 + b'}'""",
-        """b'{"op": "step", "step": 1, "tokens": ' + b'9' * 400 + b'}'""",
-        """b'{"op": "step", "step": -1, "tokens": 1}'""",
-        """b'[' * 200_000""",
-        """b'{"op": "weights", "bytes": -1, "parameters": 1, "steps": 1, "tokens": 1, "peak_memory_gib": 0}'""",
-        """b'{"op": "phase", "phase": "heaven"}'""",
-        """b'not json'""",
-    ],
-)
-def test_a_hostile_message_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, body: str) -> None:
-    text = changed(small_lab, "    model = build_model()\n", "    " + SPEAK.format(body=body) + SEND + "    model = build_model()\n")
-    assert failure(slot(text, 1, 0.5)).reason is Reason.CONTRACT
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("steps", "10**400", "steps must be a count below 2**63"),
-        ("tokens", "10**400", "tokens must be a count below 2**63"),
-        ("parameters", "-1", "parameters must be a count below 2**63"),
-        ("peak_memory_gib", "-1", "peak_memory_gib is -1, must be at least 0"),
-        ("peak_memory_gib", "1e308", "peak_memory_gib is 1e+308, must be at least 0 and below 1e+06"),
-    ],
-)
-def test_a_number_that_no_run_can_reach_is_the_program_s_failure(slot: Slot, small_lab: SmallLab, name: str, value: str, said: str) -> None:
-    """10**400 tokens a second are more than a float holds: whoever divided by the seconds would end the whole run."""
-    lines = (
-        "old = prepare._Channel.send",
-        f"prepare._Channel.send = lambda self, m, *rest: old(self, m | ({{'{name}': {value}}} if '{name}' in m else {{}}), *rest)",
-    )
-    lie = "".join(f"    {line}\n" for line in lines)
-    found = failure(slot(changed(small_lab, "    model = build_model()\n", lie + "    model = build_model()\n"), 1, 0.5))
-    assert found.reason is Reason.CONTRACT
-    assert said in found.message
-
-
 def test_a_program_that_ends_while_it_is_spoken_to_is_a_crash(slot: Slot, small_lab: SmallLab) -> None:
     body = """b'{"op": "start", "batch_size": 1, "vocab_size": 256}'"""
     text = changed(small_lab, "model = build_model()", SPEAK.format(body=body) + SEND.replace("time.sleep(2)", "os._exit(0)"))
