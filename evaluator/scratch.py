@@ -83,11 +83,13 @@ class Kept:
 
 
 def sweep() -> None:
-    """Removes the folders of owners that have died. A folder without a lock file is about to get one and stays."""
+    """Removes this user's folders whose owners have died. A folder without a lock file is about to get one and stays."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         try:
+            if path.parent.lstat().st_uid != os.getuid():
+                continue
             descriptor = os.open(path, os.O_RDWR)
-        except OSError:  # another user's, or gone meanwhile
+        except OSError:  # gone meanwhile
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,11 +101,11 @@ def sweep() -> None:
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder with whatever a program has left in it, as far as it can be removed; links are not followed.
+    """Removes a folder with whatever a program has left in it, as far as it can be removed; links, also in its own place, are not followed.
 
     shutil.rmtree takes a call and a descriptor for each level, and so fails where there are thousands. Here folders come to the top first.
     """
-    open_ = [str(folder)]
+    open_ = [] if folder.is_symlink() else [str(folder)]
     while open_:
         path = open_.pop()
         with contextlib.suppress(OSError):

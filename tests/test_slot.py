@@ -229,9 +229,11 @@ def test_a_folder_goes_whatever_a_program_has_left_in_it_and_what_its_links_name
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    outside = tmp_path / "outside" / "file"
+    outside = tmp_path / "outside" / "lock"
     outside.parent.mkdir()
     outside.touch()
+    link = tmp_path / "evo-slot-link"
+    link.symlink_to(outside.parent)  # as if somebody had died who held the lock
     with contextlib.ExitStack() as held:
         held.callback(sys.setrecursionlimit, sys.getrecursionlimit())
         folder = held.enter_context(held.enter_context(contextlib.closing(Evaluations())).folder())
@@ -241,7 +243,8 @@ def test_a_folder_goes_whatever_a_program_has_left_in_it_and_what_its_links_name
         (folder / "shut").chmod(0)
         nest(folder, 150)
         sys.setrecursionlimit(len(inspect.stack()) + 100)  # so that it need not be deeper
-    assert [*tmp_path.rglob("*")] == [outside.parent, outside]
+    assert {*tmp_path.iterdir()} == {outside.parent, link}
+    assert [*outside.parent.iterdir()] == [outside]
 
 
 def test_a_folder_without_data_is_the_harness_s_error(config: SlotConfig, tmp_path: Path) -> None:
