@@ -123,11 +123,11 @@ class Slot:
         self.config = config
         self.measurement_key = config.measurement_key
         self.level = sandbox.level()[0] if config.sandbox == "auto" else config.sandbox
+        self._data: Data = datafolder.load(config.data)
         self._held = contextlib.ExitStack()
         if config.compile_cache:
             self._held.callback(Kept(config.compile_cache, KERNELS_BYTES).close)
         self._template = self._held.enter_context(sandbox.template(self.level, config.device, config.threads))
-        self._data: Data = datafolder.load(config.data)
         self._usual = self._data.vocabularies[0]  # the vocabulary of the last program that trained; the best guess at the next one's
         self._judge: Judge | None = None
         self._evaluations = Evaluations()
