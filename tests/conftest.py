@@ -23,9 +23,10 @@ from evo.lab import set_constants
 ROOT = Path(__file__).resolve().parent.parent
 # Files whose tests take longest, by their sum.
 LONG = (
-    "test_cheats", "test_compat", "test_preflight", "test_drive", "test_oddities", "test_run_cli", "test_genomes_network", "test_slot",
+    "test_cheats", "test_preflight", "test_drive", "test_oddities", "test_run_cli", "test_genomes_network", "test_slot",
     "test_genomes_optimisers", "test_evaluate", "test_genomes_mutations", "test_run_llm", "test_berth", "test_genomes_replies",
-    "test_executor", "test_trainer_train", "test_doctor", "test_evaluate_cli", "test_packing", "test_dashboard", "test_repair_run",
+    "test_compat", "test_executor", "test_trainer_train", "test_doctor", "test_evaluate_cli", "test_packing", "test_dashboard",
+    "test_repair_run",
 )  # fmt: skip
 sys.path.append(str(ROOT / "trainer"))  # the data preparation, as prepare.py beside it finds it
 SMALL = {

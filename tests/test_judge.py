@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import random
 import select
+import socket
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +21,7 @@ import torch
 
 from evaluator import judge, twins
 from evaluator.checked import File, Tampered, load
+from evaluator.inside import wire
 from evaluator.judge import Refused, Scoring
 from evaluator.outcome import Reason
 from evaluator.scoring import Judge
@@ -198,3 +204,32 @@ def test_who_puts_something_in_the_place_of_its_weights_is_refused(tmp_path: Pat
     Path(weights.given).touch()
     with pytest.raises(judge.Refused, match="was there before"):
         judge._give(weights)
+
+
+SHAPES = (None, 7, [], [1, 2, "x"], [1, LENGTH, 10**18], [1, LENGTH, -VOCAB], [1, LENGTH, True], [[1], [LENGTH], [VOCAB]])
+
+
+@contextlib.contextmanager
+def answered(task: Task, folder: Path, *replies: dict[str, object]) -> Iterator[judge.Forwarder]:
+    """The judge's end of a process that has said all of this."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for reply in replies:
+            wire.send(theirs, reply)
+        memory = mmap.mmap(-1, task.memory_bytes)
+        yield judge.Forwarder(ours, given(folder), theirs.fileno(), memory, None, task, time.monotonic() + 60.0, built=True)
+
+
+@pytest.mark.parametrize("reply", [{"op": "bad"}, *({"op": "logits", "shape": shape} for shape in SHAPES)], ids=str)
+def test_a_hostile_answer_is_the_program_s_failure(task: Task, tmp_path: Path, reply: dict[str, object]) -> None:
+    with answered(task, tmp_path, reply) as forwarder, pytest.raises(Refused) as refused:
+        forwarder.receive(1, 0)
+    assert refused.value.reason is Reason.BAD_LOGITS
+
+
+@pytest.mark.parametrize("count", [10**400, -1, None, "9", [1]], ids=lambda count: str(count)[:4])
+def test_a_model_with_as_many_parameters_as_cannot_be_is_the_program_s_failure(task: Task, tmp_path: Path, count: object) -> None:
+    replies = {"op": "ready", "parameters": count}, {"op": "shared", "mapped": True, "pinned": True}
+    with answered(task, tmp_path, *replies) as forwarder, pytest.raises(Refused) as refused:
+        forwarder.ready()
+    assert refused.value.reason is Reason.BAD_LOGITS
