@@ -8,9 +8,8 @@ import re
 
 from genomes.literals import last_name, names_in
 from genomes.mutations.constants import block_count, head_count, require_blocks
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import depth, linears, remember, width_in
 from genomes.mutations.patterns import atom
 from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
@@ -224,62 +223,21 @@ def _exclusive(draft: Draft, rng: random.Random) -> str:
 
 
 ATTENTION_MUTATIONS = (
-    Mutation("query-gain", "a learnt gain of the queries", "Henry et al. 2020, arXiv 2010.04245", STRUCTURAL, 5, fitted(_query_gain)),
-    Mutation(
-        "log-scaled-queries",
-        "queries grow with the logarithm of their position",
-        "Nakanishi 2025, arXiv 2501.19399",
-        STRUCTURAL,
-        3,
-        fitted(_log_scale),
+    drafted("query-gain", "a learnt gain of the queries", "Henry et al. 2020, arXiv 2010.04245", 5, _query_gain),
+    drafted("log-scaled-queries", "queries grow with the logarithm of their position", "Nakanishi 2025, arXiv 2501.19399", 3, _log_scale),
+    drafted(
+        "token-shift", "keys or values mixed with the previous token's", "RWKV, arXiv 2305.13048; KellerJordan/modded-nanogpt", 6, _shift
     ),
-    Mutation(
-        "token-shift",
-        "keys or values mixed with the previous token's",
-        "RWKV, arXiv 2305.13048; KellerJordan/modded-nanogpt",
-        STRUCTURAL,
-        6,
-        fitted(_shift),
+    drafted("grouped-queries", "several queries share a key and a value", "Ainslie et al. 2023, arXiv 2305.13245", 4, _grouped),
+    drafted(
+        "partial-rotary", "only part of the channels rotates", "GPT-NeoX, arXiv 2204.06745; KellerJordan/modded-nanogpt", 6, _partial_rotary
     ),
-    Mutation(
-        "grouped-queries",
-        "several queries share a key and a value",
-        "Ainslie et al. 2023, arXiv 2305.13245",
-        STRUCTURAL,
-        4,
-        fitted(_grouped),
+    drafted("some-rotary", "blocks without a rotary embedding", "Yang et al. 2025, arXiv 2501.18795", 4, _some_rotary),
+    drafted("window-by-depth", "short windows that widen or narrow with depth", "KellerJordan/modded-nanogpt, window sizes", 4, _windows),
+    drafted(
+        "output-gate", "a gate on each head's output", "Qiu et al. 2025, arXiv 2505.06708; KellerJordan/modded-nanogpt", 6, _output_gate
     ),
-    Mutation(
-        "partial-rotary",
-        "only part of the channels rotates",
-        "GPT-NeoX, arXiv 2204.06745; KellerJordan/modded-nanogpt",
-        STRUCTURAL,
-        6,
-        fitted(_partial_rotary),
-    ),
-    Mutation("some-rotary", "blocks without a rotary embedding", "Yang et al. 2025, arXiv 2501.18795", STRUCTURAL, 4, fitted(_some_rotary)),
-    Mutation(
-        "window-by-depth",
-        "short windows that widen or narrow with depth",
-        "KellerJordan/modded-nanogpt, window sizes",
-        STRUCTURAL,
-        4,
-        fitted(_windows),
-    ),
-    Mutation(
-        "output-gate",
-        "a gate on each head's output",
-        "Qiu et al. 2025, arXiv 2505.06708; KellerJordan/modded-nanogpt",
-        STRUCTURAL,
-        6,
-        fitted(_output_gate),
-    ),
-    Mutation(
-        "exclusive-attention",
-        "no output along the token's own value",
-        "Zhai 2026, arXiv 2603.09078; openai/parameter-golf",
-        STRUCTURAL,
-        3,
-        fitted(_exclusive),
+    drafted(
+        "exclusive-attention", "no output along the token's own value", "Zhai 2026, arXiv 2603.09078; openai/parameter-golf", 3, _exclusive
     ),
 )

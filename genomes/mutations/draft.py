@@ -11,14 +11,14 @@ import random
 import re
 from collections.abc import Callable, Iterator
 
-from genomes.mutations.mutation import Apply, Program, Rewrite
+from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, Rewrite
 from genomes.source import Source, Splice, read, splice
 
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 class MisfitError(Exception):
-    """The program is not written in a way that this mutation can change. It then does not apply; nobody sees this but `fitted`."""
+    """The program is not written in a way that this mutation can change. It then does not apply; nobody sees this but `drafted`."""
 
 
 class Draft:
@@ -116,8 +116,8 @@ class Draft:
         return self.source.starts[line] if line < len(self.source.lines) else len(self.source.text)
 
 
-def fitted(build: Callable[[Draft, random.Random], str]) -> Apply:
-    """A mutation from a function that writes on a draft and returns the note; where it meets a MisfitError, the mutation does not apply."""
+def drafted(name: str, summary: str, source: str, weight: float, build: Callable[[Draft, random.Random], str]) -> Mutation:
+    """A structural mutation by a function that writes on a draft and returns the note; where it meets a MisfitError, it does not apply."""
 
     def apply(parent: Program, rng: random.Random) -> Rewrite | None:
         draft = Draft(parent)
@@ -126,7 +126,7 @@ def fitted(build: Callable[[Draft, random.Random], str]) -> Apply:
         except MisfitError:
             return None
 
-    return apply
+    return Mutation(name, summary, source, STRUCTURAL, weight, apply)
 
 
 def alias(parent: Program, module: str) -> str:

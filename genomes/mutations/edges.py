@@ -6,9 +6,8 @@ import ast
 import random
 
 from genomes.literals import last_name, names_in
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
-from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import embedded, embedding, headed, remember, stack
 from genomes.mutations.patterns import atom, is_norm
 from genomes.source import parse_expression
@@ -123,25 +122,15 @@ def _tie(draft: Draft, rng: random.Random) -> str:
 
 
 EDGE_MUTATIONS = (
-    Mutation(
+    drafted(
         "embedding-scale",
         "the stream starts larger or smaller",
         "Vaswani et al. 2017, arXiv 1706.03762; Gemma, arXiv 2403.08295",
-        STRUCTURAL,
         4,
-        fitted(_embedding_scale),
+        _embedding_scale,
     ),
-    Mutation(
-        "logit-scale", "logits times a fixed or a learnt number", "Yang et al. 2022, arXiv 2203.03466", STRUCTURAL, 4, fitted(_logit_scale)
-    ),
-    Mutation("add-soft-cap", "a soft cap of the logits", "Gemma 2, arXiv 2408.00118", STRUCTURAL, 4, fitted(_add_cap)),
-    Mutation(
-        "bigram-embedding",
-        "an embedding of hashed token pairs",
-        "KellerJordan/modded-nanogpt, bigram hash embedding",
-        STRUCTURAL,
-        6,
-        fitted(_bigrams),
-    ),
-    Mutation("tie-weights", "head and embedding tied, or untied", "Press and Wolf 2017, arXiv 1608.05859", STRUCTURAL, 2, fitted(_tie)),
+    drafted("logit-scale", "logits times a fixed or a learnt number", "Yang et al. 2022, arXiv 2203.03466", 4, _logit_scale),
+    drafted("add-soft-cap", "a soft cap of the logits", "Gemma 2, arXiv 2408.00118", 4, _add_cap),
+    drafted("bigram-embedding", "an embedding of hashed token pairs", "KellerJordan/modded-nanogpt, bigram hash embedding", 6, _bigrams),
+    drafted("tie-weights", "head and embedding tied, or untied", "Press and Wolf 2017, arXiv 1608.05859", 2, _tie),
 )

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from genomes.literals import last_name, names_in, read_value
 from genomes.mutations.anatomy import one_line
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, pick
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
+from genomes.mutations.mutation import Place, Program, pick
 from genomes.mutations.network import depth, root
 from genomes.mutations.patterns import atom, is_operation
 from genomes.source import parse_expression
@@ -118,12 +118,8 @@ def _blocks_in(parent: Program, place: Place) -> str:
 
 
 INITIAL_MUTATIONS = (
-    Mutation(
-        "orthogonal-init", "orthogonal matrices of the same size at first", "Saxe et al. 2014, arXiv 1312.6120", STRUCTURAL, 4,
-        fitted(_orthogonal),
+    drafted("orthogonal-init", "orthogonal matrices of the same size at first", "Saxe et al. 2014, arXiv 1312.6120", 4, _orthogonal),
+    drafted(
+        "init-by-depth", "residual branches start scaled by 1 / √(2 × depth)", "Radford et al. 2019, GPT-2; openai/gpt-2", 4, _by_depth
     ),
-    Mutation(
-        "init-by-depth", "residual branches start scaled by 1 / √(2 × depth)", "Radford et al. 2019, GPT-2; openai/gpt-2", STRUCTURAL, 4,
-        fitted(_by_depth),
-    ),
-)  # fmt: skip
+)

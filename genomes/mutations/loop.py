@@ -7,8 +7,8 @@ import random
 
 from genomes.literals import last_name
 from genomes.mutations.anatomy import Loop, counter, is_call, names_of, own_nodes, progress, statements, training_loop
-from genomes.mutations.draft import Draft, MisfitError, fitted
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Program
+from genomes.mutations.draft import Draft, MisfitError, drafted
+from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import atom, imported
 
 
@@ -72,12 +72,18 @@ def _skips(place: Loop) -> ast.BinOp:
 
 
 LOOP_MUTATIONS = (
-    Mutation(
-        "average-weights", "a moving average of the weights is saved", "Izmailov et al. 2018, arXiv 1803.05407; Sanyal et al. 2023, "
-        "arXiv 2306.03241", STRUCTURAL, 6, fitted(_average),
+    drafted(
+        "average-weights",
+        "a moving average of the weights is saved",
+        "Izmailov et al. 2018, arXiv 1803.05407; Sanyal et al. 2023, arXiv 2306.03241",
+        6,
+        _average,
     ),
-    Mutation(
-        "growing-batch", "larger batches later in the run", "Smith et al. 2018, arXiv 1711.00489; McCandlish et al. 2018, arXiv 1812.06162",
-        STRUCTURAL, 4, fitted(_growing_batch),
+    drafted(
+        "growing-batch",
+        "larger batches later in the run",
+        "Smith et al. 2018, arXiv 1711.00489; McCandlish et al. 2018, arXiv 1812.06162",
+        4,
+        _growing_batch,
     ),
-)  # fmt: skip
+)

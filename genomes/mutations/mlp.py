@@ -7,9 +7,8 @@ import random
 
 from genomes.literals import last_name, names_in, read_value
 from genomes.mutations.constants import require_blocks
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import depth, known_in, linears, modules, remember, stack
 from genomes.mutations.sublayers import feed, layer_number, statement_of
 from genomes.source import parse_expression
@@ -171,21 +170,10 @@ def _hidden_gain(draft: Draft, rng: random.Random) -> str:
 
 
 MLP_MUTATIONS = (
-    Mutation(
-        "gated-mlp", "SwiGLU, GEGLU, ReGLU or bilinear MLP of equal cost", "Shazeer 2020, arXiv 2002.05202", STRUCTURAL, 8, fitted(_gated)
-    ),
-    Mutation("plain-mlp", "a gated MLP without its gate", "Primer, arXiv 2109.08668", STRUCTURAL, 3, fitted(_plain)),
-    Mutation(
-        "mlp-width-by-depth", "hidden width that rises or falls with depth", "OpenELM, arXiv 2404.14619", STRUCTURAL, 3, fitted(_by_depth)
-    ),
-    Mutation("add-bias", "a bias in one layer of the blocks", "Qwen, arXiv 2309.16609", STRUCTURAL, 2, fitted(_bias)),
-    Mutation(
-        "share-mlp",
-        "neighbouring blocks share their MLP",
-        "ALBERT, arXiv 1909.11942; MobileLLM, arXiv 2402.14905",
-        STRUCTURAL,
-        2,
-        fitted(_shared),
-    ),
-    Mutation("hidden-gain", "a learnt gain per hidden channel", "IA³, arXiv 2205.05638", STRUCTURAL, 2, fitted(_hidden_gain)),
+    drafted("gated-mlp", "SwiGLU, GEGLU, ReGLU or bilinear MLP of equal cost", "Shazeer 2020, arXiv 2002.05202", 8, _gated),
+    drafted("plain-mlp", "a gated MLP without its gate", "Primer, arXiv 2109.08668", 3, _plain),
+    drafted("mlp-width-by-depth", "hidden width that rises or falls with depth", "OpenELM, arXiv 2404.14619", 3, _by_depth),
+    drafted("add-bias", "a bias in one layer of the blocks", "Qwen, arXiv 2309.16609", 2, _bias),
+    drafted("share-mlp", "neighbouring blocks share their MLP", "ALBERT, arXiv 1909.11942; MobileLLM, arXiv 2402.14905", 2, _shared),
+    drafted("hidden-gain", "a learnt gain per hidden channel", "IA³, arXiv 2205.05638", 2, _hidden_gain),
 )

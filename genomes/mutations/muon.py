@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from genomes.literals import last_name, names_in, read_value
 from genomes.mutations.anatomy import functions, is_call, one_line, own_nodes, statements
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, pick
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
+from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one
 from genomes.source import Splice
 
@@ -277,23 +277,17 @@ def _compares(node: ast.expr, step: Update) -> bool:
 
 
 MUON_MUTATIONS = (
-    Mutation(
-        "orthogonalisation-coefficients", "another table of polynomials in Muon", "Keller Jordan, Muon; Amsel et al., arXiv 2505.16932",
-        STRUCTURAL, 5, fitted(_coefficients),
+    drafted(
+        "orthogonalisation-coefficients",
+        "another table of polynomials in Muon",
+        "Keller Jordan, Muon; Amsel et al., arXiv 2505.16932",
+        5,
+        _coefficients,
     ),
-    Mutation(
-        "balance-rows", "rows or columns of equal length before orthogonalisation", "MuonEq, arXiv 2603.28254", STRUCTURAL, 5,
-        fitted(_balance),
-    ),
-    Mutation("nesterov", "Nesterov instead of plain momentum", "Keller Jordan, Muon", STRUCTURAL, 3, fitted(_nesterov)),
-    Mutation("update-scale", "how Muon's step scales with the shape", "Liu et al. 2025, arXiv 2502.16982", STRUCTURAL, 5, fitted(_scale)),
-    Mutation("no-neuron-variance", "Muon without NorMuon's variance", "NorMuon, arXiv 2510.05491", STRUCTURAL, 3, fitted(_no_variance)),
-    Mutation(
-        "cautious-update", "no update against the current gradient", "Liang et al. 2024, arXiv 2411.16085", STRUCTURAL, 4,
-        fitted(_cautious_update),
-    ),
-    Mutation(
-        "cautious-decay", "decay where the update agrees ↔ everywhere", "Chen et al. 2025, arXiv 2510.12402", STRUCTURAL, 4,
-        fitted(_cautious_decay),
-    ),
-)  # fmt: skip
+    drafted("balance-rows", "rows or columns of equal length before orthogonalisation", "MuonEq, arXiv 2603.28254", 5, _balance),
+    drafted("nesterov", "Nesterov instead of plain momentum", "Keller Jordan, Muon", 3, _nesterov),
+    drafted("update-scale", "how Muon's step scales with the shape", "Liu et al. 2025, arXiv 2502.16982", 5, _scale),
+    drafted("no-neuron-variance", "Muon without NorMuon's variance", "NorMuon, arXiv 2510.05491", 3, _no_variance),
+    drafted("cautious-update", "no update against the current gradient", "Liang et al. 2024, arXiv 2411.16085", 4, _cautious_update),
+    drafted("cautious-decay", "decay where the update agrees ↔ everywhere", "Chen et al. 2025, arXiv 2510.12402", 4, _cautious_decay),
+)

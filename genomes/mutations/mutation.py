@@ -67,9 +67,6 @@ class Rewrite:
     note: str
 
 
-Apply = Callable[[Program, random.Random], Rewrite | None]
-
-
 @dataclass(frozen=True)
 class Mutation:
     """One entry of the catalogue.
@@ -82,7 +79,7 @@ class Mutation:
     source: str  # paper, repository or pull request
     kind: str  # "literal" | "structural"
     weight: float  # how often it is drawn among its kind
-    apply: Apply
+    apply: Callable[[Program, random.Random], Rewrite | None]
 
 
 @lru_cache(maxsize=_CACHED_PROGRAMS)

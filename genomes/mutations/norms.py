@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from genomes.literals import last_name, names_in
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import (
     Module,
     Stack,
@@ -238,39 +237,19 @@ def _value_norm(draft: Draft, rng: random.Random) -> str:
 
 
 NORM_MUTATIONS = (
-    Mutation(
+    drafted(
         "move-norm",
         "norm before, after or around a sublayer, or of the whole sum",
         "Xiong et al. 2020, arXiv 2002.04745; Gemma 2, arXiv 2408.00118",
-        STRUCTURAL,
         7,
-        fitted(_move_norm),
+        _move_norm,
     ),
-    Mutation("norm-kind", "RMSNorm or LayerNorm", "Zhang and Sennrich 2019, arXiv 1910.07467", STRUCTURAL, 3, fitted(_norm_kind)),
-    Mutation(
-        "edge-norm",
-        "norm of the embedding, norm before the head",
-        "BLOOM, arXiv 2211.05100; karpathy/nanochat",
-        STRUCTURAL,
-        3,
-        fitted(_edge_norm),
+    drafted("norm-kind", "RMSNorm or LayerNorm", "Zhang and Sennrich 2019, arXiv 1910.07467", 3, _norm_kind),
+    drafted("edge-norm", "norm of the embedding, norm before the head", "BLOOM, arXiv 2211.05100; karpathy/nanochat", 3, _edge_norm),
+    drafted(
+        "sub-norm", "a norm before the last matrix of a sublayer", "Magneto, arXiv 2210.06423; NormFormer, arXiv 2110.09456", 4, _sub_norm
     ),
-    Mutation(
-        "sub-norm",
-        "a norm before the last matrix of a sublayer",
-        "Magneto, arXiv 2210.06423; NormFormer, arXiv 2110.09456",
-        STRUCTURAL,
-        4,
-        fitted(_sub_norm),
-    ),
-    Mutation("norm-gain", "a learnt gain of a norm", "Zhang and Sennrich 2019, arXiv 1910.07467", STRUCTURAL, 4, fitted(_norm_gain)),
-    Mutation(
-        "qk-norm",
-        "norms of queries and keys, or none",
-        "Henry et al. 2020, arXiv 2010.04245; Qwen3, arXiv 2505.09388",
-        STRUCTURAL,
-        4,
-        fitted(_qk_norm),
-    ),
-    Mutation("value-norm", "norms of the values", "Gemma 3n, google-deepmind/gemma", STRUCTURAL, 3, fitted(_value_norm)),
+    drafted("norm-gain", "a learnt gain of a norm", "Zhang and Sennrich 2019, arXiv 1910.07467", 4, _norm_gain),
+    drafted("qk-norm", "norms of queries and keys, or none", "Henry et al. 2020, arXiv 2010.04245; Qwen3, arXiv 2505.09388", 4, _qk_norm),
+    drafted("value-norm", "norms of the values", "Gemma 3n, google-deepmind/gemma", 3, _value_norm),
 )

@@ -11,9 +11,8 @@ import re
 
 from genomes.literals import last_name, names_in
 from genomes.mutations.anatomy import Loss, names_of, statements, torch_entropy, training_loss
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_table
-from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import headed, linears, remember, stack
 from genomes.mutations.sublayers import statement_of
 from genomes.source import Splice
@@ -130,13 +129,13 @@ def _call(node: ast.expr) -> ast.Call:
 
 
 OBJECTIVE_MUTATIONS = (
-    Mutation(
-        "smooth-labels", "labels smoothed in the training loss", "Szegedy et al. 2016, arXiv 1512.00567", STRUCTURAL, 2,
-        fitted(_smooth_labels),
+    drafted("smooth-labels", "labels smoothed in the training loss", "Szegedy et al. 2016, arXiv 1512.00567", 2, _smooth_labels),
+    drafted("z-loss", "the softmax's normaliser stays near 1", "PaLM, arXiv 2204.02311", 4, _z_loss),
+    drafted(
+        "token-after-next",
+        "a second head for the token after the next, in training only",
+        "Gloeckle et al. 2024, arXiv 2404.19737",
+        4,
+        _ahead,
     ),
-    Mutation("z-loss", "the softmax's normaliser stays near 1", "PaLM, arXiv 2204.02311", STRUCTURAL, 4, fitted(_z_loss)),
-    Mutation(
-        "token-after-next", "a second head for the token after the next, in training only", "Gloeckle et al. 2024, arXiv 2404.19737",
-        STRUCTURAL, 4, fitted(_ahead),
-    ),
-)  # fmt: skip
+)

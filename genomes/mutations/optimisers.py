@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from genomes.literals import last_name
 from genomes.mutations.anatomy import counter, functions, is_call, names_of, one_line, own_nodes, statements, training_loop
-from genomes.mutations.draft import Draft, MisfitError, fitted
+from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.muon import muon_step
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, pick
+from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one, shown
 from genomes.source import Splice
 
@@ -227,21 +227,20 @@ def _is_power(node: ast.expr) -> bool:
 
 
 OPTIMISER_MUTATIONS = (
-    Mutation("group-rate", "one group's rate times a number", "Everett et al. 2024, arXiv 2407.05872", STRUCTURAL, 7, fitted(_group_rate)),
-    Mutation(
-        "group-decay", "weight decay on embeddings, head or scalars", "karpathy/autoresearch, flagship run, weight_decay in a group",
-        STRUCTURAL, 6, fitted(_group_decay),
+    drafted("group-rate", "one group's rate times a number", "Everett et al. 2024, arXiv 2407.05872", 7, _group_rate),
+    drafted(
+        "group-decay",
+        "weight decay on embeddings, head or scalars",
+        "karpathy/autoresearch, flagship run, weight_decay in a group",
+        6,
+        _group_decay,
     ),
-    Mutation(
-        "group-betas", "betas of its own for one group", "karpathy/autoresearch, flagship run, betas of a group", STRUCTURAL, 5,
-        fitted(_group_betas),
+    drafted("group-betas", "betas of its own for one group", "karpathy/autoresearch, flagship run, betas of a group", 5, _group_betas),
+    drafted(
+        "other-adam", "NAdam, RAdam or AMSGrad ↔ AdamW", "Dozat 2016; Liu et al. 2020, arXiv 1908.03265; Reddi et al. 2018", 3, _other_adam
     ),
-    Mutation(
-        "other-adam", "NAdam, RAdam or AMSGrad ↔ AdamW", "Dozat 2016; Liu et al. 2020, arXiv 1908.03265; Reddi et al. 2018", STRUCTURAL, 3,
-        fitted(_other_adam),
-    ),
-    Mutation("lion", "Lion instead of AdamW", "Chen et al. 2023, arXiv 2302.06675", STRUCTURAL, 1.5, fitted(_lion)),
-    Mutation("rest-adam", "AdamW steps only every second time", "modded-nanogpt, Adam on odd steps", STRUCTURAL, 4, fitted(_rest_adam)),
-    Mutation("centralise-gradients", "gradients without their mean", "arXiv 2004.01461", STRUCTURAL, 3, fitted(_centralise)),
-    Mutation("no-bias-correction", "Adam's first steps uncorrected", "arXiv 1412.6980", STRUCTURAL, 2, fitted(_bias_correction)),
-)  # fmt: skip
+    drafted("lion", "Lion instead of AdamW", "Chen et al. 2023, arXiv 2302.06675", 1.5, _lion),
+    drafted("rest-adam", "AdamW steps only every second time", "modded-nanogpt, Adam on odd steps", 4, _rest_adam),
+    drafted("centralise-gradients", "gradients without their mean", "arXiv 2004.01461", 3, _centralise),
+    drafted("no-bias-correction", "Adam's first steps uncorrected", "arXiv 1412.6980", 2, _bias_correction),
+)

@@ -25,9 +25,9 @@ from genomes.mutations.anatomy import (
     writes,
     written,
 )
-from genomes.mutations.draft import Draft, MisfitError, fitted
+from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.literal import is_rate
-from genomes.mutations.mutation import STRUCTURAL, Mutation, pick
+from genomes.mutations.mutation import pick
 from genomes.mutations.patterns import atom, imported, is_one, is_operation
 from genomes.source import Splice
 
@@ -337,29 +337,38 @@ def _closed(node: ast.expr, code: str) -> str:
 
 
 SCHEDULE_MUTATIONS = (
-    Mutation(
-        "reshape-cosine", "a line, square, 1 − √ or trapezoid instead of a cosine", "Hägele et al. 2024, arXiv 2405.18392",
-        STRUCTURAL, 6, fitted(_reshape_cosine),
+    drafted(
+        "reshape-cosine",
+        "a line, square, 1 − √ or trapezoid instead of a cosine",
+        "Hägele et al. 2024, arXiv 2405.18392",
+        6,
+        _reshape_cosine,
     ),
-    Mutation(
-        "fall-from-the-start", "a cosine or line over the whole budget, no plateau", "Loshchilov and Hutter 2017, arXiv 1608.03983",
-        STRUCTURAL, 4, fitted(_from_the_start),
+    drafted(
+        "fall-from-the-start",
+        "a cosine or line over the whole budget, no plateau",
+        "Loshchilov and Hutter 2017, arXiv 1608.03983",
+        4,
+        _from_the_start,
     ),
-    Mutation("add-warm-up", "lower rates in the first steps", "Goyal et al. 2017, arXiv 1706.02677", STRUCTURAL, 4, fitted(_add_warm_up)),
-    Mutation("rate-floor", "rates end above 0", "Hoffmann et al. 2022, arXiv 2203.15556", STRUCTURAL, 3, fitted(_rate_floor)),
-    Mutation(
-        "group-schedule", "some groups' rates fall later, earlier or not at all", "Everett et al. 2024, arXiv 2407.05872", STRUCTURAL, 4,
-        fitted(_group_schedule),
+    drafted("add-warm-up", "lower rates in the first steps", "Goyal et al. 2017, arXiv 1706.02677", 4, _add_warm_up),
+    drafted("rate-floor", "rates end above 0", "Hoffmann et al. 2022, arXiv 2203.15556", 3, _rate_floor),
+    drafted(
+        "group-schedule",
+        "some groups' rates fall later, earlier or not at all",
+        "Everett et al. 2024, arXiv 2407.05872",
+        4,
+        _group_schedule,
     ),
-    Mutation("ramp-shape", "another shape of a ramp over steps", "modded-nanogpt, momentum", STRUCTURAL, 3, fitted(_ramp_shape)),
-    Mutation("no-ramp", "momentum at its full value from the first step", "Keller Jordan, Muon", STRUCTURAL, 3, fitted(_no_ramp)),
-    Mutation(
-        "momentum-cool-down", "momentum falls at the end", "KellerJordan/modded-nanogpt, momentum", STRUCTURAL, 5,
-        fitted(_momentum_cool_down),
+    drafted("ramp-shape", "another shape of a ramp over steps", "modded-nanogpt, momentum", 3, _ramp_shape),
+    drafted("no-ramp", "momentum at its full value from the first step", "Keller Jordan, Muon", 3, _no_ramp),
+    drafted("momentum-cool-down", "momentum falls at the end", "KellerJordan/modded-nanogpt, momentum", 5, _momentum_cool_down),
+    drafted(
+        "decay-schedule",
+        "weight decay constant, falling or in step with the rates",
+        "Xie et al. 2023, arXiv 2011.11152",
+        6,
+        _decay_schedule,
     ),
-    Mutation(
-        "decay-schedule", "weight decay constant, falling or in step with the rates", "Xie et al. 2023, arXiv 2011.11152", STRUCTURAL, 6,
-        fitted(_decay_schedule),
-    ),
-    Mutation("beta-schedule", "AdamW's memory of squares grows", "Adafactor, arXiv 1804.04235", STRUCTURAL, 3, fitted(_beta_schedule)),
-)  # fmt: skip
+    drafted("beta-schedule", "AdamW's memory of squares grows", "Adafactor, arXiv 1804.04235", 3, _beta_schedule),
+)

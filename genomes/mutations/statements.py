@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from genomes.literals import last_name, names_in
 from genomes.mutations.anatomy import blocks, functions, own_nodes
-from genomes.mutations.draft import Draft, MisfitError, fitted
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, pick
+from genomes.mutations.draft import Draft, MisfitError, drafted
+from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import in_recipe, is_operation, is_touchable, shown
 
 _ENTRIES = ("build_model", "main")  # what the harness calls
@@ -133,12 +133,12 @@ def _unreached(parent: Program) -> Iterator[ast.stmt]:
 
 
 STATEMENT_MUTATIONS = (
-    Mutation(
-        "swap-statements", "two changes of a tensor in the other order", "Koza 1992, Genetic Programming, permutation", STRUCTURAL, 3,
-        fitted(_swap),
+    drafted("swap-statements", "two changes of a tensor in the other order", "Koza 1992, Genetic Programming, permutation", 3, _swap),
+    drafted(
+        "delete-unused",
+        "what is unused is deleted",
+        "Koza 1992, Genetic Programming, editing; karpathy/autoresearch, program.md",
+        1,
+        _delete,
     ),
-    Mutation(
-        "delete-unused", "what is unused is deleted", "Koza 1992, Genetic Programming, editing; karpathy/autoresearch, program.md",
-        STRUCTURAL, 1, fitted(_delete),
-    ),
-)  # fmt: skip
+)

@@ -6,9 +6,8 @@ import ast
 import random
 
 from genomes.literals import last_name, names_in
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import forget, train_in_blocks, train_in_stack
-from genomes.mutations.mutation import STRUCTURAL, Mutation
 from genomes.mutations.network import Stack, embedding, remember, stack, width_in
 from genomes.mutations.norms import normed
 from genomes.mutations.patterns import atom, is_norm, is_operation
@@ -174,61 +173,26 @@ def _convolution(draft: Draft, rng: random.Random) -> str:
 
 
 STREAM_MUTATIONS = (
-    Mutation(
-        "layer-scale",
-        "a learnt scale of what a sublayer adds",
-        "CaiT, arXiv 2103.17239; ReZero, arXiv 2003.04887",
-        STRUCTURAL,
-        5,
-        fitted(_layer_scale),
-    ),
-    Mutation(
+    drafted("layer-scale", "a learnt scale of what a sublayer adds", "CaiT, arXiv 2103.17239; ReZero, arXiv 2003.04887", 5, _layer_scale),
+    drafted(
         "remove-factor",
         "no learnt factors of the stream, or of the re-injected embedding",
         "karpathy/nanochat, x0_lambdas",
-        STRUCTURAL,
         4,
-        fitted(_remove_factor),
+        _remove_factor,
     ),
-    Mutation("channel-factors", "factors of the stream per channel", "CaiT, arXiv 2103.17239", STRUCTURAL, 4, fitted(_channel_factors)),
-    Mutation(
-        "re-inject-embedding",
-        "the embedding is added before each block",
-        "KellerJordan/modded-nanogpt, x0_lambdas",
-        STRUCTURAL,
-        5,
-        fitted(_add_x0),
+    drafted("channel-factors", "factors of the stream per channel", "CaiT, arXiv 2103.17239", 4, _channel_factors),
+    drafted("re-inject-embedding", "the embedding is added before each block", "KellerJordan/modded-nanogpt, x0_lambdas", 5, _add_x0),
+    drafted(
+        "u-net", "skips from the first half of the blocks to the second", "KellerJordan/modded-nanogpt; U-Net, arXiv 1505.04597", 5, _u_net
     ),
-    Mutation(
-        "u-net",
-        "skips from the first half of the blocks to the second",
-        "KellerJordan/modded-nanogpt; U-Net, arXiv 1505.04597",
-        STRUCTURAL,
-        5,
-        fitted(_u_net),
-    ),
-    Mutation(
-        "back-out",
-        "the state in the middle is subtracted at the end",
-        "KellerJordan/modded-nanogpt, backout",
-        STRUCTURAL,
-        3,
-        fitted(_back_out),
-    ),
-    Mutation(
-        "smear",
-        "a share of the previous token's embedding",
-        "KellerJordan/modded-nanogpt, smear; RWKV, arXiv 2305.13048",
-        STRUCTURAL,
-        6,
-        fitted(_smear),
-    ),
-    Mutation(
+    drafted("back-out", "the state in the middle is subtracted at the end", "KellerJordan/modded-nanogpt, backout", 3, _back_out),
+    drafted("smear", "a share of the previous token's embedding", "KellerJordan/modded-nanogpt, smear; RWKV, arXiv 2305.13048", 6, _smear),
+    drafted(
         "causal-convolution",
         "short convolutions per channel",
         "Primer, arXiv 2109.08668; Canon layers, Allen-Zhu 2025, SSRN 5240330",
-        STRUCTURAL,
         6,
-        fitted(_convolution),
+        _convolution,
     ),
 )

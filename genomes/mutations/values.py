@@ -8,9 +8,9 @@ import re
 
 from genomes.literals import last_name, names_in
 from genomes.mutations.constants import block_count, layers_where, require_blocks
-from genomes.mutations.draft import Draft, MisfitError, alias, fitted
+from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.mutation import STRUCTURAL, Mutation, Program
+from genomes.mutations.mutation import Program
 from genomes.mutations.network import attributes, depth, linears, modules, remember, stack, width_in
 from genomes.mutations.sublayers import attention
 
@@ -134,29 +134,16 @@ def _wide_gate(draft: Draft, rng: random.Random) -> str:
 
 
 VALUE_MUTATIONS = (
-    Mutation(
+    drafted(
         "value-residual",
         "values mixed with the first block's",
         "ResFormer, arXiv 2410.17897; KellerJordan/modded-nanogpt",
-        STRUCTURAL,
         6,
-        fitted(_value_residual),
+        _value_residual,
     ),
-    Mutation(
-        "value-embedding-layers",
-        "which blocks have a value embedding",
-        "KellerJordan/modded-nanogpt, U-shaped value embeddings",
-        STRUCTURAL,
-        5,
-        fitted(_where),
+    drafted(
+        "value-embedding-layers", "which blocks have a value embedding", "KellerJordan/modded-nanogpt, U-shaped value embeddings", 5, _where
     ),
-    Mutation(
-        "share-value-embeddings",
-        "one table of value embeddings",
-        "KellerJordan/modded-nanogpt, shared value embeddings",
-        STRUCTURAL,
-        4,
-        fitted(_share),
-    ),
-    Mutation("wide-gate", "gates that see all channels", "karpathy/nanochat, gates of value embeddings", STRUCTURAL, 3, fitted(_wide_gate)),
+    drafted("share-value-embeddings", "one table of value embeddings", "KellerJordan/modded-nanogpt, shared value embeddings", 4, _share),
+    drafted("wide-gate", "gates that see all channels", "karpathy/nanochat, gates of value embeddings", 3, _wide_gate),
 )
