@@ -26,7 +26,7 @@ __all__ = ["Failure", "Repaired", "mend", "repair"]
 
 _ROUNDS = 4  # problems that are mended one after another
 
-Rule = Callable[[Case, re.Match[str]], Iterable[Repaired]]
+Rule = Callable[..., Iterable[Repaired]]  # of the case, and of what the groups of its pattern match
 _BY_MESSAGE: tuple[tuple[str, Rule], ...] = (
     (r"name '(\w+)' is not defined", names.undefined),
     (r"(\w+)'? (?:object )?has no (?:attribute )?'(\w+)'", names.misspelt_attribute),
@@ -35,7 +35,7 @@ _BY_MESSAGE: tuple[tuple[str, Rule], ...] = (
     (r"no tokeniser of size \d+; prepared are ([\d, ]+)", numbers.vocabulary),
     (r"(?:got an unexpected keyword argument|has no argument) '(\w+)'", keywords.unexpected),
     (r"fused", keywords.fused),
-    (r"hands over nothing", keywords.unsaved),
+    (r"hands over nothing", keywords.save),
     (r"does not call super\(\)\.__init__\(\)", keywords.unstarted),
     (r"view size is not compatible", tensors.view),
     (r"(?:query, key, and value|mat1 and mat2|m1 and m2|self and mat2).* same dtype", tensors.dtype),
@@ -44,7 +44,7 @@ _BY_MESSAGE: tuple[tuple[str, Rule], ...] = (
     (r"leaf Variable that requires grad", tensors.in_place),
     (r"implicitly created only for scalar outputs", tensors.scalar_loss),
 )
-_BY_REASON: dict[str, Callable[[Case], Iterable[Repaired]]] = {
+_BY_REASON: dict[str, Rule] = {
     "out_of_memory": numbers.memory,
     "not_finite": numbers.rates,
     "no_model": keywords.save,
@@ -121,4 +121,4 @@ def _candidates(found: Case) -> Iterator[Repaired]:
         yield from by_reason(found)
     for pattern, rule in _BY_MESSAGE:
         if match := re.search(pattern, found.failure.message):
-            yield from rule(found, match)
+            yield from rule(found, *match.groups())

@@ -13,9 +13,8 @@ from genomes.repairs.names import one_edit
 from genomes.source import Splice
 
 
-def unexpected(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def unexpected(found: Case, name: str) -> Iterator[Repaired]:
     """The argument as the program's own function spells it; for a library's function, the call without it."""
-    name = match.group(1)
     calls = [call for call in found.innermost(ast.Call) if any(keyword.arg == name for keyword in call.keywords)]
     if len(calls) != 1:
         return
@@ -31,7 +30,7 @@ def unexpected(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         yield found.repaired([_without(found, call, keyword)], f"without {name}=")
 
 
-def fused(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def fused(found: Case) -> Iterator[Repaired]:
     """Fused optimisers are not there for every device and type."""
     cuts = []
     for call, _ in found.program.calls:
@@ -47,8 +46,8 @@ def save(found: Case) -> Iterator[Repaired]:
     main = found.program.definition("main", found.program.module)
     if not isinstance(main, ast.FunctionDef) or CONSTITUTION not in found.program.imports:
         return
-    calls = [(node.func, found.program.scopes[id(main)]) for node in parts_of(main) if isinstance(node, ast.Call)]
-    if any(found.program.dotted(function, scope) == f"{CONSTITUTION}.save" for function, scope in calls):
+    calls = [node for statement in main.body for node in parts(statement) if isinstance(node, ast.Call)]
+    if any(found.program.dotted(call.func, found.program.scopes[id(main)]) == f"{CONSTITUTION}.save" for call in calls):
         return
     for statement in main.body:
         match statement:
@@ -64,24 +63,13 @@ def save(found: Case) -> Iterator[Repaired]:
                 return
 
 
-def unsaved(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
-    """`save`, for a program that `check` finds does not save."""
-    yield from save(found)
-
-
-def unstarted(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def unstarted(found: Case) -> Iterator[Repaired]:
     """The first line of a module's `__init__`."""
     for function, _ in found.functions():
         first = function.body[0]
         start, _ = found.source.span(first)
         yield found.repaired([Splice(start, start, f"super().__init__()\n{' ' * first.col_offset}")], "super().__init__() first")
         return
-
-
-def parts_of(function: ast.FunctionDef) -> Iterator[ast.AST]:
-    """What runs with a function's own statements."""
-    for statement in function.body:
-        yield from parts(statement)
 
 
 def _without(found: Case, call: ast.Call, keyword: ast.keyword) -> Splice:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable, Iterator
 
 from genomes.calls import CONSTITUTION, constitution
@@ -39,9 +38,8 @@ _SHORTEST = 5  # shortest name whose neighbour is taken to be what was meant
 _SHORTEST_ATTRIBUTE = 3  # shortest such attribute: there are few of them
 
 
-def undefined(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def undefined(found: Case, name: str) -> Iterator[Repaired]:
     """NameError: the usual import, the attribute of that name, or the one name that is a letter away."""
-    name = match.group(1)
     if name in _IMPORTS:
         place = _import_place(found)
         yield found.repaired([Splice(place, place, f"{_IMPORTS[name]}\n")], _IMPORTS[name])
@@ -56,9 +54,8 @@ def undefined(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         yield from _respelt(found, name, found.program.module.bound, [node for node, _ in _reads(found, name)])
 
 
-def misspelt_attribute(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def misspelt_attribute(found: Case, owner: str, name: str) -> Iterator[Repaired]:
     """AttributeError of `self` or of prepare: the one attribute that is a letter away."""
-    owner, name = match.groups()
     nodes = [a for a, scope in found.program.attributes if a.attr == name and _belongs(a, scope.owner, scope.me, owner)]
     offered = constitution(found.prepare)
     if owner == CONSTITUTION and offered is not None:

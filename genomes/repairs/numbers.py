@@ -49,7 +49,7 @@ def memory(found: Case) -> Iterator[Repaired]:
         yield found.repaired(cuts, f"{note}; the total batch shrinks with it")
 
 
-def guard(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def guard(found: Case) -> Iterator[Repaired]:
     """The nearest value of one constant with which no guard stops the program."""
     program, runs = found.program, running(found.program)
     settings = found.settings()
@@ -70,9 +70,9 @@ def guard(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
             return
 
 
-def vocabulary(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def vocabulary(found: Case, prepared: str) -> Iterator[Repaired]:
     """The nearest size that is prepared."""
-    sizes = [int(size) for size in re.findall(r"\d+", match.group(1))]
+    sizes = [int(size) for size in re.findall(r"\d+", prepared)]
     settings = found.settings()
     for name in _passed(found, 1, "vocab_size"):
         before = settings.get(name)

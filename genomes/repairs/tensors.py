@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 
 from genomes.arithmetic import Constants
@@ -21,7 +20,7 @@ _OF_TENSORS = ("shape", "size", "device", "dtype", "view", "reshape")
 _REORDERS = ("transpose", "permute", "mT", "T")
 
 
-def view(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def view(found: Case) -> Iterator[Repaired]:
     """`view` of something that does not lie in one piece is `reshape`."""
     calls = [call for call in found.innermost(ast.Call) if _is_view(call)]
     if not found.failure.lines:
@@ -35,7 +34,7 @@ def view(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         yield found.repaired(cuts, "view → reshape")
 
 
-def dtype(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def dtype(found: Case) -> Iterator[Repaired]:
     """The operands of one product get one type."""
     attention = [call for call in found.innermost(ast.Call) if last_name(call.func) == "scaled_dot_product_attention"]
     layers = _layer_calls(found)
@@ -60,24 +59,24 @@ def _cast(found: Case, nodes: list[ast.expr], wanted: str, what: str) -> Iterato
     yield found.repaired(cuts, f"{what} in the type {wanted}")
 
 
-def device(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def device(found: Case) -> Iterator[Repaired]:
     """Tensors made on the way to the failure come to the device of what the function was given."""
     for function, scope in found.functions():
         given = _tensor_argument(function, scope)
-        calls = [(c, s) for c, s in found.program.calls if s is scope and found.program.dotted(c.func, s) in _FACTORIES]
-        calls = [(call, s) for call, s in calls if call.args and not any(keyword.arg == "device" for keyword in call.keywords)]
+        calls = [call for call, s in found.program.calls if s is scope and found.program.dotted(call.func, s) in _FACTORIES]
+        calls = [call for call in calls if call.args and not any(keyword.arg == "device" for keyword in call.keywords)]
         if given and calls:
             cuts = []
-            for call, _ in calls:
+            for call in calls:
                 end = max(found.source.span(node)[1] for node in (*call.args, *(keyword.value for keyword in call.keywords)))
                 cuts.append(Splice(end, end, f", device={given}.device"))
-            yield found.repaired(cuts, f"{', '.join(sorted({last_name(call.func) for call, _ in calls}))} on the device of {given}")
+            yield found.repaired(cuts, f"{', '.join(sorted({last_name(call.func) for call in calls}))} on the device of {given}")
             return
 
 
-def swapped(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def swapped(found: Case, *sizes: str) -> Iterator[Repaired]:
     """A layer whose sizes the message shows the wrong way round: (…×a) times (b×a), where b in and a out were asked for."""
-    given, wide, out = (int(size) for size in match.groups())
+    given, wide, out = map(int, sizes)
     if given != out or given == wide:
         return
     fitting = []
@@ -99,7 +98,7 @@ def _inside(node: ast.AST, around: ast.AST) -> bool:
     return any(node is inner for inner in ast.walk(around))
 
 
-def in_place(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def in_place(found: Case) -> Iterator[Repaired]:
     """A function that writes into parameters, and has no gradients to take, runs without them."""
     for function, _ in found.functions():
         backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(function))
@@ -111,7 +110,7 @@ def in_place(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
         return
 
 
-def scalar_loss(found: Case, match: re.Match[str]) -> Iterator[Repaired]:
+def scalar_loss(found: Case) -> Iterator[Repaired]:
     """A loss per token is averaged before it goes back."""
     calls = [c for c in found.innermost(ast.Call) if isinstance(c.func, ast.Attribute) and c.func.attr == "backward" and not c.args]
     if len(calls) == 1 and isinstance(calls[0].func, ast.Attribute) and last_name(calls[0].func.value) not in ("mean", "sum"):
