@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from genomes.classes import MODULE, Classes, Kind, plain_signature
 from genomes.errors import ParseError, nearest
-from genomes.literals import last_name
+from genomes.nodes import Function, last_name
 from genomes.outline import Outline, Scope, outline
 from genomes.problem import Problem
 from genomes.signatures import Signature, misfit
@@ -106,7 +106,7 @@ def _not_offered(name: str, offered: Outline) -> str:
 def _callee(function: ast.expr, scope: Scope, program: Outline, classes: Classes) -> Signature | None:
     if isinstance(function, ast.Name):
         definition = program.definition(function.id, scope)
-        if isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(definition, Function):
             return plain_signature(definition.name, definition, program)
         if isinstance(definition, ast.ClassDef):
             kind = classes.kinds.get(definition.name)
@@ -194,4 +194,4 @@ def _is_self(node: ast.expr, scope: Scope) -> bool:
 
 def _binds_once(name: str, scope: Scope) -> bool:
     holder = scope.holder(name)
-    return holder is not None and holder.bound[name] == 1 and isinstance(holder.node, ast.FunctionDef | ast.AsyncFunctionDef)
+    return holder is not None and holder.bound[name] == 1 and isinstance(holder.node, Function)

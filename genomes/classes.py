@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from genomes.literals import last_name
-from genomes.names import words
-from genomes.outline import Function, Outline
+from genomes.nodes import Definition, Function, imported_by, last_name, targets_of, words
+from genomes.outline import Outline
 from genomes.signatures import Signature, record_signature, signature
 
 # What torch.nn.Module and torch.optim.Optimizer have (torch 2.10 to 2.13); names with an underscore in front are not looked at.
@@ -64,7 +63,7 @@ class Kind:
         """Methods of its own body; None for a name that is defined twice or other than by `def`."""
         found: dict[str, Function | None] = {}
         for name, statement in _body_names(self.node.body):
-            plain = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and name not in found
+            plain = isinstance(statement, Function) and name not in found
             found[name] = statement if plain else None  # type: ignore[assignment]  # narrowed by the line above
         return found
 
@@ -183,10 +182,10 @@ def plain_signature(name: str, function: Function, program: Outline) -> Signatur
 
 def _body_names(block: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
     for statement in block:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(statement, Definition):
             yield statement.name, statement
         elif isinstance(statement, ast.Import | ast.ImportFrom):
-            yield from ((alias.asname or alias.name.split(".")[0], statement) for alias in statement.names)
+            yield from ((name, statement) for name in imported_by(statement))
         else:
             yield from ((n.id, statement) for n in ast.walk(statement) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load))
             yield from ((f.name, f) for f in ast.walk(statement) if isinstance(f, ast.FunctionDef) for _ in range(2))
@@ -196,7 +195,7 @@ def _assigned_values(program: Outline) -> dict[int, ast.expr]:
     """id(target attribute) → the whole value that a plain assignment gives it."""
     found: dict[int, ast.expr] = {}
     for node, _ in program.assignments:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        targets = targets_of(node)
         if len(targets) == 1 and isinstance(targets[0], ast.Attribute) and node.value is not None:
             found[id(targets[0])] = node.value
     return found

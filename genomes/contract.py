@@ -26,7 +26,7 @@ from genomes.classes import Classes
 from genomes.errors import ParseError
 from genomes.forbidden import forbidden_problems
 from genomes.guards import guard_problems
-from genomes.literals import last_name, names_in
+from genomes.nodes import last_name, names_in
 from genomes.outline import Outline, outline
 from genomes.problem import Problem
 from genomes.promises import entry_problems, promise_problems

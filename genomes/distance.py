@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from genomes.canonical import SKIPPED, identity
-from genomes.literals import is_bare, last_name, read_value
+from genomes.literals import is_bare, read_value
+from genomes.nodes import Definition, last_name, targets_of
 from genomes.source import parse, parse_tree
 from genomes.units import blocks
 
@@ -88,10 +89,10 @@ def _pieces(code: str) -> tuple[tuple[str, _Grams], ...]:
 
 
 def _label(node: ast.stmt) -> str:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(node, Definition):
         return node.name
     if isinstance(node, ast.Assign | ast.AnnAssign):
-        return last_name(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+        return last_name(targets_of(node)[0])
     return type(node).__name__
 
 

@@ -10,6 +10,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from genomes.nodes import Definition, last_name
 from genomes.source import Source
 
 Value = bool | int | float | str
@@ -86,29 +87,12 @@ def call_label(node: ast.AST) -> str:
             return label
         pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
     elif isinstance(node, ast.Dict):
-        pairs = [(key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else None, v) for key, v in _items(node)]
+        items = zip(node.keys, node.values, strict=True)
+        pairs = [(key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else None, v) for key, v in items]
     else:
         return ""
     kinds = [v.value for k, v in pairs if k in ("kind", "name") and isinstance(v, ast.Constant) and isinstance(v.value, str)]
     return kinds[0] if kinds else ""
-
-
-def last_name(node: ast.AST) -> str:
-    """`self.wte.weight` → weight, `f(x)[0]` → f, anything without a name → ''."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    if isinstance(node, ast.Subscript | ast.Starred):
-        return last_name(node.value)
-    if isinstance(node, ast.Call):
-        return last_name(node.func)
-    return ""
-
-
-def names_in(node: ast.AST) -> set[str]:
-    """Bare names that are read or bound in it."""
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 def is_bare(node: ast.AST) -> bool:
@@ -141,7 +125,7 @@ class _Walk:
             number = self.counts.get((scope, label), 0)
             self.counts[scope, label] = number + 1
             self.result.call_numbers[id(node)] = number
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(node, Definition):
             scope = f"{scope}.{node.name}"
         for name, index, child in _children(node):
             self.path.append((node, name, index))
@@ -161,7 +145,3 @@ def _children(node: ast.AST) -> Iterator[tuple[str, int, ast.AST]]:
                     yield name, index, item
         elif isinstance(child, ast.AST) and not isinstance(child, _NO_LITERAL_BELOW):
             yield name, -1, child
-
-
-def _items(node: ast.Dict) -> Iterator[tuple[ast.expr | None, ast.expr]]:
-    return zip(node.keys, node.values, strict=True)

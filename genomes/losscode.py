@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from genomes.canonical import canonical_form
+from genomes.nodes import Function, imported_by
 from genomes.source import read
 
 _MODEL = "build_model"  # function of the contract that makes the model that the loss is taken of
@@ -44,7 +45,7 @@ def loss_code(text: str) -> str:
 class _Function:
     """A function or method: what it takes, calls, and where it gives a name its value."""
 
-    def __init__(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    def __init__(self, node: Function) -> None:
         self.node, arguments = node, node.args
         self.parameters = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         self.calls: list[ast.Call] = []
@@ -63,7 +64,7 @@ class _Walk:
     """Backwards from the reported loss. `found` has the canonical form of each piece of the program that was reached."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self.functions = {node.name: _Function(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        self.functions = {node.name: _Function(node) for node in tree.body if isinstance(node, Function)}
         self.found: dict[ast.AST, str] = {}
         self._methods: dict[str, list[_Function]] = {}
         self._constants: dict[str, list[ast.stmt]] = {}
@@ -73,9 +74,9 @@ class _Walk:
             for name in _bound(statement):
                 self._constants.setdefault(name, []).append(statement)
             if isinstance(statement, ast.Import | ast.ImportFrom):
-                self._imports |= {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+                self._imports |= {*imported_by(statement)}
             for inner in statement.body if isinstance(statement, ast.ClassDef) else ():
-                if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                if isinstance(inner, Function):
                     self._methods.setdefault(inner.name, []).append(_Function(inner))
 
     def sources(self, function: _Function, expressions: Iterable[ast.AST]) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
-from genomes.literals import Literal, Literals, Step, call_label, last_name
+from genomes.literals import Literal, Literals, Step, call_label
+from genomes.nodes import Definition, last_name
 
 # Calls that say nothing about the meaning of their arguments: the label is looked for further out.
 _GENERIC_CALLS = frozenset(
     {"", "dict", "max", "min", "int", "float", "round", "abs", "range", "len", "tuple", "list", "enumerate", "tensor"}
 )
-_DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def assign_names(literals: Literals) -> tuple[str, ...]:
@@ -39,13 +39,8 @@ def own_label(literal: Literal) -> str:
     return _label(literal, {})
 
 
-def words(text: str) -> frozenset[str]:
-    """A set of words written as one string."""
-    return frozenset(text.split())
-
-
 def _scope(path: Iterable[Step]) -> list[str]:
-    return [step.node.name for step in path if isinstance(step.node, _DEFINITIONS) and step.field != "decorator_list"]
+    return [step.node.name for step in path if isinstance(step.node, Definition) and step.field != "decorator_list"]
 
 
 def _label(literal: Literal, call_numbers: dict[int, int]) -> str:

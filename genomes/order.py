@@ -11,11 +11,11 @@ import builtins
 import symtable
 from collections.abc import Iterable, Iterator
 
+from genomes.nodes import Definition, Function, imported_by
 from genomes.outline import Outline
 from genomes.problem import Problem
 
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_LATER = (*_DEFINITIONS, ast.Lambda)
+_LATER = Definition | ast.Lambda
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _HEADS = ("test", "iter", "subject", "items", "target")  # fields of a compound statement that run before its blocks
@@ -37,7 +37,7 @@ def early_reads(tables: Iterable[symtable.SymbolTable], program: Outline) -> Ite
         node = scope.node
         if isinstance(node, ast.Module):
             own = locals_of.get(("top", 0), set()) - _BUILTIN
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.name, node.lineno) not in twice:
+        elif isinstance(node, Function) and (node.name, node.lineno) not in twice:
             own = locals_of.get((node.name, node.lineno), set())
         else:
             continue
@@ -61,7 +61,7 @@ class _Order:
             self.statement(statement)
 
     def statement(self, node: ast.stmt) -> None:
-        if isinstance(node, _DEFINITIONS):
+        if isinstance(node, Definition):
             self.definition(node)
         elif isinstance(node, ast.Try | ast.TryStar):
             self.bind(node)  # a failure in it may be expected
@@ -73,8 +73,7 @@ class _Order:
             if not isinstance(node, ast.AnnAssign) or node.value is not None:
                 self.bind(node)
 
-    def definition(self, node: ast.stmt) -> None:
-        assert isinstance(node, _DEFINITIONS)
+    def definition(self, node: Definition) -> None:
         if isinstance(node, ast.ClassDef):
             heads: list[ast.AST] = [*node.decorator_list, *node.bases]
         else:
@@ -112,12 +111,12 @@ class _Order:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
                 self.open.discard(inner.id)
-            elif isinstance(inner, (*_DEFINITIONS, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
+            elif isinstance(inner, Definition | ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
                 self.open.discard(inner.name or "")
             elif isinstance(inner, ast.MatchMapping):
                 self.open.discard(inner.rest or "")
             elif isinstance(inner, ast.Import | ast.ImportFrom):
-                self.open -= {alias.asname or alias.name.split(".")[0] for alias in inner.names}
+                self.open -= {*imported_by(inner)}
 
 
 def _now(node: ast.AST) -> Iterator[ast.AST]:

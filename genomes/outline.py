@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+from genomes.nodes import Definition, Function, parameters_of
+
+_LATER = Definition | ast.Lambda
 _STATIC = ("staticmethod", "classmethod")
 
 
@@ -43,6 +44,7 @@ class Outline:
     """What the checks ask of a program."""
 
     module: Scope
+    definitions: dict[str, Definition]  # functions and classes at top level
     scopes: dict[int, Scope] = field(default_factory=dict)  # id(node that opens it) → scope
     calls: list[tuple[ast.Call, Scope]] = field(default_factory=list)
     reads: list[tuple[ast.Name, Scope]] = field(default_factory=list)
@@ -54,15 +56,11 @@ class Outline:
     guarded: set[int] = field(default_factory=set)  # ids of imports in a `try` that may fail
     import_nodes: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
 
-    def definition(self, name: str, scope: Scope) -> ast.stmt | None:
+    def definition(self, name: str, scope: Scope) -> Definition | None:
         """The top-level function or class that a name certainly means in a scope."""
         if scope.holder(name) is not self.module or self.module.bound[name] != 1:
             return None
         return self.definitions.get(name)
-
-    @property
-    def definitions(self) -> dict[str, ast.stmt]:
-        return self._definitions
 
     def dotted(self, node: ast.expr, scope: Scope) -> str:
         """`nn.Linear` → torch.nn.Linear, through the module's imports; "" where the first name is not certainly an import."""
@@ -73,18 +71,11 @@ class Outline:
             return self.imports[node.id]
         return ""
 
-    def __post_init__(self) -> None:
-        tree = self.module.node
-        assert isinstance(tree, ast.Module)
-        self._definitions: dict[str, ast.stmt] = {
-            node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
-        }
-
 
 def outline(tree: ast.Module) -> Outline:
     """Walk the program once."""
     module = Scope(tree, None)
-    result = Outline(module)
+    result = Outline(module, {node.name: node for node in tree.body if isinstance(node, Definition)})
     result.scopes[id(tree)] = module
     walk = _Walk(result)
     walk.children(tree, module)
@@ -166,7 +157,7 @@ class _Walk:
         plain = [*arguments.posonlyargs, *arguments.args]
         if isinstance(scope.node, ast.ClassDef):
             inner.owner = scope.node
-            inner.me = plain[0].arg if plain and not any(_ends_with(d, _STATIC) for d in node.decorator_list) else ""
+            inner.me = plain[0].arg if plain and not any(isinstance(d, ast.Name) and d.id in _STATIC for d in node.decorator_list) else ""
         self._arguments(arguments, inner)
         if inner.me and scope.me == inner.me and not isinstance(scope.node, ast.ClassDef) and inner.me in inner.bound:
             inner.me = ""  # an inner function with an argument of that name
@@ -220,10 +211,8 @@ class _Walk:
         return inner
 
     def _arguments(self, arguments: ast.arguments, inner: Scope) -> None:
-        every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
-        for argument in every:
-            if argument is not None:
-                self.argument(argument, inner)
+        for argument in parameters_of(arguments):
+            self.argument(argument, inner)
 
 
 _LEAVES = frozenset({ast.Load, ast.Store, ast.Del, ast.Pass, ast.Break, ast.Continue})
@@ -259,8 +248,4 @@ def parts(node: ast.AST) -> Iterator[ast.AST]:
     while open_:
         current = open_.pop()
         yield current
-        open_ += [child for child in ast.iter_child_nodes(current) if not isinstance(child, (*_FUNCTIONS, ast.ClassDef, ast.Lambda))]
-
-
-def _ends_with(node: ast.expr, names: tuple[str, ...]) -> bool:
-    return isinstance(node, ast.Name) and node.id in names
+        open_ += [child for child in ast.iter_child_nodes(current) if not isinstance(child, _LATER)]

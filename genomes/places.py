@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
 
-from genomes.literals import Literal, Step, last_name, read_value
-from genomes.names import own_label, words
+from genomes.literals import Literal, Step, read_value
+from genomes.names import own_label
+from genomes.nodes import last_name, targets_of, words
 
 _INDEX_WORDS = words(
     """dim dims axis axes ndim start_dim end_dim dim0 dim1 index idx diagonal pad step epoch ignore_index padding_idx device_id start"""
@@ -101,9 +101,8 @@ def is_constant(literal: Literal) -> bool:
     """The value, or an element of the value, of a module-level UPPER_CASE assignment."""
     if len(literal.path) < 2 or not isinstance(statement := literal.path[1].node, ast.Assign | ast.AnnAssign):
         return False
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
     inside = literal.path[2:]
-    return all(isinstance(t, ast.Name) and t.id.isupper() for t in targets) and all(
+    return all(isinstance(t, ast.Name) and t.id.isupper() for t in targets_of(statement)) and all(
         isinstance(s.node, ast.Tuple | ast.List) for s in inside
     )
 
@@ -184,8 +183,7 @@ def _call_tunable(node: ast.Call, step: Step, literal: Literal) -> bool:
 
 
 def _system_target(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
-    targets: Iterable[ast.expr] = node.targets if isinstance(node, ast.Assign) else [node.target]
-    for target in targets:
+    for target in targets_of(node):
         name = last_name(target)
         if name.lower() in _SYSTEM_WORDS or _SEED.search(name) or (name.startswith("__") and name.endswith("__")):
             return True

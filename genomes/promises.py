@@ -16,8 +16,7 @@ from genomes.arithmetic import Constants
 from genomes.calls import CONSTITUTION
 from genomes.classes import MODULE, Classes, Kind
 from genomes.guards import always, constants_of
-from genomes.literals import last_name, names_in
-from genomes.names import words
+from genomes.nodes import last_name, names_in, words
 from genomes.outline import Outline, Scope
 from genomes.problem import Problem
 from genomes.signatures import signature

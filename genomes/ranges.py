@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from genomes.literals import Value
-from genomes.names import words
+from genomes.nodes import words
 from genomes.remarks import Remark
 
 FLOAT, INT, POWER_OF_TWO, CHOICE, BOOL = "float", "int", "power_of_two", "choice", "bool"

@@ -12,8 +12,7 @@ import symtable
 from collections.abc import Iterable, Iterator
 
 from genomes.errors import nearest
-from genomes.literals import names_in
-from genomes.names import words
+from genomes.nodes import Function, names_in, parameters_of, words
 from genomes.order import early_reads
 from genomes.outline import Outline
 from genomes.problem import Problem
@@ -110,9 +109,9 @@ class _Reads(ast.NodeVisitor):
         if node.annotation is not None and not self.postponed:
             self.visit(node.annotation)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    def visit_FunctionDef(self, node: Function) -> None:
         returns = [node.returns] if node.returns is not None and not self.postponed else []
-        for part in [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults), *returns, *_arguments(node.args)]:
+        for part in [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults), *returns, *parameters_of(node.args)]:
             self.visit(part)
         self._inside((node.name, node.lineno), node.body, function=True)
 
@@ -140,8 +139,3 @@ class _Reads(ast.NodeVisitor):
         for node in nodes:
             self.visit(node)
         self._scope, self._in_function = before
-
-
-def _arguments(arguments: ast.arguments) -> list[ast.arg]:
-    every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
-    return [argument for argument in every if argument is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from genomes.literals import names_in
+from genomes.nodes import Function, names_in
 from genomes.outline import parts
 
 _OPTIONS = ("init", "kw_only", "default_factory")
@@ -26,7 +26,7 @@ class Signature:
     gives_nothing: bool = False  # no value comes back
 
 
-def signature(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, bound: bool) -> Signature:
+def signature(name: str, function: Function, bound: bool) -> Signature:
     """The signature of a function; of a method without its instance if `bound`."""
     arguments = function.args
     plain = [*arguments.posonlyargs, *arguments.args][1 if bound else 0 :]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from genomes.literals import last_name
+from genomes.nodes import Function, last_name
 from genomes.source import Source, parse
 
 _CACHED_PROGRAMS = 16
@@ -50,7 +50,7 @@ def definitions(text: str) -> tuple[str, ...]:
     source = parse(text)
     tops = source.tree.body
     found = [*tops, *(inner for node in tops if isinstance(node, ast.ClassDef) for inner in node.body)]
-    functions = sorted((node for node in found if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)), key=lambda node: node.lineno)
+    functions = sorted((node for node in found if isinstance(node, Function)), key=lambda node: node.lineno)
     return tuple("".join(source.lines[first_line(node) - 1 : node.end_lineno]) for node in functions)
 
 
@@ -159,7 +159,7 @@ def _lines(source: Source, first: int, last: int) -> str:
 
 
 def _label(statement: ast.stmt) -> str:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+    if isinstance(statement, Function):
         return f"def {statement.name}"
     if isinstance(statement, ast.ClassDef):
         return f"class {statement.name}"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from genomes.errors import ParseError
+from genomes.nodes import Definition, imported_by
 from genomes.source import parse_tree
 
 _LEAVES = (ast.Return, ast.Raise, ast.Break, ast.Continue)  # what follows such a statement does not run
-_BLOCKS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _OBJECT = "self"  # every statement of a method has to do with it: only its attributes tell them apart
 
 
@@ -63,7 +63,7 @@ def _read_by(node: ast.AST) -> Iterator[str]:
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those inside functions."""
     for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, _BLOCKS):
+        if not isinstance(node, Definition):
             yield node
             yield from _running(node)
 
@@ -72,10 +72,10 @@ def _set_by(node: ast.AST) -> Iterator[str]:
     """Names that a node binds or whose object it may change: assigned, defined, imported, called for its effect."""
     if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
         yield _dotted(node.value if isinstance(node, ast.Subscript) else node)
-    elif isinstance(node, _BLOCKS):
+    elif isinstance(node, Definition):
         yield node.name
     elif isinstance(node, ast.Import | ast.ImportFrom):
-        yield from (alias.asname or alias.name.split(".")[0] for alias in node.names)
+        yield from imported_by(node)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_"):  # in place, as torch says it
         yield from _objects(node)
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genomes.literals import last_name
 from genomes.mutations.draft import MisfitError, alias
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import is_one
+from genomes.nodes import last_name
 from genomes.source import Source
 
 _PROGRESS = ("progress", "t", "frac_done", "time_frac")

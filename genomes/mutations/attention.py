@@ -6,13 +6,13 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.constants import block_count, head_count, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import depth, linears, remember, width_in
 from genomes.mutations.patterns import atom
 from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
+from genomes.nodes import last_name, names_in
 
 _ROTATION = re.compile(r"rot|rope", re.IGNORECASE)
 

@@ -11,11 +11,12 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from genomes.literals import last_name, read_value
+from genomes.literals import read_value
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import depth, embedding, stack
 from genomes.mutations.sublayers import Attention, head_shape
+from genomes.nodes import last_name, stored_in
 from genomes.source import parse_expression
 
 _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -73,10 +74,7 @@ def _value(parent: Program, node: ast.expr, known: dict[str, Any], followed: int
 def _constant(parent: Program, name: str) -> ast.expr:
     """What a module-level name is assigned, if it is assigned once."""
     found = [
-        statement
-        for statement in parent.tree.body
-        if isinstance(statement, ast.Assign | ast.AnnAssign)
-        and any(isinstance(inner, ast.Name) and inner.id == name and isinstance(inner.ctx, ast.Store) for inner in ast.walk(statement))
+        statement for statement in parent.tree.body if isinstance(statement, ast.Assign | ast.AnnAssign) and name in stored_in(statement)
     ]
     if len(found) != 1 or found[0].value is None or (isinstance(found[0], ast.Assign) and not isinstance(found[0].targets[0], ast.Name)):
         raise _UnknownError

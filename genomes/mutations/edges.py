@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import random
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
-from genomes.mutations.network import embedded, embedding, headed, remember, stack
+from genomes.mutations.network import constants_of, embedded, embedding, headed, remember, stack
 from genomes.mutations.patterns import atom, is_norm
+from genomes.nodes import last_name, names_in
 from genomes.source import parse_expression
 
 
@@ -33,9 +33,7 @@ def _embedding_scale(draft: Draft, rng: random.Random) -> str:
 
 
 def _is_known(draft: Draft, code: str) -> bool:
-    made = [s for s in draft.parent.tree.body if isinstance(s, ast.Assign | ast.AnnAssign)]
-    top = {n.id for s in made for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return code.startswith("(self.config") or names_in(parse_expression(code)) <= top
+    return code.startswith("(self.config") or names_in(parse_expression(code)) <= constants_of(draft.parent)
 
 
 def _logit_scale(draft: Draft, rng: random.Random) -> str:

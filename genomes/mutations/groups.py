@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genomes.literals import last_name
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Stack, root, stack
+from genomes.nodes import last_name
 
 _SCALARS = re.compile(r"resid", re.IGNORECASE)
 _HEAD = re.compile(r"head|unembed", re.IGNORECASE)

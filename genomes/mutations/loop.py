@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import random
 
-from genomes.literals import last_name
 from genomes.mutations.anatomy import Loop, counter, is_call, names_of, own_nodes, progress, statements, training_loop
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import atom, imported
+from genomes.nodes import last_name
 
 
 def _average(draft: Draft, rng: random.Random) -> str:

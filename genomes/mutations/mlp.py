@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import random
 
-from genomes.literals import last_name, names_in, read_value
+from genomes.literals import read_value
 from genomes.mutations.constants import require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import depth, known_in, linears, modules, remember, stack
 from genomes.mutations.sublayers import feed, layer_number, statement_of
+from genomes.nodes import last_name, names_in
 from genomes.source import parse_expression
 
 _GATED = {

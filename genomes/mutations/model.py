@@ -10,7 +10,7 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name, names_in, read_value
+from genomes.literals import read_value
 from genomes.mutations.anatomy import is_call, losses, torch_entropy
 from genomes.mutations.constants import block_count, layers_where
 from genomes.mutations.draft import MisfitError
@@ -30,6 +30,7 @@ from genomes.mutations.patterns import (
     uses_module,
     without,
 )
+from genomes.nodes import last_name, names_in
 from genomes.source import Splice, parse_expression, splice
 
 _VITAL = re.compile(

@@ -11,11 +11,12 @@ import random
 import re
 from dataclasses import dataclass
 
-from genomes.literals import last_name, names_in, read_value
+from genomes.literals import read_value
 from genomes.mutations.anatomy import functions, is_call, one_line, own_nodes, statements
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one
+from genomes.nodes import last_name, names_in
 from genomes.source import Splice
 
 # Rows (a, b, c) of polynomials a·s + b·s³ + c·s⁵ that send singular values towards 1, for five steps.

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
+from genomes.nodes import last_name, names_in, stored_in
 from genomes.source import parse_expression
 
 
@@ -114,16 +114,13 @@ def width_in(parent: Program, module: Module) -> str:
 
 def known_in(parent: Program, function: ast.FunctionDef) -> set[str]:
     """Names that a function's last line knows: its parameters, what it assigns, what the module defines."""
-    own = {argument.arg for argument in function.args.args}
-    own |= {name.id for name in ast.walk(function) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
-    top = {
-        name.id
-        for statement in parent.tree.body
-        if isinstance(statement, ast.Assign | ast.AnnAssign)
-        for name in ast.walk(statement)
-        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
-    }
-    return own | top
+    own = {argument.arg for argument in function.args.args} | stored_in(function)
+    return own | constants_of(parent)
+
+
+def constants_of(parent: Program) -> set[str]:
+    """Names that an assignment at module level gives a value."""
+    return set[str]().union(*(stored_in(s) for s in parent.tree.body if isinstance(s, ast.Assign | ast.AnnAssign)))
 
 
 def depth(parent: Program) -> str:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import (
@@ -26,6 +25,7 @@ from genomes.mutations.network import (
 )
 from genomes.mutations.patterns import atom, is_norm, shown
 from genomes.mutations.sublayers import attention, branches
+from genomes.nodes import last_name, names_in
 
 _KINDS = {"rms_norm": "layer_norm", "layer_norm": "rms_norm", "RMSNorm": "LayerNorm", "LayerNorm": "RMSNorm"}
 _NORM = re.compile(r"norm|ln", re.IGNORECASE)

@@ -9,12 +9,12 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.anatomy import Loss, names_of, statements, torch_entropy, training_loss
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_table
 from genomes.mutations.network import headed, linears, remember, stack
 from genomes.mutations.sublayers import statement_of
+from genomes.nodes import last_name, names_in
 from genomes.source import Splice
 
 

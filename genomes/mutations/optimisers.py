@@ -8,12 +8,12 @@ import random
 import re
 from dataclasses import dataclass
 
-from genomes.literals import last_name
 from genomes.mutations.anatomy import counter, functions, is_call, names_of, one_line, own_nodes, statements, training_loop
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.muon import muon_step
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one, shown
+from genomes.nodes import last_name
 from genomes.source import Splice
 
 _BETAS = ("(0.9, 0.95)", "(0.8, 0.99)", "(0.65, 0.95)", "(0.95, 0.99)")

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
-from genomes.literals import last_name, names_in, read_value
+from genomes.literals import read_value
 from genomes.mutations.mutation import Place, Program, Rewrite, pick, rewrite
+from genomes.nodes import last_name, names_in, targets_of
 from genomes.source import Source, Splice
 
 # Functions whose arithmetic is the recipe. Constructors and loops are left alone: shapes and bookkeeping live there.
@@ -89,8 +90,7 @@ def data_names(function: ast.FunctionDef) -> set[str]:
         before = set(found)
         for node in assigned:
             if node.value is not None and names_in(node.value) & found:
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found |= {name for target in targets for name in names_in(target) if name != "self"}
+                found |= {name for target in targets_of(node) for name in names_in(target) if name != "self"}
     return found
 
 

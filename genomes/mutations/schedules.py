@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from genomes.literals import last_name, names_in, read_value
+from genomes.literals import read_value
 from genomes.mutations.anatomy import (
     Write,
     counter,
@@ -29,6 +29,7 @@ from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.literal import is_rate
 from genomes.mutations.mutation import pick
 from genomes.mutations.patterns import atom, imported, is_one, is_operation
+from genomes.nodes import last_name, names_in
 from genomes.source import Splice
 
 _SCHEDULE = re.compile(r"schedule|rate|lr|multiplier|factor|warm|cool|decay|cosine|momentum|main|train", re.IGNORECASE)

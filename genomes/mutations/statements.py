@@ -9,11 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.anatomy import blocks, functions, own_nodes
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import in_recipe, is_operation, is_touchable, shown
+from genomes.nodes import last_name, names_in
 
 _ENTRIES = ("build_model", "main")  # what the harness calls
 _RESHAPES = re.compile(r"\b(transpose|permute|chunk|split|unbind|flatten|unsqueeze|squeeze|stack|cat|einsum|view|reshape|T|mT)\b|@|\[")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import random
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import forget, train_in_blocks, train_in_stack
 from genomes.mutations.network import Stack, embedding, remember, stack, width_in
 from genomes.mutations.norms import normed
 from genomes.mutations.patterns import atom, is_norm, is_operation
 from genomes.mutations.sublayers import branches
+from genomes.nodes import last_name, names_in
 
 
 def _layer_scale(draft: Draft, rng: random.Random) -> str:

@@ -6,11 +6,11 @@ import ast
 import re
 from dataclasses import dataclass
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Module, linears, modules, root, stack, unconditional
 from genomes.mutations.patterns import ACTIVATIONS, squares
+from genomes.nodes import last_name, names_in
 
 _QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
 _LAYER = re.compile(r"layer(_?(idx|index|id|number))?|i|idx|index|depth_index")

@@ -10,10 +10,11 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name, names_in
+from genomes.mutations.anatomy import parameters
 from genomes.mutations.constants import layers_where
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
 from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, replaced, shown, without
+from genomes.nodes import last_name, names_in
 from genomes.source import Splice
 
 _INIT = re.compile(r"init", re.IGNORECASE)
@@ -93,7 +94,7 @@ def _clip(parent: Program, rng: random.Random) -> Rewrite | None:
         place = pick(simple, rng)
         return without(parent, place, "no gradient clipping") if place else None
     for place in parent.places:
-        if place.node is place.statement and _steps(place.statement) and "model" in names_in(place.function) | _arguments(place.function):
+        if place.node is place.statement and _steps(place.statement) and "model" in names_in(place.function) | parameters(place.function):
             limit = rng.choice(_CLIPS)
             line = f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit})"
             return rewrite(parent, [above(parent, place.statement, line)], f"{place.name}: gradients clipped at {limit:g}")
@@ -106,10 +107,6 @@ def _steps(statement: ast.stmt) -> bool:
     calls = [line.value for line in inner if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)]
     owners = [last_name(call.func.value) for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "step"]
     return any(owner.startswith("opt") for owner in owners)
-
-
-def _arguments(function: ast.FunctionDef) -> set[str]:
-    return {argument.arg for argument in [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]}
 
 
 def _no_nesterov(parent: Program, rng: random.Random) -> Rewrite | None:

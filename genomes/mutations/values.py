@@ -6,13 +6,13 @@ import ast
 import random
 import re
 
-from genomes.literals import last_name, names_in
 from genomes.mutations.constants import block_count, layers_where, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import attributes, depth, linears, modules, remember, stack, width_in
 from genomes.mutations.sublayers import attention
+from genomes.nodes import last_name, names_in
 
 _ABOUT_VALUES = re.compile(r"value_emb|has_ve|value_lookup", re.IGNORECASE)
 

@@ -12,7 +12,8 @@ from genomes.arithmetic import Constants
 from genomes.classes import Classes
 from genomes.guards import constants_of
 from genomes.literals import Value, read_value
-from genomes.outline import Function, Outline, Scope, outline
+from genomes.nodes import Function
+from genomes.outline import Outline, Scope, outline
 from genomes.source import Source, Splice, parse, splice
 
 _Node = TypeVar("_Node", bound=ast.AST)
@@ -63,16 +64,14 @@ class Case:
 
     def scope_at(self, line: int) -> Scope:
         """The innermost function around a line, or the module."""
-        around = [
-            s for s in self.program.scopes.values() if isinstance(s.node, ast.FunctionDef | ast.AsyncFunctionDef) and _on(s.node, line)
-        ]
+        around = [s for s in self.program.scopes.values() if isinstance(s.node, Function) and _on(s.node, line)]
         return max(around, key=lambda scope: getattr(scope.node, "lineno", 0), default=self.program.module)
 
     def functions(self) -> Iterator[tuple[Function, Scope]]:
         """Functions on the way to the failure, the innermost first."""
         for line in reversed(self.failure.lines):
             scope = self.scope_at(line)
-            if isinstance(scope.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(scope.node, Function):
                 yield scope.node, scope
 
     def settings(self) -> dict[str, Value]:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from genomes.calls import CONSTITUTION, constitution
-from genomes.names import words
+from genomes.nodes import words
 from genomes.outline import Scope
 from genomes.repairs.case import Case, Repaired
 from genomes.source import Splice

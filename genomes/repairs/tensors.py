@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from genomes.arithmetic import Constants
-from genomes.literals import last_name
+from genomes.nodes import Function, last_name
 from genomes.outline import Scope, parts
 from genomes.repairs.case import Case, Repaired
 from genomes.source import Splice
@@ -161,7 +161,7 @@ def _size(node: ast.expr, constants: Constants, module: Scope) -> float | None:
     return None
 
 
-def _tensor_argument(function: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> str:
+def _tensor_argument(function: Function, scope: Scope) -> str:
     """The first argument that is used as a tensor."""
     names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args) if argument.arg != scope.me]
     used = {

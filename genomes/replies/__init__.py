@@ -30,12 +30,12 @@ from itertools import pairwise
 from genomes.canonical import identity
 from genomes.contract import check, contract_of
 from genomes.errors import EditError, GenomeError, ParseError
-from genomes.literals import names_in
+from genomes.nodes import Definition, names_in
 from genomes.replies.blocks import FORMAT, blocks, cut_off
 from genomes.replies.definitions import are_constants, definitions
 from genomes.replies.dialects import Reading, readings, respelt, unread
 from genomes.replies.hunks import has_signs, hunks, is_diff
-from genomes.replies.outline import DEFINITIONS, bound_in
+from genomes.replies.outline import bound_in
 from genomes.replies.page import Cut, Page, Passage, shown
 from genomes.replies.parts import Part, answer, parts, says_no
 from genomes.replies.snippets import MOST_DEPTH, Snippet, code_outside, defines, require_complete, snippet
@@ -217,7 +217,7 @@ def _read(part: Part, page: Page, found: _Found) -> None:
                 raise EditError(f"{part.name} {_CUT_OFF}") from error
             raise
         return
-    if any(isinstance(node, DEFINITIONS) for node in code.statements) or _is_program(code, page.text):
+    if any(isinstance(node, Definition) for node in code.statements) or _is_program(code, page.text):
         code = restored(code, page)
         if not part.closed:
             raise EditError(f"{part.name} {_CUT_OFF}")

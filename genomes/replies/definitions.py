@@ -21,10 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from genomes.errors import EditError
-from genomes.literals import names_in
+from genomes.nodes import Definition, names_in
 from genomes.replies.outline import (
-    DEFINITIONS,
-    Definition,
     Place,
     assigned,
     bound_in,
@@ -43,7 +41,7 @@ from genomes.replies.snippets import Snippet, moved
 from genomes.source import Source, Splice
 from genomes.units import first_line
 
-MOST_DEFINITIONS = 64  # in a reply
+MOST_Definition = 64  # in a reply
 _NAMED = 4  # candidates, in one message
 _CONSTANT = re.compile(r"_*[A-Z][A-Z0-9_]*")
 _BLOCK = "or use a search/replace block"
@@ -99,13 +97,13 @@ def definitions(snippets: Sequence[Snippet], page: Page, source: Source) -> list
     Raises:
         EditError: a name is not clear, nothing uses what is new, or a statement is neither definition nor constant.
     """
-    if sum(len(found.statements) for found in snippets) > 4 * MOST_DEFINITIONS:
-        raise EditError(f"the reply has more than {4 * MOST_DEFINITIONS} statements outside of functions: make one focused change")
+    if sum(len(found.statements) for found in snippets) > 4 * MOST_Definition:
+        raise EditError(f"the reply has more than {4 * MOST_Definition} statements outside of functions: make one focused change")
     plan, places = _Plan(page, source), list(definitions_in(source.tree.body))
     known = {ast.dump(statement) for statement in source.tree.body}
     for found in snippets:
         for node in found.statements:
-            if isinstance(node, DEFINITIONS):
+            if isinstance(node, Definition):
                 _definition(plan, places, found, node)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 _import(plan, found, node)
@@ -198,12 +196,12 @@ def _member_cut(plan: _Plan, found: Snippet, node: ast.stmt, place: Place, same:
     code = moved(found, first_line(node), node, line[: len(line) - len(line.lstrip())])
     if same:
         first, end = first_line(same[0]) - 1, same[0].end_lineno or 0
-    elif isinstance(node, DEFINITIONS):
+    elif isinstance(node, Definition):
         first = end = place.node.end_lineno or 0
         code = ["", *code]
     else:
         first = end = next(
-            (_above(page, first_line(inner) - 1) for inner in body if isinstance(inner, DEFINITIONS)), place.node.end_lineno or 0
+            (_above(page, first_line(inner) - 1) for inner in body if isinstance(inner, Definition)), place.node.end_lineno or 0
         )
         code = [*code, ""]
     plan.cuts.append(page.cut(f"{place.name} of {found.where}", first, end, code))
@@ -255,9 +253,9 @@ def _placed(plan: _Plan) -> Iterator[Cut]:
     body = plan.source.tree.body
     names = [names_in(statement).union(*map(names_in, plan.landed.get(index, []))) for index, statement in enumerate(body)]
     binds = [set(bound_in(statement)) for statement in body]
-    first_definition = next((index for index, statement in enumerate(body) if isinstance(statement, DEFINITIONS)), len(body))
+    first_definition = next((index for index, statement in enumerate(body) if isinstance(statement, Definition)), len(body))
     for new, use in _uses(plan.new, names):
-        is_definition = isinstance(new.node, DEFINITIONS)
+        is_definition = isinstance(new.node, Definition)
         needed = names_at_import(new.node)
         behind = max((index + 1 for index, there in enumerate(binds) if there & needed), default=0)
         index = max(use if is_definition else min(use, first_definition), behind)
@@ -268,14 +266,14 @@ def _placed(plan: _Plan) -> Iterator[Cut]:
             line, code = len(plan.page.lines), ["", "", *code]
         else:
             line = _above(plan.page, first_line(body[index]) - 1)
-            code += ["", ""] if is_definition or isinstance(body[index], DEFINITIONS) else []
+            code += ["", ""] if is_definition or isinstance(body[index], Definition) else []
         yield plan.page.cut(new.where, line, line, code)
 
 
 def _uses(new: Sequence[_New], names: Sequence[set[str]]) -> Iterator[tuple[_New, int]]:
     """Each new thing with the top-level statement that first uses it, directly or through others that are new."""
-    if len(new) > MOST_DEFINITIONS:
-        raise EditError(f"the reply has more than {MOST_DEFINITIONS} new functions, classes and constants: make one focused change")
+    if len(new) > MOST_Definition:
+        raise EditError(f"the reply has more than {MOST_Definition} new functions, classes and constants: make one focused change")
     never = len(names)
     used = {one.name: next((index for index, there in enumerate(names) if one.name in there), never) for one in new}
     needs = {one.name: names_in(one.node) & used.keys() - {one.name} for one in new}

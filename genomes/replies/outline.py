@@ -6,11 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from genomes.literals import names_in
-
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+from genomes.nodes import Definition, Function, imported_by, names_in, targets_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +20,7 @@ class Place:
 
 def definitions_in(body: Sequence[ast.stmt], prefix: str = "", owner: str = "") -> Iterator[Place]:
     for statement in flat(body):
-        if isinstance(statement, DEFINITIONS):
+        if isinstance(statement, Definition):
             name = f"{prefix}{statement.name}"
             yield Place(name, owner, statement)
             yield from definitions_in(statement.body, f"{name}.", "class" if isinstance(statement, ast.ClassDef) else "def")
@@ -34,14 +30,14 @@ def flat(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
     """Statements of a block and of the blocks of its `if`, `for`, `with` and `try`, but not of its definitions."""
     for statement in body:
         yield statement
-        if not isinstance(statement, DEFINITIONS):
+        if not isinstance(statement, Definition):
             handlers = [*getattr(statement, "handlers", []), *getattr(statement, "cases", [])]
             for block in (getattr(part, name, []) for part in (statement, *handlers) for name in ("body", "orelse", "finalbody")):
                 yield from flat(block)
 
 
 def takes_self(node: ast.stmt) -> bool:
-    if not isinstance(node, FUNCTIONS):
+    if not isinstance(node, Function):
         return False
     arguments = [*node.args.posonlyargs, *node.args.args]
     return bool(arguments) and arguments[0].arg in ("self", "cls")
@@ -54,7 +50,7 @@ def assigned(node: ast.stmt) -> str:
 
 
 def member(node: ast.stmt) -> str:
-    return node.name if isinstance(node, DEFINITIONS) else assigned(node) or _annotated(node)
+    return node.name if isinstance(node, Definition) else assigned(node) or _annotated(node)
 
 
 def _annotated(node: ast.stmt) -> str:
@@ -89,7 +85,7 @@ def names_at_import(node: ast.AST) -> set[str]:
         inner = waiting.pop()
         if isinstance(inner, ast.Name):
             found.add(inner.id)
-        skipped = set(map(id, inner.body)) if isinstance(inner, FUNCTIONS) else set()
+        skipped = set(map(id, inner.body)) if isinstance(inner, Function) else set()
         waiting += [child for child in ast.iter_child_nodes(inner) if id(child) not in skipped]
     return found
 
@@ -97,10 +93,9 @@ def names_at_import(node: ast.AST) -> set[str]:
 def bound_in(node: ast.stmt) -> Iterator[str]:
     """Names that a top-level statement gives a meaning."""
     for inner in flat([node]):
-        if isinstance(inner, DEFINITIONS):
+        if isinstance(inner, Definition):
             yield inner.name
         elif isinstance(inner, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name.partition(".")[0] for alias in inner.names)
+            yield from imported_by(inner)
         elif isinstance(inner, ast.Assign | ast.AnnAssign | ast.AugAssign):
-            targets = inner.targets if isinstance(inner, ast.Assign) else [inner.target]
-            yield from (name for target in targets for name in names_in(target))
+            yield from (name for target in targets_of(inner) for name in names_in(target))

@@ -13,7 +13,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from genomes.replies.outline import FUNCTIONS, definitions_in, says_nothing
+from genomes.nodes import Function, parameters_of
+from genomes.replies.outline import definitions_in, says_nothing
 from genomes.replies.page import Page
 from genomes.replies.snippets import Snippet, again, moved, says_unchanged
 from genomes.source import Source, parse
@@ -37,7 +38,7 @@ def restored(code: Snippet, page: Page) -> Snippet:
 
 
 def _is_stub(source: Source, node: ast.stmt) -> bool:
-    if not isinstance(node, FUNCTIONS) or not all(says_nothing(statement) or _is_unwritten(statement) for statement in node.body):
+    if not isinstance(node, Function) or not all(says_nothing(statement) or _is_unwritten(statement) for statement in node.body):
         return False
     is_open = any(map(_is_ellipsis, node.body))  # `pass` may be meant, and then its comment says why
     return any(says_unchanged(line, alone=not is_open) for line in source.lines[node.lineno - 1 : node.end_lineno])
@@ -59,15 +60,8 @@ def _same(program: Source, name: str, stub: ast.stmt) -> Iterator[ast.stmt]:
 
 def _head(node: ast.stmt) -> list[str]:
     """What callers see, without annotations, which models leave out."""
-    if not isinstance(node, FUNCTIONS):
+    if not isinstance(node, Function):
         return []
-    arguments = node.args
-    every = [
-        *arguments.posonlyargs,
-        *arguments.args,
-        *filter(None, [arguments.vararg]),
-        *arguments.kwonlyargs,
-        *filter(None, [arguments.kwarg]),
-    ]
-    defaults = [*arguments.defaults, *filter(None, arguments.kw_defaults)]
-    return [type(node).__name__, *(argument.arg for argument in every), *map(ast.dump, [*defaults, *node.decorator_list])]
+    names = [parameter.arg for parameter in parameters_of(node.args)]
+    parts = [*node.args.defaults, *filter(None, node.args.kw_defaults), *node.decorator_list]
+    return [type(node).__name__, *names, *map(ast.dump, parts)]
