@@ -12,11 +12,10 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from genomes.outline import Outline, Scope
+from genomes.outline import CONSTITUTION, Outline, Scope
 
 _MOST = 1 << 64  # largest integer that is computed with
 _LONGEST = 4096  # longest string or tuple
-_CONSTITUTION = "prepare"
 _DEEPEST = 40  # longest chain of definitions that refer to each other
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -112,7 +111,7 @@ class Constants:
 
     def _offered(self, dotted: str) -> Any:
         module, _, name = dotted.rpartition(".")
-        return self.offered(name) if module == _CONSTITUTION else None
+        return self.offered(name) if module == CONSTITUTION else None
 
     def _value(self, node: ast.expr, scope: Scope, depth: int) -> Any:
         match node:

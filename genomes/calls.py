@@ -14,13 +14,12 @@ from functools import lru_cache
 from genomes.classes import MODULE, Classes, Kind, plain_signature
 from genomes.errors import ParseError, nearest
 from genomes.nodes import Function, last_name
-from genomes.outline import Outline, Scope, outline
+from genomes.outline import CONSTITUTION, Outline, Scope, outline
 from genomes.problem import Problem
 from genomes.signatures import Signature, misfit
 from genomes.source import parse_tree
-from genomes.torchlike import library_signature
+from genomes.torchlike import LIBRARY
 
-CONSTITUTION = "prepare"  # the module that every genome uses
 _HIDE = ("globals", "exec", "setattr")
 _LISTS = ("torch.nn.ModuleList", "torch.nn.Sequential")
 
@@ -34,7 +33,7 @@ def call_problems(program: Outline, classes: Classes, prepare: str) -> Iterator[
     offered = constitution(prepare)
     for call, scope in program.calls:
         callee = _callee(call.func, scope, program, classes) or _offered(call.func, scope, program, offered)
-        callee = callee or library_signature(program.dotted(call.func, scope))
+        callee = callee or LIBRARY.get(program.dotted(call.func, scope))
         if callee is not None and (wrong := misfit(call, callee)):
             yield Problem(call.lineno, wrong)
         elif callee is not None and callee.gives_nothing and id(call) in _used(program, callee.name.endswith(".forward")):
@@ -116,7 +115,7 @@ def _callee(function: ast.expr, scope: Scope, program: Outline, classes: Classes
     kind = classes.kinds.get(scope.owner.name) if scope.owner is not None else None
     if kind is None or kind.node is not scope.owner or not isinstance(function, ast.Attribute) or not _is_self(function.value, scope):
         return None
-    held = _held(function.attr, kind, program, classes)
+    held = _held(function.attr, kind, classes)
     return _instance_call(held, classes) if held is not None else classes.call(kind, function.attr)
 
 
@@ -135,15 +134,15 @@ def _instance_call(kind: Kind | None, classes: Classes) -> Signature | None:
     return classes.call(kind, "forward")
 
 
-def _held(name: str, kind: Kind, program: Outline, classes: Classes) -> Kind | None:
+def _held(name: str, kind: Kind, classes: Classes) -> Kind | None:
     """The class of a submodule that is assigned in one place."""
     values = kind.stored.get(name, [])
     if len(values) != 1 or name in classes.foreign_stores or name in kind.methods or classes.children(kind) or kind.bases:
         return None
-    return _made(values[0], program, classes)
+    return _made(values[0], classes)
 
 
-def _made(value: ast.expr | None, program: Outline, classes: Classes) -> Kind | None:
+def _made(value: ast.expr | None, classes: Classes) -> Kind | None:
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
         return classes.kinds.get(value.func.id)
     return None
@@ -173,7 +172,7 @@ def _of_list(value: ast.expr | None, program: Outline, classes: Classes) -> Kind
         return None
     (made,) = value.args
     if isinstance(made, ast.ListComp | ast.GeneratorExp):
-        return _made(made.elt, program, classes)
+        return _made(made.elt, classes)
     return None
 
 
@@ -182,7 +181,7 @@ def _made_locals(program: Outline, classes: Classes) -> dict[tuple[int, str], Ki
     found = dict[tuple[int, str], Kind]()
     for node, scope in program.assignments:
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        kind = _made(node.value, program, classes)
+        kind = _made(node.value, classes)
         if kind is not None and isinstance(target, ast.Name) and scope.bound[target.id] == 1 and isinstance(scope.node, ast.FunctionDef):
             found[id(scope), target.id] = kind
     return found

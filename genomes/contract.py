@@ -27,14 +27,13 @@ from genomes.errors import ParseError
 from genomes.forbidden import forbidden_problems
 from genomes.guards import guard_problems
 from genomes.nodes import last_name, names_in
-from genomes.outline import Outline, outline
+from genomes.outline import CONSTITUTION, Outline, outline
 from genomes.problem import Problem
 from genomes.promises import entry_problems, promise_problems
 from genomes.scopes import name_problems
 from genomes.source import parse, symbols
 
 _REQUIRED = ("build_model", "main")
-_CONSTITUTION = "prepare"  # the module that every genome uses
 _SEEDING = ("manual_seed", "manual_seed_all")
 _ALLOWED = (
     ast.Import,
@@ -115,7 +114,7 @@ def _missing(tree: ast.Module) -> list[str]:
 
 
 def _script_problems(tree: ast.Module) -> list[Problem]:
-    problems = [] if _imports_constitution(tree) else [Problem(0, f"imports nothing from {_CONSTITUTION}")]
+    problems = [] if _imports_constitution(tree) else [Problem(0, f"imports nothing from {CONSTITUTION}")]
     if not any(isinstance(node, ast.Call) and last_name(node.func) in _SEEDING and (node.args or node.keywords) for node in ast.walk(tree)):
         problems.append(Problem(0, "has no manual_seed(…) call, so no seed can be given to it"))
     return problems
@@ -124,14 +123,14 @@ def _script_problems(tree: ast.Module) -> list[Problem]:
 def _imports_constitution(tree: ast.Module) -> bool:
     modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    return _CONSTITUTION in modules
+    return CONSTITUTION in modules
 
 
 def _is_inert(node: ast.stmt) -> bool:
     if isinstance(node, _ALLOWED):
         return True
     if isinstance(node, ast.If):
-        return _is_main_guard(node) or all(_is_inert(inner) for inner in [*node.body, *node.orelse])
+        return "__name__" in names_in(node.test) or all(_is_inert(inner) for inner in [*node.body, *node.orelse])
     if isinstance(node, ast.Try):
         inner = [*node.body, *node.orelse, *node.finalbody, *(line for handler in node.handlers for line in handler.body)]
         return all(_is_inert(statement) for statement in inner)
@@ -140,11 +139,6 @@ def _is_inert(node: ast.stmt) -> bool:
             isinstance(node.value, ast.Call) and ast.unparse(node.value.func).startswith(_ALLOWED_CALLS)
         )
     return False
-
-
-def _is_main_guard(node: ast.If) -> bool:
-    names = names_in(node.test)
-    return "__name__" in names
 
 
 def _effect(node: ast.stmt) -> str:

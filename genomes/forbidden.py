@@ -12,10 +12,10 @@ import ast
 import sys
 from collections.abc import Iterator
 
-from genomes.outline import Outline, Scope
+from genomes.outline import CONSTITUTION, Outline, Scope
 from genomes.problem import Problem
 
-_PACKAGES = frozenset({"torch", "numpy", "prepare", "triton"}) | sys.stdlib_module_names  # triton comes with torch
+_PACKAGES = frozenset({"torch", "numpy", CONSTITUTION, "triton"}) | sys.stdlib_module_names  # triton comes with torch
 _MODULES = {
     **dict.fromkeys(("socket", "socketserver", "ssl", "http", "urllib", "ftplib", "smtplib", "xmlrpc", "webbrowser"), "no network"),
     **dict.fromkeys(("subprocess", "multiprocessing", "pty"), "no further processes"),
@@ -44,10 +44,12 @@ def forbidden_problems(program: Outline) -> Iterator[Problem]:
         elif isinstance(call.func, ast.Name) and scope.holder(call.func.id) is None and (wrong := _builtin_reason(call, scope)):
             yield Problem(call.lineno, wrong)
         elif dotted == "" and _patches(call, program, scope):
-            yield Problem(call.lineno, "sets an attribute of prepare, which is not patched: keep a constant of your own")
+            yield Problem(call.lineno, f"sets an attribute of {CONSTITUTION}, which is not patched: keep a constant of your own")
     for attribute, scope in program.attributes:
-        if not isinstance(attribute.ctx, ast.Load) and program.dotted(attribute.value, scope) == "prepare":
-            yield Problem(attribute.lineno, f"assigns to prepare.{attribute.attr}, which is not patched: keep a constant of your own")
+        if not isinstance(attribute.ctx, ast.Load) and program.dotted(attribute.value, scope) == CONSTITUTION:
+            yield Problem(
+                attribute.lineno, f"assigns to {CONSTITUTION}.{attribute.attr}, which is not patched: keep a constant of your own"
+            )
 
 
 def _import_reasons(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
@@ -76,4 +78,4 @@ def _builtin_reason(call: ast.Call, scope: Scope) -> str:
 
 def _patches(call: ast.Call, program: Outline, scope: Scope) -> bool:
     named = isinstance(call.func, ast.Name) and call.func.id in ("setattr", "delattr")
-    return named and bool(call.args) and program.dotted(call.args[0], scope) == "prepare"
+    return named and bool(call.args) and program.dotted(call.args[0], scope) == CONSTITUTION

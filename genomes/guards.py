@@ -16,11 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 from genomes.arithmetic import Constants
-from genomes.calls import CONSTITUTION, constitution
-from genomes.outline import Outline, Scope, parts
+from genomes.calls import constitution
+from genomes.outline import CONSTITUTION, Outline, Scope, parts
 from genomes.problem import Problem
 
-_BATCHES = ("prepare.batches", "prepare.warmup_batches")
+_BATCHES = (f"{CONSTITUTION}.batches", f"{CONSTITUTION}.warmup_batches")
 _SOMETIMES = (
     *(ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match, ast.IfExp, ast.BoolOp, ast.Lambda),
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
@@ -132,7 +132,7 @@ def _missing(node: ast.Subscript, scope: Scope, constants: Constants) -> str:
     if key is None or isinstance(node.slice, ast.Constant):
         return ""
     table = constants.definition(node.value.id, scope) if isinstance(node.value, ast.Name) else node.value
-    if isinstance(table, ast.Dict) and not _changed(node.value, scope, constants):
+    if isinstance(table, ast.Dict) and not _changed(node.value, scope):
         keys = [constants.value(known, scope) if known is not None else None for known in table.keys]
         if None not in keys and keys and key not in keys:
             return f"{ast.unparse(node.slice)} = {_shown(key)} is none of {', '.join(map(_shown, keys))}"
@@ -154,7 +154,7 @@ def _divisions_by_zero(scope: Scope, constants: Constants) -> Iterator[ast.BinOp
             return  # what follows may not run
 
 
-def _changed(table: ast.expr, scope: Scope, constants: Constants) -> bool:
+def _changed(table: ast.expr, scope: Scope) -> bool:
     """Whether something may be added to a named dictionary; where its name is used in one place only, nothing can be."""
     if not isinstance(table, ast.Name):
         return False

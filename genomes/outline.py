@@ -15,6 +15,7 @@ from typing import Any
 
 from genomes.nodes import Definition, Function, parameters_of
 
+CONSTITUTION = "prepare"  # the module of the lab that every genome uses
 _LATER = Definition | ast.Lambda
 _STATIC = ("staticmethod", "classmethod")
 

@@ -13,11 +13,10 @@ import ast
 from collections.abc import Iterator
 
 from genomes.arithmetic import Constants
-from genomes.calls import CONSTITUTION
 from genomes.classes import MODULE, Classes, Kind
 from genomes.guards import always, constants_of
 from genomes.nodes import last_name, names_in, words
-from genomes.outline import Outline, Scope
+from genomes.outline import CONSTITUTION, Outline, Scope
 from genomes.problem import Problem
 from genomes.signatures import signature
 

@@ -41,9 +41,4 @@ def _read(declared: str) -> tuple[str, Signature]:
     return path, Signature(path.rpartition(".")[2], positional, required=len(required), keywords=keywords)
 
 
-LIBRARY = dict(_read(declared) for declared in _DECLARED)
-
-
-def library_signature(dotted: str) -> Signature | None:
-    """The signature of a function or layer of torch, by its full name; None for one that is not listed."""
-    return LIBRARY.get(dotted)
+LIBRARY = dict(_read(declared) for declared in _DECLARED)  # full name → signature

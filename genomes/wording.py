@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import re
 
+from genomes.canonical import SKIPPED
 from genomes.errors import ParseError
 from genomes.literals import is_bare
 from genomes.source import parse_tree
 
 _SHOWN = 48  # characters of a statement in a description
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
-_SILENT = frozenset({"ctx", "kind", "type_comment"})
 _LEAD = re.compile(r"\A(?:[ \t]*(?:#[^\n]*)?(?:\n|\Z))*")  # blank lines and comments
 _ELIF = re.compile(r"^(\s*)elif\b")
 
@@ -117,7 +117,7 @@ def _differing(a: ast.AST, b: ast.AST) -> list[tuple[ast.AST, ast.AST]]:
     for name in a._fields:
         x, y = getattr(a, name, None), getattr(b, name, None)
         left, right = (x, y) if isinstance(x, list) and isinstance(y, list) else ([x], [y])
-        if name in _SILENT:
+        if name in SKIPPED:
             continue
         if len(left) != len(right):
             return []

@@ -89,7 +89,7 @@ def training_loop(parent: Program) -> Loop:
         for node in own_nodes(function):
             if isinstance(node, ast.For) and any(is_call(inner, "backward") for inner in ast.walk(node)):
                 for block, statement in statements(function):
-                    if steps(statement) and statement is not node and any(inner is statement for inner in ast.walk(node)):
+                    if steps(statement) and statement is not node and statement in ast.walk(node):
                         return Loop(function, node, block, statement)
     raise MisfitError("no loop that steps an optimiser")
 

@@ -10,7 +10,7 @@ from genomes.mutations.constants import block_count, head_count, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import depth, linears, remember, width_in
-from genomes.mutations.patterns import atom
+from genomes.mutations.patterns import atom, calls_self
 from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
 from genomes.nodes import last_name, names_in
 
@@ -70,7 +70,7 @@ def _grouped(draft: Draft, rng: random.Random) -> str:
     if count is not None and count % 2:
         raise MisfitError(f"{count} heads cannot share keys")
     layers, shared = linears(spot.module), rng.choice((2, 4))
-    made = [layers[name] for name in _projections(draft, spot) if name in layers]
+    made = [layers[name] for name in _projections(spot) if name in layers]
     if len(made) != 3 or len({draft.code(call.args[1]) for call in made}) != 1 or not heads.startswith("self."):
         raise MisfitError("keys are not projected like queries")
     first = next(s for s in spot.module.init.body if isinstance(s, ast.Assign) and s.value in made)
@@ -95,7 +95,7 @@ def _head_keyword(draft: Draft) -> ast.keyword | None:
     return None
 
 
-def _projections(draft: Draft, spot: Attention) -> list[str]:
+def _projections(spot: Attention) -> list[str]:
     """Attributes that make queries, keys and values, in this order."""
     for statement in spot.module.forward.body:
         for node in ast.walk(statement):
@@ -105,8 +105,8 @@ def _projections(draft: Draft, spot: Attention) -> list[str]:
     for statement in spot.module.forward.body:
         if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
             for call in ast.walk(statement.value):
-                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self":
-                    made.setdefault(target.id, call.func.attr)
+                if calls_self(call):
+                    made.setdefault(target.id, last_name(call.func))
     return [made.get(name, "") for name in (spot.query, spot.key, spot.value)]
 
 

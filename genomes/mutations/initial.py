@@ -69,7 +69,7 @@ def _loop(place: Place) -> ast.AST:
     owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func
     name = root(call.args[0] if last_name(owner) == "init" and call.args else owner)
     loops = [node for node in ast.walk(place.function) if isinstance(node, ast.For) and last_name(node.target) == name]
-    return next((loop.iter for loop in reversed(loops) if any(inner is call for inner in ast.walk(loop))), call)
+    return next((loop.iter for loop in reversed(loops) if call in ast.walk(loop)), call)
 
 
 def _by_depth(draft: Draft, rng: random.Random) -> str:

@@ -23,7 +23,6 @@ from genomes.mutations.patterns import (
     is_norm,
     is_one,
     is_touchable,
-    one_of,
     replaced,
     shown,
     squares,
@@ -72,7 +71,7 @@ def _drop_statement(parent: Program, rng: random.Random) -> Rewrite | None:
     """Ablate `x = x … ` or `x += …`, or a call that changes a tensor in place."""
     found = [place for place in in_recipe(parent) if place.node is place.statement and _is_update(place.statement)]
     fit = [place for place in found if is_touchable(parent.source, place.statement) and not uses_module(place, place.statement)]
-    return one_of(parent, [without(parent, place, "ablated") for place in fit], rng)
+    return pick([without(parent, place, "ablated") for place in fit], rng)
 
 
 def _is_update(statement: ast.stmt) -> bool:
@@ -139,7 +138,7 @@ def _soft_cap(parent: Program, rng: random.Random) -> Rewrite | None:
             replaced(parent, place, f"{cap} * {x} / ({cap} + {x}.abs())", "soft-cap"),
             replaced(parent, place, f"{cap} * (2 * torch.sigmoid(2 * {x} / {cap}) - 1)", "soft-cap") if rng.random() < 0.3 else None,
         ]
-    return one_of(parent, options, rng)
+    return pick((option for option in options if option is not None), rng)
 
 
 def _uncapped(parent: Program, place: Place, x: str) -> Rewrite | None:

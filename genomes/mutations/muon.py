@@ -72,7 +72,7 @@ def muon_step(parent: Program) -> Update:
         if call is None or function.name == name:
             continue
         found = [statement for _, statement in statements(function)]
-        assigned = next((s for s in found if isinstance(s, ast.Assign) and any(n is call for n in ast.walk(s))), None)
+        assigned = next((s for s in found if isinstance(s, ast.Assign) and call in ast.walk(s)), None)
         averages = [(s, c) for s in found if (c := _in_place(s, "lerp_")) is not None and len(c.args) == 2]
         applied = [(s, c) for s in found if (c := _in_place(s, "sub_")) is not None and s.lineno > call.lineno]
         if assigned is None or not isinstance(target := assigned.targets[0], ast.Name) or not averages or not applied:

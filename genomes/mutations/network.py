@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
+from genomes.mutations.patterns import calls_self
 from genomes.nodes import last_name, names_in, stored_in
 from genomes.source import parse_expression
 
@@ -160,13 +160,6 @@ def _sets_attribute(statement: ast.stmt) -> bool:
     return isinstance(target, ast.Attribute) and last_name(target.value) == "self"
 
 
-def self_calls(node: ast.AST) -> Iterator[ast.Call]:
-    """Calls `self.a(…)` below a node."""
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and last_name(inner.func.value) == "self":
-            yield inner
-
-
 def unconditional(function: ast.FunctionDef) -> list[ast.AST]:
     """The nodes of a function that are under no `if`: what is changed there takes effect."""
     nodes, open_ones = list[ast.AST](), list[ast.AST](function.body)
@@ -188,7 +181,7 @@ def root(node: ast.expr) -> str:
 def embedded(found: Stack) -> ast.Call:
     """The look-up of the tokens' embedding, in the forward pass of the stack."""
     tokens = found.module.x
-    for call in self_calls(found.module.forward):
+    for call in filter(calls_self, ast.walk(found.module.forward)):
         if [last_name(argument) for argument in call.args] == [tokens] and isinstance(call.args[0], ast.Name):
             return call
     for call in (node for node in ast.walk(found.module.forward) if isinstance(node, ast.Call)):
@@ -200,7 +193,7 @@ def embedded(found: Stack) -> ast.Call:
 def headed(found: Stack) -> ast.Call:
     """The call of the output layer: the one linear layer that the stack itself has."""
     layers = linears(found.module)
-    for call in self_calls(found.module.forward):
+    for call in filter(calls_self, ast.walk(found.module.forward)):
         if last_name(call.func) in layers and len(call.args) == 1:
             return call
     raise MisfitError("no output layer")

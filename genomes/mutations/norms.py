@@ -23,7 +23,7 @@ from genomes.mutations.network import (
     unconditional,
     width_in,
 )
-from genomes.mutations.patterns import atom, is_norm, shown
+from genomes.mutations.patterns import atom, calls_self, is_norm, shown
 from genomes.mutations.sublayers import attention, branches
 from genomes.nodes import last_name, names_in
 
@@ -69,13 +69,13 @@ def _moves_in_a_sum(draft: Draft, module: Module, total: ast.BinOp, own: set[str
     assert isinstance(right, ast.Call)
     if not _is_a_norm(right, own):
         inner = right.args[0]
-        if _calls_self(right) and _is_a_norm(inner, own):
+        if calls_self(right) and _is_a_norm(inner, own):
             bare, name = _with_first(draft, right, draft.code(inner.args[0])), f"{module.name}: norm {{}} {last_name(right.func)}"
             yield right, _with_first(draft, inner, bare), name.format("after")
             yield total, _with_first(draft, inner, f"{left} + {bare}"), f"{module.name}: norm of the sum with {last_name(right.func)}"
             if last_name(inner.func) not in own:  # a module's gain would serve two places
                 yield right, _with_first(draft, inner, draft.code(right)), name.format("around")
-    elif isinstance(sublayer := right.args[0], ast.Call) and _calls_self(sublayer) and sublayer.args:
+    elif calls_self(sublayer := right.args[0]) and sublayer.args:
         name = f"{module.name}: norm {{}} {last_name(sublayer.func)}"
         if _is_a_norm(inner := sublayer.args[0], own):
             yield right, draft.code(sublayer), name.format("before")
@@ -85,23 +85,13 @@ def _moves_in_a_sum(draft: Draft, module: Module, total: ast.BinOp, own: set[str
 
 
 def _is_a_norm(node: ast.AST, own: set[str]) -> TypeGuard[ast.Call]:
-    return is_norm(node) or (isinstance(node, ast.Call) and _calls_self(node) and last_name(node.func) in own and len(node.args) == 1)
+    return is_norm(node) or (calls_self(node) and last_name(node.func) in own and len(node.args) == 1)
 
 
 def _is_branch(total: ast.BinOp, own: set[str]) -> bool:
     """`x + self.mlp(x)`, without a norm in it."""
     call = total.right
-    return (
-        isinstance(total.op, ast.Add)
-        and isinstance(call, ast.Call)
-        and _calls_self(call)
-        and bool(call.args)
-        and not _is_a_norm(call.args[0], own)
-    )
-
-
-def _calls_self(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self"
+    return isinstance(total.op, ast.Add) and calls_self(call) and bool(call.args) and not _is_a_norm(call.args[0], own)
 
 
 def _with_first(draft: Draft, call: ast.Call, code: str) -> str:

@@ -134,7 +134,7 @@ def _other_adam(draft: Draft, rng: random.Random) -> str:
 def _lion(draft: Draft, rng: random.Random) -> str:
     """Lion in place of AdamW, for all of its groups."""
     function, call = _adam(draft, ("AdamW",))
-    top = next(s for s in draft.parent.tree.body if any(n is call for n in ast.walk(s)))
+    top = next(s for s in draft.parent.tree.body if call in ast.walk(s))
     if not isinstance(top, ast.FunctionDef | ast.ClassDef) or top.decorator_list or "Lion" in draft.source.text:
         raise MisfitError("no place for a class")
     _reduce(draft, call, tuple(word.arg for word in call.keywords if word.arg not in ("lr", "betas", "weight_decay") and word.arg))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TypeGuard
 
 from genomes.literals import read_value
-from genomes.mutations.mutation import Place, Program, Rewrite, pick, rewrite
+from genomes.mutations.mutation import Place, Program, Rewrite, rewrite
 from genomes.nodes import last_name, names_in, targets_of
 from genomes.source import Source, Splice
 
@@ -46,6 +45,11 @@ def is_norm(node: ast.AST) -> TypeGuard[ast.Call]:
     if not isinstance(node, ast.Call) or not node.args or not _NORM.match(last_name(node.func)):
         return False
     return isinstance(node.func, ast.Name) or (isinstance(node.func, ast.Attribute) and last_name(node.func.value) in ("F", "functional"))
+
+
+def calls_self(node: ast.AST) -> TypeGuard[ast.Call]:
+    """`self.a(…)`."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and last_name(node.func.value) == "self"
 
 
 def is_operation(node: ast.AST, *operators: type[ast.operator]) -> bool:
@@ -149,11 +153,6 @@ def imported(parent: Program, module: str) -> list[Splice]:
         return []
     first = next((node for node in imports if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")), None)
     return [above(parent, first, f"import {module}")] if first else []
-
-
-def one_of(parent: Program, found: Iterable[Rewrite | None], rng: random.Random) -> Rewrite | None:
-    """One of the possible rewrites."""
-    return pick((option for option in found if option is not None), rng)
 
 
 def is_one(node: ast.AST) -> bool:

@@ -91,7 +91,7 @@ def _from_the_start(draft: Draft, rng: random.Random) -> str:
         if plateau is None or not isinstance(fall, ast.BinOp) or not isinstance(fall.left, ast.BinOp):
             continue
         t = atom(draft.source, fall.left.right)
-        _unbranch(draft, function, plateau)
+        _unbranch(draft, plateau)
         cosine = rng.random() < 0.6
         draft.replace(fall, f"0.5 + 0.5 * math.cos(math.pi * {t})" if cosine else draft.code(fall.left))
         draft.cuts += imported(draft.parent, "math") if cosine else []
@@ -113,7 +113,7 @@ def _is_fall(node: ast.AST) -> bool:
     return isinstance(node.left.op, ast.Sub) and is_one(node.left.left) and last_name(node.left.right) in ("progress", "t", "x", "frac")
 
 
-def _unbranch(draft: Draft, function: ast.FunctionDef, node: ast.If) -> None:
+def _unbranch(draft: Draft, node: ast.If) -> None:
     """Delete an `if` that returns: with its lines, or an `elif` up to what follows it."""
     text, start = draft.source.text, draft.source.span(node)[0]
     if not node.orelse:

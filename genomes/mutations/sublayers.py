@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Module, linears, modules, root, stack, unconditional
-from genomes.mutations.patterns import ACTIVATIONS, squares
+from genomes.mutations.patterns import ACTIVATIONS, calls_self, squares
 from genomes.nodes import last_name, names_in
 
 _QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
@@ -82,8 +82,7 @@ def _calls_behind(module: Module, node: ast.expr) -> list[str]:
     """Submodules that an expression calls, itself or through the names in it."""
     names = names_in(node)
     assigned = [s.value for s in ast.walk(module.forward) if isinstance(s, ast.Assign) and names_in(s.targets[0]) & names]
-    calls = [inner for part in (node, *assigned) for inner in ast.walk(part) if isinstance(inner, ast.Call)]
-    return [call.func.attr for call in calls if isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self"]
+    return [last_name(call.func) for part in (node, *assigned) for call in ast.walk(part) if calls_self(call)]
 
 
 def _width(layer: ast.Call, position: int) -> str:
@@ -92,9 +91,7 @@ def _width(layer: ast.Call, position: int) -> str:
 
 def statement_of(function: ast.FunctionDef, node: ast.AST) -> ast.stmt:
     """The innermost statement around a node."""
-    around = [
-        s for s in ast.walk(function) if isinstance(s, ast.stmt) and s is not function and any(inner is node for inner in ast.walk(s))
-    ]
+    around = [s for s in ast.walk(function) if isinstance(s, ast.stmt) and s is not function and node in ast.walk(s)]
     return max(around, key=lambda s: (s.lineno, s.col_offset, -(s.end_lineno or 0)))
 
 
@@ -125,6 +122,6 @@ def branches(parent: Program) -> list[tuple[Module, ast.BinOp, ast.Call]]:
         for node in unconditional(module.forward):
             if module.node is top or not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add):
                 continue
-            if isinstance(call := node.right, ast.Call) and isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self":
+            if calls_self(call := node.right):
                 result.append((module, node, call))
     return result

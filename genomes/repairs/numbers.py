@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from genomes.arithmetic import Constants
-from genomes.calls import CONSTITUTION
 from genomes.guards import constants_of, involved, refusals, running
 from genomes.knobs import knobs, set_knobs
+from genomes.outline import CONSTITUTION
 from genomes.repairs.case import Case, Repaired
 
 _BATCH = re.compile(r"(?i)^(?:(?:device|micro|per_device|local|train)_?)?(?:batch|bs|b)(?:_?size)?$")

@@ -86,16 +86,12 @@ def swapped(found: Case, *sizes: str) -> Iterator[Repaired]:
             return  # one layer on the line widens what the other narrows, as it should be
         if ratio is not None and abs(ratio - wide / out) < 1e-9:
             fitting.append((call, name, made))
-    outer = [chosen for chosen in fitting if all(_inside(other, chosen[0]) for other, _, _ in fitting)]
+    outer = [chosen for chosen in fitting if all(other in ast.walk(chosen[0]) for other, _, _ in fitting)]
     if len(outer) == 1:  # its input came out of the others, with the size that it was given
         _, name, made = outer[0]
         first, second = made.args[:2]
         cuts = [found.instead(first, found.source.code(second)), found.instead(second, found.source.code(first))]
         yield found.repaired(cuts, f"sizes of {name} swapped: {found.source.code(second)} in, {found.source.code(first)} out")
-
-
-def _inside(node: ast.AST, around: ast.AST) -> bool:
-    return any(node is inner for inner in ast.walk(around))
 
 
 def in_place(found: Case) -> Iterator[Repaired]:
