@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -89,3 +89,23 @@ def walk(base: Sequence[Keyed[T]], a: Sequence[Keyed[T]], b: Sequence[Keyed[T]])
         )
         at_a, at_b = stop_a + (index in to_a), stop_b + (index in to_b)
     return stages
+
+
+def stretches(stages: Iterable[Stage[T]]) -> Iterator[tuple[list[Stage[T]], tuple[T, T, T] | None]]:
+    """What stands between two items that both sides kept, with the second of these as the base and each side have it; None at the end."""
+    stretch = list[Stage[T]]()
+    for stage in stages:
+        if stage.base is not None and stage.a is not None and stage.b is not None:
+            yield [*stretch, Stage(stage.inserted_a, stage.inserted_b, None, None, None)], (stage.base, stage.a, stage.b)
+            stretch = []
+        else:
+            stretch.append(stage)
+    yield stretch, None
+
+
+def versions(stretch: Sequence[Stage[T]]) -> tuple[list[T], list[T], list[T]]:
+    """The items of a stretch as the base and each side have them."""
+    base = [stage.base for stage in stretch if stage.base is not None]
+    a = [item for stage in stretch for item in (*stage.inserted_a, stage.a) if item is not None]
+    b = [item for stage in stretch for item in (*stage.inserted_b, stage.b) if item is not None]
+    return base, a, b

@@ -45,11 +45,9 @@ def forbidden_problems(program: Outline) -> Iterator[Problem]:
             yield Problem(call.lineno, wrong)
         elif dotted == "" and _patches(call, program, scope):
             yield Problem(call.lineno, f"sets an attribute of {CONSTITUTION}, which is not patched: keep a constant of your own")
-    for attribute, scope in program.attributes:
-        if not isinstance(attribute.ctx, ast.Load) and program.dotted(attribute.value, scope) == CONSTITUTION:
-            yield Problem(
-                attribute.lineno, f"assigns to {CONSTITUTION}.{attribute.attr}, which is not patched: keep a constant of your own"
-            )
+    for target, scope in program.attributes:
+        if not isinstance(target.ctx, ast.Load) and program.dotted(target.value, scope) == CONSTITUTION:
+            yield Problem(target.lineno, f"assigns to {CONSTITUTION}.{target.attr}, which is not patched: keep a constant of your own")
 
 
 def _import_reasons(node: ast.Import | ast.ImportFrom) -> Iterator[str]:

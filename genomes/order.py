@@ -68,8 +68,8 @@ class _Order:
         elif any(hasattr(node, name) for name in ("body", "cases")):
             self.compound(node)
         else:
-            annotation = [node.annotation] if isinstance(node, ast.AnnAssign) else []
-            self.read(node, without=annotation)
+            for part in filter(None, [node.target, node.value]) if isinstance(node, ast.AnnAssign) else [node]:
+                self.read(part)
             if not isinstance(node, ast.AnnAssign) or node.value is not None:
                 self.bind(node)
 
@@ -94,12 +94,12 @@ class _Order:
         for block in (getattr(node, "body", []), getattr(node, "orelse", []), *(case.body for case in getattr(node, "cases", []))):
             self.block(block)
 
-    def read(self, node: ast.AST, without: list[ast.expr] | None = None) -> None:
+    def read(self, node: ast.AST) -> None:
         walrus = {inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)}
         for inner in _now(node):
             if isinstance(inner, ast.AugAssign) and isinstance(inner.target, ast.Name):
                 self.check(inner.target, walrus)
-            elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load) and not _within(inner, without):
+            elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load):
                 self.check(inner, walrus)
 
     def check(self, name: ast.Name, walrus: set[str]) -> None:
@@ -135,7 +135,3 @@ def _now(node: ast.AST) -> Iterator[ast.AST]:
 
 def _listed(child: object) -> list[ast.AST]:
     return [part for part in (child if isinstance(child, list) else [child]) if isinstance(part, ast.AST)]
-
-
-def _within(node: ast.AST, parts: list[ast.expr] | None) -> bool:
-    return any(node is inner for part in parts or () for inner in ast.walk(part))

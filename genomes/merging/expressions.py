@@ -13,19 +13,19 @@ from dataclasses import fields
 
 import libcst as cst
 
-from genomes.align import Keyed, Stage, walk
+from genomes.align import Keyed, Stage, stretches, versions, walk
 from genomes.merging.chains import are_chains, chain, terms
 from genomes.merging.nodes import LAYOUT, UnfitError, bare, calls_another, code, fitted, key, label, may_come_together, same, spine
 from genomes.merging.wrapping import grown, wraps
 
-Settle = Callable[[str, str, str], str]  # (base, a, b) source → "a" or "b"
+Choose = Callable[[str, str, str], str]  # of the sources (base, a, b), "a" or "b"
 _COMMENT = re.compile(r"#[^\n]*")
 _LITERAL = re.compile(r"""((?<![\w.])\.?\d[\w.]*(?:(?<=[eE])[+-]\d+)?|\bTrue\b|\bFalse\b|"[^"\n]*"|'[^'\n]*')""")
 _SHELL = "if 1:\n"
 _HEAD = re.compile(r"\s*(@|def |class |if |for |while |with |async |try\b)")
 
 
-def merge_lines(base: str, a: str, b: str, settle: Settle) -> str | None:
+def merge_lines(base: str, a: str, b: str, choose: Choose) -> str | None:
     """Merge three versions of a statement's lines, or of a compound statement's head; None where they do not parse alone, or would not
     parse united."""
     values = _literals(base, a, b)
@@ -35,7 +35,7 @@ def merge_lines(base: str, a: str, b: str, settle: Settle) -> str | None:
     if trees[0] is None or trees[1] is None or trees[2] is None:
         return None
     try:
-        merged = _Expressions(settle).node(trees[0], trees[1], trees[2])
+        merged = _Expressions(choose).node(trees[0], trees[1], trees[2])
     except cst.CSTValidationError:  # parts that libcst knows not to go together
         return None
     if not isinstance(merged, cst.Module) or _read(merged.code) is None:
@@ -90,8 +90,8 @@ def _strip(text: str, like: str) -> str:
 
 
 class _Expressions:
-    def __init__(self, settle: Settle) -> None:
-        self.settle = settle
+    def __init__(self, choose: Choose) -> None:
+        self.choose = choose
 
     def node(self, base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode, firm: bool = False) -> cst.CSTNode:
         """One node from three versions. `firm`: a clash here is one of the whole expression around it, and raises UnfitError."""
@@ -118,7 +118,7 @@ class _Expressions:
                 return united
         if firm:
             raise UnfitError
-        return a if self.settle(bare(base), bare(a), bare(b)) == "a" else b
+        return a if self.choose(bare(base), bare(a), bare(b)) == "a" else b
 
     def fields(self, base: cst.CSTNode, a: cst.CSTNode, b: cst.CSTNode) -> cst.CSTNode | None:
         """Merge field by field; None where both sides changed a plain value, such as a name, or what is called."""
@@ -147,31 +147,23 @@ class _Expressions:
             return self.sequence((old, left, right), base)
         return left  # layout alone: `_plain_clash` has found everything else
 
-    def sequence(self, versions: tuple[Sequence[cst.CSTNode], ...], parent: cst.CSTNode) -> list[cst.CSTNode]:
+    def sequence(self, lists: tuple[Sequence[cst.CSTNode], ...], parent: cst.CSTNode) -> list[cst.CSTNode]:
         """Merges the items of a list of arguments, elements, targets …"""
-        merged, stretch = list[cst.CSTNode](), list[Stage[cst.CSTNode]]()
-        for stage in walk(*(_keyed(items) for items in versions)):
-            firm = stage.base is not None and stage.a is not None and stage.b is not None
-            stretch.append(Stage(stage.inserted_a, stage.inserted_b, None, None, None) if firm else stage)
-            if firm or stage.base is None:
-                merged += self.stretch(stretch, parent)
-                stretch = []
-            if stage.base is not None and stage.a is not None and stage.b is not None:
-                merged.append(self.node(stage.base, stage.a, stage.b))
-        return _ended(merged, versions)
+        merged = list[cst.CSTNode]()
+        for stretch, kept in stretches(walk(*map(_keyed, lists))):
+            merged += self.stretch(stretch, parent)
+            merged += [self.node(*kept)] if kept is not None else []
+        return _ended(merged, lists)
 
     def stretch(self, stages: Sequence[Stage[cst.CSTNode]], parent: cst.CSTNode) -> list[cst.CSTNode]:
         """Merges what stands between two items that both sides have."""
-        a = [item for stage in stages for item in (*stage.inserted_a, stage.a) if item is not None]
-        b = [item for stage in stages for item in (*stage.inserted_b, stage.b) if item is not None]
-        base = [stage.base for stage in stages if stage.base is not None]
-        new = [item for stage in stages for item in stage.inserted_a], [item for stage in stages for item in stage.inserted_b]
-        known = {key(item) for item in new[0]}
-        right = [item for item in new[1] if key(item) not in known]
-        left = [item for item in new[0] if key(item) not in {key(other) for other in new[1]}]
+        base, a, b = versions(stages)
+        new_a, new_b = [item for stage in stages for item in stage.inserted_a], [item for stage in stages for item in stage.inserted_b]
+        known_a, known_b = set(map(key, new_a)), set(map(key, new_b))
+        left, right = [item for item in new_a if key(item) not in known_b], [item for item in new_b if key(item) not in known_a]
         torn = any(kept is not None and key(kept) != key(s.base) for s in stages for kept in (s.a, s.b) if s.base is not None)
         if torn or (left and right and not may_come_together(left, right, parent)):
-            return a if self.settle(*(_listed(items, parent) for items in (base, a, b))) == "a" else b
+            return a if self.choose(*(_listed(items, parent) for items in (base, a, b))) == "a" else b
         merged = list[cst.CSTNode]()
         for stage in stages:
             merged += [*stage.inserted_a, *(item for item in stage.inserted_b if item in right)]
@@ -222,9 +214,9 @@ def _listed(items: Sequence[cst.CSTNode], parent: cst.CSTNode) -> str:
     return between.join(bare(item) for item in items)
 
 
-def _ended(merged: list[cst.CSTNode], versions: tuple[Sequence[cst.CSTNode], ...]) -> list[cst.CSTNode]:
+def _ended(merged: list[cst.CSTNode], lists: tuple[Sequence[cst.CSTNode], ...]) -> list[cst.CSTNode]:
     """Ends an item that is no longer the last as those before the last were ended, and the other way round."""
-    listed = [list(items) for items in versions if items]
+    listed = [list(items) for items in lists if items]
     lasts = {id(items[-1]) for items in listed}
     between = [comma for items in listed for item in items[:-1] if (comma := _comma(item)) and "#" not in code(comma)]
     after = [_comma(items[-1]) for items in listed[1:]]

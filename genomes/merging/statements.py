@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from genomes.align import Keyed, Stage, walk
+from genomes.align import Keyed, Stage, stretches, versions, walk
 from genomes.merging.expressions import merge_lines
 from genomes.merging.ledger import Ledger
 from genomes.merging.relocation import IMPORTS, VALUES, Homes, core, relocated
@@ -33,16 +33,11 @@ class _Blocks:
     def block(self, base: Sequence[Unit], a: Sequence[Unit], b: Sequence[Unit], where: str) -> str:
         stages = walk(_keyed(base), _keyed(a), _keyed(b))
         homes = relocated(stages, where, self.ledger, lambda old, left, right: self.unit(old, left, right, where))
-        pieces, stretch = list[str](), list[Stage[Unit]]()
-        for stage in stages:
-            firm = stage.base is not None and stage.a is not None and stage.b is not None
-            stretch.append(Stage(stage.inserted_a, stage.inserted_b, None, None, None) if firm else stage)
-            if firm or stage.base is None:
-                pieces += self.stretch(stretch, homes, where)
-                stretch = []
-            if firm and stage.base is not None:
-                placed = homes.get(id(stage.base))
-                pieces.append(self.unit(stage.base, stage.a, stage.b, where) if placed is None else placed)
+        pieces = list[str]()
+        for stretch, kept in stretches(stages):
+            pieces += self.stretch(stretch, homes, where)
+            if kept is not None:
+                pieces.append(homes[id(kept[0])] if id(kept[0]) in homes else self.unit(*kept, where))
         return _join(pieces)
 
     def stretch(self, stages: Sequence[Stage[Unit]], homes: Homes, where: str) -> list[str]:
@@ -52,18 +47,15 @@ class _Blocks:
         pieces = list[str]()
         for stage in stages:
             pieces += self.inserted(stage, homes, where)
-            if stage.base is not None:
-                placed = homes.get(id(stage.base))
-                pieces.append(self.unit(stage.base, stage.a, stage.b, where) if placed is None else placed)
+            if (old := stage.base) is not None:
+                pieces.append(homes[id(old)] if id(old) in homes else self.unit(old, stage.a, stage.b, where))
         return pieces
 
     def torn(self, stages: Sequence[Stage[Unit]], homes: Homes, where: str) -> list[str]:
         """One side of the whole stretch; definitions that the other side moved here stay."""
-        base = "".join(stage.base.text for stage in stages if stage.base is not None)
-        a = [unit for stage in stages for unit in (*stage.inserted_a, stage.a) if unit is not None]
-        b = [unit for stage in stages for unit in (*stage.inserted_b, stage.b) if unit is not None]
+        base, a, b = versions(stages)
         texts = [_join(homes.get(id(unit), unit.text) for unit in side) for side in (a, b)]
-        chosen = self.ledger.choose(where, base, texts[0], texts[1])
+        chosen = self.ledger.choose(where, "".join(unit.text for unit in base), *texts)
         other = b if chosen == texts[0] else a
         return [chosen, *(homes.get(id(unit), "") for unit in other)]
 
