@@ -138,7 +138,7 @@ def _units(
         return
     if old.lead != new.lead:
         yield Edit(REPLACE, where, path, 0, old.lead, new.lead)
-    inner = f"{where}.{old.label.split()[-1]}".lstrip(".") if old.is_definition else where
+    inner = old.inside(where)
     done = len(old.lead), len(new.lead)
     for number, (before, after) in enumerate(zip(old.clauses, new.clauses, strict=True)):
         starts = offsets[0] + done[0], offsets[1] + done[1]

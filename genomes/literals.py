@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from genomes.nodes import Definition, last_name
+from genomes.nodes import Definition, entries, last_name
 from genomes.source import Source
 
 Value = bool | int | float | str
@@ -81,17 +81,10 @@ def _power(base: int, exponent: int) -> int | float | None:
 
 def call_label(node: ast.AST) -> str:
     """What a call or a dictionary goes by: the function's last name; a parameter group goes by its kind."""
-    if isinstance(node, ast.Call):
-        label = last_name(node.func)
-        if label != "dict":
-            return label
-        pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
-    elif isinstance(node, ast.Dict):
-        items = zip(node.keys, node.values, strict=True)
-        pairs = [(key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else None, v) for key, v in items]
-    else:
-        return ""
-    kinds = [v.value for k, v in pairs if k in ("kind", "name") and isinstance(v, ast.Constant) and isinstance(v.value, str)]
+    if isinstance(node, ast.Call) and (label := last_name(node.func)) != "dict":
+        return label
+    named = [value for key, value in entries(node) if key in ("kind", "name")]
+    kinds = [value.value for value in named if isinstance(value, ast.Constant) and isinstance(value.value, str)]
     return kinds[0] if kinds else ""
 
 

@@ -46,6 +46,14 @@ def parameters_of(arguments: ast.arguments) -> list[ast.arg]:
     return [argument for argument in every if argument is not None]
 
 
+def entries(node: ast.AST) -> list[tuple[str, ast.expr]]:
+    """The named values of `{"a": x}` or `dict(a=x)`; none for anything else."""
+    if isinstance(node, ast.Call) and last_name(node.func) == "dict":
+        return [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg is not None]
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    return [(key.value, value) for key, value in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+
+
 def words(text: str) -> frozenset[str]:
     """A set of names written as one string."""
     return frozenset(text.split())

@@ -44,6 +44,10 @@ class Unit:
     def is_definition(self) -> bool:
         return self.label.startswith(("def ", "class "))
 
+    def inside(self, where: str) -> str:
+        """Qualified name of the definition around what is in it, where `where` is the one around it."""
+        return f"{where}.{self.label.split()[-1]}".lstrip(".") if self.is_definition else where
+
 
 def definitions(text: str) -> tuple[str, ...]:
     """The functions and methods of a program, as whole lines, in their order. Raises ParseError."""

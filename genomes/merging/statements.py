@@ -79,8 +79,8 @@ class _Blocks:
         simple = texts[1] in (texts[0], texts[2]) or texts[2] == texts[0]
         if simple and not (self.ledger.fine and any(clause.body for clause in base.clauses)):
             return self.ledger.choose(where, *texts)
-        named = base.is_definition or (base.kind in VALUES and base.label.isidentifier())
-        inner = f"{where}.{base.label.split()[-1]}".lstrip(".") if named else where
+        is_value = base.kind in VALUES and base.label.isidentifier()
+        inner = f"{where}.{base.label}".lstrip(".") if is_value else base.inside(where)
         matched = _matched(base.clauses, a.clauses, b.clauses)
         if matched is None:
             return self.ledger.choose(where, *texts)

@@ -7,7 +7,7 @@ import random
 
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
-from genomes.mutations.network import constants_of, embedded, embedding, headed, remember, stack
+from genomes.mutations.network import Stack, constants_of, embedded, embedding, headed, remember, stack
 from genomes.mutations.patterns import atom, is_norm
 from genomes.nodes import last_name, names_in
 from genomes.source import parse_expression
@@ -20,9 +20,7 @@ def _embedding_scale(draft: Draft, rng: random.Random) -> str:
     around: ast.Call = next(
         (n for n in ast.walk(found.module.forward) if is_norm(n) and isinstance(n, ast.Call) and n.args[0] is inner), inner
     )
-    for node in ast.walk(found.module.forward):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and around in (node.left, node.right):
-            raise MisfitError("it is scaled already")
+    _require_plain(found, around)
     scale = str(rng.choice((0.25, 0.5, 2.0, 4.0))) if around is not inner else f"({embedding(draft.parent)[1]}) ** 0.5"
     if around is inner and "config" in scale:
         scale = scale.replace("config", "self.config")
@@ -30,6 +28,13 @@ def _embedding_scale(draft: Draft, rng: random.Random) -> str:
         raise MisfitError("the width is unknown there")
     draft.wrap(around, f"({scale} * ", ")")
     return f"{found.module.name}: the embedding × {scale}"
+
+
+def _require_plain(found: Stack, call: ast.Call) -> None:
+    """MisfitError where a call is a factor already."""
+    for node in ast.walk(found.module.forward):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and call in (node.left, node.right):
+            raise MisfitError("it is scaled already")
 
 
 def _is_known(draft: Draft, code: str) -> bool:
@@ -40,9 +45,7 @@ def _logit_scale(draft: Draft, rng: random.Random) -> str:
     """Logits times a number: a fixed one, or one that is learnt."""
     found = stack(draft.parent)
     call = headed(found)
-    for node in ast.walk(found.module.forward):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and call in (node.left, node.right):
-            raise MisfitError("they are scaled already")
+    _require_plain(found, call)
     if rng.random() < 0.5:
         factor = rng.choice((0.5, 2.0))
         draft.wrap(call, f"({factor} * ", ")")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from genomes.mutations.anatomy import functions
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Stack, root, stack
-from genomes.nodes import last_name
+from genomes.nodes import entries, last_name
 
 _SCALARS = re.compile(r"resid", re.IGNORECASE)
 _HEAD = re.compile(r"head|unembed", re.IGNORECASE)
@@ -116,23 +116,12 @@ def group_of(draft: Draft, owner: str) -> Group | None:
 def _groups(parent: Program) -> list[Group]:
     """Groups of a list, if one of them names a single attribute of the model; else there is nothing to go by."""
     result: list[Group] = []
-    for function in (node for node in ast.walk(parent.tree) if isinstance(node, ast.FunctionDef)):
+    for function in functions(parent):
         for display in (item for node in ast.walk(function) if isinstance(node, ast.List) for item in node.elts):
-            params = _params(display)
+            params = dict(entries(display)).get("params")
             if params is not None and (model := _model_of(params)):
                 result.append(Group(display, params, function, model))
     return [group for group in result if group.function is result[0].function]
-
-
-def _params(display: ast.expr) -> ast.expr | None:
-    pairs: Iterator[tuple[object, ast.expr]] = iter(())
-    if isinstance(display, ast.Dict):
-        pairs = (
-            (key.value if isinstance(key, ast.Constant) else None, value) for key, value in zip(display.keys, display.values, strict=True)
-        )
-    elif isinstance(display, ast.Call) and last_name(display.func) == "dict":
-        pairs = ((keyword.arg, keyword.value) for keyword in display.keywords)
-    return next((value for key, value in pairs if key == "params"), None)
 
 
 def _model_of(params: ast.expr) -> str:

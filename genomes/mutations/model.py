@@ -23,6 +23,7 @@ from genomes.mutations.patterns import (
     is_norm,
     is_one,
     is_touchable,
+    neighbours,
     replaced,
     shown,
     squares,
@@ -201,10 +202,7 @@ def _says_the_same(parent: Program, place: Place, rule: ast.Compare, divisors: l
 def _swap_updates(parent: Program, rng: random.Random) -> Rewrite | None:
     """`x = x + f(x)` then `x = x + g(x)`, or `return x + g(x)`: the other order, or both from the same x."""
     source, options = parent.source, []
-    for place in in_recipe(parent):
-        if place.node is not place.statement or (index := place.block.index(place.statement)) + 1 >= len(place.block):
-            continue
-        first, second = place.statement, place.block[index + 1]
+    for place, first, second in neighbours(parent):
         f, g = _added(first), _added(second)
         if f is None or g is None or not isinstance(first, ast.Assign) or names_in(first.targets[0]) != names_in(f.left) != set():
             continue

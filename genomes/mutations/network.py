@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import calls_self
-from genomes.nodes import last_name, names_in, stored_in
+from genomes.nodes import last_name, names_in, stored_in, targets_of
 from genomes.source import parse_expression
 
 
@@ -88,8 +88,7 @@ def linears(module: Module) -> dict[str, ast.Call]:
     """Attribute -> `nn.Linear(in, out, …)` of the constructor; layers that may be None are left out."""
     result = {}
     for statement in module.init.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
+        target, value = _assigned(statement)
         if isinstance(target, ast.Attribute) and isinstance(value, ast.Call) and last_name(value.func) == "Linear" and len(value.args) == 2:
             result[target.attr] = value
     return result
@@ -136,11 +135,10 @@ def attributes(init: ast.FunctionDef, name: re.Pattern[str]) -> set[str]:
     """Attributes that hold a module of a class of that name."""
     made: set[str] = set()
     for statement in init.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
+        target, value = _assigned(statement)
         pairs = [(target, value)]
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
-            pairs = list(zip(target.elts, value.elts, strict=True))
+            pairs = [*zip(target.elts, value.elts, strict=True)]
         made |= {t.attr for t, v in pairs if isinstance(t, ast.Attribute) and isinstance(v, ast.Call) and name.fullmatch(last_name(v.func))}
     return made
 
@@ -155,8 +153,15 @@ def remember(draft: Draft, module: Module, name: str, *lines: str) -> None:
     draft.below(last, *lines)
 
 
+def _assigned(statement: ast.stmt) -> tuple[ast.expr | None, ast.expr | None]:
+    """The first target of an assignment and its value."""
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        return targets_of(statement)[0], statement.value
+    return None, None
+
+
 def _sets_attribute(statement: ast.stmt) -> bool:
-    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    target, _ = _assigned(statement)
     return isinstance(target, ast.Attribute) and last_name(target.value) == "self"
 
 

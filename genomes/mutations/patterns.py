@@ -35,6 +35,13 @@ def in_recipe(parent: Program) -> Iterator[Place]:
             yield place
 
 
+def neighbours(parent: Program) -> Iterator[tuple[Place, ast.stmt, ast.stmt]]:
+    """Statements of the recipe, each with the next one of its block."""
+    for place in in_recipe(parent):
+        if place.node is place.statement and (index := place.block.index(place.statement)) + 1 < len(place.block):
+            yield place, place.statement, place.block[index + 1]
+
+
 def is_touchable(source: Source, node: ast.AST) -> bool:
     """Whether nothing in it is about devices, number formats, shapes, seeds, masks or the harness."""
     return not _UNTOUCHABLE.search(source.code(node))

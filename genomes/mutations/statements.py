@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from genomes.mutations.anatomy import blocks, functions, own_nodes
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program, pick
-from genomes.mutations.patterns import in_recipe, is_operation, is_touchable, shown
+from genomes.mutations.patterns import is_operation, is_touchable, neighbours, shown
 from genomes.nodes import last_name, names_in
 
 _ENTRIES = ("build_model", "main")  # what the harness calls
@@ -25,10 +25,7 @@ _LOOKS_AT_NAMES = ("locals", "globals", "vars", "exec", "eval")
 def _swap(draft: Draft, rng: random.Random) -> str:
     """Two statements that change the same tensor, one after the other, change it in the other order."""
     options = []
-    for place in in_recipe(draft.parent):
-        if place.node is not place.statement or (index := place.block.index(place.statement)) + 1 >= len(place.block):
-            continue
-        first, second = place.statement, place.block[index + 1]
+    for place, first, second in neighbours(draft.parent):
         changed = _changes(first)
         if not changed or _changes(second) != changed or ast.dump(first) == ast.dump(second) or (_adds(first) and _adds(second)):
             continue

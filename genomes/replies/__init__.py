@@ -32,10 +32,10 @@ from genomes.contract import check, contract_of
 from genomes.errors import EditError, GenomeError, ParseError
 from genomes.nodes import Definition, names_in
 from genomes.replies.blocks import FORMAT, blocks, cut_off
+from genomes.replies.defined import bound_in
 from genomes.replies.definitions import are_constants, definitions
 from genomes.replies.dialects import Reading, readings, respelt, unread
 from genomes.replies.hunks import has_signs, hunks, is_diff
-from genomes.replies.outline import bound_in
 from genomes.replies.page import Cut, Page, Passage, shown
 from genomes.replies.parts import Part, answer, parts, says_no
 from genomes.replies.snippets import MOST_DEPTH, Snippet, code_outside, defines, require_complete, snippet
@@ -136,10 +136,9 @@ def _in_dialect(page: Page, reading: Reading, tried: _Tried, cut: bool) -> str:
 def _edits(page: Page, lines: Sequence[str], cut: bool) -> _Found:
     """All that the lines of a reply want."""
     passages, outside = blocks(lines, cut)
-    for passage in passages:
-        require_complete(passage.where, (line for run in passage.runs for line in run.new), page)
     rest, *fences = parts(outside)
-    found = _Found(passages)
+    found = _Found()
+    _keep(passages, page, found)
     full = _full(fences)
     for part in full:
         _read(part, page, found)
@@ -232,10 +231,13 @@ def _read(part: Part, page: Page, found: _Found) -> None:
 def _read_diff(part: Part, page: Page, found: _Found) -> None:
     if not part.closed:
         raise EditError(f"the diff in {part.name} {_CUT_OFF}")
-    wanted = hunks(part, page, sum(passage.where.startswith("hunk") for passage in found.passages))
-    for passage in wanted:
+    _keep(hunks(part, page, sum(passage.where.startswith("hunk") for passage in found.passages)), page, found)
+
+
+def _keep(passages: Sequence[Passage], page: Page, found: _Found) -> None:
+    for passage in passages:
         require_complete(passage.where, (line for run in passage.runs for line in run.new), page)
-    found.passages += wanted
+    found.passages += passages
 
 
 def _read_outside(rest: Part, page: Page, found: _Found, cut: bool) -> None:

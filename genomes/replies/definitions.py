@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from genomes.errors import EditError
 from genomes.nodes import Definition, names_in
-from genomes.replies.outline import (
+from genomes.replies.defined import (
     Place,
     assigned,
     bound_in,
@@ -38,6 +38,7 @@ from genomes.replies.outline import (
 )
 from genomes.replies.page import Cut, Page, shown
 from genomes.replies.snippets import Snippet, moved
+from genomes.replies.spelling import indent_of
 from genomes.source import Source, Splice
 from genomes.units import first_line
 
@@ -72,8 +73,7 @@ class _Plan:
 
     def replace(self, found: Snippet, node: Definition, place: Place) -> None:
         first, end = first_line(place.node) - 1, place.node.end_lineno or place.node.lineno
-        line = self.page.lines[first]
-        code = moved(found, first_line(node), node, line[: len(line) - len(line.lstrip())])
+        code = moved(found, first_line(node), node, indent_of(self.page.lines[first]))
         self.cuts.append(self.page.cut(f"{place.name} of {found.where}", first, end, code))
         self.lands(node, first)
 
@@ -192,8 +192,7 @@ def _unnamed(node: ast.ClassDef) -> list[str]:
 def _member_cut(plan: _Plan, found: Snippet, node: ast.stmt, place: Place, same: Sequence[ast.stmt]) -> None:
     """Replace or add a member of the class that `place` stands for."""
     page, body = plan.page, place.node.body
-    line = page.lines[first_line(body[0]) - 1]
-    code = moved(found, first_line(node), node, line[: len(line) - len(line.lstrip())])
+    code = moved(found, first_line(node), node, indent_of(page.lines[first_line(body[0]) - 1]))
     if same:
         first, end = first_line(same[0]) - 1, same[0].end_lineno or 0
     elif isinstance(node, Definition):
@@ -289,7 +288,7 @@ def _uses(new: Sequence[_New], names: Sequence[set[str]]) -> Iterator[tuple[_New
 
 def _above(page: Page, line: int) -> int:
     """The first line, from 0, of the comments that stand directly above a line."""
-    indent = page.lines[line][: len(page.lines[line]) - len(page.lines[line].lstrip())]
+    indent = indent_of(page.lines[line])
     while line and page.lines[line - 1].startswith(f"{indent}#"):
         line -= 1
     return line

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from genomes.errors import EditError, ParseError
-from genomes.replies.spelling import COUNTED, Spelling, in_strings, indents, reindented, tokens, without_comment
+from genomes.replies.spelling import COUNTED, Spelling, in_strings, indent_of, indents, reindented, tokens, without_comment
 from genomes.source import Splice, parse, split_lines
 
 MOST_PASSAGES = 64  # blocks, or hunks, in a reply
@@ -193,7 +193,7 @@ class Page:
         shift = None
         for wanted, here in zip(passage.lines, there, strict=True):
             if wanted.strip():
-                a, b = _indent(wanted), _indent(here)
+                a, b = indent_of(wanted), indent_of(here)
                 own = (a[: len(a) - len(b)], "") if a.endswith(b) else ("", b[: len(b) - len(a)]) if b.endswith(a) else None
                 if own is None or (shift is not None and own != shift):
                     return None
@@ -270,7 +270,3 @@ def _moved(passage: Passage, new: Sequence[str], shift: _Shift) -> tuple[str, ..
 
 def _line_end(line: str) -> str:
     return line[len(line.rstrip("\r\n")) :]
-
-
-def _indent(line: str) -> str:
-    return line[: len(line) - len(line.lstrip())]

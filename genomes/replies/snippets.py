@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from genomes.errors import EditError, ParseError
-from genomes.replies.outline import head, member, members
+from genomes.replies.defined import head, member, members
 from genomes.replies.page import Page, shown
 from genomes.replies.parts import Part
-from genomes.replies.spelling import reindented
+from genomes.replies.spelling import indent_of, reindented
 from genomes.source import Source, read, require_shallow
 
 MOST_DEPTH = 64  # most levels of a syntax tree; hand-written programs have some 20
@@ -168,7 +168,7 @@ def _is_elision(stripped: str) -> bool:
 def moved(found: Snippet, first: int, node: ast.stmt, indent: str) -> list[str]:
     """The lines of a statement from line `first` on, from 1, at another indentation. Strings that are no docstrings keep theirs."""
     lines = [line.rstrip("\r\n") for line in found.source.lines[first - 1 : node.end_lineno]]
-    own = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+    own = indent_of(lines[0])
     if own == indent:
         return lines
     kept = _inside_strings(node)
@@ -213,7 +213,7 @@ def _without_margins(lines: Sequence[str]) -> list[str]:
 
 
 def _first_line_moved(lines: Sequence[str]) -> list[list[str]]:
-    rest = [line[: len(line) - len(line.lstrip())] for line in lines[1:] if line.strip()]
+    rest = [indent_of(line) for line in lines[1:] if line.strip()]
     least = min(rest, key=len, default="")
     return [[least + lines[0], *lines[1:]]] if least and not lines[0][:1].isspace() else []
 

@@ -101,6 +101,10 @@ def _spelt(found: re.Match[str]) -> str:
     return text
 
 
+def indent_of(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
+
+
 def indents(lines: Iterable[str]) -> str:
     """What lines are indented by: a tab, a blank, or "" where that differs or none is."""
     signs = {line[0] for line in lines if line[:1] in (" ", "\t") and line.strip()}

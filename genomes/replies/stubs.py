@@ -14,9 +14,10 @@ import ast
 from collections.abc import Iterator
 
 from genomes.nodes import Function, parameters_of
-from genomes.replies.outline import definitions_in, says_nothing
+from genomes.replies.defined import definitions_in, says_nothing
 from genomes.replies.page import Page
 from genomes.replies.snippets import Snippet, again, moved, says_unchanged
+from genomes.replies.spelling import indent_of
 from genomes.source import Source, parse
 from genomes.units import first_line
 
@@ -32,8 +33,8 @@ def restored(code: Snippet, page: Page) -> Snippet:
         same = list(_same(program, name, stub))
         if len(same) == 1:
             first = first_line(stub) - 1
-            indent = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
-            lines[first : stub.end_lineno] = [f"{line}\n" for line in moved(whole, first_line(same[0]), same[0], indent)]
+            own = moved(whole, first_line(same[0]), same[0], indent_of(lines[first]))
+            lines[first : stub.end_lineno] = [f"{line}\n" for line in own]
     return again(code, lines)
 
 
