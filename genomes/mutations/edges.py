@@ -7,7 +7,7 @@ import random
 
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
-from genomes.mutations.network import Stack, constants_of, embedded, embedding, headed, remember, stack
+from genomes.mutations.network import Stack, embedded, embedding, headed, module_names, remember, stack
 from genomes.mutations.patterns import atom, is_norm
 from genomes.nodes import last_name, names_in
 from genomes.source import parse_expression
@@ -38,7 +38,7 @@ def _require_plain(found: Stack, call: ast.Call) -> None:
 
 
 def _is_known(draft: Draft, code: str) -> bool:
-    return code.startswith("(self.config") or names_in(parse_expression(code)) <= constants_of(draft.parent)
+    return code.startswith("(self.config") or names_in(parse_expression(code)) <= module_names(draft.parent)
 
 
 def _logit_scale(draft: Draft, rng: random.Random) -> str:

@@ -114,10 +114,10 @@ def width_in(parent: Program, module: Module) -> str:
 def known_in(parent: Program, function: ast.FunctionDef) -> set[str]:
     """Names that a function's last line knows: its parameters, what it assigns, what the module defines."""
     own = {argument.arg for argument in function.args.args} | stored_in(function)
-    return own | constants_of(parent)
+    return own | module_names(parent)
 
 
-def constants_of(parent: Program) -> set[str]:
+def module_names(parent: Program) -> set[str]:
     """Names that an assignment at module level gives a value."""
     return set[str]().union(*(stored_in(s) for s in parent.tree.body if isinstance(s, ast.Assign | ast.AnnAssign)))
 

@@ -308,7 +308,7 @@ def _cuts(page: Page, found: _Found) -> list[Cut]:
                 raise EditError(f"{code.where} is a whole program, and there are other edits beside it: send one or the other")
             return [Cut(code.where, Splice(0, len(page.text), code.source.text.replace("\n", page.line_end)))]
     cuts = _placed(page, found.passages)
-    return [*cuts, *definitions([*found.code, *found.aside], page, parse(page.text))] if found.code else cuts
+    return [*cuts, *definitions([*found.code, *found.aside], page)] if found.code else cuts
 
 
 def _placed(page: Page, passages: Sequence[Passage]) -> list[Cut]:
@@ -348,7 +348,7 @@ def _apart(page: Page, cuts: Iterable[Cut]) -> list[Splice]:
     for before, after in pairwise(ordered):
         if after.splice.start < before.splice.end:
             both = _both(before.where, after.where)
-            raise EditError(f"{both} both change line {page.line_at(after.splice.start)}: send one of them, or combine them")
+            raise EditError(f"{both} both change line {page.source.line_at(after.splice.start)}: send one of them, or combine them")
     return [cut.splice for cut in ordered]
 
 

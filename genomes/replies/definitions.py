@@ -66,7 +66,6 @@ class _Plan:
     """What there is to do, collected while going through the snippets."""
 
     page: Page
-    source: Source
     cuts: list[Cut] = field(default_factory=list)
     new: list[_New] = field(default_factory=list)
     landed: dict[int, list[ast.AST]] = field(default_factory=dict)  # what comes into the top-level statement of that index
@@ -87,11 +86,11 @@ class _Plan:
 
     def lands(self, node: ast.AST, line: int) -> None:
         """Notes that `node` comes into the program at a line, from 0."""
-        starts = [first_line(statement) for statement in self.source.tree.body]
+        starts = [first_line(statement) for statement in self.page.source.tree.body]
         self.landed.setdefault(bisect_right(starts, line + 1) - 1, []).append(node)
 
 
-def definitions(snippets: Sequence[Snippet], page: Page, source: Source) -> list[Cut]:
+def definitions(snippets: Sequence[Snippet], page: Page) -> list[Cut]:
     """What the snippets, together, make of a program.
 
     Raises:
@@ -99,8 +98,8 @@ def definitions(snippets: Sequence[Snippet], page: Page, source: Source) -> list
     """
     if sum(len(found.statements) for found in snippets) > 4 * MOST_Definition:
         raise EditError(f"the reply has more than {4 * MOST_Definition} statements outside of functions: make one focused change")
-    plan, places = _Plan(page, source), list(definitions_in(source.tree.body))
-    known = {ast.dump(statement) for statement in source.tree.body}
+    plan, places = _Plan(page), list(definitions_in(page.source.tree.body))
+    known = {ast.dump(statement) for statement in page.source.tree.body}
     for found in snippets:
         for node in found.statements:
             if isinstance(node, Definition):
@@ -131,7 +130,7 @@ def _definition(plan: _Plan, places: Sequence[Place], found: Snippet, node: Defi
     tops, methods = [place for place in same if not place.owner], [place for place in same if place.owner == "class"]
     others = [place for place in same if not takes_self(place.node)]  # static methods, functions within functions
     candidates = (methods or tops) if takes_self(node) else (tops or others)
-    if len(candidates) > 1 and _lines(found.source, node) in [_lines(plan.source, place.node) for place in candidates]:
+    if len(candidates) > 1 and _lines(found.source, node) in [_lines(plan.page.source, place.node) for place in candidates]:
         return  # shown as it is, indentation included
     if len(candidates) > 1:
         named = " or ".join(f"{place.name} (line {first_line(place.node)})" for place in candidates[:_NAMED])
@@ -166,7 +165,7 @@ def _class(plan: _Plan, found: Snippet, node: ast.ClassDef, place: Place, old: a
     if not is_context and head(node) != head(old):
         kept = ", ".join(left[:_NAMED])
         raise EditError(f"{found.where}: class {node.name} has a head unlike the program's and leaves out {kept}: send it whole")
-    for statement, source in [*((one, plan.source) for one in old.body), *((one, found.source) for one in node.body)]:
+    for statement, source in [*((one, plan.page.source) for one in old.body), *((one, found.source) for one in node.body)]:
         if source.text[source.starts[statement.lineno - 1] : source.span(statement)[0]].strip():
             line = shown(source.lines[statement.lineno - 1])
             raise EditError(f"{found.where}: class {node.name} leaves out members, and one does not begin its line, {line}: send it whole")
@@ -209,7 +208,7 @@ def _member_cut(plan: _Plan, found: Snippet, node: ast.stmt, place: Place, same:
 
 def _constant(plan: _Plan, found: Snippet, node: ast.stmt) -> None:
     name = assigned(node)
-    old = [statement for statement in flat(plan.source.tree.body) if assigned(statement) == name]
+    old = [statement for statement in flat(plan.page.source.tree.body) if assigned(statement) == name]
     if len(old) > 1:
         raise EditError(
             f"{found.where}: {name} is assigned at lines {', '.join(str(s.lineno) for s in old[:_NAMED])}: use a search/replace block"
@@ -217,9 +216,9 @@ def _constant(plan: _Plan, found: Snippet, node: ast.stmt) -> None:
     if not old:
         plan.add(_New(name, found, node))
         return
-    (start, end), (first, last) = plan.source.span(old[0]), found.source.span(node)
+    (start, end), (first, last) = plan.page.source.span(old[0]), found.source.span(node)
     text, rest = found.source.text[first:last], found.source.text[last:].partition("\n")[0]
-    after = plan.page.lines[(old[0].end_lineno or 1) - 1][_column(plan.source, end) :]
+    after = plan.page.lines[(old[0].end_lineno or 1) - 1][_column(plan.page.source, end) :]
     if rest.strip().startswith("#") and after.strip()[:1] in ("", "#"):  # the comment of the reply takes the place of the program's
         text, end = text + rest.rstrip(), end + len(after)
     plan.cuts.append(Cut(f"{name} of {found.where}", Splice(start, end, text.replace("\n", plan.page.line_end))))
@@ -227,7 +226,7 @@ def _constant(plan: _Plan, found: Snippet, node: ast.stmt) -> None:
 
 
 def _import(plan: _Plan, found: Snippet, node: ast.Import | ast.ImportFrom) -> None:
-    body = plan.source.tree.body
+    body = plan.page.source.tree.body
     there = {key for statement in flat(body) if isinstance(statement, ast.Import | ast.ImportFrom) for key in imported(statement)}
     if set(imported(node)) <= there:
         return
@@ -249,7 +248,7 @@ def _placed(plan: _Plan) -> Iterator[Cut]:
     """Puts what is new before its first use, but after what is needed when the program is imported."""
     if not plan.new:
         return
-    body = plan.source.tree.body
+    body = plan.page.source.tree.body
     names = [names_in(statement).union(*map(names_in, plan.landed.get(index, []))) for index, statement in enumerate(body)]
     binds = [set(bound_in(statement)) for statement in body]
     first_definition = next((index for index, statement in enumerate(body) if isinstance(statement, Definition)), len(body))

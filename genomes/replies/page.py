@@ -9,15 +9,13 @@ sees few and short lines.
 from __future__ import annotations
 
 import difflib
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 
 from genomes.errors import EditError, ParseError
 from genomes.replies.spelling import COUNTED, Spelling, in_strings, indent_of, indents, reindented, tokens, without_comment
-from genomes.source import Splice, parse, split_lines
+from genomes.source import Splice, parse
 
 MOST_PASSAGES = 64  # blocks, or hunks, in a reply
 COPY = "copy whole lines of the program, with their indentation"
@@ -62,12 +60,15 @@ class Cut:
 
 
 class Page:
-    """The lines of a program, without their ends, in the three spellings that passages are looked up in."""
+    """The lines of a program, without their ends, in the three spellings that passages are looked up in.
+
+    Raises:
+        ParseError: it is no program.
+    """
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self._whole = split_lines(text)
-        self._starts = list(accumulate(map(len, self._whole), initial=0))
+        self.text, self.source = text, parse(text)
+        self._whole, self._starts = self.source.lines, (*self.source.starts, len(text))
         self.lines = tuple(line.rstrip("\r\n") for line in self._whole)
         self._exact, self._trimmed, self._bare = (
             Spelling(lines) for lines in (self.lines, [line.rstrip() for line in self.lines], [line.strip() for line in self.lines])
@@ -82,10 +83,6 @@ class Page:
         usual = _line_end(self._whole[end - 1]) or self.line_end if end else self.line_end
         tail = usual if first == end else _line_end(self._whole[end - 1])
         return Cut(where, Splice(self._starts[first], self._starts[end], usual.join(new) + tail if new else ""))
-
-    def line_at(self, offset: int) -> int:
-        """Line number, from 1, of a character."""
-        return bisect_right(self._starts, offset)
 
     def find(self, passage: Passage) -> Iterator[Cut]:
         """The cuts that a passage makes at its one place.

@@ -18,7 +18,7 @@ from genomes.replies.defined import definitions_in, says_nothing
 from genomes.replies.page import Page
 from genomes.replies.snippets import Snippet, again, moved, says_unchanged
 from genomes.replies.spelling import indent_of
-from genomes.source import Source, parse
+from genomes.source import Source
 from genomes.units import first_line
 
 
@@ -27,7 +27,7 @@ def restored(code: Snippet, page: Page) -> Snippet:
     stubs = [(place.name, node) for place in definitions_in(code.statements) if _is_stub(code.source, node := place.node)]
     if not stubs:
         return code
-    program = parse(page.text)
+    program = page.source
     whole, lines = Snippet("", program, tuple(program.tree.body), is_inner=False), list(code.source.lines)
     for name, stub in reversed(stubs):
         same = list(_same(program, name, stub))
