@@ -19,6 +19,7 @@ All pure: no files, no clock, randomness only from the `rng` handed in. This pac
 """
 
 from genomes.canonical import identity, size, species
+from genomes.checks.problem import Problem
 from genomes.contract import Contract, check, contract_of
 from genomes.distance import distance
 from genomes.edits import Edit, apply, describe, diff
@@ -31,7 +32,6 @@ from genomes.merge import Merge, merge, prefer, seeded
 from genomes.merging.ledger import Conflict, Settle
 from genomes.mutations import MUTATIONS, STRUCTURAL_MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
-from genomes.problem import Problem
 from genomes.readings import Reader, constants
 from genomes.repairs import Failure, Repaired, mend, repair
 from genomes.replies import patch, prose

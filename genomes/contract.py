@@ -7,10 +7,10 @@ SCRIPT   a genome is run, not imported, as in karpathy/autoresearch: anything ma
 
 Which contract a lab is under is read off its seed genome, once (`contract_of`), and holds for all descendants.
 
-Certain mistakes are names that nobody defines (genomes/scopes.py), calls and attributes that cannot work (genomes/calls.py), constants that
-do not go together (genomes/guards.py), functions that do not do their part (genomes/promises.py) and, under LAB, what the agenda excludes
-(genomes/forbidden.py). An honest program is never refused: whatever a check is not certain of, it leaves to the run. Left out: shapes,
-types, and what an installed library offers.
+Certain mistakes (genomes/checks/) are names that nobody defines (scopes.py), calls and attributes that cannot work (calls.py), constants
+that do not go together (guards.py), functions that do not do their part (promises.py) and, under LAB, what the agenda excludes
+(forbidden.py). An honest program is never refused: whatever a check is not certain of, it leaves to the run. Left out: shapes, types, and
+what an installed library offers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 
-from genomes.calls import attribute_problems, call_problems
-from genomes.classes import Classes
+from genomes.checks.calls import attribute_problems, call_problems
+from genomes.checks.classes import Classes
+from genomes.checks.forbidden import forbidden_problems
+from genomes.checks.guards import guard_problems
+from genomes.checks.outline import CONSTITUTION, Outline, outline
+from genomes.checks.problem import Problem
+from genomes.checks.promises import entry_problems, promise_problems
+from genomes.checks.scopes import name_problems
 from genomes.errors import ParseError
-from genomes.forbidden import forbidden_problems
-from genomes.guards import guard_problems
 from genomes.nodes import last_name, names_in
-from genomes.outline import CONSTITUTION, Outline, outline
-from genomes.problem import Problem
-from genomes.promises import entry_problems, promise_problems
-from genomes.scopes import name_problems
 from genomes.source import parse, symbols
 
 _REQUIRED = ("build_model", "main")

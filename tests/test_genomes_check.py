@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import genomes
-from genomes.outline import outline
-from genomes.scopes import name_problems
+from genomes.checks.outline import outline
+from genomes.checks.scopes import name_problems
+from genomes.checks.torchlike import LIBRARY
 from genomes.source import MOST_LEVELS, parse, parse_tree, symbols
-from genomes.torchlike import LIBRARY
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = (ROOT / "trainer" / "train.py").read_text(encoding="utf-8")

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
-from genomes.calls import attribute_problems, call_problems
-from genomes.classes import Classes
+from genomes.checks.calls import attribute_problems, call_problems
+from genomes.checks.classes import Classes
+from genomes.checks.outline import outline
+from genomes.checks.problem import Problem
+from genomes.checks.scopes import name_problems
 from genomes.errors import ParseError
 from genomes.merging.ledger import Hunk
-from genomes.outline import outline
-from genomes.problem import Problem
-from genomes.scopes import name_problems
 from genomes.source import parse, symbols
 
 _QUOTED = re.compile(r"'([A-Za-z_]\w*)'|(\w+)\(")  # names in a message: 'name' and function()

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from genomes.canonical import identity
+from genomes.checks.problem import Problem
 from genomes.contract import Contract, check
 from genomes.errors import GenomeError
-from genomes.problem import Problem
 from genomes.repairs import keywords, names, numbers, tensors
 from genomes.repairs.case import Case, Failure, Repaired, case
 

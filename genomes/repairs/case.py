@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from genomes.arithmetic import Constants
-from genomes.classes import Classes
-from genomes.guards import constants_of
+from genomes.checks.arithmetic import Constants
+from genomes.checks.classes import Classes
+from genomes.checks.guards import constants_of
+from genomes.checks.outline import Outline, Scope, outline
 from genomes.literals import Value, read_value
 from genomes.nodes import Function
-from genomes.outline import Outline, Scope, outline
 from genomes.source import Source, Splice, parse, splice
 
 _Node = TypeVar("_Node", bound=ast.AST)

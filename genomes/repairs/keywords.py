@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from genomes.outline import CONSTITUTION, parts
+from genomes.checks.outline import CONSTITUTION, parts
 from genomes.repairs.case import Case, Repaired
 from genomes.repairs.names import one_edit
 from genomes.source import Splice

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
-from genomes.calls import constitution
+from genomes.checks.calls import constitution
+from genomes.checks.outline import CONSTITUTION, Scope
 from genomes.nodes import words
-from genomes.outline import CONSTITUTION, Scope
 from genomes.repairs.case import Case, Repaired
 from genomes.source import Splice
 

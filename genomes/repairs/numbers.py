@@ -7,10 +7,10 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-from genomes.arithmetic import Constants
-from genomes.guards import constants_of, involved, refusals, running
+from genomes.checks.arithmetic import Constants
+from genomes.checks.guards import constants_of, involved, refusals, running
+from genomes.checks.outline import CONSTITUTION
 from genomes.knobs import knobs, set_knobs
-from genomes.outline import CONSTITUTION
 from genomes.repairs.case import Case, Repaired
 
 _BATCH = re.compile(r"(?i)^(?:(?:device|micro|per_device|local|train)_?)?(?:batch|bs|b)(?:_?size)?$")

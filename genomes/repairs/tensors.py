@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from genomes.arithmetic import Constants
+from genomes.checks.arithmetic import Constants
+from genomes.checks.outline import Scope, parts
 from genomes.nodes import Function, last_name
-from genomes.outline import Scope, parts
 from genomes.repairs.case import Case, Repaired
 from genomes.source import Splice
 from genomes.units import first_line

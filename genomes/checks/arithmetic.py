@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from genomes.outline import CONSTITUTION, Outline, Scope
+from genomes.checks.outline import CONSTITUTION, Outline, Scope
 
 _MOST = 1 << 64  # largest integer that is computed with
 _LONGEST = 4096  # longest string or tuple

@@ -11,11 +11,11 @@ import builtins
 import symtable
 from collections.abc import Iterable, Iterator
 
+from genomes.checks.order import early_reads
+from genomes.checks.outline import Outline
+from genomes.checks.problem import Problem
 from genomes.errors import nearest
 from genomes.nodes import Function, names_in, parameters_of, words
-from genomes.order import early_reads
-from genomes.outline import Outline
-from genomes.problem import Problem
 
 _PREDEFINED = frozenset(dir(builtins)) | words(
     "__name__ __file__ __doc__ __package__ __spec__ __loader__ __builtins__ __annotations__ __path__ __cached__ __dict__ __debug__"

@@ -11,14 +11,14 @@ import ast
 from collections.abc import Iterator
 from functools import lru_cache
 
-from genomes.classes import MODULE, Classes, Kind, plain_signature
+from genomes.checks.classes import MODULE, Classes, Kind, plain_signature
+from genomes.checks.outline import CONSTITUTION, Outline, Scope, outline
+from genomes.checks.problem import Problem
+from genomes.checks.signatures import Signature, misfit
+from genomes.checks.torchlike import LIBRARY
 from genomes.errors import ParseError, nearest
 from genomes.nodes import Function, last_name
-from genomes.outline import CONSTITUTION, Outline, Scope, outline
-from genomes.problem import Problem
-from genomes.signatures import Signature, misfit
 from genomes.source import parse_tree
-from genomes.torchlike import LIBRARY
 
 _HIDE = ("globals", "exec", "setattr")
 _LISTS = ("torch.nn.ModuleList", "torch.nn.Sequential")

@@ -12,13 +12,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from genomes.arithmetic import Constants
-from genomes.classes import MODULE, Classes, Kind
-from genomes.guards import always, constants_of
+from genomes.checks.arithmetic import Constants
+from genomes.checks.classes import MODULE, Classes, Kind
+from genomes.checks.guards import always, constants_of
+from genomes.checks.outline import CONSTITUTION, Outline, Scope
+from genomes.checks.problem import Problem
+from genomes.checks.signatures import signature
 from genomes.nodes import last_name, names_in, words
-from genomes.outline import CONSTITUTION, Outline, Scope
-from genomes.problem import Problem
-from genomes.signatures import signature
 
 _ENTRIES = ("build_model", "main")
 _TAKEN = f"{CONSTITUTION}.batches"

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from genomes.arithmetic import Constants
-from genomes.calls import constitution
-from genomes.outline import CONSTITUTION, Outline, Scope, parts
-from genomes.problem import Problem
+from genomes.checks.arithmetic import Constants
+from genomes.checks.calls import constitution
+from genomes.checks.outline import CONSTITUTION, Outline, Scope, parts
+from genomes.checks.problem import Problem
 
 _BATCHES = (f"{CONSTITUTION}.batches", f"{CONSTITUTION}.warmup_batches")
 _SOMETIMES = (

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from genomes.checks.outline import Outline
+from genomes.checks.signatures import Signature, record_signature, signature
 from genomes.nodes import Definition, Function, imported_by, last_name, targets_of, words
-from genomes.outline import Outline
-from genomes.signatures import Signature, record_signature, signature
 
 # What torch.nn.Module and torch.optim.Optimizer have (torch 2.10 to 2.13); names with an underscore in front are not looked at.
 _MODULE = words(

@@ -12,8 +12,8 @@ import ast
 import sys
 from collections.abc import Iterator
 
-from genomes.outline import CONSTITUTION, Outline, Scope
-from genomes.problem import Problem
+from genomes.checks.outline import CONSTITUTION, Outline, Scope
+from genomes.checks.problem import Problem
 
 _PACKAGES = frozenset({"torch", "numpy", CONSTITUTION, "triton"}) | sys.stdlib_module_names  # triton comes with torch
 _MODULES = {

@@ -6,7 +6,7 @@ not say what torch has or lacks.
 
 from __future__ import annotations
 
-from genomes.signatures import Signature
+from genomes.checks.signatures import Signature
 
 _DECLARED = (
     "torch.nn.Linear(in_features, out_features | bias, device, dtype)",

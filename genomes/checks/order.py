@@ -11,9 +11,9 @@ import builtins
 import symtable
 from collections.abc import Iterable, Iterator
 
+from genomes.checks.outline import Outline
+from genomes.checks.problem import Problem
 from genomes.nodes import Definition, Function, imported_by
-from genomes.outline import Outline
-from genomes.problem import Problem
 
 _LATER = Definition | ast.Lambda
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from genomes.checks.outline import parts
 from genomes.nodes import Function, names_in
-from genomes.outline import parts
 
 _OPTIONS = ("init", "kw_only", "default_factory")
 
