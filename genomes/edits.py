@@ -7,14 +7,14 @@ by path in the tree of `a` and carries the old text, so that it refuses a progra
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from genomes.align import Keyed, align
 from genomes.errors import EditError
-from genomes.knobs import Spot, spots
+from genomes.knobs import Spot, in_order, within
 from genomes.source import Splice, parse, splice
-from genomes.units import Unit, units
+from genomes.units import Placed, Unit, placed, units
 from genomes.wording import changed, named, says_the_same, shown
 
 SET, REPLACE, INSERT, DELETE, PROGRAM = "set", "replace", "insert", "delete", "program"
@@ -46,7 +46,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class _Side:
-    """One program while it is compared: its text and knobs."""
+    """One program while it is compared: its text, and its knobs in the order of the text."""
 
     text: str
     spots: tuple[Spot, ...]
@@ -56,8 +56,8 @@ def diff(a: str, b: str) -> tuple[Edit, ...]:
     """The edits that lead from a to b; empty for equal texts. Raises ParseError where either is not a program."""
     if a == b:
         return ()
-    sides = _Side(a, spots(a)), _Side(b, spots(b))
-    edits = tuple(_blocks(sides, (units(a), units(b)), (0, 0), (), ""))
+    sides = _Side(a, in_order(a)), _Side(b, in_order(b))
+    edits = tuple(_blocks(sides, placed(units(a)), placed(units(b)), (), ""))
     if splice(a, [_cut(a, edit) for edit in edits]) == b:
         return edits
     return (Edit(PROGRAM, "", (), 0, a, b),)
@@ -99,62 +99,45 @@ def keyed(block: Iterable[Unit]) -> list[Keyed[Unit]]:
     return [Keyed(unit, unit.text, unit.label) for unit in block]
 
 
-def _blocks(
-    sides: tuple[_Side, _Side],
-    blocks: tuple[tuple[Unit, ...], tuple[Unit, ...]],
-    offsets: tuple[int, int],
-    path: tuple[int, ...],
-    where: str,
-) -> Iterator[Edit]:
-    """Edits between two blocks whose first characters are at `offsets`."""
-    old, new = blocks
-    pairs = align(keyed(old), keyed(new))
-    at_new, at = 0, list(offsets)
+def _blocks(sides: tuple[_Side, _Side], old: list[Placed], new: list[Placed], path: tuple[int, ...], where: str) -> Iterator[Edit]:
+    """Edits between two blocks."""
+    pairs = align(keyed(one.unit for one in old), keyed(one.unit for one in new))
+    at_new = 0
     for index in range(len(old) + 1):
+        before = old[index].unit.text if index < len(old) else ""
         stop = len(new) if index == len(old) else pairs.get(index, at_new)
-        for turn, unit in enumerate(new[at_new:stop]):
-            yield Edit(INSERT, where, (*path, index), 0, "", unit.text, turn, old[index].text if index < len(old) else "")
-            at[1] += len(unit.text)
+        for turn, inserted in enumerate(new[at_new:stop]):
+            yield Edit(INSERT, where, (*path, index), 0, "", inserted.unit.text, turn, before)
         at_new = stop
-        if index == len(old):
-            return
-        if index not in pairs:
-            yield Edit(DELETE, where, (*path, index), 0, old[index].text, "")
-        else:
-            if old[index].text != new[stop].text:
-                yield from _units(sides, (old[index], new[stop]), (at[0], at[1]), (*path, index), where)
-            at[1] += len(new[stop].text)
+        if index in pairs:
+            if before != new[stop].unit.text:
+                yield from _units(sides, old[index], new[stop], (*path, index), where)
             at_new += 1
-        at[0] += len(old[index].text)
+        elif index < len(old):
+            yield Edit(DELETE, where, (*path, index), 0, before, "")
 
 
-def _units(
-    sides: tuple[_Side, _Side], pair: tuple[Unit, Unit], offsets: tuple[int, int], path: tuple[int, ...], where: str
-) -> Iterator[Edit]:
+def _units(sides: tuple[_Side, _Side], a: Placed, b: Placed, path: tuple[int, ...], where: str) -> Iterator[Edit]:
     """Edits between two versions of one statement."""
-    old, new = pair
+    old, new = a.unit, b.unit
     if old.kind != new.kind or len(old.clauses) != len(new.clauses):
         yield Edit(REPLACE, where, path, 0, old.text, new.text)
         return
     if old.lead != new.lead:
         yield Edit(REPLACE, where, path, 0, old.lead, new.lead)
     inner = old.inside(where)
-    done = len(old.lead), len(new.lead)
-    for number, (before, after) in enumerate(zip(old.clauses, new.clauses, strict=True)):
-        starts = offsets[0] + done[0], offsets[1] + done[1]
-        if before.head != after.head:
-            yield from _heads(sides, (before.head, after.head), starts, Edit(REPLACE, inner, path, done[0], before.head, after.head))
-        bodies = starts[0] + len(before.head), starts[1] + len(after.head)
-        yield from _blocks(sides, (before.body, after.body), bodies, (*path, number), inner)
-        done = done[0] + len(before.text), done[1] + len(after.text)
+    for number, ((before, at, inside), (after, at_new, inside_new)) in enumerate(zip(a.clauses(), b.clauses(), strict=True)):
+        if before != after:
+            yield from _heads(sides, (at, at_new), Edit(REPLACE, inner, path, at - a.start, before, after))
+        yield from _blocks(sides, inside, inside_new, (*path, number), inner)
 
 
-def _heads(sides: tuple[_Side, _Side], heads: tuple[str, str], starts: tuple[int, int], whole: Edit) -> Iterator[Edit]:
+def _heads(sides: tuple[_Side, _Side], starts: tuple[int, int], whole: Edit) -> Iterator[Edit]:
     """One edit per literal where nothing else changed, else the whole head."""
-    found = [_spots_in(side, start, start + len(head)) for side, head, start in zip(sides, heads, starts, strict=True)]
-    if len(found[0]) != len(found[1]) or _around(sides[0], found[0], starts[0], heads[0]) != _around(
-        sides[1], found[1], starts[1], heads[1]
-    ):
+    spans = [(start, start + len(head)) for start, head in zip(starts, (whole.old, whole.new), strict=True)]
+    found = [within(side.spots, span) for side, span in zip(sides, spans, strict=True)]
+    around = [_around(*each) for each in zip(sides, found, spans, strict=True)]
+    if around[0] != around[1]:
         yield whole
         return
     for old, new in zip(*found, strict=True):
@@ -163,13 +146,9 @@ def _heads(sides: tuple[_Side, _Side], heads: tuple[str, str], starts: tuple[int
             yield Edit(SET, old.knob.name, whole.path, whole.at + old.start - starts[0], before, after)
 
 
-def _spots_in(side: _Side, start: int, end: int) -> list[Spot]:
-    return sorted((spot for spot in side.spots if start <= spot.start and spot.end <= end), key=lambda spot: spot.start)
-
-
-def _around(side: _Side, found: list[Spot], start: int, head: str) -> list[str]:
+def _around(side: _Side, found: Sequence[Spot], span: tuple[int, int]) -> list[str]:
     """The text between the literals."""
-    edges = [start, *(edge for spot in found for edge in (spot.start, spot.end)), start + len(head)]
+    edges = [span[0], *(edge for spot in found for edge in (spot.start, spot.end)), span[1]]
     return [side.text[i:j] for i, j in zip(edges[::2], edges[1::2], strict=True)]
 
 

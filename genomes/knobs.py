@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -88,6 +89,17 @@ class Survey:
 def spots(text: str) -> tuple[Spot, ...]:
     """The knobs with their places."""
     return survey(text).spots
+
+
+def in_order(text: str) -> tuple[Spot, ...]:
+    """The knobs with their places, as they follow one another in the text."""
+    return tuple(sorted(spots(text), key=lambda spot: spot.start))
+
+
+def within(ordered: Sequence[Spot], span: tuple[int, int]) -> Sequence[Spot]:
+    """Those of `in_order` that begin in a span of characters."""
+    low, high = (bisect_left(ordered, edge, key=lambda spot: spot.start) for edge in span)
+    return ordered[low:high]
 
 
 @lru_cache(maxsize=_CACHED_PROGRAMS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import keyword
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,21 +18,13 @@ from genomes.align import align
 from genomes.canonical import identity
 from genomes.edits import keyed
 from genomes.errors import ParseError
-from genomes.knobs import Spot, spots
-from genomes.units import Unit, units
+from genomes.knobs import Spot, in_order, spots, within
+from genomes.units import Placed, Unit, placed, units
 
 _LIKE = 0.6  # share of common words above which one definition may be another, renamed
 _TOKEN = re.compile(r"\w+|[^\w\s]")  # splits fragments, which Python's tokenizer would refuse
 _COMMENT = re.compile(r"#[^\n]*")
 _LITERAL, _NAME = "a literal", "a name"
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """A unit and its first character; where its clauses begin follows from it."""
-
-    unit: Unit
-    start: int
 
 
 @dataclass(frozen=True)
@@ -51,8 +42,8 @@ def match(a: str, b: str) -> dict[str, str]:
         return {name: other for other, name in match(b, a).items()}
     if identity(a) == identity(b):
         return {old.knob.name: new.knob.name for old, new in zip(spots(a), spots(b), strict=True)}
-    matcher = _Matcher((spots(a), spots(b)))
-    matcher.block(_placed(units(a), 0), _placed(units(b), 0))
+    matcher = _Matcher((in_order(a), in_order(b)))
+    matcher.block(placed(units(a)), placed(units(b)))
     matcher.rest()
     return matcher.found
 
@@ -61,25 +52,25 @@ class _Matcher:
     """Walks both trees at once. What finds no partner in its block waits until all blocks are done."""
 
     def __init__(self, found: tuple[tuple[Spot, ...], tuple[Spot, ...]]) -> None:
-        self._spots = tuple(sorted(side, key=lambda spot: spot.start) for side in found)
-        self._left: tuple[list[_Placed], list[_Placed]] = ([], [])
+        self._spots = found
+        self._left: tuple[list[Placed], list[Placed]] = ([], [])
         self.found: dict[str, str] = {}
 
-    def block(self, a: Sequence[_Placed], b: Sequence[_Placed]) -> None:
+    def block(self, a: Sequence[Placed], b: Sequence[Placed]) -> None:
         """Pairs the units of two blocks that correspond."""
-        pairs = align(keyed(placed.unit for placed in a), keyed(placed.unit for placed in b))
+        pairs = align(keyed(one.unit for one in a), keyed(one.unit for one in b))
         taken = set(pairs.values())
         for index, other in pairs.items():
             self._pair(a[index], b[other])
-        self._left[0].extend(placed for index, placed in enumerate(a) if index not in pairs)
-        self._left[1].extend(placed for index, placed in enumerate(b) if index not in taken)
+        self._left[0].extend(one for index, one in enumerate(a) if index not in pairs)
+        self._left[1].extend(one for index, one in enumerate(b) if index not in taken)
 
     def rest(self) -> None:
         """Pairs what waits: moved statements by text or, if they define something, by name; renamed definitions by most of their words."""
         for key in (lambda unit: unit.text.strip(), lambda unit: unit.label if unit.is_definition else ""):
             for a, b in self._unique(key):
                 self._pair(a, b)
-        for a in [placed for placed in self._left[0] if placed.unit.is_definition]:
+        for a in [one for one in self._left[0] if one.unit.is_definition]:
             likeness = [(_likeness(a.unit, b.unit), -index, b) for index, b in enumerate(self._left[1]) if b.unit.kind == a.unit.kind]
             best = max(likeness, default=None)
             if best is not None and best[0] >= _LIKE:
@@ -87,13 +78,13 @@ class _Matcher:
                 self._left[1].remove(best[2])
                 self._pair(a, best[2])
 
-    def _unique(self, key: Callable[[Unit], str]) -> list[tuple[_Placed, _Placed]]:
+    def _unique(self, key: Callable[[Unit], str]) -> list[tuple[Placed, Placed]]:
         """Pairs of waiting units whose key occurs once on each side; they wait no longer."""
         sides = []
         for waiting in self._left:
-            by_key: dict[str, list[_Placed]] = {}
-            for placed in waiting:
-                by_key.setdefault(key(placed.unit), []).append(placed)
+            by_key: dict[str, list[Placed]] = {}
+            for one in waiting:
+                by_key.setdefault(key(one.unit), []).append(one)
             sides.append({name: same[0] for name, same in by_key.items() if name and len(same) == 1})
         pairs = [(sides[0][name], sides[1][name]) for name in sides[0] if name in sides[1]]
         for a, b in pairs:
@@ -101,29 +92,25 @@ class _Matcher:
             self._left[1].remove(b)
         return pairs
 
-    def _pair(self, a: _Placed, b: _Placed) -> None:
+    def _pair(self, a: Placed, b: Placed) -> None:
         """Matches two versions of one statement: its heads, then the blocks below them."""
         if a.unit.text != b.unit.text and _same_tree(a.unit, b.unit):
-            spans = [(placed.start, placed.start + len(placed.unit.text)) for placed in (a, b)]
-            self._found(zip(_inside(self._spots[0], spans[0]), _inside(self._spots[1], spans[1]), strict=True))
+            self._found(zip(within(self._spots[0], a.span), within(self._spots[1], b.span), strict=True))
             return
         if a.unit.kind != b.unit.kind or len(a.unit.clauses) != len(b.unit.clauses):
-            self._heads((a.start, a.start + len(a.unit.text)), (b.start, b.start + len(b.unit.text)), (a.unit.text, b.unit.text))
+            self._heads((a.unit.text, b.unit.text), (a.start, b.start))
             return
-        starts = [a.start + len(a.unit.lead), b.start + len(b.unit.lead)]
-        for old, new in zip(a.unit.clauses, b.unit.clauses, strict=True):
-            bodies = starts[0] + len(old.head), starts[1] + len(new.head)
-            self._heads((starts[0], bodies[0]), (starts[1], bodies[1]), (old.head, new.head))
-            self.block(_placed(old.body, bodies[0]), _placed(new.body, bodies[1]))
-            starts = [starts[0] + len(old.text), starts[1] + len(new.text)]
+        for (old, at, inside), (new, at_new, inside_new) in zip(a.clauses(), b.clauses(), strict=True):
+            self._heads((old, new), (at, at_new))
+            self.block(inside, inside_new)
 
-    def _heads(self, a: tuple[int, int], b: tuple[int, int], texts: tuple[str, str]) -> None:
+    def _heads(self, texts: tuple[str, str], starts: tuple[int, int]) -> None:
         """Matches the literals of two pieces of text that correspond."""
-        left, right = _inside(self._spots[0], a), _inside(self._spots[1], b)
+        left, right = (within(s, (at, at + len(text))) for s, text, at in zip(self._spots, texts, starts, strict=True))
         if texts[0] == texts[1]:
             pairs: Iterable[tuple[Spot, Spot]] = zip(left, right, strict=True)
         else:
-            pairs = _aligned(_words(texts[0], a[0], left), _words(texts[1], b[0], right)) if left and right else []
+            pairs = _aligned(_words(texts[0], starts[0], left), _words(texts[1], starts[1], right)) if left and right else []
         self._found(pairs)
 
     def _found(self, pairs: Iterable[tuple[Spot, Spot]]) -> None:
@@ -141,20 +128,6 @@ def _same_tree(a: Unit, b: Unit) -> bool:
 def _alone(unit: Unit) -> str:
     """A program of one statement; an indented one is a body."""
     return f"if 1:\n{unit.text}" if any(clause.head[:1] in (" ", "\t") for clause in unit.clauses) else unit.text
-
-
-def _placed(block: Sequence[Unit], start: int) -> list[_Placed]:
-    found = []
-    for unit in block:
-        found.append(_Placed(unit, start))
-        start += len(unit.text)
-    return found
-
-
-def _inside(found: Sequence[Spot], span: tuple[int, int]) -> list[Spot]:
-    low = bisect_left(found, span[0], key=lambda spot: spot.start)
-    high = bisect_left(found, span[1], key=lambda spot: spot.start)
-    return list(found[low:high])
 
 
 def _aligned(a: Sequence[_Word], b: Sequence[_Word]) -> Iterable[tuple[Spot, Spot]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from genomes.knobs import Knob, knobs, spots
+from genomes.knobs import Knob, in_order, knobs
 from genomes.literals import Value, read_value
 from genomes.source import parse_expression
 
@@ -32,7 +32,7 @@ class Reader:
     """
 
     def __init__(self, reference: str) -> None:
-        found = sorted(spots(reference), key=lambda spot: spot.start)
+        found = in_order(reference)
         self.knobs: Mapping[str, Knob] = {spot.knob.name: spot.knob for spot in found if spot.knob.tunable}
         self._names = [spot.knob.name for spot in found]
         self._literals = [reference[spot.start : spot.end] for spot in found]

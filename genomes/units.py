@@ -8,7 +8,7 @@ inside a statement, where tokens matter, `merging` uses libcst.
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -47,6 +47,34 @@ class Unit:
     def inside(self, where: str) -> str:
         """Qualified name of the definition around what is in it, where `where` is the one around it."""
         return f"{where}.{self.label.split()[-1]}".lstrip(".") if self.is_definition else where
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A unit and its first character in the program."""
+
+    unit: Unit
+    start: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return self.start, self.start + len(self.unit.text)
+
+    def clauses(self) -> Iterator[tuple[str, int, list[Placed]]]:
+        """The heads of its clauses, where they begin, and the units below them."""
+        at = self.start + len(self.unit.lead)
+        for clause in self.unit.clauses:
+            yield clause.head, at, placed(clause.body, at + len(clause.head))
+            at += len(clause.text)
+
+
+def placed(block: Iterable[Unit], start: int = 0) -> list[Placed]:
+    """Units of a block that begins at that character."""
+    found = []
+    for unit in block:
+        found.append(Placed(unit, start))
+        start += len(unit.text)
+    return found
 
 
 def definitions(text: str) -> tuple[str, ...]:
