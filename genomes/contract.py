@@ -30,7 +30,7 @@ from genomes.checks.problem import Problem
 from genomes.checks.promises import entry_problems, promise_problems
 from genomes.checks.scopes import name_problems
 from genomes.errors import ParseError
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, names_in
 from genomes.source import parse, symbols
 
 _REQUIRED = ("build_model", "main")
@@ -115,7 +115,7 @@ def _missing(tree: ast.Module) -> list[str]:
 
 def _script_problems(tree: ast.Module) -> list[Problem]:
     problems = [] if _imports_constitution(tree) else [Problem(0, f"imports nothing from {CONSTITUTION}")]
-    if not any(isinstance(node, ast.Call) and last_name(node.func) in _SEEDING and (node.args or node.keywords) for node in ast.walk(tree)):
+    if not any(is_call(node, *_SEEDING) and (node.args or node.keywords) for node in ast.walk(tree)):
         problems.append(Problem(0, "has no manual_seed(…) call, so no seed can be given to it"))
     return problems
 

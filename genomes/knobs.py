@@ -18,6 +18,7 @@ from genomes import places, ranges, remarks
 from genomes.errors import KnobError, nearest
 from genomes.literals import Literal, Step, Value, find
 from genomes.names import assign_names, own_label
+from genomes.nodes import is_operation
 from genomes.source import Source, Splice, parse, splice
 
 _CATEGORY = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]{0,31}")
@@ -207,7 +208,7 @@ def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], re
 
 
 def _context(step: Step) -> str:
-    if isinstance(step.node, ast.BinOp) and isinstance(step.node.op, ast.Pow) and step.field == "left":
+    if is_operation(step.node, ast.Pow) and step.field == "left":
         return "power"
     return "attribute" if step.field in ("value", "func") and isinstance(step.node, ast.Attribute | ast.Subscript | ast.Call) else ""
 

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from genomes.nodes import Definition, entries, last_name
+from genomes.nodes import Definition, entries, is_operation, last_name
 from genomes.source import Source
 
 Value = bool | int | float | str
@@ -63,7 +63,7 @@ def read_value(node: ast.AST) -> Value | None:
 
 def _powers(node: ast.AST) -> tuple[int, int] | None:
     """A whole number to the power of another is one number, since either could be set to what makes it one."""
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Pow):
+    if not is_operation(node, ast.Pow):
         return None
     base, exponent = read_value(node.left), read_value(node.right)
     if isinstance(base, int) and isinstance(exponent, int) and bool not in (type(base), type(exponent)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import TypeGuard
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
@@ -19,6 +20,15 @@ def last_name(node: ast.AST) -> str:
     if isinstance(node, ast.Call):
         return last_name(node.func)
     return ""
+
+
+def is_call(node: object, *names: str) -> TypeGuard[ast.Call]:
+    """`anything.name(…)` or `name(…)`."""
+    return isinstance(node, ast.Call) and last_name(node.func) in names
+
+
+def is_operation(node: object, *operators: type[ast.operator]) -> TypeGuard[ast.BinOp]:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, operators)
 
 
 def names_in(node: ast.AST) -> set[str]:

@@ -11,7 +11,7 @@ import re
 
 from genomes.literals import Literal, Step, read_value
 from genomes.names import own_label
-from genomes.nodes import last_name, targets_of, words
+from genomes.nodes import is_call, is_operation, last_name, targets_of, words
 
 _INDEX_WORDS = words(
     """dim dims axis axes ndim start_dim end_dim dim0 dim1 index idx diagonal pad step epoch ignore_index padding_idx device_id start"""
@@ -77,7 +77,7 @@ def layer_factor(literal: Literal) -> str:
     if type(literal.value) is not int or len(literal.path) < 2:
         return ""
     call, product = literal.path[-2], literal.path[-1].node
-    if not isinstance(call.node, ast.Call) or not isinstance(product, ast.BinOp) or not isinstance(product.op, ast.Mult):
+    if not isinstance(call.node, ast.Call) or not is_operation(product, ast.Mult):
         return ""
     size = ast.unparse(product.right if product.left is literal.node else product.left)
     others = [ast.unparse(other) for other in call.node.args if other is not product]
@@ -91,10 +91,10 @@ def layer_factor(literal: Literal) -> str:
 def is_gain(literal: Literal) -> bool:
     """`2 * torch.sigmoid(x)`: a whole number that multiplies what need not be whole."""
     node = literal.path[-1].node
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+    if not is_operation(node, ast.Mult):
         return False
     other = node.right if node.left is literal.node else node.left
-    return isinstance(other, ast.Call) and last_name(other.func) in _REAL_CALLS
+    return is_call(other, *_REAL_CALLS)
 
 
 def is_constant(literal: Literal) -> bool:
@@ -161,7 +161,7 @@ def _is_read_off(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
 def _is_bound(path: tuple[Step, ...]) -> bool:
     """`clamp(max=0)`"""
     call = path[-2].node if len(path) > 1 and isinstance(path[-1].node, ast.keyword) else None
-    return isinstance(call, ast.Call) and last_name(call.func) in _NEUTRAL_CALLS
+    return is_call(call, *_NEUTRAL_CALLS)
 
 
 def _is_shape(node: ast.expr) -> bool:

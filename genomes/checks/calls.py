@@ -17,7 +17,7 @@ from genomes.checks.problem import Problem
 from genomes.checks.signatures import Signature, misfit
 from genomes.checks.torchlike import LIBRARY
 from genomes.errors import ParseError, nearest
-from genomes.nodes import Function, last_name
+from genomes.nodes import Function, is_call, last_name
 from genomes.source import parse_tree
 
 _HIDE = ("globals", "exec", "setattr")
@@ -157,7 +157,7 @@ def _element_of(name: ast.Name, scope: Scope, program: Outline, classes: Classes
         if not isinstance(loop, ast.For | ast.comprehension):
             continue
         target, iterated = loop.target, loop.iter
-        if isinstance(iterated, ast.Call) and last_name(iterated.func) == "enumerate" and isinstance(target, ast.Tuple) and iterated.args:
+        if is_call(iterated, "enumerate") and isinstance(target, ast.Tuple) and iterated.args:
             target, iterated = target.elts[-1], iterated.args[0]
         if not (isinstance(target, ast.Name) and target.id == name.id and isinstance(iterated, ast.Attribute)):
             continue

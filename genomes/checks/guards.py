@@ -19,6 +19,7 @@ from genomes.checks.arithmetic import Constants
 from genomes.checks.calls import constitution
 from genomes.checks.outline import CONSTITUTION, Outline, Scope, parts
 from genomes.checks.problem import Problem
+from genomes.nodes import is_operation
 
 _BATCHES = (f"{CONSTITUTION}.batches", f"{CONSTITUTION}.warmup_batches")
 _SOMETIMES = (
@@ -146,7 +147,7 @@ def _divisions_by_zero(scope: Scope, constants: Constants) -> Iterator[ast.BinOp
     """Divisions that certainly run, of one number by another that is zero; a tensor may be divided by it."""
     for statement in scope.node.body if isinstance(scope.node, ast.Module | ast.FunctionDef) else ():
         for node in always(statement):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.FloorDiv | ast.Mod):
+            if is_operation(node, ast.Div, ast.FloorDiv, ast.Mod):
                 numbers = [constants.value(side, scope) for side in (node.left, node.right)]
                 if all(isinstance(number, int | float) for number in numbers) and numbers[1] == 0:
                     yield node

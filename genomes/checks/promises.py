@@ -18,7 +18,7 @@ from genomes.checks.guards import always, constants_of
 from genomes.checks.outline import CONSTITUTION, Outline, Scope
 from genomes.checks.problem import Problem
 from genomes.checks.signatures import signature
-from genomes.nodes import last_name, names_in, words
+from genomes.nodes import is_call, last_name, names_in, words
 
 _ENTRIES = ("build_model", "main")
 _TAKEN = f"{CONSTITUTION}.batches"
@@ -55,7 +55,7 @@ def promise_problems(program: Outline, classes: Classes, prepare: str) -> Iterat
         dotted = program.dotted(call.func, scope)
         if dotted == "torch.nn.ModuleDict" and call.args and _numbered(call.args[0]):
             yield Problem(call.lineno, "keys of nn.ModuleDict are names: use str(…) for a number, also where they are looked up")
-        elif dotted == _SAVE and call.args and isinstance(call.args[0], ast.Call) and last_name(call.args[0]) == "state_dict":
+        elif dotted == _SAVE and call.args and is_call(call.args[0], "state_dict"):
             yield Problem(call.lineno, f"{_SAVE}() takes the model itself, not its state_dict()")
         elif dotted in _ADAMS:
             yield from _betas(call, scope, constants)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import MisfitError, alias
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import is_one
-from genomes.nodes import last_name
+from genomes.nodes import is_call, last_name
 from genomes.source import Source
 
 _PROGRESS = ("progress", "t", "frac_done", "time_frac")
@@ -105,11 +105,6 @@ def _steps_in(owner: ast.expr) -> bool:
     return bool(_OPTIMISER.match(last_name(owner)))
 
 
-def is_call(node: ast.AST, name: str) -> bool:
-    """`anything.name(…)` or `name(…)`."""
-    return isinstance(node, ast.Call) and last_name(node.func) == name
-
-
 def writes(parent: Program, key: str) -> list[Write]:
     """Where an entry of parameter groups is written step by step: not where it is remembered, as in `group["full_lr"] = group["lr"]`."""
     found = []
@@ -170,7 +165,7 @@ def counter(function: ast.FunctionDef) -> str:
 
 
 def _counts_from_0(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and last_name(node.func) == "enumerate" and len(node.args) == 1 and not node.keywords
+    return is_call(node, "enumerate") and len(node.args) == 1 and not node.keywords
 
 
 def losses(parent: Program) -> list[Loss]:
@@ -179,7 +174,7 @@ def losses(parent: Program) -> list[Loss]:
     for function in functions(parent):
         for _, statement in statements(function):
             for node in _expressions(statement):
-                if isinstance(node, ast.Call) and is_call(node, "cross_entropy") and len(node.args) >= 2:
+                if is_call(node, "cross_entropy") and len(node.args) >= 2:
                     found.append(Loss(function, statement, node, _whole(node.args[0]), _whole(node.args[1])))
     return found
 

@@ -12,7 +12,7 @@ from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import depth, linears, remember, width_in
 from genomes.mutations.patterns import atom, calls_self
 from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in
 
 _ROTATION = re.compile(r"rot|rope", re.IGNORECASE)
 
@@ -115,7 +115,7 @@ def _open_views(draft: Draft, spot: Attention, heads: str) -> ast.stmt:
     last = None
     for statement in spot.module.forward.body:
         bound = {name for t in statement.targets for name in names_in(t)} if isinstance(statement, ast.Assign) else set()
-        views = [n for n in ast.walk(statement) if isinstance(n, ast.Call) and last_name(n.func) == "view" and len(n.args) == 4]
+        views = [n for n in ast.walk(statement) if is_call(n, "view") and len(n.args) == 4]
         if bound & {spot.key, spot.value} and len(views) == 1 and draft.code(views[0].args[2]) == heads and _projects(statement):
             draft.replace(views[0].args[2], "-1")
             last = statement
@@ -131,13 +131,7 @@ def _projects(statement: ast.stmt) -> bool:
 def _partial_rotary(draft: Draft, rng: random.Random) -> str:
     """Only the faster part of the channel pairs turns; the others carry content without a place."""
     for place in draft.parent.places:
-        call = place.node
-        if (
-            not isinstance(call, ast.Call)
-            or last_name(call.func) != "outer"
-            or len(call.args) != 2
-            or "arange" not in ast.unparse(place.function)
-        ):
+        if not is_call(call := place.node, "outer") or len(call.args) != 2 or "arange" not in ast.unparse(place.function):
             continue
         name = call.args[1]
         if not isinstance(name, ast.Name) or place.node is place.statement or f"{name.id}.numel()" in ast.unparse(place.function):
@@ -185,7 +179,7 @@ def _windows(draft: Draft, rng: random.Random) -> str:
 
 
 def _divides(node: ast.expr) -> bool:
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv)
+    return is_operation(node, ast.FloorDiv)
 
 
 def _output_gate(draft: Draft, rng: random.Random) -> str:

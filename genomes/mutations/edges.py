@@ -9,7 +9,7 @@ from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
 from genomes.mutations.network import Stack, embedded, embedding, headed, module_names, remember, stack
 from genomes.mutations.patterns import atom, is_norm
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_operation, last_name, names_in
 from genomes.source import parse_expression
 
 
@@ -33,7 +33,7 @@ def _embedding_scale(draft: Draft, rng: random.Random) -> str:
 def _require_plain(found: Stack, call: ast.Call) -> None:
     """MisfitError where a call is a factor already."""
     for node in ast.walk(found.module.forward):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and call in (node.left, node.right):
+        if is_operation(node, ast.Mult) and call in (node.left, node.right):
             raise MisfitError("it is scaled already")
 
 

@@ -14,7 +14,7 @@ from genomes.mutations.anatomy import functions
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Stack, root, stack
-from genomes.nodes import entries, last_name
+from genomes.nodes import entries, is_call, last_name
 
 _SCALARS = re.compile(r"resid", re.IGNORECASE)
 _HEAD = re.compile(r"head|unembed", re.IGNORECASE)
@@ -51,7 +51,7 @@ def train_in_blocks(draft: Draft) -> None:
         raise MisfitError("no optimiser of all the blocks' parameters")
     for call in unsieved:
         outer = next(
-            (node for node in ast.walk(owner) if isinstance(node, ast.Call) and node.args == [call] and last_name(node.func) == "list"),
+            (node for node in ast.walk(owner) if is_call(node, "list") and node.args == [call]),
             call,
         )
         draft.replace(outer, f"[p for p in {draft.code(call)} if p.ndim == 2]")
@@ -158,7 +158,7 @@ def _require_all(parent: Program, tables: bool = False) -> None:
         sieves = isinstance(node, ast.ListComp | ast.GeneratorExp) and _DIMENSIONS.search(ast.unparse(node)) is not None
         if (isinstance(node, ast.Call) and _NO_OPTIMISER.search(last_name(node.func))) or (tables and sieves):
             skipped |= {id(inner) for inner in ast.walk(node)}
-    calls = [node for node in ast.walk(parent.tree) if isinstance(node, ast.Call) and last_name(node.func) == "parameters"]
+    calls = [node for node in ast.walk(parent.tree) if is_call(node, "parameters")]
     if not any(id(call) not in skipped and _is_whole(call) for call in calls):
         raise MisfitError("the optimiser does not take all parameters")
 

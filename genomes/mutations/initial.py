@@ -12,8 +12,8 @@ from genomes.mutations.anatomy import one_line
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.mutation import Place, Program, pick
 from genomes.mutations.network import depth, root
-from genomes.mutations.patterns import atom, is_operation
-from genomes.nodes import last_name, names_in
+from genomes.mutations.patterns import atom
+from genomes.nodes import is_operation, last_name, names_in
 from genomes.source import parse_expression
 
 _INIT = re.compile(r"init", re.IGNORECASE)

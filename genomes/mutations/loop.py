@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import random
 
-from genomes.mutations.anatomy import Loop, counter, is_call, names_of, own_nodes, progress, statements, training_loop
+from genomes.mutations.anatomy import Loop, counter, names_of, own_nodes, progress, statements, training_loop
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import atom, imported
-from genomes.nodes import last_name
+from genomes.nodes import is_call, is_operation, last_name
 
 
 def _average(draft: Draft, rng: random.Random) -> str:
@@ -36,7 +36,7 @@ def _average(draft: Draft, rng: random.Random) -> str:
 def _saved(parent: Program) -> str:
     """What the program calls the model that it saves."""
     for node in ast.walk(parent.tree):
-        if isinstance(node, ast.Call) and is_call(node, "save") and len(node.args) == 1 and isinstance(node.args[0], ast.Name):
+        if is_call(node, "save") and len(node.args) == 1 and isinstance(node.args[0], ast.Name):
             return node.args[0].id
     raise MisfitError("no model is saved")
 
@@ -66,7 +66,7 @@ def _skips(place: Loop) -> ast.BinOp:
     for statement in place.loop.body:
         if isinstance(statement, ast.If) and len(statement.body) == 1 and isinstance(statement.body[0], ast.Continue):
             test = statement.test
-            if isinstance(test, ast.BinOp) and isinstance(test.op, ast.Mod) and isinstance(test.right, ast.Name):
+            if is_operation(test, ast.Mod) and isinstance(test.right, ast.Name):
                 return test
     raise MisfitError("no passes that add up")
 

@@ -11,7 +11,7 @@ from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import depth, known_in, linears, modules, remember, stack
 from genomes.mutations.sublayers import feed, layer_number, statement_of
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, names_in
 from genomes.source import parse_expression
 
 _GATED = {
@@ -73,15 +73,15 @@ def _plain(draft: Draft, rng: random.Random) -> str:
 
 
 def _halves(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and last_name(node.func) == "chunk" and bool(node.args) and read_value(node.args[0]) == 2
+    return is_call(node, "chunk") and bool(node.args) and read_value(node.args[0]) == 2
 
 
 def _doubles(node: ast.expr) -> bool:
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and read_value(node.left) == 2 and isinstance(node.right, ast.Name)
+    return is_operation(node, ast.Mult) and read_value(node.left) == 2 and isinstance(node.right, ast.Name)
 
 
 def _is_gate(node: ast.AST, halves: set[str]) -> bool:
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and halves <= names_in(node)
+    return is_operation(node, ast.Mult) and halves <= names_in(node)
 
 
 def _by_depth(draft: Draft, rng: random.Random) -> str:
@@ -109,7 +109,7 @@ def _made(draft: Draft, name: str) -> tuple[ast.Call, str]:
     """The one call that makes a module of that class, in a class that knows its layer, and what it calls the layer."""
     for module in modules(draft.parent):
         for node in ast.walk(module.init):
-            if isinstance(node, ast.Call) and last_name(node.func) == name:
+            if is_call(node, name):
                 return node, layer_number(module)
     raise MisfitError(f"{name} is made elsewhere")
 
@@ -137,7 +137,7 @@ def _shared(draft: Draft, rng: random.Random) -> str:
         for statement in module.init.body:
             target = statement.targets[0] if isinstance(statement, ast.Assign) else None
             value = statement.value if isinstance(statement, ast.Assign) else None
-            if isinstance(target, ast.Attribute) and isinstance(value, ast.Call) and last_name(value.func) == spot.module.name:
+            if isinstance(target, ast.Attribute) and is_call(value, spot.module.name):
                 if any(isinstance(node, ast.Name) and node.id == "later" for node in ast.walk(found.module.init)):
                     raise MisfitError("shared already")
                 blocks = next((s for s in found.module.init.body if isinstance(s, ast.Assign) and _makes(s, found.blocks)), None)

@@ -11,7 +11,7 @@ import random
 import re
 
 from genomes.literals import read_value
-from genomes.mutations.anatomy import is_call, losses, torch_entropy
+from genomes.mutations.anatomy import losses, torch_entropy
 from genomes.mutations.constants import block_count, layers_where
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
@@ -30,7 +30,7 @@ from genomes.mutations.patterns import (
     uses_module,
     without,
 )
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, names_in
 from genomes.source import Splice, parse_expression, splice
 
 _VITAL = re.compile(
@@ -48,8 +48,7 @@ _SHAPES = (
 
 def _activation(parent: Program, rng: random.Random) -> Rewrite | None:
     source = parent.source
-    found = [place for place in parent.places if isinstance(place.node, ast.Call) and last_name(place.node.func) in ACTIVATIONS]
-    place = pick((place for place in found if isinstance(place.node, ast.Call) and place.node.args), rng)
+    place = pick((place for place in parent.places if is_call(place.node, *ACTIVATIONS) and place.node.args), rng)
     if place is None or not isinstance(call := place.node, ast.Call):
         return None
     whole = next((outer for outer in parent.places if squares(outer.node, call)), place)
@@ -89,7 +88,7 @@ def _drop_part(parent: Program, rng: random.Random) -> Rewrite | None:
     """Ablate one operand of a sum or a product."""
     options = []
     for place in in_recipe(parent):
-        if not isinstance(node := place.node, ast.BinOp) or not isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
+        if not is_operation(node := place.node, ast.Add, ast.Sub, ast.Mult):
             continue
         for kept, lost in ((node.left, node.right), (node.right, node.left)):
             subtracts = isinstance(node.op, ast.Sub) and kept is node.right
@@ -121,19 +120,11 @@ def _soft_cap(parent: Program, rng: random.Random) -> Rewrite | None:
     """`c * tanh(x / c)` becomes `x`, a softsign or a sigmoid of the same height and slope."""
     options = []
     for place in parent.places:
-        if not isinstance(node := place.node, ast.BinOp) or not isinstance(node.op, ast.Mult) or not isinstance(node.right, ast.Call):
+        if not is_operation(node := place.node, ast.Mult) or not is_call(call := node.right, "tanh"):
             continue
-        call = node.right
-        if (
-            last_name(call.func) != "tanh"
-            or not call.args
-            or not isinstance(ratio := call.args[0], ast.BinOp)
-            or not isinstance(ratio.op, ast.Div)
-        ):
+        if not call.args or not is_operation(ratio := call.args[0], ast.Div) or ast.dump(node.left) != ast.dump(ratio.right):
             continue
         cap, x = parent.source.code(node.left), atom(parent.source, ratio.left)
-        if ast.dump(node.left) != ast.dump(ratio.right):
-            continue
         options += [
             _uncapped(parent, place, x),
             replaced(parent, place, f"{cap} * {x} / ({cap} + {x}.abs())", "soft-cap"),
@@ -156,9 +147,7 @@ def _gate(parent: Program, rng: random.Random) -> Rewrite | None:
     options = []
     for place in in_recipe(parent):
         node = place.node
-        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult) or not isinstance(call := node.right, ast.Call):
-            continue
-        if last_name(call.func) == "sigmoid" and read_value(node.left) is not None and call.args:
+        if is_operation(node, ast.Mult) and is_call(call := node.right, "sigmoid") and read_value(node.left) is not None and call.args:
             x = parent.source.code(call.args[0])
             options += [
                 replaced(parent, place, f"(1 + torch.tanh({x}))", "gate"),
@@ -179,7 +168,7 @@ def _alternate(parent: Program, rng: random.Random) -> Rewrite | None:
         about_layers = re.search(r"layer|depth|block", ast.unparse(node) + place.name, re.IGNORECASE)
         if not isinstance(divisor, int) or not 2 <= divisor <= 4 or not about_layers:
             continue
-        inner = [part for part in (left, node.comparators[0]) if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod)]
+        inner = [part for part in (left, node.comparators[0]) if is_operation(part, ast.Mod)]
         for new in {1, 2, 3} - {divisor}:
             if _says_the_same(parent, place, node, [part.right for part in inner], new):
                 continue
@@ -221,7 +210,7 @@ def _swap_updates(parent: Program, rng: random.Random) -> Rewrite | None:
 def _added(statement: ast.stmt) -> ast.BinOp | None:
     """The sum `x + …` of an assignment or return, with a name on its left."""
     value = statement.value if isinstance(statement, ast.Assign | ast.Return) else None
-    return value if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add) and isinstance(value.left, ast.Name) else None
+    return value if is_operation(value, ast.Add) and isinstance(value.left, ast.Name) else None
 
 
 MODEL_MUTATIONS = (

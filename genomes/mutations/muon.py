@@ -12,11 +12,11 @@ import re
 from dataclasses import dataclass
 
 from genomes.literals import read_value
-from genomes.mutations.anatomy import functions, is_call, one_line, own_nodes, statements
+from genomes.mutations.anatomy import functions, one_line, own_nodes, statements
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in
 from genomes.source import Splice
 
 # Rows (a, b, c) of polynomials a·s + b·s³ + c·s⁵ that send singular values towards 1, for five steps.
@@ -58,7 +58,7 @@ def orthogonaliser(parent: Program) -> tuple[ast.FunctionDef, ast.For]:
     for function in functions(parent):
         loops = [node for node in own_nodes(function) if isinstance(node, ast.For)]
         for loop in loops:
-            products = [n for n in ast.walk(loop) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.MatMult)]
+            products = [n for n in ast.walk(loop) if is_operation(n, ast.MatMult)]
             if any(re.search(r"\.m?T\b|transpose", ast.unparse(product.right)) for product in products):
                 return function, loop
     raise MisfitError("nothing is orthogonalised")
@@ -68,7 +68,7 @@ def muon_step(parent: Program) -> Update:
     """Muon's update, if every part of it is found."""
     name = orthogonaliser(parent)[0].name
     for function in functions(parent):
-        call = next((n for n in own_nodes(function) if isinstance(n, ast.Call) and last_name(n.func) == name), None)
+        call = next((n for n in own_nodes(function) if is_call(n, name)), None)
         if call is None or function.name == name:
             continue
         found = [statement for _, statement in statements(function)]
@@ -160,7 +160,7 @@ def _rename(draft: Draft, old: str, new: str) -> None:
 def _balance(draft: Draft, rng: random.Random) -> str:
     """Rows or columns of equal length, before the orthogonaliser sees them."""
     name = orthogonaliser(draft.parent)[0].name
-    calls = [n for f in functions(draft.parent) for n in own_nodes(f) if isinstance(n, ast.Call) and last_name(n.func) == name and n.args]
+    calls = [n for f in functions(draft.parent) for n in own_nodes(f) if is_call(n, name) and n.args]
     if not calls or "normalize" in ast.unparse(calls[0]):
         raise MisfitError("no unbalanced call")
     what, dim = rng.choice((("rows", -1), ("columns", -2)))
@@ -198,11 +198,11 @@ def _scale(draft: Draft, rng: random.Random) -> str:
 
 def _root_of_shape(node: ast.AST) -> ast.BinOp | None:
     """The quotient in `max(1.0, rows / columns) ** 0.5` and `(rows / columns) ** 0.5`."""
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Pow) or read_value(node.right) != 0.5:
+    if not is_operation(node, ast.Pow) or read_value(node.right) != 0.5:
         return None
-    parts = node.left.args if isinstance(node.left, ast.Call) and is_call(node.left, "max") else [node.left]
+    parts = node.left.args if is_call(node.left, "max") else [node.left]
     for part in parts:
-        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Div):
+        if is_operation(part, ast.Div):
             both = (ast.unparse(part.left), ast.unparse(part.right))
             if all(re.search(r"row|col|size\(|shape|fan|\bm\b|\bn\b", side) and "max" not in side for side in both):
                 return part
@@ -256,7 +256,7 @@ def _cautious_decay(draft: Draft, rng: random.Random) -> str:
     step = muon_step(draft.parent)
     masks = [s for _, s in statements(step.function) if isinstance(s, ast.Assign) and _compares(s.value, step)]
     for node in ast.walk(step.applied):
-        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        if not is_operation(node, ast.Mult):
             continue
         if masks and last_name(node.right) == last_name(masks[0].targets[0]):
             draft.replace(node, one_line(draft.source, node.left))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import calls_self
-from genomes.nodes import last_name, names_in, stored_in, targets_of
+from genomes.nodes import is_call, last_name, names_in, stored_in, targets_of
 from genomes.source import parse_expression
 
 
@@ -76,7 +76,7 @@ def stack(parent: Program) -> Stack:
 def _looped(loop: ast.For) -> tuple[ast.expr, str, str]:
     """What is looped over, the name that counts, and the name of an item; no name where the loop is of another kind."""
     over, target = loop.iter, loop.target
-    counts = isinstance(over, ast.Call) and last_name(over.func) == "enumerate" and len(over.args) == 1
+    counts = is_call(over, "enumerate") and len(over.args) == 1
     if isinstance(over, ast.Call) and counts and isinstance(target, ast.Tuple) and all(isinstance(name, ast.Name) for name in target.elts):
         over, index, item = over.args[0], last_name(target.elts[0]), last_name(target.elts[1])
     else:
@@ -89,7 +89,7 @@ def linears(module: Module) -> dict[str, ast.Call]:
     result = {}
     for statement in module.init.body:
         target, value = _assigned(statement)
-        if isinstance(target, ast.Attribute) and isinstance(value, ast.Call) and last_name(value.func) == "Linear" and len(value.args) == 2:
+        if isinstance(target, ast.Attribute) and is_call(value, "Linear") and len(value.args) == 2:
             result[target.attr] = value
     return result
 
@@ -97,7 +97,7 @@ def linears(module: Module) -> dict[str, ast.Call]:
 def embedding(parent: Program) -> tuple[str, str]:
     """Number of tokens and width, as the stack's constructor writes them for its first embedding."""
     for node in ast.walk(stack(parent).module.init):
-        if isinstance(node, ast.Call) and last_name(node.func) == "Embedding" and len(node.args) == 2:
+        if is_call(node, "Embedding") and len(node.args) == 2:
             return parent.source.code(node.args[0]), parent.source.code(node.args[1])
     raise MisfitError("no embedding")
 
@@ -126,7 +126,7 @@ def depth(parent: Program) -> str:
     """`range(DEPTH)` of the comprehension that makes the blocks."""
     found = stack(parent)
     for node in ast.walk(found.module.init):
-        if isinstance(node, ast.Call) and last_name(node.func) == "range" and len(node.args) == 1:
+        if is_call(node, "range") and len(node.args) == 1:
             return parent.source.code(node.args[0])
     raise MisfitError("no number of blocks")
 

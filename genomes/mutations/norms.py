@@ -25,7 +25,7 @@ from genomes.mutations.network import (
 )
 from genomes.mutations.patterns import atom, calls_self, is_norm, shown
 from genomes.mutations.sublayers import attention, branches
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in
 
 _KINDS = {"rms_norm": "layer_norm", "layer_norm": "rms_norm", "RMSNorm": "LayerNorm", "LayerNorm": "RMSNorm"}
 _NORM = re.compile(r"norm|ln", re.IGNORECASE)
@@ -60,7 +60,7 @@ def _moves(draft: Draft, module: Module) -> Iterator[tuple[ast.expr, str, str]]:
             assert isinstance(total.right, ast.Call)
             inside = _with_first(draft, total.right, _with_first(draft, node, draft.code(total.right.args[0])))
             yield node, f"{draft.code(total.left)} + {inside}", f"{module.name}: norm before {last_name(total.right.func)}"
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and isinstance(node.right, ast.Call) and node.right.args:
+        elif is_operation(node, ast.Add) and isinstance(node.right, ast.Call) and node.right.args:
             yield from _moves_in_a_sum(draft, module, node, own)
 
 
@@ -153,7 +153,7 @@ def _sub_norm(draft: Draft, rng: random.Random) -> str:
     """A norm in front of the last matrix of attention or MLP."""
     calls = []
     for module in modules(draft.parent):
-        for call in (node for node in ast.walk(module.forward) if isinstance(node, ast.Call) and last_name(node.func) in linears(module)):
+        for call in (node for node in ast.walk(module.forward) if is_call(node, *linears(module))):
             inner = call.args[0] if len(call.args) == 1 else None
             if inner is not None and module.node is not stack(draft.parent).module.node and not is_norm(inner) and _is_last(draft, call):
                 calls.append((module, call, inner))

@@ -8,12 +8,12 @@ import random
 import re
 from dataclasses import dataclass
 
-from genomes.mutations.anatomy import counter, functions, is_call, names_of, one_line, own_nodes, statements, training_loop
+from genomes.mutations.anatomy import counter, functions, names_of, one_line, own_nodes, statements, training_loop
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.muon import muon_step
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one, shown
-from genomes.nodes import last_name
+from genomes.nodes import is_call, is_operation, last_name
 from genomes.source import Splice
 
 _BETAS = ("(0.9, 0.95)", "(0.8, 0.99)", "(0.65, 0.95)", "(0.95, 0.99)")
@@ -63,7 +63,7 @@ def groups(parent: Program) -> list[Group]:
                 keys = {k.value: (k, v) for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)}
                 if "params" in keys and "lr" in keys:
                     found.append(Group(function, node, {str(k): v for k, (_, v) in keys.items()}, keys["lr"][0]))
-            elif isinstance(node, ast.Call) and is_call(node, "dict"):
+            elif is_call(node, "dict"):
                 words = {word.arg: word for word in node.keywords if word.arg}
                 if "params" in words and "lr" in words:
                     found.append(Group(function, node, {name: word.value for name, word in words.items()}, words["lr"]))
@@ -212,7 +212,7 @@ def _bias_correction(draft: Draft, rng: random.Random) -> str:
     for function in functions(draft.parent):
         for _, statement in statements(function):
             for node in ast.walk(statement) if isinstance(statement, ast.Assign | ast.Expr) else ():
-                if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and is_one(node.left) and _is_power(node.right):
+                if is_operation(node, ast.Sub) and is_one(node.left) and _is_power(node.right):
                     found.append((function, node))
     chosen = pick(found, rng)
     if chosen is None:
@@ -223,7 +223,7 @@ def _bias_correction(draft: Draft, rng: random.Random) -> str:
 
 def _is_power(node: ast.expr) -> bool:
     """`beta1 ** count`."""
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and bool(re.search(r"beta", ast.unparse(node.left)))
+    return is_operation(node, ast.Pow) and bool(re.search(r"beta", ast.unparse(node.left)))
 
 
 OPTIMISER_MUTATIONS = (

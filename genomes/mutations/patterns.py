@@ -9,7 +9,7 @@ from typing import TypeGuard
 
 from genomes.literals import read_value
 from genomes.mutations.mutation import Place, Program, Rewrite, rewrite
-from genomes.nodes import last_name, names_in, targets_of
+from genomes.nodes import is_operation, last_name, names_in, targets_of
 from genomes.source import Source, Splice
 
 # Functions whose arithmetic is the recipe. Constructors and loops are left alone: shapes and bookkeeping live there.
@@ -59,15 +59,11 @@ def calls_self(node: ast.AST) -> TypeGuard[ast.Call]:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and last_name(node.func.value) == "self"
 
 
-def is_operation(node: ast.AST, *operators: type[ast.operator]) -> bool:
-    return isinstance(node, ast.BinOp) and isinstance(node.op, operators)
-
-
 def squares(node: ast.AST, call: ast.Call) -> bool:
     """`call.square()` or `call ** 2`."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         return node.func.attr == "square" and node.func.value is call
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and node.left is call
+    return is_operation(node, ast.Pow) and node.left is call
 
 
 def uses_module(place: Place, node: ast.AST) -> bool:

@@ -16,7 +16,6 @@ from genomes.mutations.anatomy import (
     Write,
     counter,
     functions,
-    is_call,
     names_of,
     one_line,
     own_nodes,
@@ -28,8 +27,8 @@ from genomes.mutations.anatomy import (
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.literal import is_rate
 from genomes.mutations.mutation import pick
-from genomes.mutations.patterns import atom, imported, is_one, is_operation
-from genomes.nodes import last_name, names_in
+from genomes.mutations.patterns import atom, imported, is_one
+from genomes.nodes import is_call, is_operation, last_name, names_in
 from genomes.source import Splice
 
 _SCHEDULE = re.compile(r"schedule|rate|lr|multiplier|factor|warm|cool|decay|cosine|momentum|main|train", re.IGNORECASE)
@@ -68,17 +67,17 @@ def _reshape_cosine(draft: Draft, rng: random.Random) -> str:
 
 def _cosine(node: ast.AST) -> tuple[ast.BinOp, float, ast.expr] | None:
     """`h + h * cos(π * t)` with its full height, 2 h, and its `t`."""
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add):
+    if not is_operation(node, ast.Add):
         return None
     half, wave = read_value(node.left), node.right
-    if isinstance(wave, ast.BinOp) and isinstance(wave.op, ast.Mult) and read_value(wave.left) == half:
+    if is_operation(wave, ast.Mult) and read_value(wave.left) == half:
         wave = wave.right
     elif half != 1:
         return None
-    if not isinstance(half, int | float) or not isinstance(wave, ast.Call) or last_name(wave.func) != "cos":
+    if not isinstance(half, int | float) or not is_call(wave, "cos"):
         return None
     angle = wave.args[0]
-    if isinstance(angle, ast.BinOp) and isinstance(angle.op, ast.Mult) and last_name(angle.left) == "pi":
+    if is_operation(angle, ast.Mult) and last_name(angle.left) == "pi":
         return node, 2.0 * half, angle.right
     return None
 
@@ -108,9 +107,9 @@ def _is_plateau(node: ast.If) -> bool:
 
 def _is_fall(node: ast.AST) -> bool:
     """`(1 - t) / share`."""
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Div) or not isinstance(node.left, ast.BinOp):
+    if not is_operation(node, ast.Div) or not is_operation(rest := node.left, ast.Sub):
         return False
-    return isinstance(node.left.op, ast.Sub) and is_one(node.left.left) and last_name(node.left.right) in ("progress", "t", "x", "frac")
+    return is_one(rest.left) and last_name(rest.right) in ("progress", "t", "x", "frac")
 
 
 def _unbranch(draft: Draft, node: ast.If) -> None:
@@ -158,7 +157,7 @@ def _rate_floor(draft: Draft, rng: random.Random) -> str:
 
 def _factors(node: ast.expr) -> Iterator[ast.expr]:
     """What a product multiplies; the node itself where it is none."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+    if is_operation(node, ast.Mult):
         yield from _factors(node.left)
         yield from _factors(node.right)
     else:
@@ -178,7 +177,7 @@ def _group_schedule(draft: Draft, rng: random.Random) -> str:
     """Vectors and scalars, or all that Muon does not update, on a schedule of their own."""
     write = written(draft.parent, "lr")
     value = write.value
-    if not is_operation(value, ast.Mult) or not isinstance(value, ast.BinOp) or names_in(value.left) != {write.group}:
+    if not is_operation(value, ast.Mult) or names_in(value.left) != {write.group}:
         raise MisfitError("the rate is no product of a full rate and a factor")
     if _names_a_rate(draft, value.right):
         raise MisfitError("what the group is multiplied by is a rate")
@@ -221,11 +220,11 @@ def _ramp(draft: Draft, rng: random.Random) -> tuple[ast.FunctionDef, ast.Call]:
     found = []
     for function in functions(draft.parent):
         nodes = list(own_nodes(function))
-        bent = {id(n.left) for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)}
+        bent = {id(n.left) for n in nodes if is_operation(n, ast.Pow)}
         bent |= {id(inner) for n in nodes if is_call(n, "cos") for inner in ast.walk(n)}
         for node in nodes:
-            if isinstance(node, ast.Call) and is_call(node, "min") and len(node.args) == 2 and id(node) not in bent:
-                quotients = [a for a in node.args if isinstance(a, ast.BinOp) and isinstance(a.op, ast.Div)]
+            if is_call(node, "min") and len(node.args) == 2 and id(node) not in bent:
+                quotients = [a for a in node.args if is_operation(a, ast.Div)]
                 if quotients and any(is_one(a) for a in node.args) and _STEP.search(ast.unparse(quotients[0].left)):
                     found.append((function, node))
     chosen = pick(found, rng)
@@ -255,7 +254,7 @@ def _decay_schedule(draft: Draft, rng: random.Random) -> str:
     if isinstance(value, ast.Call) and len(value.args) == 1:  # `get_weight_decay(progress)`
         value = _returned(draft, value)
         time = next(iter(names_in(value) & {"progress", "t", "frac"}), time)
-    if not is_operation(value, ast.Mult) or not isinstance(value, ast.BinOp):
+    if not is_operation(value, ast.Mult):
         if time in ast.unparse(value):
             raise MisfitError("weight decay is no product")
         full, now = atom(draft.source, value), ""

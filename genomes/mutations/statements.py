@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from genomes.mutations.anatomy import blocks, functions, own_nodes
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program, pick
-from genomes.mutations.patterns import is_operation, is_touchable, neighbours, shown
-from genomes.nodes import last_name, names_in
+from genomes.mutations.patterns import is_touchable, neighbours, shown
+from genomes.nodes import is_operation, last_name, names_in
 
 _ENTRIES = ("build_model", "main")  # what the harness calls
 _RESHAPES = re.compile(r"\b(transpose|permute|chunk|split|unbind|flatten|unsqueeze|squeeze|stack|cat|einsum|view|reshape|T|mT)\b|@|\[")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import random
+from typing import TypeGuard
 
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import forget, train_in_blocks, train_in_stack
 from genomes.mutations.network import Stack, embedding, remember, stack, width_in
 from genomes.mutations.norms import normed
-from genomes.mutations.patterns import atom, is_norm, is_operation
+from genomes.mutations.patterns import atom, is_norm
 from genomes.mutations.sublayers import branches
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in
 
 
 def _layer_scale(draft: Draft, rng: random.Random) -> str:
@@ -35,17 +36,15 @@ def _factors(found: Stack) -> list[tuple[str, ast.BinOp, ast.BinOp | None]]:
     result = []
     for statement in found.loop.body:
         if isinstance(statement, ast.Assign) and statement is not found.step:
-            products = [node for node in ast.walk(statement) if _is_factor(node, found.index)]
-            for product in products:
-                around = next((s for s in ast.walk(statement) if is_operation(s, ast.Add) and product in (s.left, s.right)), None)  # type: ignore[attr-defined]
-                assert isinstance(product, ast.BinOp)
-                result.append((last_name(product.left), product, around if isinstance(around, ast.BinOp) else None))
+            for product in (node for node in ast.walk(statement) if _is_factor(node, found.index)):
+                around = next((s for s in ast.walk(statement) if is_operation(s, ast.Add) and product in (s.left, s.right)), None)
+                result.append((last_name(product.left), product, around))
     return result
 
 
-def _is_factor(node: ast.AST, index: str) -> bool:
+def _is_factor(node: ast.AST, index: str) -> TypeGuard[ast.BinOp]:
     """`self.a[i] * name`."""
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult) or not isinstance(part := node.left, ast.Subscript):
+    if not is_operation(node, ast.Mult) or not isinstance(part := node.left, ast.Subscript):
         return False
     owner = part.value
     return isinstance(owner, ast.Attribute) and names_in(part.slice) == {index} and isinstance(node.right, ast.Name)
@@ -76,7 +75,7 @@ def _channel_factors(draft: Draft, rng: random.Random) -> str:
         for node in ast.walk(found.module.init):
             made = isinstance(node, ast.Assign) and last_name(node.targets[0]) == name and isinstance(node.value, ast.Call)
             inner = node.value.args[0] if made and node.value.args else None  # type: ignore[attr-defined]
-            if isinstance(inner, ast.Call) and last_name(inner.func) in ("ones", "zeros") and len(inner.args) == 1:
+            if is_call(inner, "ones", "zeros") and len(inner.args) == 1:
                 options.append((name, product, inner))
     if not options:
         raise MisfitError("no factors, or per channel already")

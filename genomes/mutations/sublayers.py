@@ -10,7 +10,7 @@ from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Module, linears, modules, root, stack, unconditional
 from genomes.mutations.patterns import ACTIVATIONS, calls_self, squares
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in
 
 _QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
 _LAYER = re.compile(r"layer(_?(idx|index|id|number))?|i|idx|index|depth_index")
@@ -62,7 +62,7 @@ def feed(parent: Program) -> Feed:
     """The first module with an activation of a linear layer, itself or through a name, and a linear layer of the same hidden width."""
     for module in modules(parent):
         layers = linears(module)
-        for call in (node for node in ast.walk(module.forward) if isinstance(node, ast.Call) and last_name(node.func) in ACTIVATIONS):
+        for call in (node for node in ast.walk(module.forward) if is_call(node, *ACTIVATIONS)):
             if not call.args:
                 continue
             up = next((layers[name] for name in _calls_behind(module, call.args[0]) if name in layers), None)
@@ -108,7 +108,7 @@ def head_shape(parent: Program, spot: Attention) -> tuple[str, str]:
     for statement in spot.module.forward.body:
         if not isinstance(statement, ast.Assign) or spot.query not in {name for target in statement.targets for name in names_in(target)}:
             continue
-        for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call) and last_name(node.func) in ("view", "reshape")):
+        for call in (node for node in ast.walk(statement) if is_call(node, "view", "reshape")):
             if len(call.args) == 4:
                 return parent.source.code(call.args[2]), parent.source.code(call.args[3])
     raise MisfitError("no view of the queries")
@@ -120,7 +120,7 @@ def branches(parent: Program) -> list[tuple[Module, ast.BinOp, ast.Call]]:
     result = []
     for module in modules(parent):
         for node in unconditional(module.forward):
-            if module.node is top or not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add):
+            if module.node is top or not is_operation(node, ast.Add):
                 continue
             if calls_self(call := node.right):
                 result.append((module, node, call))

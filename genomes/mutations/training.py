@@ -14,7 +14,7 @@ from genomes.mutations.anatomy import parameters
 from genomes.mutations.constants import layers_where
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
 from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, replaced, shown, without
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in
 from genomes.source import Splice
 
 _INIT = re.compile(r"init", re.IGNORECASE)
@@ -46,10 +46,9 @@ def _fall(parent: Program, rng: random.Random) -> Rewrite | None:
 
 
 def _is_fall(place: Place) -> bool:
-    node = place.node
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Div) or not isinstance(left := node.left, ast.BinOp):
+    if not is_operation(place.node, ast.Div) or not is_operation(rest := place.node.left, ast.Sub):
         return False
-    return isinstance(left.op, ast.Sub) and is_one(left.left) and not isinstance(place.parent, ast.BinOp)
+    return is_one(rest.left) and not isinstance(place.parent, ast.BinOp)
 
 
 def _zero_init(parent: Program, rng: random.Random) -> Rewrite | None:
@@ -77,7 +76,7 @@ def _init_distribution(parent: Program, rng: random.Random) -> Rewrite | None:
     options = []
     for place in parent.places:
         call = place.node
-        if not _INIT.search(place.name) or not isinstance(call, ast.Call) or last_name(call.func) != "uniform_" or len(call.args) < 2:
+        if not _INIT.search(place.name) or not is_call(call, "uniform_") or len(call.args) < 2:
             continue
         tensor, bound = call.args[:-2], parent.source.code(call.args[-1])
         function = parent.source.code(call.func).removesuffix("uniform_") + "normal_"
@@ -111,13 +110,8 @@ def _steps(statement: ast.stmt) -> bool:
 
 def _no_nesterov(parent: Program, rng: random.Random) -> Rewrite | None:
     """`grads.lerp(mean, momentum)` looks ahead; `mean` alone is plain momentum."""
-    found = [place for place in in_recipe(parent) if isinstance(place.node, ast.Call) and last_name(place.node.func) in ("lerp", "lerp_")]
-    inner = [
-        place
-        for place in found
-        if not isinstance(place.parent, ast.Expr) and isinstance(place.node, ast.Call) and len(place.node.args) == 2
-    ]
-    place = pick(inner, rng)
+    calls = [place for place in in_recipe(parent) if is_call(place.node, "lerp", "lerp_") and len(place.node.args) == 2]
+    place = pick([place for place in calls if not isinstance(place.parent, ast.Expr)], rng)
     if place is None or not isinstance(place.node, ast.Call):
         return None
     return replaced(parent, place, parent.source.code(place.node.args[0]), "plain momentum")

@@ -12,7 +12,7 @@ from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import attributes, depth, linears, modules, remember, stack, width_in
 from genomes.mutations.sublayers import attention
-from genomes.nodes import last_name, names_in
+from genomes.nodes import is_call, last_name, names_in
 
 _ABOUT_VALUES = re.compile(r"value_emb|has_ve|value_lookup", re.IGNORECASE)
 
@@ -28,7 +28,7 @@ def _value_residual(draft: Draft, rng: random.Random) -> str:
         call
         for module in blocks
         for call in ast.walk(module.forward)
-        if isinstance(call, ast.Call) and last_name(call.func) in attributes(module.init, re.compile(spot.module.name))
+        if is_call(call, *attributes(module.init, re.compile(spot.module.name)))
     ]
     if len(blocks) != 1 or len(calls) != 1:
         raise MisfitError("attention is called elsewhere")
@@ -122,11 +122,11 @@ def _wide_gate(draft: Draft, rng: random.Random) -> str:
     spot = attention(draft.parent)
     for statement in spot.module.init.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-        layers = [n for n in ast.walk(statement) if isinstance(n, ast.Call) and last_name(n.func) == "Linear" and len(n.args) == 2]
+        layers = [n for n in ast.walk(statement) if is_call(n, "Linear") and len(n.args) == 2]
         if not isinstance(target, ast.Attribute) or "gate" not in target.attr or len(layers) != 1 or target.attr in linears(spot.module):
             continue
         for call in ast.walk(spot.module.forward):
-            if isinstance(call, ast.Call) and last_name(call.func) == target.attr and isinstance(part := call.args[0], ast.Subscript):
+            if is_call(call, target.attr) and isinstance(part := call.args[0], ast.Subscript):
                 draft.replace(layers[0].args[0], width_in(draft.parent, spot.module))
                 draft.replace(part, draft.code(part.value))
                 return f"{spot.module.name}: {target.attr} sees all channels"

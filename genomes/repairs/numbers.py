@@ -11,6 +11,7 @@ from genomes.checks.arithmetic import Constants
 from genomes.checks.guards import constants_of, involved, refusals, running
 from genomes.checks.outline import CONSTITUTION
 from genomes.knobs import knobs, set_knobs
+from genomes.nodes import is_operation
 from genomes.repairs.case import Case, Repaired
 
 _BATCH = re.compile(r"(?i)^(?:(?:device|micro|per_device|local|train)_?)?(?:batch|bs|b)(?:_?size)?$")
@@ -124,11 +125,7 @@ def _divides(found: Case, name: str) -> bool:
         body = getattr(scope.node, "body", [])
         for statement in body if isinstance(body, list) else [body]:
             for node in ast.walk(statement):
-                if (
-                    isinstance(node, ast.BinOp)
-                    and isinstance(node.op, ast.FloorDiv | ast.Div)
-                    and name in involved(node.right, scope, found.constants)
-                ):
+                if is_operation(node, ast.FloorDiv, ast.Div) and name in involved(node.right, scope, found.constants):
                     return True
     return False
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from genomes.checks.arithmetic import Constants
 from genomes.checks.outline import Scope, parts
-from genomes.nodes import Function, last_name
+from genomes.nodes import Function, is_operation, last_name
 from genomes.repairs.case import Case, Repaired
 from genomes.source import Splice
 from genomes.units import first_line
@@ -151,7 +151,7 @@ def _size(node: ast.expr, constants: Constants, module: Scope) -> float | None:
         return float(known)
     if isinstance(node, ast.Name | ast.Attribute):
         return 1.0
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+    if is_operation(node, ast.Mult):
         left, right = _size(node.left, constants, module), _size(node.right, constants, module)
         return left * right if left is not None and right is not None else None
     return None
