@@ -266,10 +266,10 @@ def test_an_answer_that_a_router_broke_off_is_no_answer() -> None:
 @pytest.mark.usefixtures("no_waiting")
 def test_a_failing_request_is_tried_twice_and_a_refused_one_once() -> None:
     with ModelServer(BROKEN["errors"]) as server, pytest.raises(ModelError):
-        model(server.url).complete(ASKED)
+        model(server.url, timeout_seconds=30.0).complete(ASKED)
     assert len(server.requests) == 2
     with ModelServer(BROKEN["refuses the key"]) as server, pytest.raises(ModelError):
-        model(server.url).complete(ASKED)
+        model(server.url, timeout_seconds=30.0).complete(ASKED)
     assert len(server.requests) == 1
 
 
