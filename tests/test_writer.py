@@ -73,7 +73,7 @@ def ask(behaviour: Behaviour, *parents: str, shelf: Shelf | None = None, **setti
 def at(
     url: str, *parents: str, shelf: Shelf | None = None, prompt_bytes: int = 120_000, dry_run: Callable[[str], str] | None = None
 ) -> Answer:
-    model = Model(LlmConfig(url=url, model="scripted", timeout_seconds=2.0), KEY)
+    model = Model(LlmConfig(url=url, model="scripted", timeout_seconds=4.0), KEY)
     proposal = Proposal(7, CROSSOVER if len(parents) > 1 else MUTATE, parents or (FOUNDER.genome,), 1)
     writer = ModelWriter(model, lambda: Setting("Lower val_bpb.", "cpu", 10.0), prompt_bytes, dry_run)
     return writer(proposal, (shelf or Shelf()).library(), assess(()))
