@@ -42,7 +42,7 @@ from genomes.replies.spelling import indent_of
 from genomes.source import Source, Splice
 from genomes.units import first_line
 
-MOST_Definition = 64  # in a reply
+MOST_DEFINITIONS = 64  # in a reply
 _NAMED = 4  # candidates, in one message
 _CONSTANT = re.compile(r"_*[A-Z][A-Z0-9_]*")
 _BLOCK = "or use a search/replace block"
@@ -96,8 +96,8 @@ def definitions(snippets: Sequence[Snippet], page: Page) -> list[Cut]:
     Raises:
         EditError: a name is not clear, nothing uses what is new, or a statement is neither definition nor constant.
     """
-    if sum(len(found.statements) for found in snippets) > 4 * MOST_Definition:
-        raise EditError(f"the reply has more than {4 * MOST_Definition} statements outside of functions: make one focused change")
+    if sum(len(found.statements) for found in snippets) > 4 * MOST_DEFINITIONS:
+        raise EditError(f"the reply has more than {4 * MOST_DEFINITIONS} statements outside of functions: make one focused change")
     plan, places = _Plan(page), list(definitions_in(page.source.tree.body))
     known = {ast.dump(statement) for statement in page.source.tree.body}
     for found in snippets:
@@ -270,8 +270,8 @@ def _placed(plan: _Plan) -> Iterator[Cut]:
 
 def _uses(new: Sequence[_New], names: Sequence[set[str]]) -> Iterator[tuple[_New, int]]:
     """Each new thing with the top-level statement that first uses it, directly or through others that are new."""
-    if len(new) > MOST_Definition:
-        raise EditError(f"the reply has more than {MOST_Definition} new functions, classes and constants: make one focused change")
+    if len(new) > MOST_DEFINITIONS:
+        raise EditError(f"the reply has more than {MOST_DEFINITIONS} new functions, classes and constants: make one focused change")
     never = len(names)
     used = {one.name: next((index for index, there in enumerate(names) if one.name in there), never) for one in new}
     needs = {one.name: names_in(one.node) & used.keys() - {one.name} for one in new}
