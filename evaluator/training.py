@@ -159,8 +159,6 @@ class TrainingRun:
         if self._vocabulary is not None:
             return self._fail(Reason.CONTRACT, "batches() was started twice")
         self._asked = time.monotonic()
-        if (early := self._early_work()) is not None:
-            return early
         try:
             vocabulary = self._packed(message["vocab_size"])
         except LookupError as error:
@@ -170,6 +168,8 @@ class TrainingRun:
         rows = self.lend(vocabulary.train.file)
         try:
             prefault(rows)
+            if (early := self._early_work()) is not None:  # not sooner: what it has started may go on while it waits for all this
+                return early
             self.phase, self._vocabulary = Phase.TRAIN, vocabulary
             self._clock_start = time.monotonic()
             go = {"op": "go", "budget_seconds": self.budget_seconds, "rows": vocabulary.train.rows, "row_tokens": self.data.length + 1}

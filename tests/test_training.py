@@ -17,7 +17,8 @@ from conftest import SmallLab
 from evaluator import data as datafolder
 from evaluator import sandbox
 from evaluator.inside import wire
-from evaluator.outcome import Failed, Reason
+from evaluator.meter import Worked
+from evaluator.outcome import Failed, Phase, Reason
 from evaluator.training import Limits, Trained, TrainingRun
 
 START = {"op": "start", "batch_size": 1, "vocab_size": 256}
@@ -80,6 +81,36 @@ def test_the_clock_starts_after_what_would_disturb_it(told: Told, channel: tuple
     os.close(answer[1][0])
     assert isinstance(ended, Failed)
     assert ended.curve[0].seconds < 0.2  # on a clock that did not run meanwhile
+
+
+class Busy:
+    """A process that spends time on a core when it is told to."""
+
+    seconds = 0.0
+
+    def note_work(self, worked: Worked) -> None:
+        worked.seconds = self.seconds
+
+    def spend(self) -> None:
+        self.seconds += 0.6
+
+    def end(self) -> sandbox.Exit:
+        return sandbox.Exit(0, None, 0)
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.5, True), (0.7, False), (0.0, False)])
+def test_what_works_on_while_it_waits_for_the_clock_has_worked_before_it(
+    channel: tuple[socket.socket, socket.socket], small_lab: SmallLab, tmp_path: Path, share: float, refused: bool
+) -> None:
+    """Packing a vocabulary and scoring the program before it can take a minute."""
+    (ours, theirs), busy, limits = channel, Busy(), Limits(setup_work_share=share, setup_work_seconds=0.0)
+    theirs.sendall(b"".join(map(framed, ({"op": "phase", "phase": "import"}, START))))
+    theirs.shutdown(socket.SHUT_WR)
+    data = datafolder.load(small_lab.data)
+    ended = TrainingRun(busy, ours, data, limits, 1.0, tmp_path / "weights.pt", before_clock=busy.spend).run()  # type: ignore[arg-type]
+    assert isinstance(ended, Failed)
+    assert (ended.phase is Phase.IMPORT) == refused
+    assert ("worked for 0.6 s on a core before its first real batch" in ended.message) == refused
 
 
 def test_who_says_what_prepare_says_has_trained(told: Told) -> None:
