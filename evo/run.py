@@ -237,9 +237,11 @@ def _drive(settings: Session, store: Store, executor: Executor, assembled: Assem
             stopped = True
     if settings.config.run.executor == "ray":
         say("ending Ray and the slots' processes…")  # which takes seconds: before the last words, so that the shell comes right after them
-    executor.close()
-    for line in closing_words(driver, settings, stopped):
-        say(line)
+    try:
+        executor.close()
+    finally:  # whoever does not wait for that has them all the same
+        for line in closing_words(driver, settings, stopped):
+            say(line)
     return STOPPED if stopped else 0
 
 

@@ -29,6 +29,7 @@ from evo.core.history import EXPLORATIONS
 from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, Record
 from evo.errors import UserError
 from evo.evaluate import main as evaluate
+from evo.executor import InlineExecutor
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
@@ -244,6 +245,24 @@ def test_a_limit_below_what_there_is_says_how_much_there_is(done: Path, capsys: 
     assert "the run has 6 new genomes already, and the limit is 3: nothing new is explored" in capsys.readouterr().out
     assert main([str(done), "--evals", "6", *INLINE]) == 0
     assert "already" not in capsys.readouterr().out
+
+
+def test_who_does_not_wait_for_the_end_of_the_slots_hears_what_came_of_the_run(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends, close = iter([KeyboardInterrupt()]), InlineExecutor.close
+
+    def impatient(executor: InlineExecutor) -> None:
+        for interrupt in ends:
+            raise interrupt
+        close(executor)
+
+    monkeypatch.setattr(InlineExecutor, "close", impatient)
+    assert main(["run", "--lab", str(lab), "--evals", "1", *INSTANT]) == 130
+    said = capsys.readouterr()
+    assert "done: 1 new genome evaluated" in said.out
+    assert "to see more:" in said.out
+    assert "go on: python -m evo.run run" in said.err
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
