@@ -88,6 +88,16 @@ def test_the_api_serves_trials_notes_curves_and_importances(run: Path) -> None:
     assert sum(i["importance"] for i in importances) == pytest.approx(1.0)
 
 
+def test_the_api_serves_importances_before_anything_has_moved(tmp_path: Path) -> None:
+    """While the seed is calibrated, and as long as only the code differs: it divides by how many parameters there are."""
+    tuned_run(tmp_path / "run", [{}, {}])
+    StudyView(tmp_path / "run").refresh(standing(tmp_path / "run"), whole=False)
+    with dashboard(tmp_path / "run") as address:
+        (summary,) = ask(address, "studies")["study_summaries"]
+        (importances,) = ask(address, f"studies/{summary['study_id']}/param_importances")["param_importances"]
+    assert len(importances) == 1
+
+
 def test_an_open_dashboard_follows_the_run_also_when_a_species_study_is_made_anew(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     tuned_run(run_dir, [{"MATRIX_LR": 0.05}, {"MATRIX_LR": 0.06}, {"DEPTH": 6}, {"DEPTH": 5}, {"MATRIX_LR": 0.03, "DEPTH": 3}])

@@ -16,7 +16,7 @@ Left out: keeping what people write into the dashboard; a parameter whose value 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -203,12 +203,21 @@ def placed_in(knob: Knob, value: Value) -> tuple[BaseDistribution, Value] | None
     return IntDistribution(int(low), int(high), log=knob.log), int(value)
 
 
-def _params(board: _Board, values: Mapping[str, Value], moved: Container[str]) -> Params:
+def _params(board: _Board, values: Mapping[str, Value], moved: Set[str]) -> Params:
     """The parameters of a trial: knobs that have `moved`. Optuna gives one that is the same in all trials a row among the importances, and
     some importance if it has a range; thirty of them hide the few that matter."""
-    names = [name for name in board.knobs if name in moved and name in values and name in board.reader.knobs]
-    placed = {name: placed_in(board.reader.knobs[name], values[name]) for name in names}
-    return {name: found for name, found in placed.items() if found is not None}
+    known = [name for name in board.knobs if name in values and name in board.reader.knobs]
+    placed = {name: placed_in(board.reader.knobs[name], values[name]) for name in known}
+    found = {name: there for name, there in placed.items() if there is not None}
+    return {name: there for name, there in found.items() if name in moved} if moved else _still(found)
+
+
+def _still(found: Params) -> Params:
+    """One number whose range is its value, for trials before anything has moved: a dashboard divides by how many parameters there are."""
+    for name, (distribution, value) in found.items():
+        if isinstance(distribution, FloatDistribution | IntDistribution) and isinstance(value, int | float):
+            return {name: (type(distribution)(value, value, log=distribution.log), value)}  # type: ignore[arg-type]  # whole where it must be
+    return {}
 
 
 def _read(reader: Reader, text: str) -> dict[str, Value]:
