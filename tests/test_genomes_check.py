@@ -109,6 +109,7 @@ def test_names_of_the_standard_library_are_defined():
         "WIDTH, HEADS = 64, 3\n\n\ndef split(x):\n    return x // max(1, WIDTH // HEADS)",
         "STEPS = 0\n\n\ndef share(step):\n    return step / STEPS\n\n\nNEVER = 1 / STEPS if STEPS else 0.0",
         "STEPS = 0\n\n\ndef shares():\n    if STEPS == 0:\n        return []\n    return [1 / STEPS]\n\n\nX = shares()",
+        "STEPS = 0\n\n\ndef none():\n    assert STEPS == 0, f'{1 / STEPS} a step'\n\n\nX = none()",
         "ZERO = 0.0\nX, Y = torch.ones(2) / ZERO, '%d' % ZERO",
         "def f(x):\n    return x\n\n\nif torch.cuda.is_available():\n    def f(x, y):\n        return x\n\n\ndef g():\n    return f(1, 2)",
     ],

@@ -103,7 +103,7 @@ def always(statement: ast.stmt) -> Iterator[ast.AST]:
             open_ += heads
             continue
         yield node
-        open_ += ast.iter_child_nodes(node)
+        open_ += [node.test] if isinstance(node, ast.Assert) else ast.iter_child_nodes(node)  # its message is for failures
 
 
 def refused(statement: ast.stmt, scope: Scope, constants: Constants) -> ast.expr | None:
