@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-SHARE, LEAST = 1 / 16, 160  # rows sent again: their share, and the fewest, which on the CPU profile are all
+SHARE, LEAST = 1 / 16, 160  # rows sent again: their share, and the fewest: all on the CPU profile, from 1024 tokens in the vocabulary on
 CANDIDATES = 16  # positions tried; in every other twin the foreign tokens follow the best predicted of them
 ROW_MEAN_NATS, ROW_MAX_NATS = 0.01, 0.25  # disagreement of a row that rounding in bfloat16 explains
 LAST_NATS, ALL_NATS = 0.003, 0.001  # means over twins: by how much more the last predictions may change than others, and all lose
