@@ -430,7 +430,8 @@ def test_reasoning_is_no_edit(name: str) -> None:
     for opening, closing in (("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<seed:think>", "</seed:think>")):
         assert patch(TRAIN, f"{opening}What if\n{draft}\nNo.{closing}{final}") == wanted
     channels = "<|channel|>{}<|message|>What if\n{}<|end|><|start|>assistant<|channel|>final<|message|>{}"
-    assert patch(TRAIN, channels.format("analysis", draft, final)) == wanted
+    for end in ("", "<|end|>", "<|return|>"):
+        assert patch(TRAIN, channels.format("analysis", draft, final) + end) == wanted
     assert "no block, diff" in message(f"<|channel|>analysis<|message|>{draft}", TRAIN)
     assert "no block, diff" in message(f"<think>\n{draft}", TRAIN)
     assert patch(TRAIN, f"{final}\n<think>\n{draft}") == wanted

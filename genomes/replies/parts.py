@@ -107,8 +107,10 @@ def answer(reply: str) -> list[str]:
 def _final(reply: str) -> str:
     """What stands in the last channel `final` of a reply in channels; all of a reply that has no channels."""
     channels = list(_CHANNEL.finditer(reply))
-    start = next((channel.end() for channel in reversed(channels) if channel[1] == "final"), len(reply) if channels else 0)
-    return reply[start:]
+    if not channels:
+        return reply
+    start = next((channel.end() for channel in reversed(channels) if channel[1] == "final"), len(reply))
+    return reply[start:].removesuffix("<|end|>").removesuffix("<|return|>")
 
 
 def parts(lines: Iterable[str]) -> list[Part]:
