@@ -1,7 +1,7 @@
 """The Optuna study of a run, which `optuna-dashboard RUN/optuna.log` opens: a view of the store, written in step with the run.
 
     all evaluations     one trial per evaluation; parameters are those of the seed program's tunable named constants that had moved when
-                        the trial was written, which is once: made anew, all trials have all of them
+                        the trial was written, which is once: made anew, all trials have all of them. Before any has moved, one stands still
     species ID, tuned   one trial per evaluation of a species that was tuned; parameters are the values that moved within it, so the
                         study is made anew, under a new number, when more have moved
 
