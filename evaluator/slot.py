@@ -10,8 +10,8 @@ Out of reach, at the strongest level:
 - Text before the clock: sources of installed libraries resemble the embedded default data, and a program's own text can carry knowledge.
   Both are bounded by `setup_seconds`, to which the scoring of the previous program adds its time where they overlap, and where a profile
   allows no compilation also by `setup_work_share`, a little time on a core. A set-up that is longer than the seed genome's is flagged. With
-  data of one's own (--from) the former is no use. Looks are a fifth of a second apart there, and what is built anew to be scored may read
-  such text as well, up to `score_seconds`.
+  data of one's own (--from) the former is no use. Looks are as far apart there, and what is built anew to be scored may read such text as
+  well, up to `score_seconds`.
 - Luck: a program may ignore its seed, and then keeps the luck of a seed of its own, about one sd over seeds, in every confirmation.
 - A look ahead, or learning while scored, that changes less than 0.003 nats a token (twins.py).
 - A compile cache that the programs of one slot share, where a profile allows one: it could carry weights or training rows, or code for

@@ -27,8 +27,7 @@ from evaluator.sandbox import Exit, Process
 
 _CURVE_POINTS_MAX = 400
 _MESSAGES, _MESSAGES_A_SECOND = 100, 20  # most messages of a program; prepare.py sends five a second of the budget, and few more
-_LOOK_SECONDS = 0.05  # between two looks at what a program does in its grace
-_SETUP_LOOK_SECONDS = 0.2  # the same before the clock
+_LOOK_SECONDS = 0.05  # between two looks at what a program does before the clock or in its grace
 _LOSSES_TOLD = 3  # last losses kept with a failure, beside its curve
 _CURVE_BEGINNING = 16  # first points, never thinned out: two runs are compared by them
 _PEAK_GIB_MAX = 1e6  # most that a process can report of its memory: more than any machine has
@@ -140,7 +139,7 @@ class TrainingRun:
             case "phase":
                 self.phase = Phase(message["phase"])
                 if self._before is None and self.limits.setup_work_share:  # the first comes before the program's own text is run
-                    self._before = Looks(self.process.note_work, 0.0, _SETUP_LOOK_SECONDS)
+                    self._before = Looks(self.process.note_work, 0.0, _LOOK_SECONDS)
             case "start":
                 return self._start_clock(message)
             case "step":
