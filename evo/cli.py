@@ -50,11 +50,11 @@ def entry(name: str, main: Callable[[], int]) -> int:
     return code
 
 
-def tell(line: str, stream: TextIO | None = None) -> None:
-    """Prints a line at once; on a terminal, lines that break between words."""
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, or several, at once; on a terminal they break between words."""
     stream = stream or sys.stdout
     width = width_of(stream)
-    print(folded(line, width) if width else line, file=stream, flush=True)
+    print("\n".join(folded(line, width) for line in text.split("\n")) if width else text, file=stream, flush=True)
 
 
 def width_of(stream: TextIO) -> int:

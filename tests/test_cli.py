@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import pty
+import struct
 import sys
+import termios
 from contextlib import closing
 
 import pytest
@@ -48,3 +51,11 @@ def test_only_a_terminal_has_lines_broken(capsys: pytest.CaptureFixture[str]) ->
     main, side = pty.openpty()
     with closing(os.fdopen(main, "rb", buffering=0)), open(side, "w", encoding="utf-8") as terminal:
         assert width_of(terminal) == os.get_terminal_size(side).columns
+
+
+def test_lines_of_a_message_stay_apart_on_a_terminal() -> None:
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    with closing(os.fdopen(main, "rb", buffering=0)) as screen, open(side, "w", encoding="utf-8") as terminal:
+        tell("one line of it\nanother that is too long", terminal)
+        assert screen.read(200).decode().splitlines() == ["one line of it", "another that is too", "  long"]
