@@ -54,7 +54,7 @@ def tell(text: str, stream: TextIO | None = None) -> None:
     """Prints a line, or several, at once; on a terminal they break between words."""
     stream = stream or sys.stdout
     width = width_of(stream)
-    print("\n".join(folded(line, width) for line in text.split("\n")) if width else text, file=stream, flush=True)
+    print("\n".join(folded(line, width) for line in text.split("\n")), file=stream, flush=True)
 
 
 def width_of(stream: TextIO) -> int:
@@ -67,8 +67,12 @@ def width_of(stream: TextIO) -> int:
 
 def folded(line: str, width: int) -> str:
     """The line, broken between words where a terminal would break it inside one; what follows stands under the last column of a table.
-    A command at the end is left whole, since it is there to be copied."""
-    if len(line) <= width or line.startswith(("  python -m ", "  optuna-dashboard ")):
+    A command at the end is left whole, since it is there to be copied.
+
+    Args:
+        width: columns of the terminal; 0: there is none, and nothing is broken.
+    """
+    if not width or len(line) <= width or line.startswith(("  python -m ", "  optuna-dashboard ")):
         return line
     text, python, command = line.partition(" python -m ") if ": python -m " in line else (line, "", "")
     column = line.rfind("  ") + 2

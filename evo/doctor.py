@@ -298,7 +298,7 @@ def _text(check: Check, colour: bool, width: int) -> str:
     """A line on a check and one on its remedy, which break between words where a terminal of `width` columns would break them."""
     mark, code = _MARKS[check.state]
     lines = [f" {mark} {check.name:15s}{check.found}", *([f"{' ' * 18}→ {check.remedy}"] if check.remedy else [])]
-    text = "\n".join(folded(line, width) for line in lines) if width else "\n".join(lines)
+    text = "\n".join(folded(line, width) for line in lines)
     return text.replace(mark, f"\x1b[{code}m{mark}\x1b[0m", 1) if colour else text
 
 

@@ -27,7 +27,7 @@ def test_a_line_breaks_between_words_and_loses_none(width: int) -> None:
 
 
 def test_a_line_that_fits_is_left_as_it_is() -> None:
-    assert folded(SENTENCE, len(SENTENCE)) == SENTENCE
+    assert folded(SENTENCE, len(SENTENCE)) == folded(SENTENCE, 0) == SENTENCE
 
 
 def test_a_command_is_left_whole_to_be_copied() -> None:
