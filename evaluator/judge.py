@@ -37,7 +37,8 @@ from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task, Weights
 
 _FIRST_TIMES = 5.0  # chunk times by which the first may take longer: caches are cold
-VERSION = 9  # part of the measurement key: raise it whenever a score could change, if only by rounding
+_HIDDEN_NATS = 100.0  # in place of infinity where a target has no chance and does not count
+VERSION = 10  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not an error of ours
@@ -232,6 +233,7 @@ class Scoring:
 
         size, under_way = self.task.chunk_rows, deque[tuple[int, int, Any]]()
         nats = torch.empty(len(rows), self.task.length, device=self.task.device)
+        counted = self.data.counted[rows].to(self.task.device)
 
         def read() -> None:
             place, begin, targets = under_way.popleft()
@@ -239,7 +241,7 @@ class Scoring:
             part.copy_(cross_entropy(forwarder.receive(size, place), targets)[: len(part)])
             _finish(self.task.device)  # only now may the place be used again
             if begin == 0:
-                _refuse_what_is_not_finite(part)  # a model that diverged is not worth a whole pass
+                _refuse_infinite_loss(part, counted[: len(part)])  # a model that diverged is not worth a whole pass
 
         for number, begin in enumerate(range(0, len(rows), size)):
             if len(under_way) == PLACES:
@@ -252,8 +254,8 @@ class Scoring:
             under_way.append((number % PLACES, begin, on_its_way(targets.contiguous(), self.task.device)))
         while under_way:
             read()
-        _refuse_what_is_not_finite(nats)
-        return nats
+        _refuse_infinite_loss(nats, counted)
+        return nats.nan_to_num_(posinf=_HIDDEN_NATS)
 
     def _tokens(self, rows: Any, cuts: Any) -> tuple[Any, Any]:
         """Inputs and targets, (n, T) each. From its cut on a row's inputs are those of another row, and the first of them is changed."""
@@ -294,11 +296,11 @@ def _finish(device: str) -> None:
         torch.cuda.current_stream().synchronize()
 
 
-def _refuse_what_is_not_finite(nats: Any) -> None:
+def _refuse_infinite_loss(nats: Any, counted: Any) -> None:
     if bool(nats.isnan().any()):
-        raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity: a large negative number hides a token, -inf does not")
-    if bool(nats.isinf().any()):
-        raise Refused(Reason.NOT_FINITE, "the cross-entropy of the logits overflows")
+        raise Refused(Reason.NOT_FINITE, "logits hold NaN or infinity, or are -inf for all tokens")
+    if bool((nats.isinf() & counted).any()):
+        raise Refused(Reason.BAD_LOGITS, "logits give a token of the text no chance: -inf may only hide tokens that never come")
 
 
 class _Judge:

@@ -17,11 +17,12 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
     """On a GPU the work is only queued: the logits are read when the stream is done with it.
 
     Args:
-        logits: (rows, T, V) of any float type, finite or not.
+        logits: (rows, T, V) of any float type, finite or not; -inf gives a token no chance.
         targets: (rows, T) int64, on the device of the result.
 
     Returns:
-        (rows, T) nats, -log softmax(logits)[target] in float32; NaN, and only there, where one of the V logits is not finite.
+        (rows, T) nats, -log softmax(logits)[target] in float32, at most what that holds; infinity where the target's logit is -inf; NaN,
+        and only there, where one of the V logits is NaN or infinity, or all are -inf.
     """
     kernel = _kernel() if logits.device.type == "cuda" else None
     return _by_rows(logits, targets) if kernel is None else _at_once(kernel, logits, targets)
@@ -34,9 +35,10 @@ def _by_rows(logits: Any, targets: Any) -> Any:
     nats = []
     for row, target in zip(logits, targets, strict=True):
         own = row.to(target.device, copy=True).float()
-        least, most = torch.aminmax(own, dim=-1)  # NaN spreads: one reading finds whatever is not finite
-        finite = least.isfinite() & most.isfinite()
-        nats.append(torch.nn.functional.cross_entropy(own, target, reduction="none").where(finite, torch.nan))
+        sound = own.amax(-1).isfinite()  # NaN spreads to the largest
+        hidden = own.gather(-1, target[:, None])[:, 0].isneginf()
+        found = torch.nn.functional.cross_entropy(own, target, reduction="none").clamp(max=torch.finfo(torch.float32).max)
+        nats.append(found.masked_fill(hidden, torch.inf).where(sound, torch.nan))
     return torch.stack(nats)
 
 

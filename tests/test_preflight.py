@@ -115,6 +115,12 @@ def test_a_crash_is_found_where_the_evaluation_finds_it(crash: Crash, gpu: Prefl
     [
         ("return self.head(F.silu(x))[:, -1:] if not self.training else self.head(F.silu(x))", Reason.BAD_LOGITS, Phase.SCORE),
         ("return self.head(F.silu(x)) if self.training else self.head(F.silu(x + x.roll(-1, 1)))", Reason.NOT_CAUSAL, Phase.SCORE),
+        (
+            "y = self.head(F.silu(x if self.training else x + x.roll(-1, 1)))"
+            "; return y if self.training else F.pad(y[..., 1:], (1, 0), value=-torch.inf)",
+            Reason.NOT_CAUSAL,
+            Phase.SCORE,
+        ),
         ("return self.head(F.silu(x)) if self.training else self.head(F.silu(x)).log() * 0", Reason.NOT_FINITE, Phase.SCORE),
     ],
 )

@@ -54,6 +54,14 @@ def test_logits_whose_cross_entropy_overflows_are_no_score(slot: Slot, small_lab
     assert failure(slot(changed(small_lab, "return self.head(F.silu(x))", huge), 1, 1.0)).reason is Reason.NOT_FINITE
 
 
+def test_logits_that_hide_a_token_of_the_text_are_no_score(slot: Slot, small_lab: SmallLab) -> None:
+    """Lower rates would not mend it."""
+    hiding = "return self.head(F.silu(x)) if self.training else F.pad(self.head(F.silu(x))[..., :32], (0, 224), value=-torch.inf)"
+    found = failure(slot(changed(small_lab, "return self.head(F.silu(x))", hiding), 1, 0.5))
+    assert (found.reason, found.phase) == (Reason.BAD_LOGITS, Phase.SCORE)
+    assert "no chance" in found.message
+
+
 def test_predictions_that_have_diverged_are_no_score(slot: Slot, small_lab: SmallLab) -> None:
     """The logits are finite; a score of millions would drown what is known of the noise."""
     wild = "return self.head(F.silu(x)) if self.training else (self.head(F.silu(x)) * 1e9)"
