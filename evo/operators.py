@@ -9,8 +9,8 @@
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base; conflicts go to the fitter parent
 
 Whatever goes wrong is an outcome, not an exception: Unwritten says why no program came of it, Duplicate names the candidate that has
-the same canonical tree. Randomness comes from (run seed, proposal index) alone. What a model writes (evo/llm/writer.py), or people hand in,
-passes `judge` as well.
+the same canonical tree, or the parent that does the same. Randomness comes from (run seed, proposal index) alone. What a model writes
+(evo/llm/writer.py), or people hand in, passes `judge` as well.
 """
 
 from __future__ import annotations
@@ -113,10 +113,11 @@ def _tune(proposal: Proposal, library: Library, rng: Random) -> Written:
     samples = species.samples(id_, library.known, library.history, library.belief, shelf)
     for _ in range(ATTEMPTS):
         step = propose(knobs, samples, library.belief.noise_sd, rng)
-        if step is None or not step.values:
+        values = genomes.effective(parent, step.values) if step is not None else {}
+        if step is None or not values:
             continue
-        moved = "; ".join(f"{knob.name} {knob.value} → {step.values[knob.name]}" for knob in knobs if knob.name in step.values)
-        last = judge(proposal, library, genomes.set_knobs(parent, step.values), f"{step.how}: {moved}" if step.how else moved)
+        moved = "; ".join(f"{knob.name} {knob.value} → {values[knob.name]}" for knob in knobs if knob.name in values)
+        last = judge(proposal, library, genomes.set_knobs(parent, values), f"{step.how}: {moved}" if step.how else moved)
         if last.outcome is None:
             break
     return last
@@ -167,6 +168,9 @@ def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written
     candidate = _candidate(proposal, text, one_line(note))
     if candidate.genome in library.known:
         return Written(candidate, "", Duplicate(library.known[candidate.genome].index))
+    for parent in proposal.parents:
+        if genomes.folded(text) == genomes.folded(library.texts(parent)):
+            return Written(candidate, "", Duplicate(library.known.get(parent, library.founder).index))
     return Written(candidate, text)
 
 

@@ -2,6 +2,7 @@
 
     identity, species, size    a hash of the program; the same with its knobs blanked; how large it is
     loss_code                  equal for programs whose reported losses mean the same
+    folded, effective          a hash of what can run; which new values of knobs change it
     knobs, set_knobs           every literal by name
     Reader, constants          values of many programs that are alike, without parsing each
     diff, apply, describe      edits between two programs; shortened: such a line, cut where it can be
@@ -24,6 +25,7 @@ from genomes.contract import Contract, check, contract_of
 from genomes.distance import distance
 from genomes.edits import Edit, apply, describe, diff
 from genomes.errors import EditError, GenomeError, KnobError, MutationError, ParseError
+from genomes.folded import effective, folded
 from genomes.knobs import Knob, knobs, set_knobs
 from genomes.literals import Value
 from genomes.losscode import loss_code
@@ -67,6 +69,8 @@ __all__ = [
     "describe",
     "diff",
     "distance",
+    "effective",
+    "folded",
     "identity",
     "knobs",
     "loss_code",

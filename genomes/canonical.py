@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 from genomes.knobs import inspect
-from genomes.literals import is_bare, read_value
+from genomes.literals import Value, is_bare, read_value
 from genomes.source import parse, read
 from genomes.units import blocks
 
@@ -21,6 +23,7 @@ _SEPARATOR = "\x00"
 SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})  # fields that say nothing about a program
 _CACHED_HASHES = 4096
 _CACHED_BLOCKS = 2048
+_AS_IT_IS: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,20 @@ def size(text: str) -> int:
     return _measure(text)[2]
 
 
-def canonical_form(node: ast.AST) -> str:
-    """A part of a program as it is hashed: equal for parts that differ only in layout, docstrings and spelling of literals."""
+def canonical_form(node: ast.AST, instead: Mapping[int, str] = _AS_IT_IS) -> str:
+    """A part of a program as it is hashed: equal for parts that differ only in layout, docstrings and spelling of literals.
+
+    Args:
+        instead: id(node) → what is written in its place.
+    """
     out = list[str]()
-    _write(node, out, frozenset())
+    _write(node, out, instead)
     return _SEPARATOR.join(out)
+
+
+def written(value: Value) -> str:
+    """The canonical form of a literal."""
+    return f"({type(value).__name__} {value!r})"
 
 
 @lru_cache(maxsize=_CACHED_HASHES)
@@ -68,8 +80,8 @@ def _canon(code: str) -> _Canon:
     full, blanked = list[str](), list[str]()
     for statement in found.source.tree.body:
         if not is_bare(statement):
-            _write(statement, full, frozenset())
-            _write(statement, blanked, frozenset(id(spot.node) for spot in found.spots if spot.blanked))
+            _write(statement, full, _AS_IT_IS)
+            _write(statement, blanked, {id(spot.node): "(?)" for spot in found.spots if spot.blanked})
     return _Canon(_SEPARATOR.join(full), _SEPARATOR.join(blanked), sum(1 for piece in full if piece.startswith("(")))
 
 
@@ -79,17 +91,17 @@ def _digest(forms: list[str]) -> str:
     return hashlib.sha256(_SEPARATOR.join(["(Module", *body, ")"]).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
-def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
+def _write(node: ast.AST, out: list[str], instead: Mapping[int, str]) -> None:
     """Append the canonical form; empty fields are left out, so that it does not depend on the version of Python."""
-    if id(node) in blanked:
-        out.append("(?)")
+    if id(node) in instead:
+        out.append(instead[id(node)])
         return
     if type(node) is ast.Name:  # the most frequent node by far
         out += ("(Name", "id", f"str {node.id!r}", ")")
         return
     value = read_value(node)
     if value is not None:
-        out.append(f"({type(value).__name__} {value!r})")
+        out.append(written(value))
         return
     out.append(f"({type(node).__name__}")
     for name in node._fields:
@@ -100,9 +112,9 @@ def _write(node: ast.AST, out: list[str], blanked: frozenset[int]) -> None:
             continue
         out.append(name)
         if isinstance(child, ast.AST):
-            _write(child, out, blanked)
+            _write(child, out, instead)
         elif isinstance(child, list):
-            _write_all(child, out, blanked)
+            _write_all(child, out, instead)
         else:
             out.append(f"{type(child).__name__} {_plain(child)}")
     out.append(")")
@@ -113,11 +125,11 @@ def _plain(value: object) -> str:
     return hex(value) if type(value) is int else repr(value)
 
 
-def _write_all(children: list[object], out: list[str], blanked: frozenset[int]) -> None:
+def _write_all(children: list[object], out: list[str], instead: Mapping[int, str]) -> None:
     for child in children:
         if isinstance(child, ast.AST):
             if not is_bare(child):
-                _write(child, out, blanked)
+                _write(child, out, instead)
         else:
             out.append(repr(child))  # None in a dictionary's keys (**), names of `global`
     out.append("]")

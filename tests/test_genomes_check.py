@@ -57,6 +57,25 @@ def test_children_of_the_catalogue_have_no_certain_mistake(seed):
     assert genomes.check(child) == ()
 
 
+def stopped(constants: str, test: str) -> bool:
+    """Whether a program is refused since these values stop it."""
+    body = f"{constants}\n\n\ndef build_model():\n    return None\n\n\ndef main():\n    if {test}:\n        raise ValueError('no')\n"
+    said = messages(WORLD + body)
+    assert all("values stop the program" in problem for problem in said), said
+    return bool(said)
+
+
+@pytest.mark.parametrize("width", ["CUSTOM or 512", "512 if CUSTOM is None else CUSTOM", "0 or 512", "7 and 512", "len([1, 2]) and 512"])
+def test_the_value_of_a_choice_is_what_python_takes(width):
+    assert not stopped(f"CUSTOM = None\nWIDTH = {width}", "WIDTH % 128")
+
+
+def test_a_test_is_settled_by_one_part_of_it():
+    assert stopped("WIDTH = 100", "WIDTH % 128 or torch.cuda.is_available()")
+    assert not stopped("WIDTH = 100", "WIDTH % 128 and torch.cuda.is_available()")
+    assert stopped("WIDTH = 100", "not (WIDTH % 128 == 0 and torch.cuda.is_available())")
+
+
 def test_names_of_the_standard_library_are_defined():
     """Every third of its modules; in all of them, what is reported are names that nobody defines, in tests of idlelib and distutils."""
     root = Path(sysconfig.get_path("stdlib"))

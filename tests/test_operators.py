@@ -31,6 +31,7 @@ def build_model():
 
 def main():
     model = build_model()
+    rate = MATRIX_LR * WARMDOWN + MATRIX_LR
     scale = 1.25
     bias = 0.75
     return model, scale, bias
@@ -263,6 +264,34 @@ def test_tuning_changes_knobs_of_the_parent_and_nothing_else(shelf: Shelf) -> No
         assert written.candidate.species == shelf.founder.species
         assert written.candidate.genome != shelf.founder.genome
         assert "→" in written.candidate.note
+
+
+def test_tuning_moves_only_what_changes_the_program(shelf: Shelf) -> None:
+    """A width that is rounded up to a multiple of 64 stays where it is unless the multiple changes, and a factor behind a switch always."""
+    text = SEED_TEXT.replace("DEPTH = 4  # blocks", "DEPTH = 4  # blocks\nWIDTH = 70  # channels, range 8..512\nGAIN = 2.0\nGATED = False")
+    text = text.replace("nn.Linear(8, 8)", "nn.Linear(-(-WIDTH // 64) * 64, 8)").replace(
+        "    bias", "    if GATED:\n        scale = GAIN\n    bias"
+    )
+    parent = shelf.add(1, text)
+    shelf.score(parent, 1.0)
+    moved = set()
+    for index in range(10, 60):
+        written = shelf.write(index, TUNE, parent)
+        assert written.outcome is None
+        assert genomes.folded(written.text) != genomes.folded(text)
+        values = {knob.name: knob.value for knob in genomes.knobs(written.text)}
+        assert not (values["GAIN"] != 2.0 and values["GATED"] is False)
+        assert not (values["WIDTH"] != 70 and -(-int(values["WIDTH"]) // 64) == 2)
+        moved |= {name for name in ("WIDTH", "GATED") if f"{name} " in written.candidate.note}
+    assert moved == {"WIDTH", "GATED"}
+
+
+def test_a_child_that_does_what_its_parent_does_is_a_duplicate_of_it(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = SEED_TEXT + "\n\ndef helper(x):\n    return x\n"
+    monkeypatch.setattr(
+        genomes, "mutate", lambda text, rng, names, contract: genomes.Mutant(child, "helper", "a function that nothing calls")
+    )
+    assert shelf.write(9, MUTATE, shelf.founder.genome).outcome == Duplicate(0)
 
 
 def test_tuning_follows_what_the_species_has_shown(shelf: Shelf) -> None:

@@ -241,6 +241,14 @@ def test_a_program_that_is_known_is_refused_and_named(arrange: Callable[[Shelf],
     assert said in requests[1].messages[-1]["content"]
 
 
+def test_an_edit_that_changes_nothing_that_runs_is_refused_and_told_so() -> None:
+    line = "def norm(x: torch.Tensor) -> torch.Tensor:"
+    idle = BLOCK.format(line, f"def unused(x):\n    return x\n\n\n{line}")
+    answer, requests = ask(lambda _: idle, FOUNDER.genome, shelf=Shelf())
+    assert answer.written is None
+    assert "changes nothing that candidate 0 of this run does" in requests[1].messages[-1]["content"]
+
+
 PARALLEL = BLOCK.format("        return x + self.mlp(norm(x))", "        return x + self.mlp(x)")
 
 

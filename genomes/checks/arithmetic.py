@@ -48,7 +48,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "bool": bool,
     "set": frozenset,
     "tuple": tuple,
-    "str": str,
+    "str": lambda value: None if isinstance(value, tuple | frozenset) else str(value),  # whether it was a list is not known
     "all": all,
     "any": any,
 }
@@ -80,6 +80,17 @@ class Constants:
             return self._value(node, scope, depth)
         except _FAILS:
             return None
+
+    def truth(self, test: ast.expr, scope: Scope, depth: int = 0) -> bool | None:
+        """Whether a test holds; None where that is not fixed. One part of it may settle it while others are not fixed."""
+        if isinstance(test, ast.BoolOp):
+            settles, truths = isinstance(test.op, ast.Or), [self.truth(part, scope, depth) for part in test.values]
+            return settles if settles in truths else None if None in truths else not settles
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            holds = self.truth(test.operand, scope, depth)
+            return None if holds is None else not holds
+        value = self.value(test, scope, depth)
+        return None if value is None else bool(value)
 
     def named(self, name: str, scope: Scope, depth: int = 0) -> Any:
         """The value of a name in a scope, or None."""
@@ -131,8 +142,13 @@ class Constants:
                 return None if None in elements else elements
             case ast.Subscript():
                 return self._part(node, scope, depth)
-            case ast.Compare() | ast.BoolOp():
-                return self._truth(node, scope, depth)
+            case ast.Compare():
+                return self._comparison(node, scope, depth)
+            case ast.BoolOp():
+                return self._first_that_settles(node, scope, depth)
+            case ast.IfExp():
+                holds = self.truth(node.test, scope, depth)
+                return None if holds is None else self._value(node.body if holds else node.orelse, scope, depth)
             case ast.Call():
                 return self._call(node, scope, depth)
         return None
@@ -160,13 +176,16 @@ class Constants:
         bounded = isinstance(found, bool | int) and abs(found) < _MOST
         return found if bounded or isinstance(found, float) or (isinstance(found, tuple) and len(found) < _LONGEST) else None
 
-    def _truth(self, node: ast.Compare | ast.BoolOp, scope: Scope, depth: int) -> Any:
-        if isinstance(node, ast.BoolOp):
-            settles = isinstance(node.op, ast.Or)
-            values = [self._value(part, scope, depth) for part in node.values]
-            if any(value is not None and bool(value) is settles for value in values):
-                return settles
-            return None if None in values else not settles
+    def _first_that_settles(self, node: ast.BoolOp, scope: Scope, depth: int) -> Any:
+        """`A or B`: the first part that is true, else the last."""
+        value = None
+        for part in node.values:
+            value = self._value(part, scope, depth)
+            if value is None or bool(value) is isinstance(node.op, ast.Or):
+                break
+        return value
+
+    def _comparison(self, node: ast.Compare, scope: Scope, depth: int) -> Any:
         values = [self._value(part, scope, depth) for part in (node.left, *node.comparators)]
         if None in values or any(type(op) not in _COMPARE for op in node.ops):
             return None

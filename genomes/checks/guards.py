@@ -109,12 +109,11 @@ def always(statement: ast.stmt) -> Iterator[ast.AST]:
 def refused(statement: ast.stmt, scope: Scope, constants: Constants) -> ast.expr | None:
     """The condition by which a statement certainly stops the program; None where it does not."""
     if isinstance(statement, ast.Assert):
-        value = constants.value(statement.test, scope)
-        return statement.test if value is not None and not value else None
+        return statement.test if constants.truth(statement.test, scope) is False else None
     if isinstance(statement, ast.If) and isinstance(statement.body[-1], ast.Raise):
         raised = statement.body[-1].exc
         excused = raised is None or any(isinstance(n, ast.Name) and n.id in _EXCUSED for n in ast.walk(raised))
-        return statement.test if not excused and constants.value(statement.test, scope) else None
+        return statement.test if not excused and constants.truth(statement.test, scope) else None
     return None
 
 
