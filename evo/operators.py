@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import genomes
@@ -166,12 +166,17 @@ def judge(proposal: Proposal, library: Library, text: str, note: str) -> Written
     if found := problems(proposal, library, text):
         return unwritten(proposal, one_line(f"{note}: {found[0]}"))
     candidate = _candidate(proposal, text, one_line(note))
-    if candidate.genome in library.known:
-        return Written(candidate, "", Duplicate(library.known[candidate.genome].index))
-    for parent in proposal.parents:
-        if genomes.folded(text) == genomes.folded(library.texts(parent)):
-            return Written(candidate, "", Duplicate(library.known.get(parent, library.founder).index))
+    twin = library.known.get(candidate.genome) or _parent_that_does_the_same(proposal, library, text)
+    if twin is not None:
+        same = replace(candidate, genome=twin.genome, species=twin.species, size=twin.size)
+        return Written(same, "", Duplicate(twin.index))
     return Written(candidate, text)
+
+
+def _parent_that_does_the_same(proposal: Proposal, library: Library, text: str) -> Candidate | None:
+    folded = genomes.folded(text)
+    parents = (parent for parent in proposal.parents if genomes.folded(library.texts(parent)) == folded)
+    return next((library.known.get(parent, library.founder) for parent in parents), None)
 
 
 def problems(proposal: Proposal, library: Library, text: str) -> tuple[genomes.Problem, ...]:

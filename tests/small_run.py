@@ -26,6 +26,7 @@ def build_model():
 
 def main():
     model = build_model()
+    rate, falling = MATRIX_LR, WARMDOWN
     scale = 1.25
     bias = 0.75
     return model, scale, bias

@@ -84,7 +84,7 @@ def test_the_api_serves_trials_notes_curves_and_importances(run: Path) -> None:
         assert trial.get("values") == (None if said[index]["value"] is None else [said[index]["value"]])
         assert trial["note"]["body"] == said[index]["note"]
         assert [p["value"] for p in trial["intermediate_values"]] == list(said[index]["curve"].values())
-    assert {i["name"] for i in importances} == {"DEPTH", "MATRIX_LR"}
+    assert {i["name"] for i in importances} == {"DEPTH", "MATRIX_LR", "WARMDOWN"}
     assert sum(i["importance"] for i in importances) == pytest.approx(1.0)
 
 

@@ -291,7 +291,9 @@ def test_a_child_that_does_what_its_parent_does_is_a_duplicate_of_it(shelf: Shel
     monkeypatch.setattr(
         genomes, "mutate", lambda text, rng, names, contract: genomes.Mutant(child, "helper", "a function that nothing calls")
     )
-    assert shelf.write(9, MUTATE, shelf.founder.genome).outcome == Duplicate(0)
+    written = shelf.write(9, MUTATE, shelf.founder.genome)
+    assert written.outcome == Duplicate(0)
+    assert written.candidate.genome == shelf.founder.genome  # whose text is known
 
 
 def test_tuning_follows_what_the_species_has_shown(shelf: Shelf) -> None:

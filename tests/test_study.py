@@ -60,10 +60,16 @@ def test_every_evaluation_is_one_trial(run: Path) -> None:
 
 
 def test_parameters_are_those_of_the_programs_own_constants_that_have_moved(run: Path) -> None:
+    values = {}
     for trial in facts(run).values():
         text = (run / "genomes" / f"{trial['attributes']['genome']}.py").read_text()
-        values = {knob.name: knob.value for knob in genomes.knobs(text)}
-        assert trial["params"] == {name: values[name] for name in ("MATRIX_LR", "DEPTH") if name in values}  # WARMDOWN never does
+        constants = {knob.name: knob.value for knob in genomes.knobs(text) if knob.name.isupper() and knob.tunable}
+        values[trial["attributes"]["genome"]] = constants, trial["params"]
+    seen = {(name, value) for constants, _ in values.values() for name, value in constants.items()}
+    moved = {name for name, _ in seen if sum(other == name for other, _ in seen) > 1}
+    assert {"MATRIX_LR", "DEPTH"} <= moved
+    for constants, params in values.values():
+        assert params == {name: value for name, value in constants.items() if name in moved}
 
 
 def test_every_note_has_operator_parent_and_difference(run: Path) -> None:

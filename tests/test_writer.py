@@ -246,7 +246,7 @@ def test_an_edit_that_changes_nothing_that_runs_is_refused_and_told_so() -> None
     idle = BLOCK.format(line, f"def unused(x):\n    return x\n\n\n{line}")
     answer, requests = ask(lambda _: idle, FOUNDER.genome, shelf=Shelf())
     assert answer.written is None
-    assert "changes nothing that candidate 0 of this run does" in requests[1].messages[-1]["content"]
+    assert "does the same as candidate 0 of this run" in requests[1].messages[-1]["content"]
 
 
 PARALLEL = BLOCK.format("        return x + self.mlp(norm(x))", "        return x + self.mlp(x)")

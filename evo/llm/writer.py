@@ -131,9 +131,7 @@ class ModelWriter:
             return f"the program would break the contract: {'; '.join(map(str, found[:3]))}"
         written = operators.judge(proposal, library, text, self._note(proposal, edits, reply.text))
         if isinstance(written.outcome, Duplicate):
-            known = written.candidate.genome in library.known
-            of = f"candidate {written.outcome.of} of this run"
-            return f"that gives the same program as {of}: change something else" if known else f"that changes nothing that {of} does"
+            return f"that does the same as candidate {written.outcome.of} of this run: change something that runs"
         if self.dry_run is not None and written.candidate.species != genomes.species(parent) and (trouble := self.dry_run(written.text)):
             return trouble
         return dataclasses.replace(written, candidate=dataclasses.replace(written.candidate, writer=self._signature))
