@@ -32,7 +32,7 @@ from evo.given import Given
 from evo.lab import Rendered
 from evo.llm.desk import WRITES, Answer, Desk
 from evo.proof import refuse_ignored_seed
-from evo.search import Founder, Search, SearchConfig
+from evo.search import Search, SearchConfig
 from evo.species import Shelf
 from evo.store import Store, curve
 from evo.upkeep import INTERRUPTIONS, Fate, Upkeep
@@ -90,7 +90,7 @@ class Driver:
         """
         self._founder = operators.describe_seed(lab.seed)
         self._shelf = Shelf(self._text)
-        self.search = Search(config, Founder(self._founder.genome, self._founder.species, self._founder.size), self._shelf)
+        self.search = Search(config, self._founder.genome, self._shelf)
         self.store = store
         self.executor = executor
         self.candidates: dict[int, Candidate] = {}  # submitted and not finished

@@ -12,7 +12,6 @@ ask, and `resume` rebuilds a search exactly. Randomness comes from (run seed, pr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
@@ -28,21 +27,12 @@ from evo.core.statistics import Announcement
 from evo.core.words import counted
 from evo.numeric.refine import KnobValues
 
-__all__ = ["Founder", "Search", "SearchConfig"]
+__all__ = ["Search", "SearchConfig"]
 
 CALIBRATION_TRIES = 4  # most tries, in times the calibrations that are wanted
 LEADER_DRAWS = 3  # scores that a champion must have before the final draws; more where one of its evaluations failed
 LATE_CONFIRMATIONS = 8  # most repeats after the last new genome: whoever leads next may fall back, too
 STARVED = 4  # times `widen_after` proposals in a row without a new program, after which what is under way comes in first
-
-
-@dataclass(frozen=True)
-class Founder:
-    """The seed genome: where every run starts, and what a champion is compared with."""
-
-    id: str
-    species: str
-    size: int
 
 
 class _Facts:
@@ -69,17 +59,14 @@ class _Facts:
     def contenders(self) -> tuple[str, ...]:
         return contenders(self.history, self.belief)
 
-    @cached_property
-    def survivors(self) -> tuple[str, ...]:
-        return self.population.survivors(self.history, self.belief)
-
 
 class Search:
     """See the module. Not thread-safe: the driver is its only caller."""
 
-    def __init__(self, config: SearchConfig, founder: Founder, shelf: KnobValues | None = None) -> None:
+    def __init__(self, config: SearchConfig, founder: str, shelf: KnobValues | None = None) -> None:
         """
         Args:
+            founder: the seed genome, where every run starts and which a champion is compared with.
             shelf: where knob values of told genomes are read; None: genomes are known by their lineage alone.
         """
         self.config = config
@@ -113,7 +100,7 @@ class Search:
     def introduce(self) -> Proposal:
         """A place for a program that people hand in: a child of the seed genome, whose text is theirs. Pending from now on."""
         index = self._next_index()
-        proposal = Proposal(index, GIVEN, (self.founder.id,), self._rng(index).randrange(SEEDS))
+        proposal = Proposal(index, GIVEN, (self.founder,), self._rng(index).randrange(SEEDS))
         self._pending[index] = proposal
         return proposal
 
@@ -170,7 +157,7 @@ class Search:
 
     def bar(self, species: str) -> float | None:
         """What a new genome of a species must beat to survive, in bits per byte; None while there is room for it."""
-        return self._facts.population.bar(species, self.history, self.belief)
+        return self._facts.population.bar(species)
 
     @property
     def false_stops(self) -> float:
@@ -209,7 +196,7 @@ class Search:
     def standing(self) -> Standing:
         """Everything that people look at, as one value."""
         records = tuple(self._records[i] for i in sorted(self._records))
-        return Standing(records, self.history, self.belief, self.founder.id, self.champion, self.announcement)
+        return Standing(records, self.history, self.belief, self.founder, self.champion, self.announcement)
 
     # ---- the next proposal: pure in (records, pending, closing)
 
@@ -260,10 +247,10 @@ class Search:
                 draws[proposal.parents[0]] = draws.get(proposal.parents[0], 0) + 1
         return View(
             config=self.config,
-            founder=self.founder.id,
+            founder=self.founder,
             history=history,
             belief=self.belief,
-            survivors=self._facts.survivors,
+            survivors=self._facts.population.survivors,
             contenders=self._facts.contenders,
             tries=tries,
             crossed=history.crossed | crossed_pairs(pending),
@@ -280,7 +267,7 @@ class Search:
         draws = [r.candidate.proposal for r in self.history.finals] + [p for p in self._pending.values() if p.operator == FINAL]
         others = max((i for i, p in self._pending.items() if p.operator != FINAL), default=-1)
         after = max(self.history.explored_until, others)
-        return standing_group(draws, self._records, self.founder.id, self.config.final_draws, after)
+        return standing_group(draws, self._records, self.founder, self.config.final_draws, after)
 
     def _next_final(self, index: int, seed: int) -> Proposal | None:
         """The next final draw. Before the first of them come repeats of the champion, since one that leads by a lucky draw, or fails under
@@ -289,7 +276,7 @@ class Search:
         if any(p.operator != CONFIRM for p in waiting):
             return None
         group, champion = self._group(), self.champion
-        if champion is None or champion == self.founder.id or self.founder.id not in self.belief.of:
+        if champion is None or champion == self.founder or self.founder not in self.belief.of:
             return None
         if group is None and POLICIES[self.config.policy].heeds_repeats:
             genome = self.history.genomes[champion]
@@ -299,7 +286,7 @@ class Search:
                 and self.history.late_confirmations + len(waiting) < LATE_CONFIRMATIONS
             ):
                 return Proposal(index, CONFIRM, (champion,), seed)
-        return None if waiting else next_draw(group, champion, self.founder.id, self.config.final_draws, index, self.config.seed)
+        return None if waiting else next_draw(group, champion, self.founder, self.config.final_draws, index, self.config.seed)
 
     def _take(self, record: Record) -> None:
         if isinstance(record.outcome, Interrupted):

@@ -12,10 +12,10 @@ from random import Random
 
 from evaluator.outcome import Duplicate, Failed, Outcome, Phase, Reason, Scored, Unwritten
 from evo.core.records import CROSSOVER, REPEATS, Candidate, Proposal, Record
-from evo.search import Founder, Search, SearchConfig
+from evo.search import Search, SearchConfig
 
 Effect = Callable[[Random], float]  # what one mutation does to val_bpb
-FOUNDER = Founder("seed", "species-0", 100)
+FOUNDER = "seed"
 
 
 PACE_SLOPE = -0.25  # val_bpb per unit of log tokens, when a machine is busy
@@ -38,12 +38,12 @@ class World:
     memory: float = 0.0  # share of new genomes that run out of it
     blanks: float = 0.0  # share of proposals that are unwritten, and as many duplicates
     salt: int = 0
-    truth: dict[str, float] = field(default_factory=lambda: {FOUNDER.id: 1.0})
+    truth: dict[str, float] = field(default_factory=lambda: {FOUNDER: 1.0})
 
     def evaluate(self, proposal: Proposal) -> Record:
         rng = Random(f"world/{self.salt}/{proposal.index}")
         if proposal.operator in REPEATS:
-            genome = proposal.parents[0] if proposal.parents else FOUNDER.id
+            genome = proposal.parents[0] if proposal.parents else FOUNDER
             return self._record(proposal, genome, self._score(genome, rng))
         draw = rng.random()
         if draw < self.blanks:
@@ -64,7 +64,7 @@ class World:
         return scored(self.truth[genome] + noise, rng.gauss(0, self.busy_sd) if self.busy_sd else 0.0)
 
     def _record(self, proposal: Proposal, genome: str, outcome: Outcome) -> Record:
-        species = FOUNDER.species if genome == FOUNDER.id else f"species-{int(genome[1:]) % 3}"
+        species = "species-0" if genome == FOUNDER else f"species-{int(genome[1:]) % 3}"
         return Record(Candidate(proposal, genome, species, 100 + len(genome), f"note of {genome}"), outcome)
 
 

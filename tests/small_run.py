@@ -7,7 +7,7 @@ from pathlib import Path
 from evaluator.instant import Instant, Landscape
 from evo.core.records import FINAL, Candidate, Record
 from evo.operators import Library, describe_seed, write
-from evo.search import Founder, Search, SearchConfig
+from evo.search import Search, SearchConfig
 from evo.store import Store
 
 PROGRAM = '''"""A program of the test."""
@@ -36,7 +36,7 @@ def main():
 def make_run(run_dir: Path, evals: int = 30, steps: int | None = None, failure_share: float = 0.15) -> Search:
     """Runs to the end, or stops after `steps` finished evaluations with one more begun."""
     seed = describe_seed(PROGRAM)
-    found = Search(SearchConfig(evals=evals, crossover_share=0.3), Founder(seed.genome, seed.species, seed.size))
+    found = Search(SearchConfig(evals=evals, crossover_share=0.3), seed.genome)
     evaluate = Instant(Landscape(salt=1, noise_sd=0.0003, failure_share=failure_share))
     known: dict[str, Candidate] = {}
     with Store.open(run_dir, {"lab": "test"}) as store:

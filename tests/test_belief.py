@@ -164,7 +164,7 @@ def test_the_posterior_is_calibrated_on_simulated_runs() -> None:
         for id_, estimate in found.belief.of.items():
             inside += abs(world.truth[id_] - estimate.mean) <= 2 * estimate.sd
             total += 1
-        champion = found.champion or FOUNDER.id
+        champion = found.champion or FOUNDER
         flattery.append(world.truth[champion] - found.belief.of[champion].mean)
     assert inside / total > 0.88
     assert sum(flattery) / len(flattery) < 0.003

@@ -166,7 +166,7 @@ def test_who_is_drawn_is_known_whichever_draw_ends_first() -> None:
     records = drive(found, world, slots=4)
     drawn = [r for r in records if r.operator == FINAL]
     before = [r for r in records if r.operator != FINAL]
-    for order in (drawn, drawn[::-1], sorted(drawn, key=lambda r: r.candidate.genome != FOUNDER.id)):
+    for order in (drawn, drawn[::-1], sorted(drawn, key=lambda r: r.candidate.genome != FOUNDER)):
         for count in range(1, len(order) + 1):
             standing = assess([*before, *order[:count]])
             assert standing.champion == found.champion
@@ -182,7 +182,7 @@ def test_a_champion_has_had_some_draws_before_the_final_ones_and_repeats_have_an
         explored = max(r.index for r in records if r.operator not in (CONFIRM, FINAL))
         late = [r for r in records if r.operator == CONFIRM and r.index > explored]
         assert len(late) <= 8
-        if found.champion != FOUNDER.id:
+        if found.champion != FOUNDER:
             genome = found.history.genomes[found.champion or ""]
             fresh = sum(r.operator == FINAL and r.candidate.genome == genome.id for r in records)
             assert len(genome.scores) - fresh >= 3 or len(late) == 8

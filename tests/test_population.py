@@ -37,7 +37,7 @@ def world(
 
 
 def survivors(history: History, belief: Belief, size: int, species_share: float) -> tuple[str, ...]:
-    return population(history, belief, size, species_share).survivors(history, belief)
+    return population(history, belief, size, species_share).survivors
 
 
 def test_survivors_are_the_best_in_order() -> None:
@@ -96,7 +96,7 @@ def test_who_beats_the_bar_of_its_species_survives_and_who_does_not_does_not(see
             return f"{species}-new" in survivors(*world(added, {id_: id_[0] for id_ in added}), size, share)
 
         history, belief = world(values, {id_: id_[0] for id_ in values})
-        bar = population(history, belief, size, share).bar(species, history, belief)
+        bar = population(history, belief, size, share).bar(species)
         if bar is None:
             assert lives(100.0)
         else:

@@ -23,7 +23,7 @@ from evo.executor import Finished, InlineExecutor
 from evo.folder import read_text
 from evo.lineage import __main__ as lineage
 from evo.operators import Library, describe_seed, write
-from evo.search import Founder, Search, SearchConfig
+from evo.search import Search, SearchConfig
 from evo.store import snapshot
 
 
@@ -45,7 +45,7 @@ def repaired(slot: Slot, lab: SmallLab, broken: str) -> tuple[Failed, str, Outco
         Record(Candidate(Proposal(i, CALIBRATE, (), i), seed.genome, seed.species, seed.size, ""), scored(3.0)) for i in range(4)
     ]
     records = [lean(record) for record in [*calibrations, Record(child, failed)]]
-    search = Search(SearchConfig(), Founder(seed.genome, seed.species, seed.size))
+    search = Search(SearchConfig(), seed.genome)
     search.resume(records)
     (proposal,) = search.ask(1)
     assert (proposal.operator, proposal.parents) == (REPAIR, (child.genome,))

@@ -53,7 +53,7 @@ def test_a_crash_has_no_number(finished: tuple[Path, Search]) -> None:
 def test_kept_are_the_steps_from_the_seed_to_the_champion(finished: tuple[Path, Search]) -> None:
     run, search = finished
     kept = {row["commit"] for row in rows(run) if row["status"] == "keep"}
-    assert {search.champion, search.founder.id} <= kept
+    assert {search.champion, search.founder} <= kept
     for id_ in kept:
         assert set(search.history.genomes[id_].parents) <= kept
 

@@ -144,7 +144,7 @@ def test_calibration_comes_first_on_any_number_of_slots() -> None:
 def test_slots_beyond_the_calibrations_get_children_of_the_seed() -> None:
     proposals = search(calibrations=4).ask(6)
     assert {p.operator for p in proposals[4:]} <= {"mutate", "tune"}
-    assert all(p.parents == (FOUNDER.id,) for p in proposals[4:])
+    assert all(p.parents == (FOUNDER,) for p in proposals[4:])
 
 
 def test_calibrations_have_distinct_seeds() -> None:
@@ -329,8 +329,8 @@ def test_final_draws_are_paired_under_common_fresh_seeds() -> None:
     records = drive(found, World(improving), slots=4)
     drawn = finals(records)
     champion = found.champion
-    arms = {arm: [p.seed for p in drawn if p.parents == (arm, champion)] for arm in (champion, FOUNDER.id)}
-    assert arms[champion] == arms[FOUNDER.id]
+    arms = {arm: [p.seed for p in drawn if p.parents == (arm, champion)] for arm in (champion, FOUNDER)}
+    assert arms[champion] == arms[FOUNDER]
     assert len(set(arms[champion])) == 4
     assert {p.group for p in drawn} == {drawn[0].index}
     assert not {p.seed for p in drawn} & {r.candidate.proposal.seed for r in records if r.operator != FINAL}
@@ -373,7 +373,7 @@ def test_no_final_draws_when_nothing_beats_the_seed() -> None:
     found = search(evals=20)
     records = drive(found, World(lambda rng: 0.1), slots=2)
     assert FINAL not in operators(records)
-    assert found.champion == FOUNDER.id
+    assert found.champion == FOUNDER
     assert found.announcement is None
     assert finished(found)
 
@@ -426,7 +426,7 @@ def test_evo_beats_the_baseline_without_selection() -> None:
             world = World(improving, noise_sd=0.002, salt=salt)
             found = search(policy=policy, evals=60, seed=salt)
             drive(found, world)
-            values.append(world.truth[found.champion or FOUNDER.id])
+            values.append(world.truth[found.champion or FOUNDER])
         return sum(values) / len(values)
 
     assert reached("evo") < reached("random") - 0.003

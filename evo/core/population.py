@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import nsmallest
 from random import Random
 from statistics import median
@@ -38,25 +39,28 @@ class Population:
     rest.
     """
 
+    history: History
+    belief: Belief
     size: int  # the most that survive
     cap: int
     kept: tuple[str, ...]
     rest: tuple[str, ...]
 
-    def survivors(self, history: History, belief: Belief) -> tuple[str, ...]:
+    @cached_property
+    def survivors(self) -> tuple[str, ...]:
         """All of them, best first."""
-        return tuple(sorted({*self.kept, *self.rest}, key=lambda id_: (belief.of[id_].mean, history.genomes[id_].index)))
+        return tuple(sorted((*self.kept, *self.rest), key=lambda id_: (self.belief.of[id_].mean, self.history.genomes[id_].index)))
 
-    def bar(self, species: str, history: History, belief: Belief) -> float | None:
+    def bar(self, species: str) -> float | None:
         """The value that a new genome of a species must beat to survive, in bits per byte; None while there is room for it whatever its
         value, as for the first members of a species when others have more than their share. Ties are ignored: within a tie band a smaller
         program survives a better one."""
-        members = [id_ for id_ in self.kept if history.genomes[id_].species == species]
+        members = [id_ for id_ in self.kept if self.history.genomes[id_].species == species]
         full = len(members) >= self.cap
         rivals = (*self.rest, *members) if full else self.kept
         if len(self.kept) + (len(self.rest) if full else 0) < self.size:
             return None
-        return max(belief.of[id_].mean for id_ in rivals)
+        return max(self.belief.of[id_].mean for id_ in rivals)
 
 
 def population(history: History, belief: Belief, size: int, species_share: float) -> Population:
@@ -74,7 +78,7 @@ def population(history: History, belief: Belief, size: int, species_share: float
             members[species] = members.get(species, 0) + 1
         else:
             crowded.append(id_)
-    return Population(size, cap, tuple(kept), tuple(crowded[: size - len(kept)]))
+    return Population(history, belief, size, cap, tuple(kept), tuple(crowded[: size - len(kept)]))
 
 
 def best(history: History, belief: Belief) -> str | None:

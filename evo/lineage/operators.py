@@ -17,7 +17,7 @@ def operators(standing: Standing, config: SearchConfig) -> dict[str, Any]:
     """Yields over the whole run, and what the policy `evo`, which looks at survivors alone, now multiplies the configured shares by."""
     genomes, belief = standing.history.genomes, standing.belief
     found = yields(genomes.values(), belief)
-    survivors = population(standing.history, belief, config.population, config.species_share).survivors(standing.history, belief)
+    survivors = population(standing.history, belief, config.population, config.species_share).survivors
     factor = factors(genomes, belief, survivors[0] if survivors else None, SHARED)
     rows = [
         {

@@ -8,7 +8,7 @@ from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo import operators
 from evo.core.policies import POLICIES
 from evo.core.records import Candidate, Record
-from evo.search import Founder, Search, SearchConfig
+from evo.search import Search, SearchConfig
 from evo.species import Shelf
 from searchbench.course import Job, run
 from searchbench.problem import Problem, Truth
@@ -27,9 +27,8 @@ class Core:
         config = SearchConfig(policy=policy, seed=seed, **settings)  # type: ignore[arg-type]
         config = replace(config, calibrations=max(config.calibrations, slots))
         self.texts = {self.founder.genome: self.text}
-        founder = Founder(self.founder.genome, self.founder.species, self.founder.size)
         self.shelf = Shelf(self.texts.__getitem__)
-        self.search = Search(config, founder, self.shelf)
+        self.search = Search(config, self.founder.genome, self.shelf)
         self.known: dict[str, Candidate] = {}
 
     def ask(self) -> Job | None:
