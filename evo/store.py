@@ -222,15 +222,15 @@ class Snapshot:
         return found
 
     @property
-    def final_draws(self) -> int:
-        """Final draws of either arm in one stage."""
-        usual = SearchConfig.final_draws
-        return int(self.settings.get("search.final_draws", usual)) if "settings" in self.meta else usual
+    def search(self) -> SearchConfig:
+        """Those of its settings that decide who survives and who is presented; defaults if none were kept.
 
-    @property
-    def policy(self) -> str:
-        """The policy that it searches by; evo if no settings were kept."""
-        return str(self.settings.get("search.policy", "evo")) if "settings" in self.meta else "evo"
+        Raises:
+            StoreError: they are lost.
+        """
+        kept = self.settings if "settings" in self.meta else {}
+        names = ("policy", "final_draws", "population", "species_share")
+        return SearchConfig(**{name: kept[f"search.{name}"] for name in names if f"search.{name}" in kept})
 
 
 def snapshot(run_dir: Path | str) -> Snapshot:

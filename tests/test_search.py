@@ -456,6 +456,6 @@ def test_a_standing_from_records_presents_whom_the_policy_presents(policy: str) 
     for salt in range(5):
         found = search(policy=policy)
         records = drive(found, World(improving, noise_sd=0.01, salt=salt), stop_after=40)
-        assert assess(records, policy) == found.standing
+        assert assess(records, found.config) == found.standing
         differs |= assess(records).champion != found.champion
     assert differs == (policy == "greedy")

@@ -13,6 +13,8 @@ from evo.core.records import CALIBRATE, Record
 from evo.core.statistics import Announcement
 from evo.numeric.refine import KnobValues, refine
 
+_USUAL = SearchConfig()
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -26,22 +28,20 @@ class Standing:
     announcement: Announcement | None
 
 
-def assess(
-    records: Iterable[Record], policy: str = "evo", shelf: KnobValues | None = None, final_draws: int = SearchConfig.final_draws
-) -> Standing:
+def assess(records: Iterable[Record], config: SearchConfig = _USUAL, shelf: KnobValues | None = None) -> Standing:
     """The standing of a run from its records.
 
     Args:
-        policy, final_draws: as in the run's settings.
+        config: the run's settings.
         shelf: as the search uses it.
     """
     ordered = tuple(sorted(records, key=lambda r: r.index))
     history = fold(ordered)
-    belief = refined(history, policy, shelf)
+    belief = refined(history, config.policy, shelf)
     founder = next((r.candidate.genome for r in ordered if r.operator == CALIBRATE), None)
     told = {record.index: record for record in history.finals}
-    group = standing_group((r.candidate.proposal for r in told.values()), told, founder, final_draws, history.explored_until)
-    champion = group.champion if group else POLICIES[policy].champion(history, belief)
+    group = standing_group((r.candidate.proposal for r in told.values()), told, founder, config.final_draws, history.explored_until)
+    champion = group.champion if group else POLICIES[config.policy].champion(history, belief)
     return Standing(ordered, history, belief, founder, champion, group.announcement if group else None)
 
 

@@ -21,13 +21,11 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import genomes
 from evo.cli import Parser, entry, folded, tell, width_of
-from evo.core.policies import SearchConfig
 from evo.errors import LineageError
 from evo.folder import StoreError, read_program, read_text
 from evo.lineage.effects import effects, effects_lines
@@ -94,18 +92,12 @@ def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list
         "path": (lambda: path(run, resolve(run, options.id)), path_lines),
         "best": (lambda: best(run), best_lines),
         "effects": (lambda: effects(run.standing, partial(read_text, options.run)), effects_lines),
-        "operators": (lambda: operators(run.standing, _search_config(run)), operators_lines),
+        "operators": (lambda: operators(run.standing, run.snapshot.search), operators_lines),
         "slots": (lambda: slots(run.standing), slots_lines),
     }
     answer, lines = answers[options.what]
     data = answer()
     return data, lines(data)
-
-
-def _search_config(run: Run) -> SearchConfig:
-    """The settings that decide who survives, as the run was started; defaults if it kept none."""
-    usual, kept = SearchConfig(), run.snapshot.settings if "settings" in run.snapshot.meta else {}
-    return replace(usual, **{name: kept.get(f"search.{name}", getattr(usual, name)) for name in ("population", "species_share")})
 
 
 def _print(lines: list[Line], whole: tuple[str, ...]) -> None:

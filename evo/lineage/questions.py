@@ -48,7 +48,7 @@ def read(run_dir: Path | str) -> Run:
         goes_on = held(Path(run_dir) / LOCK)
     except OSError:  # read only: whoever writes here does so from another machine
         goes_on = False
-    standing = assess(found.records, found.policy, Shelf(partial(read_text, run_dir)), found.final_draws)
+    standing = assess(found.records, found.search, Shelf(partial(read_text, run_dir)))
     return Run(found, standing, {r.index: r for r in found.records}, goes_on)
 
 
