@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import genomes
@@ -90,6 +91,17 @@ class Plan:
     def budget_seconds(self) -> float:
         return self.config.run.budget_seconds or (self.profile.head.budget_seconds if self.profile else INSTANT_BUDGET_SECONDS)
 
+    @cached_property
+    def rendered(self) -> labs.Rendered:
+        """The lab's programs as they will be evaluated.
+
+        Raises:
+            UserError: the lab does not fit the profile.
+        """
+        if self.profile is None:
+            return labs.Rendered("", self.lab.train, self.budget_seconds)
+        return labs.render(self.lab, self.profile, self.budget_seconds)
+
 
 def plan(config: Config, machine: Machine | None = None) -> Plan:
     """Loads the lab, chooses the profile, counts the slots.
@@ -132,17 +144,6 @@ def build(planned: Plan, say: Say) -> Assembly:
     return _compat(planned, planned.profile, say) if planned.lab.compat else _real(planned, planned.profile, say)
 
 
-def render(planned: Plan) -> labs.Rendered:
-    """The lab's programs as they will be evaluated.
-
-    Raises:
-        UserError: the lab does not fit the profile.
-    """
-    if planned.profile is None:
-        return labs.Rendered("", planned.lab.train, planned.budget_seconds)
-    return labs.render(planned.lab, planned.profile, planned.budget_seconds)
-
-
 def sandbox_line(planned: Plan) -> str:
     """One line on what confines programs; "" on the instant lab, which runs none."""
     if planned.profile is None:
@@ -162,7 +163,7 @@ def _instant(planned: Plan) -> Assembly:
     landscape = planned.config.instant
     return Assembly(
         lab=planned.lab,
-        rendered=render(planned),
+        rendered=planned.rendered,
         profile=planned.profile_name,
         device="instant",
         measurement_key=Instant(landscape).measurement_key,
@@ -173,7 +174,7 @@ def _instant(planned: Plan) -> Assembly:
 
 def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     head, budget = profile.head, planned.budget_seconds
-    rendered = render(planned)
+    rendered = planned.rendered
     folder = labs.prepare_data(Preparation(rendered.prepare, planned.lab.modules), planned.config.run.data, say)
     try:
         data = datafolder.load(folder)
@@ -198,19 +199,19 @@ def _real(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         )
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
-    return _assembled(planned, profile, rendered, key, evaluators)
+    return _assembled(planned, profile, key, evaluators)
 
 
-def _assembled(planned: Plan, profile: profiles.Profile, rendered: labs.Rendered, key: str, evaluators: tuple[SlotKind, ...]) -> Assembly:
+def _assembled(planned: Plan, profile: profiles.Profile, key: str, evaluators: tuple[SlotKind, ...]) -> Assembly:
     """An assembly with what the profile says, whichever contract the lab is under."""
     return Assembly(
         lab=planned.lab,
-        rendered=rendered,
+        rendered=planned.rendered,
         profile=profile.head.name,
         device=profile.head.device,
         measurement_key=key,
         evaluators=evaluators,
-        patience_seconds=patience(profile.limits, rendered.budget_seconds),
+        patience_seconds=patience(profile.limits, planned.budget_seconds),
         on_cluster=planned.on_cluster,
         memory_gib=_memory_gib(planned, profile),
         comparable=_comparable(planned, profile.head),
@@ -236,7 +237,7 @@ def _compiles(seed: str) -> bool:
 def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
     """The assembly for a program that trains and scores itself on data of its own."""
     head, lab, budget, home = profile.head, planned.lab, planned.budget_seconds, Path.home()
-    rendered = render(planned)
+    rendered = planned.rendered
     say(f"compat mode: {lab.folder / 'train.py'} is run as it is and scores itself; scores are the program's own word ({SELF_REPORTED})")
     if rendered.skipped:
         say(f"compat mode: prepare.py has no {', '.join(rendered.skipped)}, which profile {head.name} would set; skipped")
@@ -259,7 +260,7 @@ def _compat(planned: Plan, profile: profiles.Profile, say: Say) -> Assembly:
         )
         for i, (gpu, cores) in enumerate(_places(planned, head))
     )
-    return _assembled(planned, profile, rendered, key, evaluators)
+    return _assembled(planned, profile, key, evaluators)
 
 
 def _readable(lab: labs.Lab, home: Path, data: str) -> tuple[str, ...]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import genomes
+from evo.assembly import Plan
 from evo.errors import UserError
 from evo.folder import StoreError, run_of
-from evo.lab import Lab, Rendered, fitted
-from evo.profiles import Profile
+from evo.lab import Rendered, fitted
 from evo.store import snapshot
 
 
@@ -28,21 +28,14 @@ class Given:
         return genomes.identity(self.text)
 
 
-def read(files: Sequence[Path], rendered: Rendered, lab: Lab, profile: Profile | None) -> tuple[Given, ...]:
+def read(files: Sequence[Path], planned: Plan) -> tuple[Given, ...]:
     """The programs in these files; a copy of the lab's file is made to fit the profile.
 
-    Args:
-        rendered: the lab for this run, whose contract they must keep.
-        profile: None: nothing depends on one.
     Raises:
         UserError: one cannot be read, or is no program of this lab.
     """
-    given = []
-    for file in files:
-        text = fitted(_checked(file, rendered), lab, profile)
-        elsewhere = profile is not None and not lab.compat and _profile_of(file) != profile.head.name
-        given.append(Given(str(file), text, _unlike(text, rendered.seed, profile.knobs) if profile is not None and elsewhere else ""))
-    return tuple(given)
+    texts = [fitted(_checked(file, planned.rendered), planned.lab, planned.profile) for file in files]
+    return tuple(Given(str(file), text, _unlike(text, file, planned)) for file, text in zip(files, texts, strict=True))
 
 
 def _checked(file: Path, rendered: Rendered) -> str:
@@ -60,12 +53,16 @@ def _profile_of(file: Path) -> str:
     """The profile of the run that a file lies in; "" where it lies in none, or in one that does not read."""
     run_dir = run_of(file)
     try:
-        return str(snapshot(run_dir).meta.get("measurement_key", "")).split(" | ")[0] if run_dir is not None else ""
+        return str(snapshot(run_dir).meta.get("profile", "")) if run_dir is not None else ""
     except StoreError:
         return ""
 
 
-def _unlike(text: str, seed: str, names: Iterable[str]) -> str:
-    own, here = ({knob.name: knob.value for knob in genomes.knobs(program)} for program in (text, seed))
-    both = [name for name in names if name in own and name in here and own[name] != here[name]]
+def _unlike(text: str, file: Path, planned: Plan) -> str:
+    """Knobs of the profile that a program from elsewhere has other values of, in words."""
+    profile = planned.profile
+    if profile is None or planned.lab.compat or _profile_of(file) == profile.head.name:
+        return ""
+    own, here = ({knob.name: knob.value for knob in genomes.knobs(program)} for program in (text, planned.rendered.seed))
+    both = [name for name in profile.knobs if name in own and name in here and own[name] != here[name]]
     return ", ".join(f"{name} {own[name]} (here {here[name]})" for name in both)

@@ -109,7 +109,7 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
         now = replace(now, config=replace(now.config, llm=replace(now.config.llm, model=model.name)))
     planned = assembly.plan(now.config)
     session.check(now, planned)
-    handed_in = given.read(added, assembly.render(planned), planned.lab, planned.profile)
+    handed_in = given.read(added, planned)
     say(f"run: {now.run_dir} ({'resumed' if now.resumed else 'new'}, profile {planned.profile_name}, {counted(planned.slots, 'slot')})")
     if now.lifted:
         say(f"the limits given replace those of before: {now.lifted} no longer holds")

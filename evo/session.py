@@ -18,11 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import genomes
-from evo import lab as labs
-from evo import operators
 from evo.assembly import Assembly, Plan
 from evo.config import Config, LlmConfig, flat, from_flat, stated
-from evo.core.records import Candidate
 from evo.errors import SettingError, UserError
 from evo.folder import DAMAGE, DATABASE, LOCK, StoreError, held, read_program, refuse_foreign, write_atomically
 from evo.store import snapshot
@@ -121,13 +118,15 @@ def begun(now: Session) -> bool:
 
 
 def check(now: Session, planned: Plan) -> None:
-    """Checks, before anything is built, that lab, profile and budget are those of the run.
+    """Checks, before anything is built, that lab, profile and budget are those of a resumed run.
 
     Raises:
         UserError: they are not.
     """
+    if not now.resumed:
+        return
     identity = _planned_identity(planned)
-    if now.resumed and now.meta.get("lab") != planned.lab.hash:
+    if now.meta.get("lab") != planned.lab.hash:
         _refuse_other_lab(now, planned)
         del identity["lab"]
     _agree(now, identity)
@@ -142,22 +141,16 @@ def _refuse_other_lab(now: Session, planned: Plan) -> None:
     if not isinstance(was, dict):
         raise UserError(f"{now.run_dir} was started with another lab, or another version of {lab.folder}; name a new folder")
     changed = sorted(name for name in {*was, *lab.hashes} if was.get(name) != lab.hashes.get(name))
-    if changed != ["train.py"] or genomes.identity(_seed(planned)) != now.meta.get("seed_genome"):
+    if changed != ["train.py"] or genomes.identity(planned.rendered.seed) != now.meta.get("seed_genome"):
         raise UserError(
             f"{now.run_dir} was started with another lab: {', '.join(changed)} of {lab.folder} changed since then, and scores cannot "
             "be compared; name a new folder, or undo the change and go on"
         )
 
 
-def _seed(planned: Plan) -> str:
-    if planned.profile is None:
-        return planned.lab.train
-    return labs.render(planned.lab, planned.profile, planned.budget_seconds).seed
-
-
 def with_stored_seed(now: Session, assembled: Assembly) -> Assembly:
     """The assembly with the seed program as the run has it; in the lab, comments and layout may have changed since."""
-    genome = founder(assembled).genome
+    genome = genomes.identity(assembled.rendered.seed)
     if not now.resumed or not (now.run_dir / "genomes" / f"{genome}.py").exists():
         return assembled
     return replace(assembled, rendered=replace(assembled.rendered, seed=read_program(now.run_dir, genome)))
@@ -169,13 +162,10 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
     Raises:
         UserError: it measures something else.
     """
-    identity = _planned_identity(planned) | {
-        "seed_genome": founder(assembled).genome,
-        "measurement_key": assembled.measurement_key,
-    }
+    identity = {"seed_genome": genomes.identity(assembled.rendered.seed), "measurement_key": assembled.measurement_key}
     if now.resumed:
         _agree_on_measurement(now, assembled.measurement_key)
-        _agree(now, {name: value for name, value in identity.items() if name != "lab"})  # `check` has looked at the lab
+        _agree(now, identity)
         return now
     search = replace(now.config.search, calibrations=max(now.config.search.calibrations, planned.slots))
     given_data = now.config.run.data
@@ -187,12 +177,9 @@ def settle(now: Session, planned: Plan, assembled: Assembly) -> Session:
     )
     config = replace(now.config, search=search, run=run)
     settings = {name: value for name, value in flat(config).items() if name not in (*LIMITS, *MODEL, *PASSING)}
-    return replace(now, config=config, meta={**identity, "lab_files": planned.lab.hashes, "settings": settings})
-
-
-def founder(assembled: Assembly) -> Candidate:
-    """The seed genome."""
-    return operators.describe_seed(assembled.rendered.seed)
+    return replace(
+        now, config=config, meta={**_planned_identity(planned), **identity, "lab_files": planned.lab.hashes, "settings": settings}
+    )
 
 
 def save_limits(now: Session) -> None:
@@ -279,7 +266,8 @@ def _other_text(now: Session, before: str, after: str) -> str:
 
 
 def _agree(now: Session, identity: Mapping[str, Any]) -> None:
-    for name, value in identity.items() if now.resumed else ():
+    """Raises UserError if the run was started with anything else."""
+    for name, value in identity.items():
         if now.meta.get(name) != value:
             what = name.replace("_", " ")
             raise UserError(

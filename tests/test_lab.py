@@ -16,6 +16,8 @@ import genomes
 from evaluator.packing import Preparation
 from evo import given as handed_in
 from evo import lab, profiles
+from evo.assembly import Plan
+from evo.config import from_flat
 from evo.errors import UserError
 from evo.machine import Machine
 from evo.store import Store
@@ -171,16 +173,17 @@ def test_a_program_handed_in_names_the_knobs_that_it_has_from_another_profile(tm
     """Its gain is theirs, too. One from a run on the same profile has changed them by itself, which is what is asked about."""
     default, mps, cuda = lab.load(lab.DEFAULT), *(profiles.load(profiles.FOLDER / f"{name}.toml") for name in ("mps", "cuda"))
     program = re.sub(r"^WARMUP_RATIO = \S+", "WARMUP_RATIO = 0.1", lab.render(default, mps, 10).seed, flags=re.MULTILINE)
-    here = lab.render(default, cuda, 10)
+    planned, instant = (Plan(from_flat({"run.budget_seconds": 10}), default, profile, Machine((), ""), 1) for profile in (cuda, None))
+    here = planned.rendered
     own, theirs = ({knob.name: knob.value for knob in genomes.knobs(text)} for text in (program, here.seed))
-    for key, named in (("", True), ("mps | M3", True), ("cuda | H100", False)):
-        run_dir = tmp_path / (key.split(" ")[0] or "none")
+    for profile, named in (("", True), ("mps", True), ("cuda", False)):
+        run_dir = tmp_path / (profile or "none")
         file = run_dir / "best" / "train.py"
-        if key:
-            Store.open(run_dir, {"measurement_key": key}).close()
+        if profile:
+            Store.open(run_dir, {"profile": profile}).close()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(program)
-        (found,) = handed_in.read([file], here, default, cuda)
+        (found,) = handed_in.read([file], planned)
         assert found.text == program
         assert bool(found.unlike) == named
         if named:
@@ -188,5 +191,5 @@ def test_a_program_handed_in_names_the_knobs_that_it_has_from_another_profile(tm
             assert "WARMUP_RATIO" not in found.unlike
     copy = tmp_path / "mine.py"
     copy.write_text(default.train)
-    assert handed_in.read([copy], here, default, cuda)[0].unlike == ""
-    assert handed_in.read([copy], here, default, None)[0].unlike == ""
+    assert handed_in.read([copy], planned)[0].unlike == ""
+    assert handed_in.read([copy], instant)[0].unlike == ""
