@@ -32,8 +32,8 @@ def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]
 
 def _more(driver: Driver, settings: Session) -> list[str]:
     """The limit that ended the run, to be raised, and the other one where it still leaves room."""
-    ended, flag = ("run.hours", "--hours") if driver.time_is_up else ("search.evals", "--evals")
-    room = not (driver.time_is_up and driver.search.limit_reached)
+    ended, flag = ("run.hours", "--hours") if driver.hours.are_up else ("search.evals", "--evals")
+    room = not (driver.hours.are_up and driver.search.limit_reached)
     return [flag, "MORE", *(session.other_limit(settings, ended) if room else ())]
 
 
@@ -41,12 +41,12 @@ def _end(driver: Driver, stopped: bool) -> list[str]:
     """How much was done, and why no more."""
     history, exhausted = driver.search.standing.history, driver.search.exhausted
     told = f"{counted(history.evaluated, 'new genome')} evaluated, {counted(len(driver.search.standing.records), 'record')}, "
-    told += f"{clock(time.time() - driver.began)} this session"
+    told += f"{clock(time.time() - driver.hours.began)} this session"
     lines = [f"stopped: {told}; nothing finished is lost" if stopped else f"done: {told}"]
     if exhausted:
         lines.append(f"exploration ended: {exhausted}")
-    elif driver.time_is_up and not stopped:
-        lines.append(f"exploration ended: the run has worked for {driver.hours_spent:.2f} of {driver.hours:g} hours")
+    elif driver.hours.are_up and not stopped:
+        lines.append(f"exploration ended: the run has worked for {driver.hours.spent:.2f} of {driver.hours.limit:g} hours")
     return lines
 
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 import genomes
@@ -29,12 +28,13 @@ from evo.core.words import counted
 from evo.errors import SeedFailsError
 from evo.executor import Executor, Finished
 from evo.given import Given
+from evo.hours import Hours
 from evo.lab import Rendered
 from evo.llm.desk import WRITES, Answer, Desk
 from evo.proof import refuse_ignored_seed
 from evo.search import Search, SearchConfig
 from evo.species import Shelf
-from evo.store import Store, curve
+from evo.store import Store, curve, known
 from evo.upkeep import INTERRUPTIONS, Fate, Upkeep
 from evo.views.current import Views
 
@@ -42,7 +42,6 @@ AHEAD = 1  # candidates written before a slot is free
 TICK_SECONDS = 0.5  # longest time without a look at the clock
 VIEW_SHARE = 0.05  # share of the run's time that may go into refreshing views
 TIME_UP = "the run's time was up before the model had written it"
-PAUSE_SECONDS = 30.0  # longest pause between evaluations that still counts as time worked
 HOPELESS = 2  # evaluations of the seed genome, none with a score, that show that it cannot be evolved
 
 
@@ -60,14 +59,6 @@ class Watcher(Protocol):
     def tick(self, driver: Driver) -> None:
         """Time has passed; at least every `TICK_SECONDS` while the executor does not block."""
         ...
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A candidate that was begun and waits for a slot."""
-
-    candidate: Candidate
-    text: str
 
 
 class Driver:
@@ -94,10 +85,8 @@ class Driver:
         self.store = store
         self.executor = executor
         self.candidates: dict[int, Candidate] = {}  # submitted and not finished
-        self.began = time.time()
-        self.hours: float | None = None  # limit of `hours_spent`
+        self.hours = Hours(None, ())
         self.stopping = False  # interrupted, and about to end
-        self.evaluations = 0  # finished in this session
         self.told_before = frozenset[int]()  # indexes of the records of earlier sessions
         self.lab = lab
         self.desk = desk
@@ -106,10 +95,8 @@ class Driver:
         self._curves = Curves(self.search.false_stops, config.seed, lab.budget_seconds)
         self._known = dict[str, Candidate]()
         self._contract = genomes.contract_of(lab.seed)
-        self._ready: deque[Begun] = deque()
+        self._ready: deque[operators.Written] = deque()  # begun, and waiting for a slot
         self._given = deque(given)
-        self._spent_before = 0.0
-        self._busy: list[tuple[str, float, float]] = []  # (slot, started, finished) of this session's evaluations
         self.notices: list[str] = []  # for people
         self._upkeep = Upkeep(executor, self.notices.append)
         self._views_at, self._views_cost = 0.0, 0.0
@@ -118,16 +105,16 @@ class Driver:
         """Runs until the search is finished.
 
         Args:
-            hours: limit of time spent evaluating, over all sessions of the run, after which nothing new is explored.
+            hours: limit of the time worked, over all sessions of the run, after which nothing new is explored.
         Raises:
             SeedFailsError: the seed genome gets no score, or (SeedIgnoredError) takes no seed.
             ClusterError: the slots are lost.
             HarnessError: no slot can evaluate anything.
         """
-        self.hours = hours
         self._resume()
+        self.hours = Hours(hours, self.search.standing.records)
         try:
-            while self._step(closing=self.time_is_up):
+            while self._step(closing=self.hours.are_up):
                 self._watcher.tick(self)
                 self._refresh_views()
         except KeyboardInterrupt:
@@ -143,27 +130,9 @@ class Driver:
         return tuple(given.file for given in self._given)
 
     @property
-    def hours_spent(self) -> float:
-        """Hours in which something was evaluated, in this session and all before."""
-        return (self._spent_before + time.time() - self.began) / 3600
-
-    @property
-    def time_is_up(self) -> bool:
-        """Whether nothing new is explored any more."""
-        return self.hours is not None and self.hours_spent >= self.hours
-
-    @property
     def busy(self) -> str:
         """A line on other work on this machine, as the latest programs show it; "" if there is none to speak of."""
         return self._upkeep.busy
-
-    def busy_seconds(self, now: float) -> float:
-        """How long slots have been at work in this session, summed over slots; time in which evaluations of a slot overlap counts once."""
-        under_way = [(r.slot, r.started, now) for r in self.executor.running()]
-        slots: dict[str, list[tuple[float, float]]] = {}
-        for slot, started, finished in [*self._busy, *under_way]:
-            slots.setdefault(slot, []).append((started, finished))
-        return sum(map(covered_seconds, slots.values()))
 
     # ---- steps
 
@@ -187,14 +156,12 @@ class Driver:
         self.told_before = frozenset(r.index for r in records)
         for record in latest(records):
             self._curves.add(record, self._curve(record.index))
-        self._known.update(self.store.known())
-        self._spent_before = covered_seconds(((r.started, r.finished) for r in records), PAUSE_SECONDS)
+        self._known.update(known(records, pending))
         there, limit = self.search.history.evaluated, self.search.config.evals
         if limit is not None and there > limit:
             self.notices.append(f"the run has {counted(there, 'new genome')} already, and the limit is {limit}: nothing new is explored")
         self._prove_seed()
-        self._ready.extend(Begun(c, self.store.text(c.genome)) for c in pending)
-        self.began = time.time()
+        self._ready.extend(operators.Written(c, self.store.text(c.genome)) for c in pending)
 
     def _fill(self, closing: bool) -> None:
         """Gives every free slot a candidate and writes ahead, until there is nothing to ask."""
@@ -227,9 +194,9 @@ class Driver:
         return False
 
     def _introduce(self, given: Given) -> None:
-        known = self._founder if given.genome == self._founder.genome else self._known.get(given.genome)
-        if known is not None:
-            self.notices.append(f"{given.file} is already in the run, as {known.genome}, and was not added")
+        there = self._founder if given.genome == self._founder.genome else self._known.get(given.genome)
+        if there is not None:
+            self.notices.append(f"{given.file} is already in the run, as {there.genome}, and was not added")
             return
         if given.unlike:
             self.notices.append(
@@ -255,7 +222,7 @@ class Driver:
         candidate = dataclasses.replace(candidate, rule=self._curves.rule(candidate, self.search.bar(candidate.species)))
         self.store.begin(candidate, written.text)
         self._known.setdefault(candidate.genome, written.candidate)
-        self._ready.append(Begun(candidate, written.text))
+        self._ready.append(operators.Written(candidate, written.text))
 
     def _take_answers(self, closing: bool, wait_seconds: float = 0.0) -> None:
         """Takes in what the model has written since the last look. Without a usable program the built-in operator writes the proposal."""
@@ -280,8 +247,7 @@ class Driver:
         if isinstance(event.outcome, Interrupted):
             self._again(candidate, event, event.outcome.why)
             return
-        self._busy.append((event.slot, event.started, event.finished))
-        self.evaluations += 1
+        self.hours.finished(event)
         self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
         self._upkeep.finished(event)
 
@@ -289,11 +255,11 @@ class Driver:
         """Runs an interrupted candidate again under its index, or gives it up: then it may be proposed anew."""
         fate = self._upkeep.interrupted(event, why)
         if fate is not Fate.NEVER:
-            begun = Begun(candidate, self.store.text(candidate.genome))
+            begun = operators.Written(candidate, self.store.text(candidate.genome))
             self._ready.append(begun) if fate is Fate.LATER else self._ready.appendleft(begun)
             return
-        known = self._known.get(candidate.genome)
-        if known is not None and known.proposal == candidate.proposal and candidate.operator not in REPEATS:
+        first = self._known.get(candidate.genome)
+        if first is not None and first.proposal == candidate.proposal and candidate.operator not in REPEATS:
             del self._known[candidate.genome]
         outcome = Unwritten(f"given up after {INTERRUPTIONS} interruptions by the harness, the last: {why}")
         self._tell(Record(candidate, outcome, event.slot, event.started, event.finished))
@@ -349,15 +315,6 @@ class Driver:
 
     def _text(self, genome: str) -> str:
         return self.lab.seed if genome == self._founder.genome else self.store.text(genome)
-
-
-def covered_seconds(intervals: Iterable[tuple[float, float]], pause: float = 0.0) -> float:
-    """Length of the union of intervals: how long at least one of them was going on. Gaps of up to `pause` count as well."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(intervals):
-        total += max(0.0, end - (reached if start - reached <= pause else start))
-        reached = max(reached, end)
-    return total
 
 
 def seed_failure(record: Record) -> str:

@@ -77,11 +77,11 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
     """The progress of a run, read off its driver; `ended`: it will try nothing again."""
     standing, search, now = driver.search.standing, driver.search, time.time()
     running = driver.executor.running()
-    elapsed = max(now - driver.began, 1e-9)
+    elapsed = max(now - driver.hours.began, 1e-9)
     outcomes = [r.outcome for r in standing.records]
     fruitless = sum(not isinstance(r.outcome, Evaluated) for r in standing.records)
     operators = {driver.candidates[r.index].operator for r in running}
-    explored = driver.time_is_up or search.limit_reached
+    explored = driver.hours.are_up or search.limit_reached
     closing = FINAL if search.finals[1] else CONFIRM if explored and operators == {CONFIRM} else None
     phase = closing or (CALIBRATE if CALIBRATE in operators else "explore")
     return Progress(
@@ -98,8 +98,8 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
         working=tuple(_work(driver, r.index, r.slot, now - r.started, _curve(r.point)) for r in running),
         failures=tuple(Counter(str(o.reason) for o in outcomes if isinstance(o, Failed)).most_common()),
         unevaluated=fruitless,
-        per_hour=3600 * driver.evaluations / elapsed,
-        idle_share=max(0.0, 1 - driver.busy_seconds(now) / (elapsed * driver.executor.slots)),
+        per_hour=3600 * driver.hours.evaluations / elapsed,
+        idle_share=max(0.0, 1 - driver.hours.busy_seconds(running, now) / (elapsed * driver.executor.slots)),
         model=authorship(driver, ended),
         notices=(*driver.notices, *([driver.busy] if driver.busy else []), *([STOPPING] if driver.stopping and not ended else [])),
         self_reported=standing.history.self_reported,
@@ -122,9 +122,10 @@ def authorship(driver: Driver, ended: bool) -> Authorship | None:
 def _left(driver: Driver, elapsed: float) -> float | None:
     """Seconds until the first limit, by the session's rate."""
     goal, history = driver.search.config.evals, driver.search.history
-    limits = [] if driver.hours is None else [3600 * max(0.0, driver.hours - driver.hours_spent)]
-    if goal is not None and driver.evaluations >= LEAST_RATE_COUNT:
-        limits.append(max(0, goal - history.evaluated) * elapsed / driver.evaluations)
+    hours = driver.hours
+    limits = [] if hours.limit is None else [3600 * max(0.0, hours.limit - hours.spent)]
+    if goal is not None and hours.evaluations >= LEAST_RATE_COUNT:
+        limits.append(max(0, goal - history.evaluated) * elapsed / hours.evaluations)
     return min(limits, default=None)
 
 

@@ -149,10 +149,6 @@ class Store:
         with translated(self.run_dir):
             return read_pending(self._connection)
 
-    def known(self) -> dict[str, Candidate]:
-        """Genome id -> the candidate that introduced it, pending ones included."""
-        return known(self.records(), self.pending())
-
     def text(self, genome: str) -> str:
         """A stored program; see `folder.read_program`."""
         return read_program(self.run_dir, genome)
@@ -254,7 +250,7 @@ def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
 
 
 def known(records: tuple[Record, ...], pending: tuple[Candidate, ...]) -> dict[str, Candidate]:
-    """Genome id -> the candidate that introduced it."""
+    """Genome id -> the candidate that introduced it, pending ones included."""
     real = [r.candidate for r in records if isinstance(r.outcome, Evaluated)]
     first: dict[str, Candidate] = {}
     for candidate in sorted([*real, *pending], key=lambda c: c.index):

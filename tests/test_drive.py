@@ -26,9 +26,10 @@ from evo import operators
 from evo.core.history import EXPLORATIONS
 from evo.core.records import CALIBRATE, FINAL, Candidate, Proposal, Record
 from evo.core.standing import Standing
-from evo.drive import Driver, covered_seconds
+from evo.drive import Driver
 from evo.errors import ClusterError, SeedFailsError
 from evo.executor import Finished, InlineExecutor
+from evo.hours import covered_seconds
 from evo.llm.desk import Answer, Desk
 from evo.store import snapshot
 from evo.upkeep import INTERRUPTIONS

@@ -514,7 +514,7 @@ ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": 
 class Kills(Silent):
     gone = False
     def tick(self, driver):
-        if driver.evaluations >= 4 and not self.gone:
+        if driver.hours.evaluations >= 4 and not self.gone:
             self.gone = True
             cluster.remove_node(node, allow_graceful=False)
 

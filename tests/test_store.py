@@ -23,7 +23,7 @@ import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Interrupted, Outcome, Phase, Reason, Stopped, Unwritten
 from evo.core.records import Candidate, Proposal, Record, lean, record_from_dict, record_to_dict
 from evo.folder import LOCK, StoreError, held, locked, log, read_outcomes, write_outcome
-from evo.store import Store, curve, snapshot
+from evo.store import Store, curve, known, snapshot
 
 META = {"lab": "abc", "seed": 0, "measurement_key": "cpu/10s"}
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +97,7 @@ def test_known_names_the_candidate_that_introduced_a_genome(tmp_path: Path) -> N
         store.finish(Record(candidate(0, "a"), scored(1.0)))
         store.finish(Record(candidate(3, "a"), Duplicate(0)))
         store.finish(Record(Candidate(Proposal(4, "mutate", ("a",), 1), "", "", 0, ""), Unwritten("no")))
-        assert {id_: c.index for id_, c in store.known().items()} == {"a": 0, "b": 2}
+        assert {id_: c.index for id_, c in known(store.records(), store.pending()).items()} == {"a": 0, "b": 2}
 
 
 # ---- idempotence
