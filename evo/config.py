@@ -90,6 +90,11 @@ class LlmConfig:
         for name, least in (("max_tokens", 1), ("calls", 1), ("prompt_bytes", 1000), ("token_limit", 0)):
             _at_least(f"llm.{name}", getattr(self, name), least)
 
+    @property
+    def writes(self) -> bool:
+        """Whether a model writes at all."""
+        return bool(self.url or self.model)
+
 
 @dataclass(frozen=True)
 class Config:

@@ -26,25 +26,20 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from evaluator.compat import CompatConfig
 from evaluator.evaluate import HarnessError
-from evaluator.slot import SlotConfig
 from evo import assembly, given, session
 from evo.assembly import Assembly
 from evo.claims import claimed
 from evo.cli import STOPPED, Parser, drop_output, entry, refusal, tell
 from evo.closing import closing_words
-from evo.config import LlmConfig
 from evo.core.words import counted
 from evo.drive import Driver, Watcher
 from evo.errors import EvoError, SeedFailsError, UserError, one_line
 from evo.executor import Executor, InlineExecutor, await_orphans
-from evo.folder import DATABASE, StoreError, tokens_spent
+from evo.folder import DATABASE, StoreError
 from evo.given import Given
-from evo.lab import offers
-from evo.llm.desk import Desk, NoDesk
-from evo.llm.prompts import Setting
-from evo.preflight import Preflight, for_slot, trouble
+from evo.llm import start
+from evo.llm.desk import Desk
 from evo.session import Session
 from evo.store import Store
 from evo.table import LiveTable, PlainLines
@@ -104,7 +99,7 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
     Args:
         added: files with programs that people hand in.
     """
-    model, named = connect(now), bool(now.config.llm.model)
+    model, named = start.connected(now.config.llm), bool(now.config.llm.model)
     if model is not None:
         now = replace(now, config=replace(now.config, llm=replace(now.config.llm, model=model.name)))
     planned = assembly.plan(now.config)
@@ -137,12 +132,12 @@ def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Seq
     before = session.present(now.run_dir)
     executor = make_executor(now, assembled)
     try:
-        with _store(now) as store, preflight(now.config.llm, assembled) as dry_run:
+        with _store(now) as store:
             session.save_limits(now)
             for path in store.set_aside:
                 say(f"damaged: {path} cannot be read; that evaluation will run again")
-            desk = make_desk(now, assembled, model, dry_run) if model is not None else NoDesk()
-            return _drive(now, store, executor, assembled, desk, handed_in)
+            with start.desk(now.config.llm, assembled, model, now.run_dir) as desk:
+                return _drive(now, store, executor, assembled, desk, handed_in)
     except SeedFailsError as error:
         if not now.resumed:  # all that is new is the failure that is about to be reported
             executor.close()
@@ -161,52 +156,6 @@ def make_executor(settings: Session, assembled: Assembly) -> Executor:
     from evo.cluster import RayExecutor  # takes a second to import, and not every command needs it
 
     return RayExecutor(specs, run.ray_address)
-
-
-def connect(now: Session) -> Model | None:
-    """The model that the settings name, if they name one."""
-    llm = now.config.llm
-    if not (llm.url or llm.model):
-        return None
-    from evo.llm.endpoint import connect  # its client takes a second to import, and few runs need it
-
-    return connect(llm, os.environ)
-
-
-@contextlib.contextmanager
-def preflight(llm: LlmConfig, assembled: Assembly) -> Iterator[Preflight | None]:
-    """The dry run of what a model writes, as `llm.dry_run` says. None on CPU slots by default, whose trainings it would take time from;
-    always None in compat mode and on the instant lab."""
-    slot, wanted = assembled.evaluators[0], llm.dry_run == "always" or (llm.dry_run == "auto" and assembled.device != "cpu")
-    if not (wanted and llm.model and isinstance(slot, SlotConfig)):
-        yield None
-        return
-    with contextlib.closing(for_slot(slot)) as made:
-        yield made
-
-
-def make_desk(now: Session, assembled: Assembly, model: Model, dry_run: Preflight | None) -> Desk:
-    """Where the model writes."""
-    from evo.llm.writer import ModelWriter, settings_of
-
-    llm = now.config.llm
-    asked = settings_of(assembled.lab.folder, _setting(assembled))
-    writer = ModelWriter(model, asked, llm.prompt_bytes, None if dry_run is None else lambda program: trouble(dry_run(program)))
-    return Desk(writer, llm.calls or len(assembled.evaluators), llm.token_limit, tokens_spent(now.run_dir))
-
-
-def _setting(assembled: Assembly) -> Setting:
-    """What the model is told about where its programs are trained."""
-    slot = assembled.evaluators[0]
-    return Setting(
-        agenda=assembled.lab.program,
-        profile=assembled.profile,
-        budget_seconds=assembled.rendered.budget_seconds,
-        device=assembled.device,
-        threads=slot.threads if isinstance(slot, SlotConfig | CompatConfig) else 0,
-        memory_gib=assembled.memory_gib,
-        offers=offers(assembled.rendered),
-    )
 
 
 def say(line: str) -> None:

@@ -107,7 +107,7 @@ def other_limit(now: Session, name: str) -> tuple[str, ...]:
 def _suited_to_model(config: Config, said: Mapping[str, Any]) -> Config:
     """The settings; with a smaller share for tuning if a model writes and no share is given: a model makes more of evaluations than
     built-in mutations do."""
-    if "search.tune_share" in said or not (config.llm.url or config.llm.model):
+    if "search.tune_share" in said or not config.llm.writes:
         return config
     return replace(config, search=replace(config.search, tune_share=TUNE_SHARE_BESIDE_MODEL))
 

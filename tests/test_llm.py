@@ -17,6 +17,7 @@ from evo.config import LlmConfig
 from evo.errors import ModelError, UserError
 from evo.llm.endpoint import Model, connect, translated
 from evo.llm.prompts import Message
+from evo.llm.start import connected
 
 ASKED = (Message("system", "Be brief."), Message("user", "Hello?"))
 KEY = "sk-very-secret"
@@ -335,16 +336,13 @@ def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with ModelServer(lambda _: "Hello.") as server:
         found = connect(LlmConfig(url=server.url, model="x"), {})
-        assert found is not None
         assert found.complete(ASKED).text == "Hello."
 
 
 def test_the_own_key_comes_before_openais() -> None:
     with ModelServer(lambda _: "Hello.") as server:
         for environment in ({"OPENAI_API_KEY": "a"}, {"OPENAI_API_KEY": "a", "EVO_LLM_KEY": "b"}):
-            found = connect(LlmConfig(url=server.url, model="x"), environment)
-            assert found is not None
-            found.complete(ASKED)
+            connect(LlmConfig(url=server.url, model="x"), environment).complete(ASKED)
     assert [request.headers["authorization"] for request in server.requests] == ["Bearer a", "Bearer b"]
 
 
@@ -362,13 +360,12 @@ def test_a_key_that_is_none_is_refused_without_being_shown(key: str) -> None:
 
 
 def test_no_address_and_no_name_means_no_model() -> None:
-    assert connect(LlmConfig(), {"OPENAI_API_KEY": KEY}) is None
+    assert connected(LlmConfig()) is None
 
 
 def test_the_only_model_of_a_server_is_taken() -> None:
     with ModelServer(lambda _: "Hello.", models=("alone",)) as server:
         found = connect(LlmConfig(url=server.url), {})
-        assert found is not None
         assert found.name == "alone"
         found.complete(ASKED)
     assert server.requests[0].body["model"] == "alone"

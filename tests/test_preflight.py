@@ -27,10 +27,10 @@ from evo.core.records import MUTATE, Proposal
 from evo.core.standing import assess
 from evo.llm.endpoint import Model
 from evo.llm.prompts import Setting
+from evo.llm.start import preflight
 from evo.llm.writer import ModelWriter
 from evo.operators import Library, describe_seed
 from evo.preflight import Preflight, Subject, trouble
-from evo.run import preflight
 
 CORPUS = {crash.name: crash for crash in corpus()}
 GROUPS_LEAST, CRASHES_LEAST = 6, 60

@@ -138,14 +138,12 @@ class Model:
 # ---- from settings to a model
 
 
-def connect(llm: LlmConfig, environment: Mapping[str, str]) -> Model | None:
-    """The model that the settings name; None if they name none. Asks the endpoint which models it has where only the url is given.
+def connect(llm: LlmConfig, environment: Mapping[str, str]) -> Model:
+    """The model that the settings name by url, name or both. Asks the endpoint which models it has where only the url is given.
 
     Raises:
         UserError: no key where one is needed, no model or several, or a proxy that the client cannot use.
     """
-    if not (llm.url or llm.model):
-        return None
     key = next((environment[name] for name in KEYS if environment.get(name)), "")
     if not llm.url and not key:
         raise UserError(f"--model {llm.model} without --llm means OpenAI's endpoint, which needs a key: set {KEYS[0]}, or give --llm URL")
