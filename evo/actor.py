@@ -13,7 +13,8 @@ from evaluator.evaluate import Evaluate, HarnessError
 from evaluator.instant import Landscape
 from evaluator.outcome import CurvePoint
 from evo.core.records import Candidate
-from evo.executor import Finished, SlotSpec, evaluate_and_file, hold
+from evo.executor import SlotSpec, evaluate_and_file, hold
+from evo.folder import Finished
 from evo.machine import probe
 
 

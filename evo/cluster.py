@@ -32,8 +32,8 @@ from evaluator.scratch import sweep
 from evo.actor import SlotActor
 from evo.core.records import Candidate
 from evo.errors import ClusterError, UserError
-from evo.executor import UNABLE, Finished, Running, SlotSpec, cannot_work, check_submission
-from evo.folder import read_outcomes
+from evo.executor import UNABLE, Running, SlotSpec, cannot_work, check_submission
+from evo.folder import Finished, read_outcomes
 
 # Read when ray is imported: no telemetry, no uploads of the working folder by `uv run`, no restyled GPU masks for CPU actors, and 20 s
 # instead of 60 until a driver whose Ray server was killed ends (Ray ends it: exit code 1, nothing finished is lost).
@@ -270,10 +270,8 @@ class RayExecutor:
     def _given_back(self, place: _Place, job: _Job, why: str, unable: bool = False) -> Finished:
         """Gives the candidate back as interrupted. If the slot has finished it all the same, the result is in its outcome file."""
         place.jobs.remove(job)
-        report = read_outcomes(place.spec.run_dir).get(job.index)
-        if report is not None:
-            return Finished(job.index, report.outcome, report.slot, report.started, report.finished)
-        return Finished(job.index, Interrupted(why), place.spec.name, job.started, time.time(), unable)
+        filed = read_outcomes(place.spec.run_dir).get(job.index)
+        return filed or Finished(job.index, Interrupted(why), place.spec.name, job.started, time.time(), unable)
 
     def _follow(self, job: _Job) -> None:
         """Asks the slot for the latest point, and takes an answer when there is one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from evo.folder import DAMAGE, DATABASE, StoreError, as_json
 
 VERSION = 1  # of the schema
 NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_SHM")  # what SQLite says on a full disk
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", Record, Candidate)
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -123,17 +123,17 @@ def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
 
 def read_records(connection: sqlite3.Connection) -> tuple[Record, ...]:
     rows = connection.execute("SELECT idx, payload FROM records ORDER BY idx")
-    return tuple(_indexed(row[0], record_from_dict(json.loads(row[1])), lambda record: record.candidate) for row in rows)
+    return tuple(_indexed(row[0], record_from_dict(json.loads(row[1]))) for row in rows)
 
 
 def read_pending(connection: sqlite3.Connection) -> tuple[Candidate, ...]:
     rows = connection.execute("SELECT idx, payload FROM candidates WHERE idx NOT IN (SELECT idx FROM records) ORDER BY idx")
-    return tuple(_indexed(row[0], candidate_from_dict(json.loads(row[1])), lambda candidate: candidate) for row in rows)
+    return tuple(_indexed(row[0], candidate_from_dict(json.loads(row[1]))) for row in rows)
 
 
-def _indexed(index: int, found: _Row, candidate: Callable[[_Row], Candidate]) -> _Row:
-    if candidate(found).index != index:
-        raise ValueError(f"row {index} holds index {candidate(found).index}")
+def _indexed(index: int, found: _Row) -> _Row:
+    if found.index != index:
+        raise ValueError(f"row {index} holds index {found.index}")
     return found
 
 

@@ -26,7 +26,8 @@ from evo.core.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.core.stopping import Curves, latest
 from evo.core.words import counted
 from evo.errors import SeedFailsError
-from evo.executor import Executor, Finished
+from evo.executor import Executor
+from evo.folder import Finished
 from evo.given import Given
 from evo.hours import Hours
 from evo.lab import Rendered

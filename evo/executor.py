@@ -26,7 +26,7 @@ from evaluator.slot import Slot, SlotConfig
 from evo.core.records import FINAL, Candidate
 from evo.core.rule import Watching
 from evo.errors import ClusterError, one_line
-from evo.folder import LOCK, held, write_outcome
+from evo.folder import LOCK, Finished, held, write_outcome
 
 SLOTS_LOCK = "slots.lock"
 UNABLE = (HarnessError, OSError)  # what a slot that can evaluate nothing raises
@@ -54,18 +54,6 @@ class SlotSpec:
         if isinstance(self.evaluator, Landscape):
             return Instant(self.evaluator)
         return Compat(self.evaluator) if isinstance(self.evaluator, CompatConfig) else Slot(self.evaluator)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What came of a submitted candidate. An Interrupted outcome has no file: submit the candidate again."""
-
-    index: int
-    outcome: Outcome
-    slot: str
-    started: float  # seconds since the epoch
-    finished: float
-    unable: bool = False  # interrupted because the slot, as it is, can evaluate nothing: its data are gone, no judge starts
 
 
 @dataclass(frozen=True)
@@ -168,7 +156,7 @@ def evaluate_and_file(
     finished = Finished(proposal.index, outcome, spec.name, started, time.time())
     if not isinstance(outcome, Interrupted):
         try:
-            write_outcome(spec.run_dir, finished.index, outcome, finished.slot, finished.started, finished.finished)
+            write_outcome(spec.run_dir, finished)
         except OSError as error:
             raise HarnessError(f"cannot write into {spec.run_dir}: {error.strerror}") from error
     return finished

@@ -30,19 +30,21 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True)
-class Report:
-    """An outcome as a slot leaves it in the run folder."""
+class Finished:
+    """What came of a submitted candidate. An Interrupted outcome has no file: the candidate is run again."""
 
+    index: int
     outcome: Outcome
     slot: str
     started: float  # seconds since the epoch
     finished: float
+    unable: bool = False  # interrupted because the slot, as it is, can evaluate nothing: its data are gone, no judge starts
 
 
-def write_outcome(run_dir: Path | str, index: int, outcome: Outcome, slot: str, started: float, finished: float) -> None:
+def write_outcome(run_dir: Path | str, told: Finished) -> None:
     """Makes an evaluation finished: from here on no kill loses it. Called by a slot before it reports; needs no Store."""
-    data = {"outcome": to_dict(outcome), "slot": slot, "started": started, "finished": finished}
-    write_atomically(outcome_path(Path(run_dir), index), as_json(data))
+    data = {"outcome": to_dict(told.outcome), "slot": told.slot, "started": told.started, "finished": told.finished}
+    write_atomically(outcome_path(Path(run_dir), told.index), as_json(data))
 
 
 def outcome_indexes(run_dir: Path | str) -> list[int]:
@@ -51,18 +53,18 @@ def outcome_indexes(run_dir: Path | str) -> list[int]:
     return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
 
 
-def read_outcomes(run_dir: Path | str) -> dict[int, Report]:
-    """Index -> report, for the outcome files that are in place. A damaged one does not count: its evaluation is not finished."""
-    found = {index: _report(outcome_path(Path(run_dir), index)) for index in outcome_indexes(run_dir)}
-    return {index: report for index, report in found.items() if report is not None}
+def read_outcomes(run_dir: Path | str) -> dict[int, Finished]:
+    """By index, what the outcome files that are in place say. A damaged one does not count: its evaluation is not finished."""
+    found = (_read_outcome(Path(run_dir), index) for index in outcome_indexes(run_dir))
+    return {told.index: told for told in found if told is not None}
 
 
-def _report(path: Path) -> Report | None:
+def _read_outcome(run_dir: Path, index: int) -> Finished | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        report = checked(Report(from_dict(data["outcome"]), data["slot"], data["started"], data["finished"]))
-        require_times(report.started, report.finished)
-        return report
+        data = json.loads(outcome_path(run_dir, index).read_text(encoding="utf-8"))
+        told = checked(Finished(index, from_dict(data["outcome"]), data["slot"], data["started"], data["finished"]))
+        require_times(told.started, told.finished)
+        return told
     except (*DAMAGE, OSError):
         return None
 
@@ -159,6 +161,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def refuse_foreign(run_dir: Path) -> None:
+    """Raises StoreError where there is something else than a run, or room for one."""
     if run_dir.exists() and not run_dir.is_dir():
         raise StoreError(f"{run_dir} is a file, not a run folder: name another folder")
     if not run_dir.exists() or (run_dir / DATABASE).exists():
@@ -170,6 +173,11 @@ def refuse_foreign(run_dir: Path) -> None:
 
 
 def locked(run_dir: Path) -> IO[str]:
+    """The run's lock, held until it is closed.
+
+    Raises:
+        StoreError: another process holds it.
+    """
     lock = (run_dir / LOCK).open("a+", encoding="utf-8")
     if not _taken(lock):
         lock.seek(0)
@@ -217,8 +225,10 @@ def _free(descriptor: int, kind: int) -> bool:
 
 
 def outcome_path(run_dir: Path, index: int) -> Path:
+    """Where a slot leaves the outcome of an evaluation."""
     return run_dir / "outcomes" / f"{index}.json"
 
 
 def as_json(value: object) -> str:
+    """One line, the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable
 
 from evo.core.records import Record
-from evo.executor import Finished, Running
+from evo.executor import Running
+from evo.folder import Finished
 
 PAUSE_SECONDS = 30.0  # longest pause between evaluations that still counts as time worked
 

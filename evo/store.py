@@ -176,14 +176,14 @@ class Store:
             for torn in (self.run_dir / folder).glob(".*.tmp"):
                 torn.unlink()
         begun = {c.index: c for c in self.pending()}
-        reports = read_outcomes(self.run_dir)
+        outcomes = read_outcomes(self.run_dir)
         for index in outcome_indexes(self.run_dir):
-            report = reports.get(index)
-            if report is None and index in begun:
+            filed = outcomes.get(index)
+            if filed is None and index in begun:
                 self.set_aside.append(outcome_path(self.run_dir, index).rename(self.run_dir / "outcomes" / f"{index}.damaged"))
                 continue
-            if report is not None and index in begun and not isinstance(report.outcome, Interrupted):
-                self.finish(Record(begun[index], report.outcome, report.slot, report.started, report.finished))
+            if filed is not None and index in begun and not isinstance(filed.outcome, Interrupted):
+                self.finish(Record(begun[index], filed.outcome, filed.slot, filed.started, filed.finished))
             outcome_path(self.run_dir, index).unlink(missing_ok=True)
 
 

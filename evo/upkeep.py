@@ -15,7 +15,8 @@ from evaluator.evaluate import HarnessError
 from evaluator.outcome import Failed, Scored
 from evo.core.health import Health, Remedy
 from evo.errors import ClusterError
-from evo.executor import Executor, Finished
+from evo.executor import Executor
+from evo.folder import Finished
 
 INTERRUPTIONS = 3  # of one candidate, after which it is given up
 

@@ -17,14 +17,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 MOMENT_SECONDS = 3.0
 LOOK_SECONDS = 0.1
-
-
-def mark(pid: int) -> str:
-    """When a process was started; "" if it is gone."""
-    return processes().get(pid, (0, ""))[1]
 
 
 def processes() -> dict[int, tuple[int, str]]:
@@ -44,6 +40,12 @@ def processes() -> dict[int, tuple[int, str]]:
             if fields[0] != "Z":
                 found[int(entry)] = (int(fields[1]), fields[19])
     return found
+
+
+def alive(watched: Mapping[int, str]) -> list[int]:
+    """Those of the watched (pid -> start time) that still live."""
+    table = processes()
+    return [pid for pid, started in watched.items() if table.get(pid, (0, ""))[1] == started]
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -67,7 +69,7 @@ def main() -> None:
     watched |= descendants(driver)
     sys.stdin.read()  # until the driver is gone
     until = time.monotonic() + MOMENT_SECONDS
-    while left := [pid for pid, started in watched.items() if mark(pid) == started]:
+    while left := alive(watched):
         for pid in left:
             watched |= descendants(pid)  # Ray's node, killed while it starts, still starts its agents
             if time.monotonic() > until:

@@ -23,17 +23,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from evo.watchdog import descendants, processes
+from evo.watchdog import alive, descendants
 
 PATIENCE_SECONDS = 15.0
 
 
-def left_after(started: dict[int, str], seconds: float) -> tuple[set[int], float]:
+def left_after(started: dict[int, str], seconds: float) -> tuple[list[int], float]:
     """Those of `started` (pid -> start time) that still live after at most `seconds`, and how long the others took to go."""
     began = time.monotonic()
     while True:
-        table = processes()
-        left = {pid for pid, at in started.items() if pid in table and table[pid][1] == at}
+        left = alive(started)
         if not left or time.monotonic() - began > seconds:
             return left, time.monotonic() - began
         time.sleep(0.1)

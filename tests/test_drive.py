@@ -28,7 +28,8 @@ from evo.core.records import CALIBRATE, FINAL, Candidate, Proposal, Record
 from evo.core.standing import Standing
 from evo.drive import Driver
 from evo.errors import ClusterError, SeedFailsError
-from evo.executor import Finished, InlineExecutor
+from evo.executor import InlineExecutor
+from evo.folder import Finished
 from evo.hours import covered_seconds
 from evo.llm.desk import Answer, Desk
 from evo.store import snapshot

@@ -33,8 +33,8 @@ from evo.actor import SlotActor
 from evo.cluster import RayExecutor, connect
 from evo.core.records import CALIBRATE, FINAL, Candidate, Proposal
 from evo.errors import ClusterError, UserError
-from evo.executor import SLOTS_LOCK, Executor, Finished, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
-from evo.folder import FOLDERS, read_outcomes, write_outcome
+from evo.executor import SLOTS_LOCK, Executor, InlineExecutor, SlotKind, SlotSpec, await_orphans, evaluate_and_file, hold
+from evo.folder import FOLDERS, Finished, read_outcomes, write_outcome
 from evo.machine import probe
 from evo.watchdog import descendants
 
@@ -338,7 +338,7 @@ def test_what_a_killed_slot_had_filed_counts(ray_executor: Callable[[float, floa
     executor.submit(candidate(0), PROGRAM)
     pid = evaluating()
     filed = Instant()(PROGRAM, 0, 1.0)
-    write_outcome(run_dir, 0, filed, "slot0", 1.0, 2.0)
+    write_outcome(run_dir, Finished(0, filed, "slot0", 1.0, 2.0))
     os.kill(pid, signal.SIGKILL)
     event = wait(executor)
     assert (event.outcome, event.started, event.finished) == (filed, 1.0, 2.0)

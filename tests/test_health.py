@@ -19,7 +19,8 @@ from evo.core.health import Health, Remedy
 from evo.core.records import Candidate, Record
 from evo.drive import Driver
 from evo.errors import SeedFailsError
-from evo.executor import Finished, InlineExecutor, Running, check_submission
+from evo.executor import InlineExecutor, Running, check_submission
+from evo.folder import Finished
 from evo.store import snapshot
 from evo.table import PlainLines
 

@@ -19,8 +19,8 @@ from evaluator.training import Limits
 from evo.core.belief import believe
 from evo.core.history import fold
 from evo.core.records import CALIBRATE, MUTATE, REPAIR, Candidate, Proposal, Record, lean
-from evo.executor import Finished, InlineExecutor
-from evo.folder import read_text
+from evo.executor import InlineExecutor
+from evo.folder import Finished, read_text
 from evo.lineage import __main__ as lineage
 from evo.operators import Library, describe_seed, write
 from evo.search import Search, SearchConfig

@@ -33,7 +33,7 @@ from evo.executor import InlineExecutor
 from evo.run import main
 from evo.session import Session
 from evo.store import snapshot
-from evo.watchdog import descendants, mark
+from evo.watchdog import alive, descendants
 
 INLINE = ["--set", "run.executor=inline"]
 INSTANT = ["--set", "evaluator.kind=instant", *INLINE]
@@ -397,7 +397,7 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     deadline = time.monotonic() + 10
-    while left := {pid for pid, born in started.items() if mark(pid) == born}:
+    while left := alive(started):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
     kept = snapshot("run").records

@@ -22,7 +22,7 @@ from simulated import World, improving, scored, search
 import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Failed, Interrupted, Outcome, Phase, Reason, Stopped, Unwritten
 from evo.core.records import Candidate, Proposal, Record, lean, record_from_dict, record_to_dict
-from evo.folder import LOCK, StoreError, held, locked, log, read_outcomes, write_outcome
+from evo.folder import LOCK, Finished, StoreError, held, locked, log, read_outcomes, write_outcome
 from evo.store import Store, curve, known, snapshot
 
 META = {"lab": "abc", "seed": 0, "measurement_key": "cpu/10s"}
@@ -160,8 +160,8 @@ def test_outcomes_that_were_never_reported_become_records(tmp_path: Path) -> Non
     with open_store(run) as store:
         for index in range(3):
             store.begin(candidate(index), "text")
-        write_outcome(run, 0, scored(0.9), "cpu0", 1.0, 2.0)
-        write_outcome(run, 1, Interrupted("worker lost"), "cpu1", 1.0, 2.0)
+        write_outcome(run, Finished(0, scored(0.9), "cpu0", 1.0, 2.0))
+        write_outcome(run, Finished(1, Interrupted("worker lost"), "cpu1", 1.0, 2.0))
         assert read_outcomes(run)[0].outcome == scored(0.9)
     with open_store(run) as store:
         assert store.records() == (record(0),)
@@ -174,7 +174,7 @@ def test_an_outcome_that_was_ingested_already_is_only_removed(tmp_path: Path) ->
     with open_store(run) as store:
         store.begin(candidate(0), "text")
         store.finish(record(0))
-        write_outcome(run, 0, scored(0.1), "cpu9", 5.0, 6.0)
+        write_outcome(run, Finished(0, scored(0.1), "cpu9", 5.0, 6.0))
     with open_store(run) as store:
         assert store.records() == (record(0),)
     assert read_outcomes(run) == {}
@@ -319,7 +319,7 @@ WRITER = """
 import sys; sys.path[:0] = [{root!r}, {tests!r}]
 from simulated import World, improving, search
 from evo.core.history import EXPLORATIONS
-from evo.folder import write_outcome
+from evo.folder import Finished, write_outcome
 from evo.store import Store
 run = sys.argv[1]
 world, found = World(improving, failures=0.2, blanks=0.1), search(evals=None)
@@ -335,7 +335,7 @@ with Store.open(run, {meta!r}) as store:
         record = world.evaluate(proposal)
         if type(record.outcome).__name__ not in ("Unwritten", "Duplicate"):
             store.begin(record.candidate, record.candidate.genome)
-            write_outcome(run, proposal.index, record.outcome, "", 0.0, 0.0)
+            write_outcome(run, Finished(proposal.index, record.outcome, "", 0.0, 0.0))
             print(proposal.index, flush=True)
         store.finish(record)
         found.tell(record)
