@@ -9,28 +9,21 @@ What holds: a trial's identity is its `index` attribute, so records may come in 
 is compared with the store at the start of a session and whenever somebody else has written to it: studies that do not agree are made
 anew, a file that does not read is replaced. A dashboard that is open follows everything but the replacement of the file.
 
-The file is an Optuna journal (evo/views/journal.py), written by whoever holds run.lock; SQLite through Optuna takes tens of ms per trial.
+The file is an Optuna journal (evo/views/book.py), written by whoever holds run.lock; SQLite through Optuna takes tens of ms per trial.
 Left out: keeping what people write into the dashboard; a parameter whose value cannot stand on its scale (0 on a logarithmic one).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from optuna_dashboard import get_note, save_note
-from optuna_dashboard._note import note_ver_key, split_body
 
 from evaluator.outcome import Evaluated
 from evo.core.records import TUNE, Record
@@ -39,17 +32,13 @@ from evo.errors import StudyError
 from evo.folder import DAMAGE, StoreError, read_text
 from evo.store import curve
 from evo.views import trials
-from evo.views.journal import Journal
+from evo.views.book import MADE, VERSION, Board, Book
 from evo.views.notes import overview_facts, overview_note, species_facts, species_note, trial_note
 from genomes import GenomeError, Knob, Reader, Value, constants
 
 FILE = "optuna.log"
 OVERVIEW = "all evaluations"
-VERSION = 2  # of what is written: a study of another version is made anew
 AT_ONCE = 500  # trials that one refresh writes while slots may be waiting for the driver
-GROWTH = 1.5  # a species' study is made anew during a run when it has grown by this factor: the cost stays in proportion
-MADE, MOVED = "evo:made", "evo:moved"  # how a study was made; which knobs are known to have moved
-METRIC_NAMES = "study:metric_names"  # what Study.set_metric_names sets, which warns that it is experimental
 FOREIGN = (*DAMAGE, AssertionError, optuna.exceptions.OptunaError)  # what reading a file that others have written to may raise
 
 Params = Mapping[str, tuple[BaseDistribution, Value]]
@@ -60,7 +49,7 @@ class StudyView:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        self._book: _Book | None = None
+        self._book: Book | None = None
         self._texts = lru_cache(maxsize=8)(self._text)  # parents come again and again
 
     def refresh(self, standing: Standing, whole: bool) -> None:
@@ -81,18 +70,18 @@ class StudyView:
             raise StudyError(f"{self._run_dir / FILE} cannot be written: {error.strerror}") from error
         self._book = book
 
-    def _opened(self, standing: Standing) -> _Book:
+    def _opened(self, standing: Standing) -> Book:
         """The file, with those of its studies that are right; a new one if it does not read."""
         path = self._run_dir / FILE
         try:
-            book = _Book(path)
+            book = Book(path)
             self._adopt(book, standing)
         except FOREIGN:
             path.unlink()
-            book = _Book(path)
+            book = Book(path)
         return book
 
-    def _adopt(self, book: _Book, standing: Standing) -> None:
+    def _adopt(self, book: Book, standing: Standing) -> None:
         """Takes over the studies that agree with the records; the others go."""
         expected = {r.index: trials.verdict(r) for r in standing.records if isinstance(r.outcome, Evaluated)}
         tuned = {species_study(species) for species in tuned_species(standing.records)}
@@ -105,7 +94,7 @@ class StudyView:
             else:
                 book.remember(study.study_name, partial(self._reader, study.study_name, made["reference"]), set(told))
 
-    def _add_missing(self, book: _Book, standing: Standing, whole: bool) -> None:
+    def _add_missing(self, book: Book, standing: Standing, whole: bool) -> None:
         left = sys.maxsize if whole else AT_ONCE
         records = [record for record in standing.records if isinstance(record.outcome, Evaluated)]
         left -= self._overview(book, standing, records, left)
@@ -115,7 +104,7 @@ class StudyView:
                 left -= self._species(book, standing, members, None if whole else left)
         book.journal.write()
 
-    def _overview(self, book: _Book, standing: Standing, records: Sequence[Record], most: int) -> int:
+    def _overview(self, book: Book, standing: Standing, records: Sequence[Record], most: int) -> int:
         """Adds at most `most` trials to the overview; returns how many."""
         founder = standing.founder or ""
         board = book.boards.get(OVERVIEW)
@@ -131,7 +120,7 @@ class StudyView:
         book.say(board, overview_note(standing), overview_facts(standing))
         return len(missing)
 
-    def _species(self, book: _Book, standing: Standing, members: Sequence[Record], most: int | None) -> int:
+    def _species(self, book: Book, standing: Standing, members: Sequence[Record], most: int | None) -> int:
         """Adds trials to the study of one tuned species, all that are missing if `most` is None; returns how many."""
         species = members[0].candidate.species
         name = species_study(species)
@@ -156,7 +145,7 @@ class StudyView:
         book.say(board, species_note(species, board.knobs, standing), species_facts(species, standing))
         return len(missing)
 
-    def _add(self, book: _Book, board: _Board, record: Record, standing: Standing, params: Params) -> None:
+    def _add(self, book: Book, board: Board, record: Record, standing: Standing, params: Params) -> None:
         points = trials.points(curve(self._run_dir, record.index))
         book.add(board, _frozen(record, params, points), trial_note(record, standing, self._texts))
 
@@ -203,7 +192,7 @@ def placed_in(knob: Knob, value: Value) -> tuple[BaseDistribution, Value] | None
     return IntDistribution(int(low), int(high), log=knob.log), int(value)
 
 
-def _params(board: _Board, values: Mapping[str, Value], moved: Set[str]) -> Params:
+def _params(board: Board, values: Mapping[str, Value], moved: Set[str]) -> Params:
     """The parameters of a trial: knobs that have `moved`. Optuna gives one that is the same in all trials a row among the importances, and
     some importance if it has a range; thirty of them hide the few that matter."""
     known = [name for name in board.knobs if name in values and name in board.reader.knobs]
@@ -248,95 +237,3 @@ def _frozen(record: Record, params: Params, points: dict[int, float]) -> FrozenT
         system_attrs={},
         intermediate_values=points,
     )
-
-
-# ---- the file
-
-
-class _Backend(Journal, BaseJournalBackend):
-    """The journal as Optuna's storage takes it."""
-
-
-@dataclass
-class _Board:
-    """One study in the file, as its writer remembers it."""
-
-    study: optuna.Study
-    reference: str  # genome whose knobs give names, kinds and scales
-    read: Callable[[], Reader]  # makes `reader`; that takes longer than all else, and few studies grow in a session
-    knobs: tuple[str, ...]  # the parameters
-    moved: set[str]  # knobs known to have moved, parameters or not yet
-    indexes: set[int]
-    made_with: int  # trials
-    note: str
-
-    @cached_property
-    def reader(self) -> Reader:
-        """The reader of the reference's knobs."""
-        return self.read()
-
-    def may_grow(self, more: int, whole: bool) -> bool:
-        """Whether it is time to make the study anew with more parameters."""
-        return whole or len(self.indexes) + more >= GROWTH * self.made_with
-
-    def missing(self, records: Iterable[Record]) -> list[Record]:
-        return [record for record in records if record.index not in self.indexes]
-
-
-class _Book:
-    """The studies in the file. Operations are collected until `journal.write()`."""
-
-    def __init__(self, path: Path) -> None:
-        self.journal = _Backend(path)
-        self.storage = JournalStorage(self.journal)
-        self.boards: dict[str, _Board] = {}
-
-    def told(self, study: FrozenStudy) -> dict[int, tuple[str, float | None]] | None:
-        """Index -> (state, value) of a study's trials; None if one is there twice or lacks its note."""
-        found = self.storage.get_all_trials(study._study_id, deepcopy=False)
-        told = {trial.user_attrs["index"]: (trial.state.name, trial.value) for trial in found}
-        noted = all(note_ver_key(trial._trial_id) in study.system_attrs for trial in found)
-        return told if noted and len(told) == len(found) else None
-
-    def remember(self, name: str, read: Callable[[], Reader], indexes: set[int]) -> _Board:
-        """Goes on with a study that is in the file."""
-        study = optuna.load_study(study_name=name, storage=self.storage)
-        attributes = self.storage.get_study_system_attrs(study._study_id)
-        made, moved = attributes[MADE], set(attributes[MOVED])
-        self.boards[name] = _Board(study, made["reference"], read, tuple(made["knobs"]), moved, indexes, len(indexes), get_note(study))
-        return self.boards[name]
-
-    def make(self, name: str, reference: str, reader: Reader, knobs: Iterable[str]) -> _Board:
-        """A new study, in place of the one of this name if there is one."""
-        old = self.boards.pop(name, None)
-        if old is not None:
-            self.storage.delete_study(old.study._study_id)
-        study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], name)
-        self.storage.set_study_system_attr(study_id, MADE, {"version": VERSION, "reference": reference, "knobs": list(knobs)})
-        self.storage.set_study_system_attr(study_id, MOVED, sorted(old.moved if old else ()))
-        self.storage.set_study_system_attr(study_id, METRIC_NAMES, ["val_bpb"])
-        return self.remember(name, lambda: reader, set())
-
-    def add(self, board: _Board, trial: FrozenTrial, note: str) -> None:
-        """One trial and its note; `save_note` wants a trial that is still running."""
-        study_id = board.study._study_id
-        trial_id = self.storage.create_new_trial(study_id, template_trial=trial)
-        for key, value in {**split_body(note, trial_id), note_ver_key(trial_id): 1}.items():  # the version last: it says that all is there
-            self.storage.set_study_system_attr(study_id, key, value)
-        board.indexes.add(trial.user_attrs["index"])
-
-    def has_moved(self, board: _Board, names: set[str]) -> None:
-        """Stores which knobs have moved: a species' knob until the study is made with it, also in the next session."""
-        if not names <= board.moved:
-            board.moved |= names
-            self.storage.set_study_system_attr(board.study._study_id, MOVED, sorted(board.moved))
-
-    def say(self, board: _Board, note: str, facts: Mapping[str, str]) -> None:
-        """The note of a study, and the facts on its first page."""
-        if note != board.note:
-            save_note(board.study, note)
-            board.note = note
-        known = self.storage.get_study_user_attrs(board.study._study_id)
-        for name, fact in facts.items():
-            if known.get(name) != fact:
-                board.study.set_user_attr(name, fact)
