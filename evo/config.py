@@ -112,11 +112,7 @@ class Config:
 
 
 NO_TOML = (ValueError, RecursionError)  # what tomllib raises for a text that is not TOML, or has too many digits or brackets
-PATHS = (
-    "run.data",
-    "run.lab",
-    "run.profile",
-)  # settings whose `~` is expanded: a shell leaves it alone after an equals sign, and TOML knows none
+PATHS = ("run.data", "run.lab", "run.profile")  # `~` is expanded: a shell leaves it alone after an equals sign, TOML knows none
 SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
 
 

@@ -26,7 +26,7 @@ from evo import species, tuner
 from evo.core.belief import Belief
 from evo.core.history import History
 from evo.core.population import lowest_common_ancestor
-from evo.core.records import CALIBRATE, CROSSOVER, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
+from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
 from evo.errors import one_line
 from evo.numeric import propose as numeric
 from evo.numeric.lore import warmup_share
@@ -34,7 +34,7 @@ from evo.numeric.propose import Step
 from evo.numeric.space import Sample
 
 ATTEMPTS = 12  # mutations of one proposal before it counts as a duplicate
-REPEAT_NOTES = {"calibrate": "seed genome", "confirm": "repeat of a contender", "final": "fresh draw for the announcement"}
+REPEAT_NOTES = {CALIBRATE: "seed genome", CONFIRM: "repeat of a contender", FINAL: "fresh draw for the announcement"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,8 @@ def write(proposal: Proposal, library: Library) -> Written:
 def _repeat(proposal: Proposal, library: Library) -> Written:
     id_ = proposal.parents[0] if proposal.parents else library.founder.genome
     original = library.known.get(id_, library.founder)
-    text = library.texts(id_)
-    known = original.genome, original.species, original.size
-    return Written(_described(proposal, known, text, REPEAT_NOTES[proposal.operator]), text)
+    candidate = replace(original, proposal=proposal, note=REPEAT_NOTES[proposal.operator], writer="", rule=None)
+    return Written(candidate, library.texts(id_))
 
 
 def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
@@ -207,13 +206,16 @@ def common_ancestor(library: Library, a: str, b: str) -> str | None:
 
 
 def _candidate(proposal: Proposal, text: str, note: str) -> Candidate:
-    known = genomes.identity(text), genomes.species(text), genomes.size(text)
-    return _described(proposal, known, text, note)
-
-
-def _described(proposal: Proposal, known: tuple[str, str, int], text: str, note: str) -> Candidate:
-    """A candidate with what its learning curve is compared by; `known`: genome, species and size."""
-    return Candidate(proposal, *known, note, loss_code=genomes.loss_code(text), warmup=warmup_share(genomes.knobs(text)))
+    """A candidate with all that its text says."""
+    return Candidate(
+        proposal,
+        genome=genomes.identity(text),
+        species=genomes.species(text),
+        size=genomes.size(text),
+        note=note,
+        loss_code=genomes.loss_code(text),
+        warmup=warmup_share(genomes.knobs(text)),
+    )
 
 
 def unwritten(proposal: Proposal, why: str) -> Written:

@@ -63,7 +63,8 @@ class Preflight:
         began = time.monotonic()
         verdict: Verdict | None = None
         for text, prepare, calm in self._versions(program):
-            found = self._run(Trial(text, prepare, self._length(prepare)))
+            length = next(int(knob.value) for knob in genomes.knobs(prepare) if knob.name == LENGTH)
+            found = self._run(Trial(text, prepare, length))
             if isinstance(found, Failed) and found.reason is Reason.NOT_FINITE and not calm:
                 found = Inconclusive(f"{found.message}, at rates that could not be lowered for the dry run", 0.0)
             verdict = found if verdict is None else _agreed(verdict, found)
@@ -76,9 +77,6 @@ class Preflight:
     def close(self) -> None:
         """Ends what waits. Idempotent."""
         self._run.close()
-
-    def _length(self, prepare: str) -> int:
-        return int(next(knob.value for knob in genomes.knobs(prepare) if knob.name == LENGTH))
 
     def _versions(self, program: str) -> Iterator[tuple[str, str, bool]]:
         """The program as it is run, first small, then at its full size: its text, prepare.py's, and whether its rates are low."""

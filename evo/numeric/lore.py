@@ -15,19 +15,8 @@ from functools import lru_cache
 
 from genomes import Knob
 
-RATE, BATCH, ROWS, DEPTH, WIDTH, DECAY, WARMUP, WARMDOWN, FINAL, HEAD, OTHER = (
-    "rate",
-    "batch",
-    "rows",
-    "depth",
-    "width",
-    "decay",
-    "warmup",
-    "warmdown",
-    "final",
-    "head",
-    "other",
-)
+BATCH, ROWS, DEPTH, WIDTH, HEAD, OTHER = "batch", "rows", "depth", "width", "head", "other"
+RATE, DECAY, WARMUP, WARMDOWN, FINAL = "rate", "decay", "warmup", "warmdown", "final"
 _ROLES = (  # in this order: the first that fits
     (FINAL, re.compile(r"(final|min|end)_?(lr|rate)|(lr|rate)_?(min|floor)")),
     (WARMDOWN, re.compile(r"warm_?down|cool_?down|(decay|anneal)_(ratio|frac|share|steps|iters)")),

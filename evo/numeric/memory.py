@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo.numeric import lore
+from evo.numeric.scales import LOG
 from evo.numeric.space import CHOICE, Array, Sample, Space
 
 DARING = math.log(1.5)
@@ -107,4 +108,4 @@ def _prior(space: Space) -> tuple[Array, Array]:
 def _logarithm(space: Space, i: int, places: Array) -> Array:
     dimension = space.dimensions[i]
     at = dimension.low + places * (dimension.high - dimension.low)
-    return at if dimension.scale == "log" else np.log(np.maximum(at, 1.0))
+    return at if dimension.scale == LOG else np.log(np.maximum(at, 1.0))
