@@ -80,7 +80,8 @@ class PlainLines:
     def answered(self, answer: Answer, driver: Driver) -> None:
         if answer.written is None:
             fields = {"model": "endpoint failed" if answer.endpoint_failed else "refused", "index": str(answer.proposal.index)}
-            self._say(_line({**fields, "why": driver.desk.trouble or answer.why}))
+            remedy = driver.desk.remedy if answer.endpoint_failed else ""
+            self._say(_line({**fields, "why": f"{answer.why}; {remedy}" if remedy else answer.why}))
 
     def tick(self, driver: Driver) -> None:
         """Reports what happens between events: a limit is reached, or a slot is looked after."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from small_run import PROGRAM
@@ -15,6 +18,7 @@ from evo.core.records import CROSSOVER, MUTATE, Proposal
 from evo.core.standing import Standing, assess
 from evo.llm.desk import PAUSE_SECONDS, Answer, Desk, NoDesk
 from evo.operators import Library, describe_seed
+from evo.table import PlainLines
 
 FOUNDER = describe_seed(PROGRAM)
 STANDING = assess(())
@@ -226,3 +230,23 @@ def test_what_is_taken_back_counts_once_whatever_comes_of_it_and_its_trouble_is_
     assert subject.late == 1
     assert "nothing useful" in subject.trouble
     assert subject.open != endpoint_failed
+
+
+def test_of_several_answers_that_arrive_together_each_is_told_with_its_own_reason() -> None:
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def author(asked: Proposal) -> Answer:
+        both.wait()
+        return replace(answer(asked.index, endpoint_failed=asked.index == 3), why=f"reason {asked.index}")
+
+    lines: list[str] = []
+    subject, watcher = desk(author), PlainLines(lines.append)
+    for pair in ((1, 2), (3, 4)):
+        for index in pair:
+            subject.start(proposal(index), LIBRARY, STANDING)
+        while subject._arrived.qsize() < 2:
+            time.sleep(0.01)
+        for each in subject.answers():
+            watcher.answered(each, SimpleNamespace(desk=subject))  # type: ignore[arg-type]
+    told = [dict(part.split("=", 1) for part in shlex.split(line)) for line in lines]
+    assert {fields["index"]: fields["why"][:8] for fields in told} == {str(index): f"reason {index}" for index in (1, 2, 3, 4)}

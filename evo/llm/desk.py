@@ -57,8 +57,8 @@ class Desk:
         self.refused = 0  # proposals of this session that the model gave back without a usable program
         self.failed = 0  # proposals of this session to which the endpoint gave no reply
         self.late = 0  # proposals of this session that were taken back: a slot would have waited
-        self.trouble = ""  # why the model is not asked now, or what it last got wrong
-        self.why = ""  # the same without what is done about it, for when nothing is done any more
+        self.remedy = ""  # what is done about an endpoint that fails; "" while it does not
+        self._why = ""  # what the model or its endpoint last got wrong
         self._author = author
         self._calls = calls
         self._token_limit = token_limit
@@ -87,10 +87,19 @@ class Desk:
         return f"the limit of {self._token_limit} tokens is reached" if reached else ""
 
     @property
+    def why(self) -> str:
+        """Why the model is no longer asked, or what it last got wrong; "" while all is well."""
+        return self.spent or self._why
+
+    @property
+    def trouble(self) -> str:
+        """The same with what is done about it, as long as something is."""
+        return self.why if self.spent or not self.remedy else f"{self.why}; {self.remedy}"
+
+    @property
     def open(self) -> bool:
         """Whether another proposal may be given to the model now."""
         if self.spent:
-            self.trouble = self.why = self.spent
             return False
         under_way = len(self._busy) + len(self._taken_back)
         if self._token_limit is not None and under_way and self._tokens_after(under_way) >= self._token_limit:
@@ -155,16 +164,15 @@ class Desk:
         if not late:  # else the proposal counts as such already
             self.failed += answer.endpoint_failed
             self.refused += answer.written is None and not answer.endpoint_failed
-        self.why = answer.why
+        self._why = answer.why
         now = time.monotonic()
         if not answer.endpoint_failed:
-            self._failures, self._closed_until = 0, 0.0
-            self.trouble = answer.why
+            self._failures, self._closed_until, self.remedy = 0, 0.0, ""
         elif now >= self._closed_until:  # calls under way when it failed are the same failure
             pause = min(PAUSE_SECONDS * 2**self._failures, PAUSE_MOST_SECONDS)
             self._failures += 1
             self._closed_until = now + pause
-            self.trouble = f"{answer.why}; built-in mutations meanwhile, next try in {pause:.0f} s"
+            self.remedy = f"built-in mutations meanwhile, next try in {pause:.0f} s"
 
 
 class NoDesk(Desk):
