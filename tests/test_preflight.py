@@ -25,8 +25,8 @@ from evo.core.belief import believe
 from evo.core.history import fold
 from evo.core.records import MUTATE, Proposal
 from evo.core.standing import assess
+from evo.llm.brief import Setting
 from evo.llm.endpoint import Model
-from evo.llm.prompts import Setting
 from evo.llm.start import preflight
 from evo.llm.writer import ModelWriter
 from evo.operators import Library, describe_seed

@@ -16,24 +16,8 @@ from evaluator.outcome import CurvePoint, Duplicate, Failed, Phase, Reason, Scor
 from evo.core.records import CROSSOVER, MUTATE, Candidate, Proposal, Record
 from evo.core.standing import Standing, assess
 from evo.folder import read_text
-from evo.llm.brief import brief
-from evo.llm.prompts import (
-    FOCUSES,
-    NOTE_CHARACTERS,
-    Attempt,
-    Brief,
-    Figure,
-    Measured,
-    Message,
-    Partner,
-    Result,
-    Rivals,
-    Setting,
-    TooLong,
-    again,
-    messages,
-    told,
-)
+from evo.llm.brief import FOCUSES, Attempt, Brief, Figure, Measured, Partner, Result, Rivals, Setting, brief
+from evo.llm.prompts import NOTE_CHARACTERS, Message, TooLong, again, messages, told
 from evo.operators import Library, describe_seed
 from evo.store import known, snapshot
 

@@ -31,9 +31,9 @@ from evo.core.belief import believe
 from evo.core.history import fold
 from evo.core.records import CALIBRATE, CROSSOVER, MUTATE, Candidate, Proposal
 from evo.core.standing import assess
+from evo.llm.brief import Setting
 from evo.llm.desk import Answer
 from evo.llm.endpoint import Model
-from evo.llm.prompts import Setting
 from evo.llm.writer import ModelWriter, remark, settings_of
 from evo.operators import Library, describe_seed
 

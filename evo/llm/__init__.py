@@ -5,5 +5,5 @@ writer     one proposal: prompt, reply, program; never raises for what a model o
 endpoint   any endpoint that speaks OpenAI's chat completions; the only home of `openai`;
            replies.py: what its answers say
 start      from settings to a model at its desk
-prompts    what the model is told, as text; brief.py: what of the run goes into it
+brief      what of the run a model is told; prompts.py: as text
 """

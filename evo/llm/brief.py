@@ -1,4 +1,4 @@
-"""What is worth telling a model about a run for one proposal: a pure function from what is known to a `prompts.Brief`."""
+"""What is worth telling a model about a run for one proposal: a pure function from what is known to a `Brief`, which prompts.py words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import genomes
@@ -15,11 +16,119 @@ from evo.core.history import EXPLORATIONS
 from evo.core.population import ancestors
 from evo.core.records import Candidate, Proposal, Record
 from evo.core.standing import Standing
-from evo.llm.prompts import FOCUSES, Attempt, Brief, Figure, Measured, Partner, Result, Rivals, Setting
 from evo.operators import Library, common_ancestor
 
 TRIED, BEST, LOST, FAILURES, UNDER_WAY = 20, 10, 12, 6, 8  # most entries of each kind
 _IDS = re.compile(r"^[0-9a-f]{8} into [0-9a-f]{8}: ")  # ids of a crossover's parents: a model knows neither
+
+# What one of several answers about the same program is to look at first, so that they do not all come back with the same idea: prompts
+# that differ are what keeps such searches varied (AlphaEvolve, arXiv 2506.13131, section 2.2).
+FOCUSES = (
+    "the optimisers: their kind, momentum and decay, and which parameters each of them has",
+    "attention: heads, windows, positions, scaling, what becomes of its values",
+    "the schedules, of rates, momentum or weight decay: warm-up, decay, floor",
+    "the MLP: width, activation, gates",
+    "speed: the same model in less time per step, so that the budget has more steps",
+    "norms and the residual stream: where they stand, how it is scaled, skips, gates",
+    "embeddings, the output layer and the loss",
+    "depth against width, and the sequence of the blocks",
+    "initial values of the parameters",
+    "batches: how large, in how many parts, whether they grow",
+    "what can be left out at no cost",
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A program's true val_bpb as it is believed, or a gain between two."""
+
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One program of the run, and the last of the steps that led to it."""
+
+    score: Figure
+    note: str  # of that step alone
+    gain: Figure | None  # of that step over its parent; positive is better
+    edited: bool = False  # it is the program to edit
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Something that was tried, and how it ended."""
+
+    note: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """A place that both parents of a crossover changed, each in its own way; empty text means deleted."""
+
+    where: str  # qualified name of the definition
+    ancestor: str
+    program: str  # as the program to edit has it
+    partner: str
+
+
+@dataclass(frozen=True)
+class Partner:
+    """The other parent of a crossover, by what it changed since the common ancestor."""
+
+    score: Figure | None
+    edits: str  # genomes.describe
+    unified: str  # diff from the ancestor
+    definitions: tuple[str, ...]  # functions and methods that it changed, in full
+    rivals: tuple[Rivals, ...] = ()  # what the three-way merge of the two cannot unite
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where programs are trained, what they may use, and what people want."""
+
+    agenda: str  # the lab's program.md, as it is now
+    profile: str  # name of the device profile
+    budget_seconds: float
+    device: str = ""
+    threads: int = 0  # CPU threads of one program; 0: not known
+    memory_gib: float = 0.0  # memory that a program may use: the GPU's where there is one; 0: not known
+    offers: tuple[str, ...] = ()  # constants and functions of prepare.py, a line each
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation measured besides its score."""
+
+    steps: int
+    tokens: int
+    training_seconds: float
+    parameters: int
+    peak_memory_gib: float
+    losses: tuple[tuple[int, float], ...] = ()  # (step, training loss): the first and the last that are known
+
+
+@dataclass(frozen=True)
+class Brief:
+    """Everything that a prompt is made of."""
+
+    setting: Setting
+    noise_sd: float  # of one score
+    seed_score: Figure | None
+    text: str  # the program to edit
+    contract: bool  # whether the run's genomes are under the contract of labs; else they are scripts that report their own scores
+    score: Figure | None
+    measured: Measured | None  # in its latest evaluation that has a score
+    tried: tuple[Attempt, ...]  # on this program, latest first
+    best: tuple[Result, ...]  # best first
+    lost: tuple[Attempt, ...]  # on programs near this one, latest first: what made them worse
+    failures: tuple[Attempt, ...]  # of the run, latest first
+    under_way: tuple[str, ...]  # notes of programs that are being evaluated and were not made of this one
+    partner: Partner | None  # set: a crossover
+    beside: int = 0  # other answers about the same parents that are being written
+    focus: str = ""  # what this one is to look at first
 
 
 def brief(proposal: Proposal, library: Library, standing: Standing, setting: Setting, beside: int = 0) -> Brief:

@@ -14,8 +14,8 @@ from evo.assembly import Assembly
 from evo.config import LlmConfig
 from evo.folder import tokens_spent
 from evo.lab import offers
+from evo.llm.brief import Setting
 from evo.llm.desk import Desk, NoDesk
-from evo.llm.prompts import Setting
 from evo.llm.writer import ModelWriter, settings_of
 from evo.preflight import Preflight, for_slot, trouble
 

@@ -22,9 +22,9 @@ from evo.core.records import CROSSOVER, Proposal
 from evo.core.standing import Standing
 from evo.errors import ModelError, one_line
 from evo.llm import prompts
-from evo.llm.brief import brief
+from evo.llm.brief import Setting, brief
 from evo.llm.desk import Answer
-from evo.llm.prompts import Message, Setting, TooLong
+from evo.llm.prompts import Message, TooLong
 from evo.llm.replies import Reply
 from evo.operators import Library, Written
 
