@@ -153,7 +153,7 @@ class Driver:
 
     def _resume(self) -> None:
         records, pending = self.store.records(), self.store.pending()
-        self.search.resume(records, pending)
+        self.search.resume(records, (c.proposal for c in pending))
         self.told_before = frozenset(r.index for r in records)
         for record in latest(records):
             self._curves.add(record, self._curve(record.index))
@@ -271,7 +271,8 @@ class Driver:
         self.search.tell(record)
         self._watcher.told(record, self)
         if isinstance(record.outcome, Failed) and record.operator == CALIBRATE and self._hopeless():
-            raise SeedFailsError(seed_failure(record))
+            said = record.outcome
+            raise SeedFailsError(f"the lab's train.py gets no score ({said.reason} in {said.phase}: {said.message})")
         if record.operator == CALIBRATE:
             self._prove_seed()
 
@@ -316,10 +317,3 @@ class Driver:
 
     def _text(self, genome: str) -> str:
         return self.lab.seed if genome == self._founder.genome else self.store.text(genome)
-
-
-def seed_failure(record: Record) -> str:
-    """Why the seed genome has no score, in one line."""
-    outcome = record.outcome
-    said = f"{outcome.reason} in {outcome.phase}: {outcome.message}" if isinstance(outcome, Failed) else type(outcome).__name__
-    return f"the lab's train.py gets no score ({said})"

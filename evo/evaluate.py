@@ -59,13 +59,12 @@ def evaluate(options: argparse.Namespace) -> tuple[Outcome, dict[str, Any]]:
         raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
     flags = {"run.lab": options.lab, "run.profile": options.profile, "run.budget_seconds": options.budget}
     config = _settings(file, options.set, flags | {"run.slots": 1, "run.executor": "inline"})
-    program, planned = _read(file), assembly.plan(config)
-    own = file.resolve() == (planned.lab.folder / "train.py").resolve()
-    if not own:
-        program = _rendered(file, program, planned.lab, planned.profile, options.render)
+    text, planned = _read(file), assembly.plan(config)
+    own = _is_seed(file, planned.lab)
+    program = planned.rendered.seed if own else _rendered(file, text, planned.lab, planned.profile, options.render)
     assembled = assembly.build(planned, _say_to_stderr)
     with claimed(assembled.gpus, f"evo.evaluate {file}"):
-        outcome = _evaluated(assembled, assembled.rendered.seed if own else program, options.seed)
+        outcome = _evaluated(assembled, program, options.seed)
     rendered = not assembled.lab.compat if own else options.render
     whose = "the lab's own, " if own else ""
     knobs = f"{whose}with the knobs of profile {assembled.profile}" if rendered else "as it is"
@@ -88,8 +87,7 @@ def rehearse(options: argparse.Namespace) -> int:
         raise UserError("--dry-run needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")
     profile = profiles.find(config.run.profile, probe())
     rendered = labs.render(lab, profile, profile.head.budget_seconds)
-    own = file.resolve() == (lab.folder / "train.py").resolve()
-    text = rendered.seed if own else _rendered(file, program, lab, profile, options.render)
+    text = rendered.seed if _is_seed(file, lab) else _rendered(file, program, lab, profile, options.render)
     problems = static_problems(text, lab.contract, rendered.prepare)
     verdict: Verdict | None = None
     if not problems:
@@ -190,6 +188,10 @@ def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any], 
     parts += [f"data {run.data}"] if run.data else []
     _say_to_stderr(f"measured as in the run {run_dir}, unless options say otherwise: {', '.join(parts)}")
     return config
+
+
+def _is_seed(file: Path, lab: labs.Lab) -> bool:
+    return file.resolve() == (lab.folder / "train.py").resolve()
 
 
 def _rendered(file: Path, program: str, lab: labs.Lab, profile: profiles.Profile | None, wanted: bool) -> str:

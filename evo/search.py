@@ -21,7 +21,7 @@ from evo.core.finals import Group, next_draw, standing_group
 from evo.core.history import EXPLORATIONS, SCORES_PER_FAILURE, History, Ledger, count_tries, crossed_pairs, repaired_genomes
 from evo.core.policies import POLICIES, SearchConfig, View, widen
 from evo.core.population import Population, contenders, population
-from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, SEEDS, Candidate, Proposal, Record, lean
+from evo.core.records import CALIBRATE, CONFIRM, FINAL, GIVEN, SEEDS, Proposal, Record, lean
 from evo.core.standing import Standing, refined
 from evo.core.statistics import Announcement
 from evo.core.words import counted
@@ -54,10 +54,6 @@ class _Facts:
     @cached_property
     def population(self) -> Population:
         return population(self.history, self.belief, self._config.population, self._config.species_share)
-
-    @cached_property
-    def contenders(self) -> tuple[str, ...]:
-        return contenders(self.history, self.belief)
 
 
 class Search:
@@ -122,7 +118,7 @@ class Search:
         del self._pending[proposal.index]
         self._facts = _Facts(self._ledger, self.config, self._shelf)
 
-    def resume(self, records: Iterable[Record], pending: Iterable[Candidate | Proposal] = ()) -> None:
+    def resume(self, records: Iterable[Record], pending: Iterable[Proposal] = ()) -> None:
         """Replaces the state by that of a search that was told `records` and waits for `pending`.
 
         Raises:
@@ -133,8 +129,7 @@ class Search:
             if record.index in self._records:
                 raise ValueError(f"index {record.index} occurs twice among the records")
             self._take(record)
-        for item in pending:
-            proposal = item.proposal if isinstance(item, Candidate) else item
+        for proposal in pending:
             if proposal.index in self._records or proposal.index in self._pending:
                 raise ValueError(f"index {proposal.index} is pending and known already")
             self._pending[proposal.index] = proposal
@@ -251,7 +246,7 @@ class Search:
             history=history,
             belief=self.belief,
             survivors=self._facts.population.survivors,
-            contenders=self._facts.contenders,
+            contenders=contenders(history, self.belief),
             tries=tries,
             crossed=history.crossed | crossed_pairs(pending),
             repaired=history.repaired | repaired_genomes(pending),

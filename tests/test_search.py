@@ -27,7 +27,7 @@ def operators(records: list[Record]) -> list[str]:
 def told_again(original: Search, records: list[Record], order: list[Record]) -> Search:
     """A search that waits for everything and is then told `records` in `order`."""
     other = Search(original.config, FOUNDER)
-    other.resume((), [*(r.candidate for r in records), *original.pending])
+    other.resume((), [*(r.candidate.proposal for r in records), *original.pending])
     for record in order:
         other.tell(record)
     return other
@@ -55,7 +55,7 @@ def test_asking_between_tells_in_any_order_does_not_disturb_the_state() -> None:
     original = search(evals=30)
     records = drive(original, World(improving, **ROUGH), stop_after=25)
     other = Search(original.config, FOUNDER)
-    other.resume((), [*(r.candidate for r in records), *original.pending])
+    other.resume((), [*(r.candidate.proposal for r in records), *original.pending])
     for record in reversed(records):
         assert not finished(other)
         other.tell(record)

@@ -34,7 +34,7 @@ _NAME_CHARACTERS = 80
 
 
 class Speaker(Protocol):
-    """What answers: evo.llm.Model."""
+    """What answers: evo.llm.endpoint.Model."""
 
     name: str
     max_tokens: int  # limit of one reply

@@ -18,16 +18,20 @@ def compressed(y: Array) -> tuple[Array, Array]:
 
     Bad scores are not worth telling apart: a few ruinous ones would set the scale of everything.
     """
-    low = float(np.min(y))
-    scale = max(float(np.median(y)) - low, 1e-9)
+    low, scale = _scale(y)
     return low + scale * np.log1p((y - low) / scale), 1 / (1 + (y - low) / scale)
 
 
 def expanded(y: Array, raw: Array) -> Array:
     """Inverse of `compressed`, by the scores that set its scale."""
-    low = float(np.min(raw))
-    scale = max(float(np.median(raw)) - low, 1e-9)
+    low, scale = _scale(raw)
     return low + scale * np.expm1((y - low) / scale)
+
+
+def _scale(raw: Array) -> tuple[float, float]:
+    """The best score, and its distance to the median."""
+    low = float(np.min(raw))
+    return low, max(float(np.median(raw)) - low, 1e-9)
 
 
 def log_expected_improvement(best: float, mean: Array, sd: Array) -> Array:

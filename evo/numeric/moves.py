@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from evo.numeric import lore
-from evo.numeric.scales import COMPLEMENT, LOG
+from evo.numeric.scales import LINEAR, LOG
 from evo.numeric.space import CHOICE, Array, Space
 
 MOST_AXES = 4  # most knobs that one step moves, usually one or two
@@ -84,10 +84,11 @@ class Moves:
             count = int(rows.sum())
             which = rng.choice(len(self._drawn_by), size=count, p=self._drawn_by)
             strength = np.where(self._doubling, 1.0, rng.uniform(*STRENGTH, count)[:, None])
+            change = self._changes[which]
             here = np.where(self._scaled, self._low + points[rows] * self._span, 1.0)
-            scaled = (here * np.exp(strength * self._factors[which]) - self._low) / self._span
-            shifted = points[rows] + strength * self._shifts[which]
-            points[rows] = np.clip(np.where(self._scaled & (self._factors[which] != 0), scaled, shifted), 0.0, self._most)
+            scaled = (here * np.exp(strength * change) - self._low) / self._span
+            shifted = points[rows] + strength * (change / self._span)
+            points[rows] = np.clip(np.where(self._scaled & (change != 0), scaled, shifted), 0.0, self._most)
             rows[rows] = rng.random(count) < FARTHER
         return points
 
@@ -138,8 +139,8 @@ class Moves:
 
     @cached_property
     def _scaled(self) -> Array:
-        """Which dimensions are numbers on a linear scale, which a factor moves in proportion to their value."""
-        return np.array([d.scale not in (LOG, CHOICE, COMPLEMENT) for d in self.space.dimensions])
+        """Which dimensions a coupled move scales by a factor: numbers on a linear scale, unless they are shares. All others it shifts."""
+        return np.array([d.scale == LINEAR and lore.role(d.knob) not in lore.SHIFTED for d in self.space.dimensions])
 
     @cached_property
     def _lore(self) -> tuple[lore.Coupled, ...]:
@@ -151,22 +152,7 @@ class Moves:
         return weights / weights.sum() if len(weights) else weights
 
     @cached_property
-    def _shifts(self) -> Array:
-        """(moves, d) shifts in places, for logarithmic scales and shares."""
-        return np.array([[self._change(move, i, shifted=True) for i in range(len(self.space))] for move in self._lore])
-
-    @cached_property
-    def _factors(self) -> Array:
-        """(moves, d) logarithms of factors, for numbers on a linear scale."""
-        return np.array([[self._change(move, i, shifted=False) for i in range(len(self.space))] for move in self._lore])
-
-    def _change(self, move: lore.Coupled, i: int, shifted: bool) -> float:
-        dimension = self.space.dimensions[i]
-        role = lore.role(dimension.knob)
-        change = move.changes.get(role, 0.0)
-        if not change or dimension.scale in (CHOICE, COMPLEMENT):
-            return 0.0
-        by_shift = role in lore.SHIFTED or dimension.scale == LOG
-        if by_shift != shifted:
-            return 0.0
-        return change / (dimension.high - dimension.low) if shifted else change
+    def _changes(self) -> Array:
+        """(moves, d) what a coupled move does to each dimension: the logarithm of a factor, or a shift."""
+        moved = [(lore.role(d.knob), d.scale in (LINEAR, LOG)) for d in self.space.dimensions]
+        return np.array([[move.changes.get(role, 0.0) if may else 0.0 for role, may in moved] for move in self._lore])
