@@ -61,7 +61,7 @@ class Assembly:
 
     def specs(self, run_dir: Path) -> tuple[SlotSpec, ...]:
         """The slots of a run."""
-        folder, budget = str(run_dir.resolve()), self.rendered.budget_seconds
+        folder, budget = run_dir.resolve(), self.rendered.budget_seconds
         return tuple(
             SlotSpec(f"{self.device}{i}", evaluator, folder, budget, self.patience_seconds, self.comparable)
             for i, evaluator in enumerate(self.evaluators)

@@ -39,7 +39,7 @@ class SlotSpec:
 
     name: str  # "cpu0", "gpu3"
     evaluator: SlotKind
-    run_dir: str  # where outcome files go
+    run_dir: Path  # where outcome files go
     budget_seconds: float
     patience_seconds: float  # an evaluation that takes longer is lost: its slot hangs
     comparable: str = ""  # what its machine must be, as `evaluator.key.comparable` says; "" where that is the driver's own machine
@@ -238,9 +238,9 @@ def check_submission(executor: Executor, candidate: Candidate) -> None:
 # ---- slots that outlive their driver
 
 
-def hold(run_dir: str) -> IO[str]:
+def hold(run_dir: Path) -> IO[str]:
     """Declares, for a slot in a process of its own, that outcomes may still appear in the run folder, until closed or dead."""
-    lock = (Path(run_dir) / SLOTS_LOCK).open("a", encoding="utf-8")
+    lock = (run_dir / SLOTS_LOCK).open("a", encoding="utf-8")
     fcntl.flock(lock, fcntl.LOCK_SH)
     return lock
 

@@ -41,21 +41,21 @@ class Finished:
     unable: bool = False  # interrupted because the slot, as it is, can evaluate nothing: its data are gone, no judge starts
 
 
-def write_outcome(run_dir: Path | str, told: Finished) -> None:
+def write_outcome(run_dir: Path, told: Finished) -> None:
     """Makes an evaluation finished: from here on no kill loses it. Called by a slot before it reports; needs no Store."""
     data = {"outcome": to_dict(told.outcome), "slot": told.slot, "started": told.started, "finished": told.finished}
-    write_atomically(outcome_path(Path(run_dir), told.index), as_json(data))
+    write_atomically(outcome_path(run_dir, told.index), as_json(data))
 
 
-def outcome_indexes(run_dir: Path | str) -> list[int]:
+def outcome_indexes(run_dir: Path) -> list[int]:
     """Indexes of the outcome files that are in place."""
-    stems = [path.stem for path in (Path(run_dir) / "outcomes").glob("*.json")]
+    stems = [path.stem for path in (run_dir / "outcomes").glob("*.json")]
     return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
 
 
-def read_outcomes(run_dir: Path | str) -> dict[int, Finished]:
+def read_outcomes(run_dir: Path) -> dict[int, Finished]:
     """By index, what the outcome files that are in place say. A damaged one does not count: its evaluation is not finished."""
-    found = (_read_outcome(Path(run_dir), index) for index in outcome_indexes(run_dir))
+    found = (_read_outcome(run_dir, index) for index in outcome_indexes(run_dir))
     return {told.index: told for told in found if told is not None}
 
 
@@ -69,29 +69,29 @@ def _read_outcome(run_dir: Path, index: int) -> Finished | None:
         return None
 
 
-def log(run_dir: Path | str, index: int) -> str:
+def log(run_dir: Path, index: int) -> str:
     """What the program of one record printed; empty if nothing."""
-    path = Path(run_dir) / "logs" / f"{index}.log"
+    path = run_dir / "logs" / f"{index}.log"
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def exchange(run_dir: Path | str, index: int) -> dict[str, Any] | None:
+def exchange(run_dir: Path, index: int) -> dict[str, Any] | None:
     """What was said with a model about one proposal (writer.Exchange); None if nothing.
 
     Raises:
         StoreError: it was damaged.
     """
-    path = Path(run_dir) / "prompts" / f"{index}.json"
+    path = run_dir / "prompts" / f"{index}.json"
     return _exchange(path) if path.exists() else None
 
 
-def tokens_spent(run_dir: Path | str) -> int:
+def tokens_spent(run_dir: Path) -> int:
     """Tokens of all exchanges with models that the run has kept.
 
     Raises:
         StoreError: one was damaged.
     """
-    return sum(_exchange(path)["tokens"] for path in (Path(run_dir) / "prompts").glob("*.json"))
+    return sum(_exchange(path)["tokens"] for path in (run_dir / "prompts").glob("*.json"))
 
 
 def _exchange(path: Path) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def _exchange(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is damaged ({told}): delete it; what was said is lost, and its tokens are not counted") from error
 
 
-def read_text(run_dir: Path | str, genome: str) -> str:
+def read_text(run_dir: Path, genome: str) -> str:
     """A stored program, checked for nothing but being text: to be shown, or read by the hundred.
 
     Raises:
         StoreError: there is none under this id.
     """
-    path = Path(run_dir) / "genomes" / f"{genome}.py"
+    path = run_dir / "genomes" / f"{genome}.py"
     if not path.exists():
         raise StoreError(f"{path} is missing: the run folder is damaged, or it has no genome {genome}")
     try:
@@ -128,7 +128,7 @@ def run_of(file: Path) -> Path | None:
     return folder if file.exists() and (folder / DATABASE).exists() else None
 
 
-def read_program(run_dir: Path | str, genome: str) -> str:
+def read_program(run_dir: Path, genome: str) -> str:
     """A stored program, checked: what a disk has damaged is never evaluated, shown as the best, or made a parent.
 
     Raises:
@@ -140,7 +140,7 @@ def read_program(run_dir: Path | str, genome: str) -> str:
     except genomes.GenomeError as error:
         trouble = one_line(str(error))[:200]
     if trouble:
-        path = Path(run_dir) / "genomes" / f"{genome}.py"
+        path = run_dir / "genomes" / f"{genome}.py"
         raise StoreError(f"{path} is damaged ({trouble}): restore it from a copy of the run folder")
     return text
 

@@ -55,7 +55,7 @@ class Store:
         self._connection = connection
 
     @classmethod
-    def open(cls, run_dir: Path | str, meta: Mapping[str, Any]) -> Store:
+    def open(cls, run_dir: Path, meta: Mapping[str, Any]) -> Store:
         """Opens a run for writing, or makes a new one; takes in outcomes that were never reported.
 
         Args:
@@ -63,7 +63,6 @@ class Store:
         Raises:
             StoreError: the folder is no run, is another run, is being written, or is newer than this program.
         """
-        run_dir = Path(run_dir)
         refuse_foreign(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = locked(run_dir)
@@ -229,22 +228,21 @@ class Snapshot:
         return SearchConfig(**{name: kept[f"search.{name}"] for name in names if f"search.{name}" in kept})
 
 
-def snapshot(run_dir: Path | str) -> Snapshot:
+def snapshot(run_dir: Path) -> Snapshot:
     """Reads a run without locking or changing it.
 
     Raises:
         StoreError: the folder is no run, or is newer than this program.
     """
-    run_dir = Path(run_dir)
     with translated(run_dir), closing(reader(run_dir)) as connection:
         check_version(connection, run_dir)
         with transaction(connection):
             return Snapshot(run_dir, read_meta(connection), read_records(connection), read_pending(connection))
 
 
-def curve(run_dir: Path | str, index: int) -> tuple[CurvePoint, ...]:
+def curve(run_dir: Path, index: int) -> tuple[CurvePoint, ...]:
     """The learning curve of one record."""
-    with translated(Path(run_dir)), closing(reader(Path(run_dir))) as connection:
+    with translated(run_dir), closing(reader(run_dir)) as connection:
         found = connection.execute("SELECT curve FROM records WHERE idx = ?", (index,)).fetchone()
         return tuple(checked(CurvePoint(*point), finite=False) for point in json.loads(found[0])) if found else ()
 

@@ -67,7 +67,7 @@ def make(request: pytest.FixtureRequest, run_dir: Path) -> Iterator[Make]:
         request.getfixturevalue("ray_is_up")
 
     def make(evaluator: SlotKind, patience_seconds: float = 60.0) -> Executor:
-        specs = tuple(SlotSpec(f"slot{i}", evaluator, str(run_dir), 1.0, patience_seconds) for i in range(SLOTS))
+        specs = tuple(SlotSpec(f"slot{i}", evaluator, run_dir, 1.0, patience_seconds) for i in range(SLOTS))
         made.append(kind(specs))
         return made[-1]
 
@@ -231,10 +231,11 @@ def test_a_slot_that_cannot_start_says_why_in_one_line(ray_is_up: None, run_dir:
 def test_a_start_that_is_interrupted_leaves_no_ray(run_dir: Path) -> None:
     """While Ray is up in it, a process may end by a segmentation fault instead of its exit code."""
     script = (
-        "import sys, evo.cluster as cluster; from evaluator.instant import Landscape; from evo.executor import SlotSpec\n"
+        "import sys, evo.cluster as cluster; from pathlib import Path\n"
+        "from evaluator.instant import Landscape; from evo.executor import SlotSpec\n"
         "def interrupt(*_, **__): raise KeyboardInterrupt\n"
         "cluster.ray.wait = interrupt\n"
-        "try: cluster.RayExecutor((SlotSpec('slot0', Landscape(), sys.argv[1], 1.0, 60.0),))\n"
+        "try: cluster.RayExecutor((SlotSpec('slot0', Landscape(), Path(sys.argv[1]), 1.0, 60.0),))\n"
         "except KeyboardInterrupt: print('up' if cluster.ray.is_initialized() else 'down')\n"
     )
     ended = subprocess.run([sys.executable, "-c", script, str(run_dir)], capture_output=True, text=True, check=False, timeout=120)
@@ -275,8 +276,8 @@ def test_closing_abandons_what_runs_and_can_be_repeated(make: Make, run_dir: Pat
 def test_a_slots_process_keeps_nothing_of_evaluations_that_have_ended(run_dir: Path, asked: str) -> None:
     """Where evaluations overlap, the driver asks once for each whether the next may come, and that call may begin first or last."""
     config = SlotConfig(prepare="", data="", measurement_key="test", early_start=asked != "never")
-    actor = SlotActor(SlotSpec("slot0", config, str(run_dir), 1.0, 60.0))
-    actor._evaluate, actor._hold = Broken(), hold(str(run_dir))
+    actor = SlotActor(SlotSpec("slot0", config, run_dir, 1.0, 60.0))
+    actor._evaluate, actor._hold = Broken(), hold(run_dir)
     with contextlib.closing(actor._hold), ThreadPoolExecutor() as pool:
         for ticket in range(3):
             asking = [pool.submit(actor.trained, ticket)] if asked == "first" else []
@@ -365,7 +366,7 @@ def test_the_latest_point_of_a_running_curve_is_known(ray_executor: Callable[[fl
 @pytest.fixture
 def overlapping(ray_is_up: None, run_dir: Path, small_lab: SmallLab) -> Iterator[RayExecutor]:
     config = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test", early_start=True)
-    executor = RayExecutor((SlotSpec("slot0", config, str(run_dir), 1.0, 60.0),))
+    executor = RayExecutor((SlotSpec("slot0", config, run_dir, 1.0, 60.0),))
     yield executor
     executor.close()
 
@@ -406,7 +407,7 @@ def test_a_killed_slot_interrupts_both_of_its_candidates(overlapping: RayExecuto
 
 
 def test_a_retired_slot_gives_back_what_runs_there_and_takes_no_more(ray_is_up: None, run_dir: Path) -> None:
-    specs = tuple(SlotSpec(f"slot{i}", Landscape(seconds=1.0), str(run_dir), 1.0, 60.0) for i in range(SLOTS))
+    specs = tuple(SlotSpec(f"slot{i}", Landscape(seconds=1.0), run_dir, 1.0, 60.0) for i in range(SLOTS))
     with contextlib.closing(RayExecutor(specs)) as executor:
         executor.submit(candidate(0), PROGRAM)
         executor.submit(candidate(1), PROGRAM)
@@ -436,7 +437,7 @@ def test_what_old_processes_could_not_do_is_not_held_against_new_ones(ray_is_up:
 
 
 def two_slots(run_dir: Path, *kinds: SlotKind) -> RayExecutor:
-    return RayExecutor(tuple(SlotSpec(f"slot{i}", kind, str(run_dir), 1.0, 60.0) for i, kind in enumerate(kinds)))
+    return RayExecutor(tuple(SlotSpec(f"slot{i}", kind, run_dir, 1.0, 60.0) for i, kind in enumerate(kinds)))
 
 
 WITHOUT_DATA = SlotConfig(prepare="", data="/nonexistent", measurement_key="test")
@@ -466,7 +467,7 @@ def test_a_machine_of_a_cluster_that_is_another_one_gets_no_work(ray_is_up: None
     """A slot whose machine is not what the measurement key says: its scores would be compared with the others'."""
     here = comparable("cpu", probe().model("cpu"))
     config = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test")
-    both = (SlotSpec(f"cpu{i}", config, str(run_dir), 1.0, 60.0, like) for i, like in enumerate((here, f"another {here}")))
+    both = (SlotSpec(f"cpu{i}", config, run_dir, 1.0, 60.0, like) for i, like in enumerate((here, f"another {here}")))
     with contextlib.closing(RayExecutor(tuple(both))) as executor:
         until_free(executor, 2)
         for index in range(2):
@@ -481,7 +482,7 @@ def test_a_machine_of_a_cluster_that_is_another_one_gets_no_work(ray_is_up: None
 
 @pytest.mark.skipif(bool(probe().gpus), reason="this machine has a GPU")
 def test_a_machine_of_a_cluster_where_torch_finds_no_gpu_says_so(run_dir: Path) -> None:
-    slot = SlotActor(SlotSpec("cuda0", SlotConfig(prepare="", data="", measurement_key="", device="cuda"), str(run_dir), 1.0, 60.0, "H100"))
+    slot = SlotActor(SlotSpec("cuda0", SlotConfig(prepare="", data="", measurement_key="", device="cuda"), run_dir, 1.0, 60.0, "H100"))
     with pytest.raises(HarnessError, match="torch finds no GPU there"):
         slot.evaluate(candidate(0), PROGRAM, 1)
     assert slot._hold is not None
@@ -518,7 +519,7 @@ class Kills(Silent):
             self.gone = True
             cluster.remove_node(node, allow_graceful=False)
 
-executor = evo.cluster.RayExecutor(tuple(SlotSpec(f"cpu{i}", Landscape(seconds=0.5), str(run_dir), 1.0, 8.0) for i in range(2)))
+executor = evo.cluster.RayExecutor(tuple(SlotSpec(f"cpu{i}", Landscape(seconds=0.5), run_dir, 1.0, 8.0) for i in range(2)))
 driver = drive(run_dir, 6, executor, Kills())
 records = driver.search.standing.records
 slots = [{r.slot for r in records[:3]}, {r.slot for r in records[-9:]}, {r.slot for r in records}]
@@ -548,7 +549,7 @@ from evaluator.slot import SlotConfig
 from evo.executor import SlotSpec
 
 config = SlotConfig(prepare="", data="", measurement_key="", device="cuda")
-specs = tuple(SlotSpec(f"gpu{i}", config, sys.argv[1], 1.0, 8.0) for i in range(3))
+specs = tuple(SlotSpec(f"gpu{i}", config, Path(sys.argv[1]), 1.0, 8.0) for i in range(3))
 evo.cluster.connect("", 3, 1)
 executor = evo.cluster.RayExecutor(specs)
 
@@ -592,7 +593,7 @@ def test_a_slot_keeps_its_gpu_and_that_of_a_retired_slot_goes_to_no_other(tmp_pa
 
 def test_orphans_are_awaited(run_dir: Path) -> None:
     await_orphans(run_dir)  # nobody was ever here
-    lock = hold(str(run_dir))
+    lock = hold(run_dir)
     with pytest.raises(ClusterError, match="earlier session"):
         await_orphans(run_dir, timeout_seconds=0.3)
     lock.close()

@@ -108,7 +108,7 @@ def test_output_that_is_no_terminal_is_plain_lines(lab: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert all(c.isprintable() or c == "\n" for c in out)
     events = [line for line in out.splitlines() if line.startswith("elapsed=")]
-    assert len(events) == len(snapshot("run").records)
+    assert len(events) == len(snapshot(Path("run")).records)
     assert all("index=" in line and "op=" in line and "outcome=" in line for line in events)
 
 
@@ -144,7 +144,7 @@ def given_records(run_dir: Path) -> list[Record]:
 def test_programs_that_people_hand_in_are_evaluated_and_become_parents(lab: Path) -> None:
     mine = [handed_in(Path(f"{depth}.py"), lab, DEPTH=str(depth)) for depth in (7, 9)]
     assert main(["run", "--lab", str(lab), "--evals", "40", "--add", str(mine[0]), "--add", str(mine[1]), *INSTANT]) == 0
-    records, given = snapshot("run").records, given_records(Path("run"))
+    records, given = snapshot(Path("run")).records, given_records(Path("run"))
     assert [record.candidate.note for record in given] == ["7.py", "9.py"]
     assert all(isinstance(record.outcome, Scored) for record in given)
     assert {record.candidate.proposal.parents for record in given} == {(records[0].candidate.genome,)}
@@ -182,7 +182,7 @@ def test_a_run_that_is_stopped_before_a_program_was_added_says_how_to_add_it(
 def test_programs_handed_in_do_not_count_for_the_limit(lab: Path) -> None:
     mine = [handed_in(Path(f"{depth}.py"), lab, DEPTH=str(depth)) for depth in (7, 9, 11)]
     assert main(["run", "--lab", str(lab), "--evals", "2", *[word for path in mine for word in ("--add", str(path))], *INSTANT]) == 0
-    operators = [record.operator for record in snapshot("run").records]
+    operators = [record.operator for record in snapshot(Path("run")).records]
     assert operators.count(GIVEN) == 3
     assert sum(operator in EXPLORATIONS for operator in operators) >= 2
 
@@ -193,7 +193,7 @@ def test_the_best_of_one_run_is_compared_with_the_seed_in_another_and_nothing_is
     best = str(done / "best" / "train.py")
     arguments = ["check", "--lab", str(lab), "--evals", "0", "--budget", "5", "--add", best, *INSTANT]
     assert main(arguments) == 0
-    operators = [record.operator for record in snapshot("check").records]
+    operators = [record.operator for record in snapshot(Path("check")).records]
     assert {*operators} == {CALIBRATE, GIVEN, CONFIRM, FINAL}
     assert "fresh draws)" in capsys.readouterr().out
 
@@ -286,7 +286,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(lab: Path, kind: signal.Si
     assert rest.splitlines()[-1] == "go on: python -m evo.run run --set run.executor=inline"
     assert rest.count("stopping…") == 1
     assert "Traceback" not in rest
-    assert len(snapshot("run").records) >= 6
+    assert len(snapshot(Path("run")).records) >= 6
 
 
 def test_a_signal_while_a_run_is_resumed_says_how_to_go_on(
@@ -400,9 +400,9 @@ def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
     while left := alive(started):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-    kept = snapshot("run").records
+    kept = snapshot(Path("run")).records
     assert main(["run", *INLINE]) == 0
-    assert snapshot("run").records[: len(kept)] == kept
+    assert snapshot(Path("run")).records[: len(kept)] == kept
 
 
 def test_a_run_on_ray_leaves_no_folder_behind_and_takes_no_place_whose_name_is_too_long(lab: Path, tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_signs_that_a_terminal_lacks_end_no_command(lab: Path, encoding: str) ->
         if encoding == "ascii" and command[-1] == "run":
             assert "?" not in ended.stdout
             assert ("+-" in ended.stdout) == (command[0] != "evo.views")
-    assert snapshot("run").records
+    assert snapshot(Path("run")).records
 
 
 def test_a_run_goes_on_when_nobody_reads_what_it_says(lab: Path) -> None:
@@ -458,7 +458,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(lab: Path) -> None:
         said = driver.stderr.read()
     assert driver.returncode == 0
     assert said == "evo.run: standard output: Broken pipe; the run goes on and prints nothing more there\n"
-    assert snapshot("run").records[-1].operator in ("final", "tune", "mutate", "crossover", "confirm")
+    assert snapshot(Path("run")).records[-1].operator in ("final", "tune", "mutate", "crossover", "confirm")
 
 
 def test_a_failure_of_the_machinery_says_how_to_go_on(

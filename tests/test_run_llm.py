@@ -38,7 +38,7 @@ def run(*arguments: str, evals: int = 12) -> int:
 
 
 def explored() -> list[Record]:
-    found = snapshot("run").records
+    found = snapshot(Path("run")).records
     return [r for r in found if r.operator in EXPLORATIONS and isinstance(r.outcome, Evaluated)]
 
 
@@ -205,7 +205,7 @@ def test_with_eight_slots_a_competent_model_writes_four_of_five_candidates_and_t
     by_model = {r.candidate.genome: r for r in made if r.candidate.writer == "scripted"}
     assert len(made) == 64
     assert len(by_model) >= 0.8 * len(made)
-    standing = assess(snapshot("run").records)
+    standing = assess(snapshot(Path("run")).records)
     assert standing.champion is not None
     line = ancestors({id_: g.parents for id_, g in standing.history.genomes.items()}, standing.champion)
     operators = {by_model[id_].operator for id_ in line if id_ in by_model}

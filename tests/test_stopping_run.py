@@ -115,7 +115,7 @@ def test_on_a_real_slot_a_slow_learner_loses_the_rest_of_its_budget_and_a_good_o
     budget, rule = 2.0, Rule(3.0, 2.0, limits, 0.5, reach=0.5)
     config = SlotConfig(prepare=small_lab.prepare, data=small_lab.data, measurement_key="test")
     (tmp_path / "outcomes").mkdir()
-    executor = InlineExecutor((SlotSpec("cpu0", config, str(tmp_path), budget, 60.0),))
+    executor = InlineExecutor((SlotSpec("cpu0", config, tmp_path, budget, 60.0),))
     outcomes = []
     for index, text in enumerate((small_lab.genome, small_lab.genome.replace("LEARNING_RATE = 0.01", "LEARNING_RATE = 1e-9"))):
         written = describe_seed(text)

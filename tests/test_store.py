@@ -317,17 +317,18 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 
 WRITER = """
 import sys; sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
 from simulated import World, improving, search
 from evo.core.history import EXPLORATIONS
 from evo.folder import Finished, write_outcome
 from evo.store import Store
-run = sys.argv[1]
+run = Path(sys.argv[1])
 world, found = World(improving, failures=0.2, blanks=0.1), search(evals=None)
 with Store.open(run, {meta!r}) as store:
     for candidate in (*[r.candidate for r in store.records()], *store.pending()):
         if candidate.operator in EXPLORATIONS:
             world.evaluate(candidate.proposal)
-    found.resume(store.records(), store.pending())
+    found.resume(store.records(), (c.proposal for c in store.pending()))
     waiting = list(found.pending)
     while True:
         waiting += found.ask(3 - len(waiting))
@@ -373,7 +374,7 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(tmp_path: Path) -> 
     for _ in range(200):  # reopen before every single step
         with open_store(tmp_path / "run") as store:
             found = search(evals=15)
-            found.resume(store.records(), store.pending())
+            found.resume(store.records(), (c.proposal for c in store.pending()))
             if not (proposals := found.ask(1)):
                 break
             made = world.evaluate(proposals[0])

@@ -54,7 +54,7 @@ class StopAfter(Silent):
 
 
 def spec(run_dir: Path, landscape: Landscape = NOISY, patience_seconds: float = 60.0) -> SlotSpec:
-    return SlotSpec("instant0", landscape, str(run_dir), BUDGET_SECONDS, patience_seconds)
+    return SlotSpec("instant0", landscape, run_dir, BUDGET_SECONDS, patience_seconds)
 
 
 def drive(

@@ -22,6 +22,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import genomes
@@ -73,7 +74,7 @@ def _named_damage(run: Run) -> Iterator[None]:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m evo.lineage", description="How the genomes of a run came to be.", allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
     parser.add_argument("what", nargs="?", default="tree", choices=WHAT, help="default: tree")
     parser.add_argument("id", nargs="?", metavar="ID", help="index, genome id or the start of one, for show and path")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")

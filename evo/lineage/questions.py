@@ -41,11 +41,11 @@ class Run:
         return self.standing.history.genomes[id_]
 
 
-def read(run_dir: Path | str) -> Run:
+def read(run_dir: Path) -> Run:
     """A run folder, read without locking it."""
     found = snapshot(run_dir)
     try:
-        goes_on = held(Path(run_dir) / LOCK)
+        goes_on = held(run_dir / LOCK)
     except OSError:  # read only: whoever writes here does so from another machine
         goes_on = False
     standing = assess(found.records, found.search, Shelf(partial(read_text, run_dir)))

@@ -25,13 +25,12 @@ from evo.folder import read_program, write_atomically
 COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 
 
-def write(run_dir: Path | str, standing: Standing) -> None:
+def write(run_dir: Path, standing: Standing) -> None:
     """Brings `results.tsv` and `best/` up to date.
 
     Raises:
         StoreError: the champion's program is missing or damaged.
     """
-    run_dir = Path(run_dir)
     _replace(run_dir / "results.tsv", results_table(standing))
     if standing.champion is not None:
         best = run_dir / "best"
