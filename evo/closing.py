@@ -21,7 +21,7 @@ from evo.table import clock, model_words
 def closing_words(driver: Driver, settings: Session, stopped: bool) -> list[str]:
     """The lines to print."""
     standing, run_dir = driver.search.standing, settings.run_dir
-    lines = [*_end(driver, stopped), *_best(standing), *driver.notices, *([driver.busy] if driver.busy else []), *model_words(driver)]
+    lines = [*_end(driver, stopped), *_best(standing), *driver.notices, *filter(None, [driver.upkeep.busy]), *model_words(driver)]
     audited = audit(standing.records, lambda index: curve(run_dir, index), driver.lab.budget_seconds)
     lines += [audited.sentence()] if audited.stopped or audited.doomed else []
     lines += _further(driver, settings, standing)

@@ -99,7 +99,7 @@ class Driver:
         self._ready: deque[operators.Written] = deque()  # begun, and waiting for a slot
         self._given = deque(given)
         self.notices: list[str] = []  # for people
-        self._upkeep = Upkeep(executor, self.notices.append)
+        self.upkeep = Upkeep(executor, self.notices.append)
         self._views_at, self._views_cost = 0.0, 0.0
 
     def run(self, hours: float | None = None) -> None:
@@ -129,11 +129,6 @@ class Driver:
     def not_added(self) -> tuple[str, ...]:
         """Files of programs that were handed in and are not part of the run yet."""
         return tuple(given.file for given in self._given)
-
-    @property
-    def busy(self) -> str:
-        """A line on other work on this machine, as the latest programs show it; "" if there is none to speak of."""
-        return self._upkeep.busy
 
     # ---- steps
 
@@ -250,11 +245,11 @@ class Driver:
             return
         self.hours.finished(event)
         self._tell(Record(candidate, event.outcome, event.slot, event.started, event.finished))
-        self._upkeep.finished(event)
+        self.upkeep.finished(event)
 
     def _again(self, candidate: Candidate, event: Finished, why: str) -> None:
         """Runs an interrupted candidate again under its index, or gives it up: then it may be proposed anew."""
-        fate = self._upkeep.interrupted(event, why)
+        fate = self.upkeep.interrupted(event, why)
         if fate is not Fate.NEVER:
             begun = operators.Written(candidate, self.store.text(candidate.genome))
             self._ready.append(begun) if fate is Fate.LATER else self._ready.appendleft(begun)

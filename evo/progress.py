@@ -101,7 +101,7 @@ def progress(driver: Driver, ended: bool = False) -> Progress:
         per_hour=3600 * driver.hours.evaluations / elapsed,
         idle_share=max(0.0, 1 - driver.hours.busy_seconds(running, now) / (elapsed * driver.executor.slots)),
         model=authorship(driver, ended),
-        notices=(*driver.notices, *([driver.busy] if driver.busy else []), *([STOPPING] if driver.stopping and not ended else [])),
+        notices=(*driver.notices, *filter(None, (driver.upkeep.busy, STOPPING if driver.stopping and not ended else ""))),
         self_reported=standing.history.self_reported,
     )
 

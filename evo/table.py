@@ -88,9 +88,9 @@ class PlainLines:
         for notice in driver.notices[self._told_notices :]:
             self._say(_line({"notice": notice}))
         self._told_notices = len(driver.notices)
-        if driver.busy and not self._told_busy:
+        if driver.upkeep.busy and not self._told_busy:
             self._told_busy = True
-            self._say(_line({"notice": driver.busy}))
+            self._say(_line({"notice": driver.upkeep.busy}))
         if driver.stopping:  # the last tick
             self._say(_line({"notice": STOPPING}))
         spent = driver.desk.spent

@@ -252,7 +252,7 @@ def test_a_machine_that_others_use_is_told_of_once(tmp_path: Path, share: float,
     executor.share = share
     driver = drive(tmp_path / "run", 12, executor, Silent())
     assert not driver.notices
-    assert ("waited for one for 50% of their time" in driver.busy) == bool(said)
+    assert ("waited for one for 50% of their time" in driver.upkeep.busy) == bool(said)
     lines: list[str] = []
     watcher = PlainLines(lines.append)
     for _ in range(3):
