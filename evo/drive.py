@@ -21,7 +21,6 @@ from typing import Protocol
 import genomes
 from evaluator.outcome import CurvePoint, Evaluated, Failed, Interrupted, Unwritten
 from evo import operators
-from evo.core.policies import POLICIES
 from evo.core.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.core.stopping import Curves, latest
 from evo.core.words import counted
@@ -302,7 +301,7 @@ class Driver:
             belief=search.belief,
             contract=self._contract,
             prepare=self.lab.prepare,
-            numbers_apart=POLICIES[search.config.policy].numbers_apart,
+            numbers_apart=search.policy.numbers_apart,
             curves=self._curve,
             shelf=self._shelf,
         )

@@ -66,6 +66,7 @@ class Search:
             shelf: where knob values of told genomes are read; None: genomes are known by their lineage alone.
         """
         self.config = config
+        self.policy = POLICIES[config.policy]
         self.founder = founder
         self._shelf = shelf
         self._records: dict[int, Record] = {}
@@ -157,7 +158,7 @@ class Search:
     @property
     def false_stops(self) -> float:
         """Share of would-be survivors that stopping runs early may cost; 0: nothing is stopped. Baselines train everything to the end."""
-        return self.config.early_stopping if POLICIES[self.config.policy].stops else 0.0
+        return self.config.early_stopping if self.policy.stops else 0.0
 
     @property
     def exhausted(self) -> str:
@@ -173,7 +174,7 @@ class Search:
     def champion(self) -> str | None:
         """The announced genome while its final draws stand, else the one that the policy would present now."""
         group = self._group()
-        return group.champion if group else POLICIES[self.config.policy].champion(self.history, self.belief)
+        return group.champion if group else self.policy.champion(self.history, self.belief)
 
     @property
     def finals(self) -> tuple[int, int]:
@@ -208,8 +209,8 @@ class Search:
             return None  # else one idle slot could use up `give_up_after` while the others evaluate what would give it ideas
         if self.config.evals is not None and view.explorations >= self.config.evals:
             return None
-        stuck = POLICIES[self.config.policy].widens and self.history.fruitless >= self.config.widen_after
-        move = widen(view, rng) if stuck else POLICIES[self.config.policy].explore(view, rng)
+        stuck = self.policy.widens and self.history.fruitless >= self.config.widen_after
+        move = widen(view, rng) if stuck else self.policy.explore(view, rng)
         return Proposal(index, move.operator, move.parents, seed)
 
     def _next_index(self) -> int:
@@ -273,7 +274,7 @@ class Search:
         group, champion = self._group(), self.champion
         if champion is None or champion == self.founder or self.founder not in self.belief.of:
             return None
-        if group is None and POLICIES[self.config.policy].heeds_repeats:
+        if group is None and self.policy.heeds_repeats:
             genome = self.history.genomes[champion]
             drawn = len(genome.scores) + sum(p.parents[0] == champion for p in waiting)
             if (

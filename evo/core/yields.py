@@ -30,7 +30,6 @@ STRUCTURAL = (MUTATE, CROSSOVER)
 class Yield:
     """What one operator has brought."""
 
-    operator: str
     children: int  # evaluated genomes
     failed: int  # children that failed: no score
     stopped: int  # children that were stopped early: their curves were hopeless
@@ -50,13 +49,12 @@ def yields(genomes: Iterable[Genome], belief: Belief) -> dict[str, Yield]:
     for genome in genomes:
         if genome.operator in EXPLORATIONS:
             children.setdefault(genome.operator, []).append(genome)
-    return {name: _yield(name, children[name], belief) for name in EXPLORATIONS if name in children}
+    return {name: _yield(children[name], belief) for name in EXPLORATIONS if name in children}
 
 
-def _yield(operator: str, children: list[Genome], belief: Belief) -> Yield:
+def _yield(children: list[Genome], belief: Belief) -> Yield:
     rewards = [reward(child, belief) for child in children]
     return Yield(
-        operator,
         len(children),
         sum(not child.scores and child.flaw is not None for child in children),
         sum(not child.scores and child.flaw is None for child in children),

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from evaluator.outcome import Failed, Outcome, Phase, Reason, Scored
 from evo import operators
-from evo.core.policies import POLICIES
 from evo.core.records import Candidate, Record
 from evo.search import Search, SearchConfig
 from evo.species import Shelf
@@ -67,7 +66,7 @@ class Core:
             seed=self.seed,
             history=search.history,
             belief=search.belief,
-            numbers_apart=POLICIES[search.config.policy].numbers_apart,
+            numbers_apart=search.policy.numbers_apart,
             shelf=self.shelf,
         )
 
