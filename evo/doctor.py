@@ -73,6 +73,7 @@ def examine(wanted: str = "", everything: bool = False, lab: Path = LAB) -> Iter
     yield cores(here)
     try:
         profile = profiles.choose(wanted, here)
+        slots = profiles.slot_count(profile, here, None, None)
     except UserError as error:
         yield Check("profile", STOP, str(error), "leave --profile out, or name one that fits")
         return
@@ -81,11 +82,11 @@ def examine(wanted: str = "", everything: bool = False, lab: Path = LAB) -> Iter
     yield device_check(here, device, torch)
     fits, seed = lab_check(lab, profile)
     yield fits
-    yield from used(profile, here, seed)
+    yield from used(profile, here, slots, seed)
     if torch.state == OK and fits.state != STOP:
         yield from trials(profile, seed, everything)
     yield confinement()
-    yield host_memory(profile, here)
+    yield host_memory(profile, slots)
     yield from disks(device)
 
 
@@ -131,7 +132,7 @@ def lab_check(lab: Path, profile: profiles.Profile) -> tuple[Check, Settings]:
     return Check("lab", OK, f"{lab}: {kind}"), _assigned(rendered.seed)
 
 
-def used(profile: profiles.Profile, here: machine.Machine, seed: Settings) -> Iterator[Check]:
+def used(profile: profiles.Profile, here: machine.Machine, slots: int, seed: Settings) -> Iterator[Check]:
     """What a run will use, and why."""
     head = profile.head
     why = {"cuda": "the GPU", "mps": "Apple's GPU", "cpu": "no GPU that torch can use"}[head.device]
@@ -139,7 +140,6 @@ def used(profile: profiles.Profile, here: machine.Machine, seed: Settings) -> It
         why = f"compute capability {here.gpus[0].capability}.x, {here.gpus[0].memory_gib:.0f} GiB"
     if head.device == "cpu" and here.device != "cpu":
         why = "asked for"
-    slots = profiles.slot_count(profile, here, None, None)
     said = f"{head.name} ({why}): {slots} at once, {counted(head.threads_per_slot, 'thread')} each, {head.budget_seconds:g} s of training"
     known = ", ".join(f"{name} {seed[name]}" for name in TOLD_APART if name in seed)
     yield Check("profile", OK, said)
@@ -199,13 +199,12 @@ def confinement() -> Check:
     return Check("sandbox", NOTE, f"process only, programs can read files and use the network: {one_line(why)}", remedy)
 
 
-def host_memory(profile: profiles.Profile, here: machine.Machine) -> Check:
+def host_memory(profile: profiles.Profile, slots: int) -> Check:
     """Whether the memory that the profile lets programs use is there."""
     found = machine.host_memory_gib()
     if found is None:
         return Check("memory", OK, "not measured on this system")
     total, free = found
-    slots = profiles.slot_count(profile, here, None, None)
     needed = slots * profile.limits.host_memory_gib
     said = f"{total:.0f} GiB, {free:.0f} free"
     if needed > free:

@@ -150,10 +150,9 @@ def test_a_driver_without_a_gpu_for_torch_is_noticed(tmp_path: Path, monkeypatch
 
 
 def test_more_memory_than_there_is_is_noticed() -> None:
-    slots = machine.Machine(tuple(range(4096)), "many cores")
-    assert doctor.host_memory(CPU, slots).state == NOTE
+    assert doctor.host_memory(CPU, 4096).state == NOTE
     two = machine.Machine((0, 1), "two GPUs", (Gpu("H100", 80.0, 9),) * 2)
-    said = " ".join(check.found for check in doctor.used(H100, two, {}))
+    said = " ".join(check.found for check in doctor.used(H100, two, 2, {}))
     assert "compute capability 9.x, 80 GiB" in said
     assert "2 at once" in said
 
@@ -167,3 +166,11 @@ def test_a_containers_memory_limit_is_read(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.host_memory_gib(tmp_path / "meminfo", tmp_path) == (32.0, 16.0)
     assert machine.host_memory_gib(tmp_path / "none", tmp_path) is None
+
+
+def test_gpus_of_different_models_are_a_stop_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = (Gpu("one", 80.0, 9), Gpu("another", 80.0, 9))
+    monkeypatch.setattr(machine, "probe", lambda: Machine((0, 1), "a CPU", gpus))
+    found = list(doctor.examine())[-1]
+    assert (found.name, found.state) == ("profile", STOP)
+    assert "CUDA_VISIBLE_DEVICES" in found.found
