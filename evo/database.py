@@ -29,6 +29,11 @@ CREATE TABLE records (
 
 
 def connected(run_dir: Path, meta: Mapping[str, Any]) -> sqlite3.Connection:
+    """The run's file opened for writing; with its schema and this meta, if it was not there.
+
+    Raises:
+        StoreError: it does not read, is newer than this program, or has another meta.
+    """
     connection = sqlite3.connect(run_dir / DATABASE, isolation_level=None)
     try:
         with translated(run_dir):
@@ -76,6 +81,7 @@ def _create(connection: sqlite3.Connection, meta: Mapping[str, Any]) -> None:
 
 
 def check_version(connection: sqlite3.Connection, run_dir: Path, empty_is_fine: bool = False) -> None:
+    """Raises StoreError where the schema is newer than this program, or there is none."""
     version = _version(connection)
     if version > VERSION:
         raise StoreError(f"{run_dir} has schema version {version}, this program knows {VERSION}: update the program")
@@ -139,6 +145,7 @@ def _indexed(index: int, found: _Row) -> _Row:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All statements of the block or none of them; reads in it see one state of the file."""
     connection.execute("BEGIN")
     try:
         yield

@@ -193,13 +193,12 @@ def save_limits(now: Session) -> None:
 
 def command_alone(config: Config, program: Path | None = None) -> str:
     """The command that evaluates a program as this run does, to be pasted into a shell; None: the lab's own."""
-    flags = {"run.lab": "--lab", "run.profile": "--profile", "run.budget_seconds": "--budget"}
     words = ["python", "-m", "evo.evaluate", str(program or Path(config.run.lab) / "train.py")]
     defaults = flat(Config())
     for name, value in flat(config).items():
         if value == defaults[name] or name.startswith("search.") or name in (*LIMITS, *MODEL, *PASSING):
             continue
-        words += [flags[name], str(value)] if name in flags else ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+        words += _flag(name, value) or ("--set", f"{name}={json.dumps(value, ensure_ascii=False)}")
     return shlex.join(words)
 
 

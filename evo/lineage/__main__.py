@@ -36,6 +36,7 @@ from evo.lineage.slots import slots, slots_lines
 from evo.lineage.text import Line, best_lines, path_lines, show_lines, tree_lines
 
 CODE = ("+", "-", "@@", " ")  # beginnings of lines of a difference, or of a log
+Data = dict[str, Any]  # an answer, JSON-ready
 WHAT = ("tree", "show", "path", "best", "effects", "operators", "slots")
 
 
@@ -81,13 +82,13 @@ def _parser() -> Parser:
     return parser
 
 
-def _answer(run: Run, options: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _answer(run: Run, options: argparse.Namespace) -> tuple[Data, list[Line]]:
     named = options.what in ("show", "path")
     if named and not options.id:
         raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {shlex.quote(str(options.run))} {options.what} ID")
     if options.id and not named:
         raise LineageError(f"{options.what} takes no ID, got {options.id!r}")
-    answers: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], list[tuple[str, str]]]]] = {
+    answers: dict[str, tuple[Callable[[], Data], Callable[[Data], list[Line]]]] = {
         "tree": (lambda: tree(run), tree_lines),
         "show": (lambda: show(run, resolve(run, options.id)), show_lines),
         "path": (lambda: path(run, resolve(run, options.id)), path_lines),
