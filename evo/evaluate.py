@@ -32,7 +32,7 @@ from evo.core.words import counted
 from evo.errors import EvoError, UserError
 from evo.folder import StoreError, run_of
 from evo.machine import probe
-from evo.preflight import Preflight, Subject, static_problems
+from evo.preflight import Preflight, static_problems
 from evo.session import FLAGS, MEASURED
 from evo.store import snapshot
 
@@ -91,8 +91,8 @@ def rehearse(options: argparse.Namespace) -> int:
     problems = static_problems(text, lab.contract, rendered.prepare)
     verdict: Verdict | None = None
     if not problems:
-        subject, dry = Subject(rendered.prepare, profile.head.device), DryRunConfig(sandbox=config.evaluator.sandbox)
-        with contextlib.closing(Preflight(subject, dry)) as preflight:
+        dry = DryRunConfig(sandbox=config.evaluator.sandbox)
+        with contextlib.closing(Preflight(rendered.prepare, profile.head.device, dry)) as preflight:
             verdict = preflight(text)
     facts = {"file": str(file), "profile": profile.head.name, **_told(problems, verdict)}
     print(json.dumps(facts) if options.json else f"{file}, profile {facts['profile']}: {facts['verdict']}{_why(facts)}")

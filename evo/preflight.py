@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import genomes
@@ -20,6 +20,7 @@ from evaluator.outcome import Failed, Reason
 from evaluator.preflight import DryRun, DryRunConfig, Inconclusive, Trial, Verdict
 from evaluator.slot import SlotConfig
 from evo import lab as labs
+from evo.errors import UserError
 
 THREADS = 2
 LENGTH = "MAX_SEQ_LEN"  # the constant of prepare.py that holds the tokens of a row
@@ -42,21 +43,22 @@ _WHATEVER_THE_SIZE = ("NameError", "SyntaxError", "IndentationError", "ImportErr
 _LINE = re.compile(r'[\\/]train\.py", line (\d+)')
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What programs are run with."""
-
-    prepare: str  # rendered for the profile
-    device: str  # the profile's; on "cpu" a program is run at its own size
-
-
 class Preflight:
     """Dry runs of the programs of one lab and profile, one at a time, from any thread."""
 
-    def __init__(self, subject: Subject, config: DryRunConfig) -> None:
-        self._subject = subject
+    def __init__(self, prepare: str, device: str, config: DryRunConfig) -> None:
+        """
+        Args:
+            prepare: text of prepare.py, rendered for the profile.
+            device: the profile's; on "cpu" a program is run at its own size.
+        Raises:
+            UserError: prepare.py does not say how long a row is.
+        """
+        self._prepare, self._device = prepare, device
+        self._constants: dict[str, Any] = {knob.name: knob.value for knob in genomes.knobs(prepare)}
+        if LENGTH not in self._constants:
+            raise UserError(f"a dry run needs prepare.py's constant {LENGTH}, the tokens of a row; a run does without: llm.dry_run=never")
         self._run = DryRun(config)
-        self._constants: dict[str, Any] = {knob.name: knob.value for knob in genomes.knobs(subject.prepare)}
 
     def __call__(self, program: str) -> Verdict:
         """The dry run's verdict on a program that the static checks let pass. Never raises for what the program is like."""
@@ -80,10 +82,10 @@ class Preflight:
 
     def _versions(self, program: str) -> Iterator[tuple[str, str, bool]]:
         """The program as it is run, first small, then at its full size: its text, prepare.py's, and whether its rates are low."""
-        prepare, full = self._subject.prepare, int(self._constants[LENGTH])
+        prepare, full = self._prepare, int(self._constants[LENGTH])
         knobs = genomes.knobs(program)
         rates = {knob.name: knob.value * CALM for knob in knobs if isinstance(knob.value, float) and _RATE.fullmatch(_label(knob))}
-        if self._subject.device == "cpu":
+        if self._device == "cpu":
             yield genomes.set_knobs(program, rates), prepare, bool(rates)
             return
         common = {**rates, **_for_a_cpu(knobs)}
@@ -110,7 +112,7 @@ def for_slot(slot: SlotConfig) -> Preflight:
         HarnessError: its data cannot be read.
     """
     masked = datafolder.load(slot.data).masked
-    return Preflight(Subject(slot.prepare, slot.device), DryRunConfig(THREADS, masked=masked, sandbox=slot.sandbox, ahead=True))
+    return Preflight(slot.prepare, slot.device, DryRunConfig(THREADS, masked=masked, sandbox=slot.sandbox, ahead=True))
 
 
 def trouble(verdict: Verdict) -> str:

@@ -35,7 +35,7 @@ from evaluator.preflight import DryRunConfig, Inconclusive, Passed  # noqa: E402
 from evo import assembly, profiles  # noqa: E402
 from evo import lab as labs  # noqa: E402
 from evo.config import load  # noqa: E402
-from evo.preflight import Preflight, Subject, static_problems  # noqa: E402
+from evo.preflight import Preflight, static_problems  # noqa: E402
 
 CAUGHT = ("static checks", "dry run")
 DRY_SECONDS = 60.0
@@ -89,7 +89,7 @@ def report(options: argparse.Namespace) -> int:
     """Prints the table and the totals."""
     profile = profiles.load(profiles.FOLDER / f"{options.profile}.toml")
     rendered = labs.render(labs.load(labs.DEFAULT), profile, profile.head.budget_seconds)
-    preflight = Preflight(Subject(rendered.prepare, profile.head.device), DryRunConfig(seconds=DRY_SECONDS, ahead=True))
+    preflight = Preflight(rendered.prepare, profile.head.device, DryRunConfig(seconds=DRY_SECONDS, ahead=True))
     cases = [(crash.group, crash.name, crash.program(rendered.seed)) for crash in wanted(options.only)]
     cases += [("honest", name, text) for name, text in honest(rendered.seed, profile.head.device, options.children) if options.only in name]
     found = []

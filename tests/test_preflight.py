@@ -30,7 +30,7 @@ from evo.llm.endpoint import Model
 from evo.llm.start import preflight
 from evo.llm.writer import ModelWriter
 from evo.operators import Library, describe_seed
-from evo.preflight import Preflight, Subject, trouble
+from evo.preflight import Preflight, trouble
 
 CORPUS = {crash.name: crash for crash in corpus()}
 GROUPS_LEAST, CRASHES_LEAST = 6, 60
@@ -46,7 +46,7 @@ H100 = rendered("h100")
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[Preflight]:
     """As a run on an H100 has it."""
-    made = Preflight(Subject(H100.prepare, "cuda"), DryRunConfig(seconds=60, ahead=True))
+    made = Preflight(H100.prepare, "cuda", DryRunConfig(seconds=60, ahead=True))
     yield made
     made.close()
 
@@ -54,7 +54,7 @@ def gpu() -> Iterator[Preflight]:
 @pytest.fixture(scope="module")
 def small(small_lab: SmallLab) -> Iterator[Preflight]:
     """For the small lab of the tests, at its own size."""
-    made = Preflight(Subject(small_lab.prepare, "cpu"), DryRunConfig(seconds=20, memory_gib=1.5, ahead=True))
+    made = Preflight(small_lab.prepare, "cpu", DryRunConfig(seconds=20, memory_gib=1.5, ahead=True))
     yield made
     made.close()
 
@@ -269,3 +269,13 @@ def test_the_command_refuses_what_it_cannot_run_dry(tmp_path: Path, capsys: pyte
 def test_a_setting_that_is_unknown_is_refused() -> None:
     with pytest.raises(ValueError, match=r"llm\.dry_run is 'often'"):
         LlmConfig(dry_run="often")
+
+
+def test_a_lab_whose_rows_have_no_known_length_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab, profile = tmp_path / "lab", tmp_path / "mine.toml"
+    lab.mkdir()
+    for name in labs.FILES:
+        (lab / name).write_text((labs.DEFAULT / name).read_text().replace("MAX_SEQ_LEN", "ROW_TOKENS"))
+    profile.write_text((profiles.FOLDER / "cpu.toml").read_text().replace("MAX_SEQ_LEN", "ROW_TOKENS"))
+    assert evaluate.main([str(lab / "train.py"), "--lab", str(lab), "--profile", str(profile), "--dry-run"]) == 2
+    assert "MAX_SEQ_LEN" in capsys.readouterr().err
