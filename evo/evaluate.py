@@ -31,6 +31,7 @@ from evo.core.records import SEEDS
 from evo.core.words import counted
 from evo.errors import EvoError, UserError
 from evo.folder import StoreError, run_of
+from evo.given import text_of
 from evo.machine import probe
 from evo.preflight import Preflight, static_problems
 from evo.session import FLAGS, MEASURED
@@ -59,7 +60,7 @@ def evaluate(options: argparse.Namespace) -> tuple[Outcome, dict[str, Any]]:
         raise UserError(f"--seed is {options.seed}, must be at least 0 and below {SEEDS}")
     flags = {"run.lab": options.lab, "run.profile": options.profile, "run.budget_seconds": options.budget}
     config = _settings(file, options.set, flags | {"run.slots": 1, "run.executor": "inline"})
-    text, planned = _read(file), assembly.plan(config)
+    text, planned = text_of(file), assembly.plan(config)
     own = _is_seed(file, planned.lab)
     program = planned.rendered.seed if own else _rendered(file, text, planned.lab, planned.profile, options.render)
     assembled = assembly.build(planned, _say_to_stderr)
@@ -82,7 +83,7 @@ def rehearse(options: argparse.Namespace) -> int:
     """The static checks and, where they find nothing, the dry run; prints what came of them, returns the exit code."""
     file = Path(options.file)
     config = _settings(file, options.set, {"run.lab": options.lab, "run.profile": options.profile}, dry=True)
-    program, lab = _read(file), labs.load(Path(config.run.lab) if config.run.lab else labs.DEFAULT)
+    program, lab = text_of(file), labs.load(Path(config.run.lab) if config.run.lab else labs.DEFAULT)
     if lab.compat or config.evaluator.kind == "instant":
         raise UserError("--dry-run needs a lab whose programs have build_model() and main(), and evaluator.kind = slot")
     profile = profiles.find(config.run.profile, probe())
@@ -206,15 +207,6 @@ def _rendered(file: Path, program: str, lab: labs.Lab, profile: profiles.Profile
             f"{file} has the knobs of {lab.folder / 'train.py'}, not those of profile {profile.head.name}: --render sets the latter"
         )
     return program
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; name a Python file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file: {error}") from error
 
 
 def _say_to_stderr(line: str) -> None:

@@ -38,11 +38,22 @@ def read(files: Sequence[Path], planned: Plan) -> tuple[Given, ...]:
     return tuple(Given(str(file), text, _unlike(text, file, planned)) for file, text in zip(files, texts, strict=True))
 
 
-def _checked(file: Path, rendered: Rendered) -> str:
+def text_of(file: Path) -> str:
+    """A program that people name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; name a Python file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a text file: {error}") from error
+
+
+def _checked(file: Path, rendered: Rendered) -> str:
+    text = text_of(file)
     if problems := genomes.check(text, genomes.contract_of(rendered.seed), rendered.prepare):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{file} is not a program of this lab: line {problems[0].line}: {problems[0].message}{more}")
