@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluator.evaluate import Evaluate, HarnessError
+from evaluator.evaluate import HarnessError
 from evaluator.outcome import SELF_REPORTED, Failed, Outcome, Scored, to_dict
 from evaluator.preflight import DryRunConfig, Inconclusive, Passed, Verdict
 from evo import assembly, profiles
@@ -64,8 +64,8 @@ def evaluate(options: argparse.Namespace) -> tuple[Outcome, dict[str, Any]]:
     own = _is_seed(file, planned.lab)
     program = planned.rendered.seed if own else _rendered(file, text, planned.lab, planned.profile, options.render)
     assembled = assembly.build(planned, _say_to_stderr)
-    with claimed(assembled.gpus, f"evo.evaluate {file}"):
-        outcome = _evaluated(assembled, program, options.seed)
+    with claimed(assembled.gpus, f"evo.evaluate {file}"), contextlib.closing(assembled.specs(Path())[0].make()) as evaluator:
+        outcome = evaluator(program, options.seed, assembled.rendered.budget_seconds)
     rendered = not assembled.lab.compat if own else options.render
     whose = "the lab's own, " if own else ""
     knobs = f"{whose}with the knobs of profile {assembled.profile}" if rendered else "as it is"
@@ -155,14 +155,6 @@ def _outside(outcome: Scored) -> list[str]:
     rest = outcome.total_seconds - outcome.setup_seconds - outcome.training_seconds - outcome.score_seconds
     parts = f"start+set-up {outcome.setup_seconds:.1f} s, scoring {outcome.score_seconds:.1f} s, the rest {rest:.1f} s"
     return [f"outside training {parts}; logits through {outcome.logits_through}"]
-
-
-def _evaluated(assembled: assembly.Assembly, program: str, seed: int) -> Outcome:
-    evaluator: Evaluate = assembled.specs(Path())[0].make()
-    try:
-        return evaluator(program, seed, assembled.rendered.budget_seconds)
-    finally:
-        evaluator.close()
 
 
 def _settings(file: Path, assignments: Sequence[str], flags: Mapping[str, Any], dry: bool = False) -> Config:
