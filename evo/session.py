@@ -79,8 +79,8 @@ def resolve(options: argparse.Namespace, here: Path) -> Session:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"cannot use {run_dir} as a run folder: {error.strerror}; name another one") from error
-    limits_given = any(name in said for name in LIMITS)
-    dropped = {*(LIMITS if limits_given else ()), *(("llm.model",) if "llm.url" in said else ())}
+    limits_given, moved = any(name in said for name in LIMITS), said.get("llm.url", kept.get("llm.url")) != kept.get("llm.url")
+    dropped = {*(LIMITS if limits_given else ()), *(("llm.model",) if moved else ())}
     stored: dict[str, Any] = {**flat(Config()), **started_with}  # a run that is older than a setting went by its default
     if said.get("search.calibrations", math.inf) < stored["search.calibrations"]:  # raised to the number of slots when the run began
         said = {**said, "search.calibrations": stored["search.calibrations"]}

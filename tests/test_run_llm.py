@@ -152,6 +152,8 @@ def test_a_resumed_run_keeps_its_model_until_another_is_given(capsys: pytest.Cap
         assert server.requests[-1].body["model"] == "first"
         assert main(["run", "--model", "second", "--set", "llm.max_tokens=99", "--set", "run.executor=inline"]) == 0
         assert kept_model() == (server.url, "second")
+        assert main(["run", "--llm", server.url, "--set", "run.executor=inline"]) == 0
+        assert kept_model() == (server.url, "second")  # the same address is no new one
     with ModelServer(competent(), models=("third",)) as other:
         assert main(["run", "--llm", other.url, "--set", "run.executor=inline"]) == 0
         assert kept_model() == (other.url, "third")  # a new address does not keep the old name
