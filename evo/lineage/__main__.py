@@ -37,7 +37,15 @@ from evo.lineage.text import Line, best_lines, path_lines, show_lines, tree_line
 
 CODE = ("+", "-", "@@", " ")  # beginnings of lines of a difference, or of a log
 Data = dict[str, Any]  # an answer, JSON-ready
-WHAT = ("tree", "show", "path", "best", "effects", "operators", "slots")
+ANSWERS: dict[str, tuple[Callable[[Run, argparse.Namespace], Data], Callable[[Data], list[Line]]]] = {
+    "tree": (lambda run, _: tree(run), tree_lines),
+    "show": (lambda run, options: show(run, resolve(run, options.id)), show_lines),
+    "path": (lambda run, options: path(run, resolve(run, options.id)), path_lines),
+    "best": (lambda run, _: best(run), best_lines),
+    "effects": (lambda run, options: effects(run.standing, partial(read_text, options.run)), effects_lines),
+    "operators": (lambda run, _: operators(run.standing, run.snapshot.search), operators_lines),
+    "slots": (lambda run, _: slots(run.standing), slots_lines),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +84,7 @@ def _named_damage(run: Run) -> Iterator[None]:
 def _parser() -> Parser:
     parser = Parser(prog="python -m evo.lineage", description="How the genomes of a run came to be.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
-    parser.add_argument("what", nargs="?", default="tree", choices=WHAT, help="default: tree")
+    parser.add_argument("what", nargs="?", default="tree", choices=ANSWERS, help="default: tree")
     parser.add_argument("id", nargs="?", metavar="ID", help="index, genome id or the start of one, for show and path")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
@@ -88,17 +96,8 @@ def _answer(run: Run, options: argparse.Namespace) -> tuple[Data, list[Line]]:
         raise LineageError(f"{options.what} needs an ID: python -m evo.lineage {shlex.quote(str(options.run))} {options.what} ID")
     if options.id and not named:
         raise LineageError(f"{options.what} takes no ID, got {options.id!r}")
-    answers: dict[str, tuple[Callable[[], Data], Callable[[Data], list[Line]]]] = {
-        "tree": (lambda: tree(run), tree_lines),
-        "show": (lambda: show(run, resolve(run, options.id)), show_lines),
-        "path": (lambda: path(run, resolve(run, options.id)), path_lines),
-        "best": (lambda: best(run), best_lines),
-        "effects": (lambda: effects(run.standing, partial(read_text, options.run)), effects_lines),
-        "operators": (lambda: operators(run.standing, run.snapshot.search), operators_lines),
-        "slots": (lambda: slots(run.standing), slots_lines),
-    }
-    answer, lines = answers[options.what]
-    data = answer()
+    answer, lines = ANSWERS[options.what]
+    data = answer(run, options)
     return data, lines(data)
 
 
