@@ -16,8 +16,8 @@ what an installed library offers.
 from __future__ import annotations
 
 import ast
-import symtable
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
@@ -30,10 +30,12 @@ from genomes.checks.problem import Problem
 from genomes.checks.promises import entry_problems, promise_problems
 from genomes.checks.scopes import name_problems
 from genomes.errors import ParseError
-from genomes.nodes import is_call, names_in
+from genomes.nodes import is_call, names_in, walk
 from genomes.source import parse, symbols
 
 _REQUIRED = ("build_model", "main")
+_CACHED_VERDICTS = 4096
+_CACHED_PROGRAMS = 4  # as many as source.py keeps
 _SEEDING = ("manual_seed", "manual_seed_all")
 _ALLOWED = (
     ast.Import,
@@ -73,25 +75,46 @@ def contract_of(text: str) -> Contract:
     return Contract.SCRIPT if _missing(tree) and _imports_constitution(tree) else Contract.LAB
 
 
-@lru_cache(maxsize=4096)
 def check(text: str, contract: Contract = Contract.LAB, prepare: str = "") -> tuple[Problem, ...]:
     """What keeps the text from being a genome, in the order of lines; empty when nothing does.
 
     Args:
         prepare: text of the lab's prepare.py, whose names, signatures and constants are then known; "" where it is not at hand.
     """
+    return _check(text, contract, prepare)  # however it was called: the cache would tell a default from the same value given
+
+
+@lru_cache(maxsize=_CACHED_VERDICTS)
+def _check(text: str, contract: Contract, prepare: str) -> tuple[Problem, ...]:
     try:
-        tree, table = parse(text).tree, symbols(text)
+        facts = _facts(text)
     except ParseError as error:
         return (Problem(0, str(error)),)
-    found = [*_contract_problems(tree, contract), *_mistakes(outline(tree), table, prepare, contract)]
+    found = [*_contract_problems(facts.tree, contract), *_mistakes(facts, prepare, contract)]
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: problem.line))
 
 
-def _mistakes(program: Outline, table: symtable.SymbolTable, prepare: str, contract: Contract) -> Iterator[Problem]:
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """What is so under any contract and beside any prepare.py: a child is looked at by who made it and by who knows the lab."""
+
+    tree: ast.Module
+    program: Outline
+    classes: Classes
+    names: tuple[Problem, ...]  # problems of names
+
+
+@lru_cache(maxsize=_CACHED_PROGRAMS)
+def _facts(text: str) -> _Facts:
+    tree, table = parse(text).tree, symbols(text)
+    program = outline(tree)
+    return _Facts(tree, program, Classes(program), tuple(name_problems(table, program)))
+
+
+def _mistakes(facts: _Facts, prepare: str, contract: Contract) -> Iterator[Problem]:
     """What certainly fails or is excluded in a program that compiles."""
-    classes = Classes(program)
-    yield from name_problems(table, program)
+    program, classes = facts.program, facts.classes
+    yield from facts.names
     yield from call_problems(program, classes, prepare)
     yield from attribute_problems(program, classes, prepare)
     yield from guard_problems(program, prepare)
@@ -115,14 +138,14 @@ def _missing(tree: ast.Module) -> list[str]:
 
 def _script_problems(tree: ast.Module) -> list[Problem]:
     problems = [] if _imports_constitution(tree) else [Problem(0, f"imports nothing from {CONSTITUTION}")]
-    if not any(is_call(node, *_SEEDING) and (node.args or node.keywords) for node in ast.walk(tree)):
+    if not any(is_call(node, *_SEEDING) and (node.args or node.keywords) for node in walk(tree)):
         problems.append(Problem(0, "has no manual_seed(…) call, so no seed can be given to it"))
     return problems
 
 
 def _imports_constitution(tree: ast.Module) -> bool:
-    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    modules = [node.module or "" for node in walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     return CONSTITUTION in modules
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from genomes.canonical import canonical_form
-from genomes.nodes import Function, imported_by
+from genomes.nodes import Function, children, imported_by, walk
 from genomes.source import read
 
 _MODEL = "build_model"  # function of the contract that makes the model that the loss is taken of
@@ -50,7 +50,7 @@ class _Function:
         self.parameters = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         self.calls: list[ast.Call] = []
         self.bindings: dict[str, list[ast.AST]] = {}
-        for inner in ast.walk(node):
+        for inner in walk(node):
             if isinstance(inner, ast.Call):
                 self.calls.append(inner)
             for name in _bound(inner):
@@ -85,7 +85,7 @@ class _Walk:
             self.found[expression] = canonical_form(expression)
             for name in _read(expression) - self._imports:
                 self._variable(function, name)
-            self._methods_called(function, [node for node in ast.walk(expression) if isinstance(node, ast.Call)])
+            self._methods_called(function, [node for node in walk(expression) if isinstance(node, ast.Call)])
 
     def _variable(self, function: _Function, name: str) -> None:
         if (function, name) in self._followed:
@@ -185,7 +185,7 @@ def _read(node: ast.AST) -> set[str]:
     """Names that are read, apart from the batch size that batches are requested with."""
     if isinstance(node, ast.Name):
         return {node.id} if isinstance(node.ctx, ast.Load) else set()
-    parts: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    parts: Iterable[ast.AST] = children(node)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _BATCHES:
         parts = (node.func, *node.args[1:], *node.keywords)
     return set().union(*map(_read, parts))
@@ -193,5 +193,5 @@ def _read(node: ast.AST) -> set[str]:
 
 def _is_whole_number(statement: ast.AST) -> bool:
     """An assignment that holds whole numbers and nothing else."""
-    literals = [node.value for node in ast.walk(statement) if isinstance(node, ast.Constant)]
+    literals = [node.value for node in walk(statement) if isinstance(node, ast.Constant)]
     return bool(literals) and all(type(value) is int for value in literals)

@@ -11,7 +11,7 @@ import re
 
 from genomes.literals import Literal, Step, read_value
 from genomes.names import own_label
-from genomes.nodes import is_call, is_operation, last_name, targets_of, words
+from genomes.nodes import is_call, is_operation, last_name, targets_of, walk, words
 
 _INDEX_WORDS = words(
     """dim dims axis axes ndim start_dim end_dim dim0 dim1 index idx diagonal pad step epoch ignore_index padding_idx device_id start"""
@@ -155,7 +155,7 @@ def _is_coefficient(path: tuple[Step, ...]) -> bool:
 
 def _is_read_off(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
     """`smooth = 0.9 * smooth + 0.1 * loss.item()`: what leaves the device is for people to read."""
-    return any(isinstance(part, ast.Attribute) and part.attr == "item" for part in ast.walk(node))
+    return any(isinstance(part, ast.Attribute) and part.attr == "item" for part in walk(node))
 
 
 def _is_bound(path: tuple[Step, ...]) -> bool:
@@ -166,7 +166,7 @@ def _is_bound(path: tuple[Step, ...]) -> bool:
 
 def _is_shape(node: ast.expr) -> bool:
     """`x.shape[-1]`, `x.size(2)`: half of such a size is a fact about the tensor."""
-    return any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in ast.walk(node))
+    return any(isinstance(part, ast.Attribute) and part.attr in ("shape", "size") for part in walk(node))
 
 
 def _call_tunable(node: ast.Call, step: Step, literal: Literal) -> bool:

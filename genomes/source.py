@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from genomes.errors import EditError, ParseError
+from genomes.nodes import children, walk
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CACHED_PROGRAMS = 4  # the garbage collector has to walk through trees: a hundred of them cost more than parsing again
@@ -86,7 +87,7 @@ def parse_tree(text: str) -> ast.Module:
 
 
 def _require_printable(tree: ast.Module) -> None:
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Constant) and type(node.value) is int and node.value.bit_length() > _MOST_BITS:
             raise ParseError(f"line {node.lineno}: a whole number of {node.value.bit_length()} bits, more than Python prints")
 
@@ -134,7 +135,7 @@ def require_shallow(tree: ast.Module, most: int) -> None:
     """Raise ParseError where a tree has more levels than `most`."""
     level: list[ast.AST] = [tree]
     for _ in range(most):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        level = [child for node in level for child in children(node)]
         if not level:
             return
     raise ParseError(f"it is nested more than {most} levels deep: write it flatter")

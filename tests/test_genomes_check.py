@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import genomes
+from genomes import contract
 from genomes.checks.outline import outline
 from genomes.checks.scopes import name_problems
 from genomes.checks.torchlike import LIBRARY
@@ -251,15 +252,16 @@ def test_a_problem_is_the_same_wherever_it_stands():
 
 def test_checks_leave_the_shared_tree_as_it_was():
     before = ast.dump(parse_tree(SEED))
-    genomes.check.cache_clear()
+    for cache in (contract._check, contract._facts):
+        cache.cache_clear()
     genomes.check(SEED, prepare=PREPARE)
     assert ast.dump(parse(SEED).tree) == before
 
 
 DEEP = {
-    "sum": lambda levels: " + ".join(["DEPTH"] * (levels - 3)),
-    "calls": lambda levels: "DEPTH" + ".real" * (levels - 4),
-    "signs": lambda levels: "-" * (levels - 4) + "DEPTH",
+    "sum": lambda levels: " + ".join(["DEPTH"] * (levels - 2)),
+    "calls": lambda levels: "DEPTH" + ".real" * (levels - 3),
+    "signs": lambda levels: "-" * (levels - 3) + "DEPTH",
 }
 
 

@@ -1,15 +1,17 @@
-"""Identity, species, size and the contract: what counts as the same program, and as a program at all."""
+"""Identity, species, size and the contract: what counts as the same program, and as a program at all; and the walk below all of them."""
 
 import ast
 import random
 
 import pytest
+from corpus import PROGRAMS as EVERY
 from corpus import SCRIPTS as PROGRAMS
 from corpus import SEED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genomes
+from genomes.nodes import children, walk
 from genomes.source import parse
 from genomes.units import blocks
 
@@ -122,3 +124,12 @@ def test_importing_a_genome_only_imports_defines_and_assigns(statement, allowed)
 def test_blocks_parse_alone_into_the_statements_of_the_program(text):
     alone = [ast.dump(node) for block in blocks(parse(text)) for node in ast.parse(block).body]
     assert alone == [ast.dump(node) for node in ast.parse(text).body]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_walk_meets_what_pythons_own_meets_but_contexts(name):
+    tree = ast.parse(EVERY[name])
+    met = [node for node in ast.walk(tree) if not isinstance(node, ast.expr_context)]
+    assert list(walk(tree)) == met
+    for node in met:
+        assert children(node) == [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr_context)]

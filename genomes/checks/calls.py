@@ -17,7 +17,7 @@ from genomes.checks.problem import Problem
 from genomes.checks.signatures import Signature, misfit
 from genomes.checks.torchlike import LIBRARY
 from genomes.errors import ParseError, nearest
-from genomes.nodes import Function, is_call, last_name
+from genomes.nodes import Function, is_call, last_name, walk
 from genomes.source import parse_tree
 
 _HIDE = ("globals", "exec", "setattr")
@@ -44,7 +44,7 @@ def call_problems(program: Outline, classes: Classes, prepare: str) -> Iterator[
 def _used(program: Outline, assigned: bool) -> frozenset[int]:
     """ids of calls whose value is used; `assigned`: also of those whose value is only given a name."""
     found = set[int]()
-    for node in ast.walk(program.module.node):
+    for node in walk(program.module.node):
         if isinstance(node, ast.Attribute | ast.Subscript):
             found.add(id(node.value))
         elif isinstance(node, ast.BinOp):
@@ -153,7 +153,7 @@ def _element_of(name: ast.Name, scope: Scope, program: Outline, classes: Classes
     kind = classes.kinds.get(scope.owner.name) if scope.owner is not None else None
     if kind is None or kind.node is not scope.owner or scope.bound[name.id] != 1 or kind.bases or classes.children(kind):
         return None
-    for loop in ast.walk(scope.node):
+    for loop in walk(scope.node):
         if not isinstance(loop, ast.For | ast.comprehension):
             continue
         target, iterated = loop.target, loop.iter

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from genomes.checks.outline import Outline
 from genomes.checks.signatures import Signature, record_signature, signature
-from genomes.nodes import Definition, Function, imported_by, last_name, targets_of, words
+from genomes.nodes import Definition, Function, imported_by, last_name, targets_of, walk, words
 
 # What torch.nn.Module and torch.optim.Optimizer have (torch 2.10 to 2.13); names with an underscore in front are not looked at.
 _MODULE = words(
@@ -187,8 +187,8 @@ def _body_names(block: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
         elif isinstance(statement, ast.Import | ast.ImportFrom):
             yield from ((name, statement) for name in imported_by(statement))
         else:
-            yield from ((n.id, statement) for n in ast.walk(statement) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load))
-            yield from ((f.name, f) for f in ast.walk(statement) if isinstance(f, ast.FunctionDef) for _ in range(2))
+            yield from ((n.id, statement) for n in walk(statement) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load))
+            yield from ((f.name, f) for f in walk(statement) if isinstance(f, ast.FunctionDef) for _ in range(2))
 
 
 def _assigned_values(program: Outline) -> dict[int, ast.expr]:

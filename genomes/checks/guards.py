@@ -19,7 +19,7 @@ from genomes.checks.arithmetic import Constants
 from genomes.checks.calls import constitution
 from genomes.checks.outline import CONSTITUTION, Outline, Scope, parts
 from genomes.checks.problem import Problem
-from genomes.nodes import is_operation
+from genomes.nodes import children, is_operation, walk
 
 _BATCHES = (f"{CONSTITUTION}.batches", f"{CONSTITUTION}.warmup_batches")
 _SOMETIMES = (
@@ -103,7 +103,7 @@ def always(statement: ast.stmt) -> Iterator[ast.AST]:
             open_ += heads
             continue
         yield node
-        open_ += [node.test] if isinstance(node, ast.Assert) else ast.iter_child_nodes(node)  # its message is for failures
+        open_ += [node.test] if isinstance(node, ast.Assert) else children(node)  # its message is for failures
 
 
 def refused(statement: ast.stmt, scope: Scope, constants: Constants) -> ast.expr | None:
@@ -112,7 +112,7 @@ def refused(statement: ast.stmt, scope: Scope, constants: Constants) -> ast.expr
         return statement.test if constants.truth(statement.test, scope) is False else None
     if isinstance(statement, ast.If) and isinstance(statement.body[-1], ast.Raise):
         raised = statement.body[-1].exc
-        excused = raised is None or any(isinstance(n, ast.Name) and n.id in _EXCUSED for n in ast.walk(raised))
+        excused = raised is None or any(isinstance(n, ast.Name) and n.id in _EXCUSED for n in walk(raised))
         return statement.test if not excused and constants.truth(statement.test, scope) else None
     return None
 
@@ -120,7 +120,7 @@ def refused(statement: ast.stmt, scope: Scope, constants: Constants) -> ast.expr
 def _stops(test: ast.expr, scope: Scope, constants: Constants) -> str:
     """The condition, with the values of everything in it."""
     values = {}
-    for node in ast.walk(test):
+    for node in walk(test):
         if isinstance(node, ast.Name | ast.Attribute) and (value := constants.value(node, scope)) is not None:
             values[ast.unparse(node)] = value
     told = ", ".join(f"{name} = {_shown(value)}" for name, value in values.items())
@@ -159,7 +159,7 @@ def _changed(table: ast.expr, scope: Scope) -> bool:
     if not isinstance(table, ast.Name):
         return False
     holder = scope.holder(table.id)
-    uses = sum(1 for n in ast.walk(holder.node) if isinstance(n, ast.Name) and n.id == table.id) if holder is not None else 3
+    uses = sum(1 for n in walk(holder.node) if isinstance(n, ast.Name) and n.id == table.id) if holder is not None else 3
     return uses > 2
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from genomes.checks.outline import Outline
 from genomes.checks.problem import Problem
-from genomes.nodes import Definition, Function, imported_by
+from genomes.nodes import Definition, Function, children, imported_by, walk
 
 _LATER = Definition | ast.Lambda
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -95,7 +95,7 @@ class _Order:
             self.block(block)
 
     def read(self, node: ast.AST) -> None:
-        walrus = {inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)}
+        walrus = {inner.target.id for inner in walk(node) if isinstance(inner, ast.NamedExpr)}
         for inner in _now(node):
             if isinstance(inner, ast.AugAssign) and isinstance(inner.target, ast.Name):
                 self.check(inner.target, walrus)
@@ -108,7 +108,7 @@ class _Order:
             self.found.append(Problem(name.lineno, f"'{name.id}' is read before anything is assigned to it: move its assignment up"))
 
     def bind(self, node: ast.AST) -> None:
-        for inner in ast.walk(node):
+        for inner in walk(node):
             if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
                 self.open.discard(inner.id)
             elif isinstance(inner, Definition | ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
@@ -130,7 +130,7 @@ def _now(node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(current, _COMPREHENSIONS):
             open_.append(current.generators[0].iter)
         else:
-            open_ += ast.iter_child_nodes(current)
+            open_ += children(current)
 
 
 def _listed(child: object) -> list[ast.AST]:

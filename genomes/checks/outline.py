@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from genomes.nodes import Definition, Function, parameters_of
+from genomes.nodes import Definition, Function, children, parameters_of, walk
 
 CONSTITUTION = "prepare"  # the module of the lab that every genome uses
 _LATER = Definition | ast.Lambda
@@ -204,7 +204,7 @@ class _Walk:
 
     def attempt(self, node: ast.Try, scope: Scope) -> None:
         if node.handlers:
-            self.result.guarded.update(id(inner) for statement in node.body for inner in ast.walk(statement))
+            self.result.guarded.update(id(inner) for statement in node.body for inner in walk(statement))
         self.children(node, scope)
 
     def _opened(self, node: ast.AST, scope: Scope) -> Scope:
@@ -249,4 +249,4 @@ def parts(node: ast.AST) -> Iterator[ast.AST]:
     while open_:
         current = open_.pop()
         yield current
-        open_ += [child for child in ast.iter_child_nodes(current) if not isinstance(child, _LATER)]
+        open_ += [child for child in children(current) if not isinstance(child, _LATER)]

@@ -18,7 +18,7 @@ from genomes.checks.guards import always, constants_of
 from genomes.checks.outline import CONSTITUTION, Outline, Scope
 from genomes.checks.problem import Problem
 from genomes.checks.signatures import signature
-from genomes.nodes import is_call, last_name, names_in, words
+from genomes.nodes import is_call, last_name, names_in, walk, words
 
 _ENTRIES = ("build_model", "main")
 _TAKEN = f"{CONSTITUTION}.batches"
@@ -76,8 +76,8 @@ def _unstarted(kind: Kind, program: Outline) -> Iterator[Problem]:
     if method is None or not kind.is_a(MODULE) or kind.bases:
         return
     names = names_in(method)
-    starts = "super" in names or any(isinstance(node, ast.Attribute) and node.attr == "__init__" for node in ast.walk(method))
-    holds = [node for node in ast.walk(method) if isinstance(node, ast.Call) and _is_module(node, program)]
+    starts = "super" in names or any(isinstance(node, ast.Attribute) and node.attr == "__init__" for node in walk(method))
+    holds = [node for node in walk(method) if isinstance(node, ast.Call) and _is_module(node, program)]
     if holds and not starts:
         yield Problem(method.lineno, f"{kind.node.name}.__init__() does not call super().__init__(): call it first")
 
@@ -90,14 +90,14 @@ def _endless(function: ast.stmt, program: Outline) -> Iterator[Problem]:
     if not isinstance(function, ast.FunctionDef) or function.decorator_list:
         return
     scope = program.scopes[id(function)]
-    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function)):
+    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in walk(function)):
         return
     for statement in function.body:
         for node in always(statement):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and program.definition(node.func.id, scope) is function:
                 yield Problem(node.lineno, f"{function.name}() calls itself whatever happens: it never ends")
                 return
-        if any(isinstance(node, ast.Return | ast.Raise) for node in ast.walk(statement)):
+        if any(isinstance(node, ast.Return | ast.Raise) for node in walk(statement)):
             return
 
 
@@ -127,7 +127,7 @@ def _betas(call: ast.Call, scope: Scope, constants: Constants) -> Iterator[Probl
 
 def _taken_apart(program: Outline, constants: Constants) -> Iterator[Problem]:
     for scope in program.scopes.values():
-        for loop in ast.walk(scope.node) if isinstance(scope.node, ast.FunctionDef) else ():
+        for loop in walk(scope.node) if isinstance(scope.node, ast.FunctionDef) else ():
             if not isinstance(loop, ast.For) or not isinstance(loop.target, ast.Tuple):
                 continue
             rows = constants.value(loop.iter, scope)

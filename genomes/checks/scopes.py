@@ -15,7 +15,7 @@ from genomes.checks.order import early_reads
 from genomes.checks.outline import Outline
 from genomes.checks.problem import Problem
 from genomes.errors import nearest
-from genomes.nodes import Function, names_in, parameters_of, words
+from genomes.nodes import Function, children, names_in, parameters_of, words
 
 _PREDEFINED = frozenset(dir(builtins)) | words(
     "__name__ __file__ __doc__ __package__ __spec__ __loader__ __builtins__ __annotations__ __path__ __cached__ __dict__ __debug__"
@@ -129,7 +129,7 @@ class _Reads(ast.NodeVisitor):
 
     def generic_visit(self, node: ast.AST) -> None:
         if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-            self._inside((_COMPREHENSIONS[type(node)], node.lineno), list(ast.iter_child_nodes(node)), self._in_function)
+            self._inside((_COMPREHENSIONS[type(node)], node.lineno), list(children(node)), self._in_function)
         else:
             super().generic_visit(node)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from genomes.errors import ParseError
-from genomes.nodes import Definition, imported_by
+from genomes.nodes import Definition, children, imported_by, walk
 from genomes.source import parse_tree
 
 _LEAVES = (ast.Return, ast.Raise, ast.Break, ast.Continue)  # what follows such a statement does not run
@@ -46,7 +46,7 @@ def _touched(text: str, modules: frozenset[str]) -> _Touched | None:
         return None
     if any(isinstance(node, _LEAVES) for node in _running(tree)):
         return None
-    sets = {name for node in ast.walk(tree) for name in _set_by(node) if name.split(".")[0] not in modules} - {_OBJECT}
+    sets = {name for node in walk(tree) for name in _set_by(node) if name.split(".")[0] not in modules} - {_OBJECT}
     return _Touched(frozenset(sets), frozenset(_read_by(tree)) - {_OBJECT})
 
 
@@ -56,13 +56,13 @@ def _read_by(node: ast.AST) -> Iterator[str]:
     if name:
         yield name
     else:
-        for child in ast.iter_child_nodes(node):
+        for child in children(node):
             yield from _read_by(child)
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those inside functions."""
-    for node in ast.iter_child_nodes(tree):
+    for node in children(tree):
         if not isinstance(node, Definition):
             yield node
             yield from _running(node)

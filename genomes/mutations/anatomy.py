@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import MisfitError, alias
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import is_one
-from genomes.nodes import is_call, last_name
+from genomes.nodes import children, is_call, last_name, walk
 from genomes.source import Source
 
 _PROGRESS = ("progress", "t", "frac_done", "time_frac")
@@ -53,7 +53,7 @@ class Loss:
 
 def functions(parent: Program) -> list[ast.FunctionDef]:
     """All functions, methods and inner ones too, outermost first."""
-    return [node for node in ast.walk(parent.tree) if isinstance(node, ast.FunctionDef)]
+    return [node for node in walk(parent.tree) if isinstance(node, ast.FunctionDef)]
 
 
 def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
@@ -63,7 +63,7 @@ def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
         node = waiting.pop(0)
         yield node
         if not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
-            waiting += ast.iter_child_nodes(node)
+            waiting += children(node)
 
 
 def blocks(function: ast.FunctionDef) -> Iterator[list[ast.stmt]]:
@@ -87,9 +87,9 @@ def training_loop(parent: Program) -> Loop:
     """The loop whose body calls `backward` and steps an optimiser."""
     for function in functions(parent):
         for node in own_nodes(function):
-            if isinstance(node, ast.For) and any(is_call(inner, "backward") for inner in ast.walk(node)):
+            if isinstance(node, ast.For) and any(is_call(inner, "backward") for inner in walk(node)):
                 for block, statement in statements(function):
-                    if steps(statement) and statement is not node and statement in ast.walk(node):
+                    if steps(statement) and statement is not node and statement in walk(node):
                         return Loop(function, node, block, statement)
     raise MisfitError("no loop that steps an optimiser")
 
@@ -194,9 +194,9 @@ def torch_entropy(parent: Program, loss: Loss) -> str:
 
 def _expressions(statement: ast.stmt) -> Iterator[ast.AST]:
     """The expressions of a statement itself, not of statements inside it."""
-    waiting = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.expr)]
+    waiting = [child for child in children(statement) if isinstance(child, ast.expr)]
     for node in waiting:
-        yield from ast.walk(node)
+        yield from walk(node)
 
 
 def _whole(node: ast.expr) -> ast.expr:

@@ -12,7 +12,7 @@ from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import depth, linears, remember, width_in
 from genomes.mutations.patterns import atom, calls_self
 from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
-from genomes.nodes import is_call, is_operation, last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 
 _ROTATION = re.compile(r"rot|rope", re.IGNORECASE)
 
@@ -86,7 +86,7 @@ def _grouped(draft: Draft, rng: random.Random) -> str:
 
 def _head_keyword(draft: Draft) -> ast.keyword | None:
     """`n_kv_head=heads` beside `n_head=heads`."""
-    for call in (node for node in ast.walk(draft.parent.tree) if isinstance(node, ast.Call)):
+    for call in (node for node in walk(draft.parent.tree) if isinstance(node, ast.Call)):
         words = {word.arg: word for word in call.keywords if word.arg}
         for name, word in words.items():
             twin = words.get(name.replace("kv_", ""))
@@ -98,13 +98,13 @@ def _head_keyword(draft: Draft) -> ast.keyword | None:
 def _projections(spot: Attention) -> list[str]:
     """Attributes that make queries, keys and values, in this order."""
     for statement in spot.module.forward.body:
-        for node in ast.walk(statement):
+        for node in walk(statement):
             if isinstance(node, ast.GeneratorExp | ast.ListComp) and isinstance(node.generators[0].iter, ast.Tuple):
                 return [last_name(item) for item in node.generators[0].iter.elts]
     made: dict[str, str] = {}
     for statement in spot.module.forward.body:
         if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
-            for call in ast.walk(statement.value):
+            for call in walk(statement.value):
                 if calls_self(call):
                     made.setdefault(target.id, last_name(call.func))
     return [made.get(name, "") for name in (spot.query, spot.key, spot.value)]
@@ -115,7 +115,7 @@ def _open_views(draft: Draft, spot: Attention, heads: str) -> ast.stmt:
     last = None
     for statement in spot.module.forward.body:
         bound = {name for t in statement.targets for name in names_in(t)} if isinstance(statement, ast.Assign) else set()
-        views = [n for n in ast.walk(statement) if is_call(n, "view") and len(n.args) == 4]
+        views = [n for n in walk(statement) if is_call(n, "view") and len(n.args) == 4]
         if bound & {spot.key, spot.value} and len(views) == 1 and draft.code(views[0].args[2]) == heads and _projects(statement):
             draft.replace(views[0].args[2], "-1")
             last = statement
@@ -150,7 +150,7 @@ def _some_rotary(draft: Draft, rng: random.Random) -> str:
     if not intervals:
         raise MisfitError("too few blocks")
     layer, every = layer_number(spot.module), rng.choice(intervals)
-    turns = [n for n in ast.walk(spot.module.forward) if isinstance(n, ast.Call) and _ROTATION.search(last_name(n.func)) and n.args]
+    turns = [n for n in walk(spot.module.forward) if isinstance(n, ast.Call) and _ROTATION.search(last_name(n.func)) and n.args]
     turns = [call for call in turns if names_in(call.args[0]) & {spot.query, spot.key}]
     if len(turns) != 2:
         raise MisfitError("queries and keys do not turn once each")

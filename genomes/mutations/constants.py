@@ -16,7 +16,7 @@ from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import depth, embedding, stack
 from genomes.mutations.sublayers import Attention, head_shape
-from genomes.nodes import last_name, stored_in
+from genomes.nodes import last_name, stored_in, walk
 from genomes.source import parse_expression
 
 _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -90,8 +90,8 @@ def _field(parent: Program, name: str) -> ast.expr:
         for statement in node.body
         if isinstance(statement, ast.AnnAssign) and last_name(statement.target) == name and statement.value is not None
     ]
-    called = any(isinstance(node, ast.keyword) and node.arg == name for node in ast.walk(parent.tree))
-    attributes = (node for node in ast.walk(parent.tree) if isinstance(node, ast.Attribute) and node.attr == name)
+    called = any(isinstance(node, ast.keyword) and node.arg == name for node in walk(parent.tree))
+    attributes = (node for node in walk(parent.tree) if isinstance(node, ast.Attribute) and node.attr == name)
     stored = any(isinstance(node.ctx, ast.Store) for node in attributes)
     if len(defaults) != 1 or called or stored:
         raise _UnknownError

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Program, Rewrite
+from genomes.nodes import walk
 from genomes.source import Source, Splice, read, splice
 
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -144,7 +145,7 @@ def alias(parent: Program, module: str) -> str:
 
 
 def _blocks(tree: ast.AST) -> Iterator[list[ast.stmt]]:
-    for node in ast.walk(tree):
+    for node in walk(tree):
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
             if isinstance(block, list):
@@ -167,4 +168,4 @@ def _without_orphans(before: ast.Module, text: str) -> str:
 
 
 def _loads(tree: ast.Module) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return {node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}

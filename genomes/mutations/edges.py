@@ -9,7 +9,7 @@ from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import group_of, train_in_stack, train_table
 from genomes.mutations.network import Stack, embedded, embedding, headed, module_names, remember, stack
 from genomes.mutations.patterns import atom, is_norm
-from genomes.nodes import is_operation, last_name, names_in
+from genomes.nodes import is_operation, last_name, names_in, walk
 from genomes.source import parse_expression
 
 
@@ -17,9 +17,7 @@ def _embedding_scale(draft: Draft, rng: random.Random) -> str:
     """The stream starts larger or smaller: with a norm by a factor, without one by the root of the width."""
     found = stack(draft.parent)
     inner = embedded(found)
-    around: ast.Call = next(
-        (n for n in ast.walk(found.module.forward) if is_norm(n) and isinstance(n, ast.Call) and n.args[0] is inner), inner
-    )
+    around: ast.Call = next((n for n in walk(found.module.forward) if is_norm(n) and isinstance(n, ast.Call) and n.args[0] is inner), inner)
     _require_plain(found, around)
     scale = str(rng.choice((0.25, 0.5, 2.0, 4.0))) if around is not inner else f"({embedding(draft.parent)[1]}) ** 0.5"
     if around is inner and "config" in scale:
@@ -32,7 +30,7 @@ def _embedding_scale(draft: Draft, rng: random.Random) -> str:
 
 def _require_plain(found: Stack, call: ast.Call) -> None:
     """MisfitError where a call is a factor already."""
-    for node in ast.walk(found.module.forward):
+    for node in walk(found.module.forward):
         if is_operation(node, ast.Mult) and call in (node.left, node.right):
             raise MisfitError("it is scaled already")
 
@@ -109,11 +107,11 @@ def _tie(draft: Draft, rng: random.Random) -> str:
         raise MisfitError("the head has no group of its own")
     draft.drop_element(group.display)
     removed = 0
-    for statement in (node for node in ast.walk(found.module.node) if isinstance(node, ast.Expr)):
+    for statement in (node for node in walk(found.module.node) if isinstance(node, ast.Expr)):
         if f"self.{name}.weight" in draft.code(statement):
             draft.delete(statement)
             removed += 1
-    mentions = [n for n in ast.walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == name]
+    mentions = [n for n in walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == name]
     if len(mentions) != removed + 3:  # the definition, the call, the group
         raise MisfitError("the head is used elsewhere")
     made = next(s for s in found.module.init.body if isinstance(s, ast.Assign) and last_name(s.targets[0]) == name)

@@ -14,7 +14,7 @@ from genomes.mutations.anatomy import functions
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Stack, root, stack
-from genomes.nodes import entries, is_call, last_name
+from genomes.nodes import entries, is_call, last_name, walk
 
 _SCALARS = re.compile(r"resid", re.IGNORECASE)
 _HEAD = re.compile(r"head|unembed", re.IGNORECASE)
@@ -39,19 +39,17 @@ def train_in_blocks(draft: Draft) -> None:
         _require_all(draft.parent)
         return
     owner, blocks = listed[0].function, _in_the_optimiser(listed[0].model, stack(draft.parent))
-    whole = [node for node in ast.walk(owner) if isinstance(node, ast.Call) and draft.code(node) == f"{blocks}.parameters()"]
-    filters = [
-        node for node in ast.walk(owner) if isinstance(node, ast.comprehension) and any(call in ast.walk(node.iter) for call in whole)
-    ]
+    whole = [node for node in walk(owner) if isinstance(node, ast.Call) and draft.code(node) == f"{blocks}.parameters()"]
+    filters = [node for node in walk(owner) if isinstance(node, ast.comprehension) and any(call in walk(node.iter) for call in whole)]
     sieved = [node for node in filters if any(_DIMENSIONS.search(ast.unparse(test)) for test in node.ifs)]
     if any(re.search(r"!= 2|< 2", ast.unparse(test)) for node in sieved for test in node.ifs):
         return
-    unsieved = [call for call in whole if not any(call in ast.walk(node.iter) for node in sieved)]
+    unsieved = [call for call in whole if not any(call in walk(node.iter) for node in sieved)]
     if not unsieved:
         raise MisfitError("no optimiser of all the blocks' parameters")
     for call in unsieved:
         outer = next(
-            (node for node in ast.walk(owner) if is_call(node, "list") and node.args == [call]),
+            (node for node in walk(owner) if is_call(node, "list") and node.args == [call]),
             call,
         )
         draft.replace(outer, f"[p for p in {draft.code(call)} if p.ndim == 2]")
@@ -74,7 +72,7 @@ def train_table(draft: Draft, attribute: str, like: str) -> None:
     if not listed:
         _require_all(draft.parent, tables=True)
         return
-    template = next((group for group in listed if like in {last_name(node) for node in ast.walk(group.params)}), None)
+    template = next((group for group in listed if like in {last_name(node) for node in walk(group.params)}), None)
     if template is None:
         raise MisfitError(f"no group has {like}")
     _add(draft, template, f"[{template.model}.{attribute}.weight]")
@@ -87,19 +85,19 @@ def forget(draft: Draft, attribute: str) -> None:
         MisfitError: it is mentioned in a way that this does not know.
     """
     module = stack(draft.parent).module
-    uses = [node for node in ast.walk(draft.parent.tree) if isinstance(node, ast.Attribute) and node.attr == attribute]
-    known = {id(node) for node in ast.walk(module.forward)}
-    for statement in ast.walk(module.node):
+    uses = [node for node in walk(draft.parent.tree) if isinstance(node, ast.Attribute) and node.attr == attribute]
+    known = {id(node) for node in walk(module.forward)}
+    for statement in walk(module.node):
         if isinstance(statement, ast.Assign | ast.Expr) and not known >= {id(statement)}:
             value = statement.targets[0] if isinstance(statement, ast.Assign) else statement.value
             owner = value.func.value if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) else value
             if isinstance(owner, ast.Attribute) and owner.attr == attribute:
                 draft.delete(statement)
-                known |= {id(node) for node in ast.walk(statement)}
+                known |= {id(node) for node in walk(statement)}
     for group in _groups(draft.parent):
         if isinstance(group.params, ast.List) and [last_name(node) for node in group.params.elts] == [attribute]:
             draft.drop_element(group.display)
-            known |= {id(node) for node in ast.walk(group.params)}
+            known |= {id(node) for node in walk(group.params)}
     if not uses or any(id(node) not in known for node in uses):
         raise MisfitError(f"{attribute} is used elsewhere")
 
@@ -117,7 +115,7 @@ def _groups(parent: Program) -> list[Group]:
     """Groups of a list, if one of them names a single attribute of the model; else there is nothing to go by."""
     result: list[Group] = []
     for function in functions(parent):
-        for display in (item for node in ast.walk(function) if isinstance(node, ast.List) for item in node.elts):
+        for display in (item for node in walk(function) if isinstance(node, ast.List) for item in node.elts):
             params = dict(entries(display)).get("params")
             if params is not None and (model := _model_of(params)):
                 result.append(Group(display, params, function, model))
@@ -154,11 +152,11 @@ def _add(draft: Draft, template: Group, params: str) -> None:
 def _require_all(parent: Program, tables: bool = False) -> None:
     """`model.parameters()` outside clipping and counting: whatever is added is trained; tables too, where no dimension is asked for."""
     skipped: set[int] = set()
-    for node in ast.walk(parent.tree):
+    for node in walk(parent.tree):
         sieves = isinstance(node, ast.ListComp | ast.GeneratorExp) and _DIMENSIONS.search(ast.unparse(node)) is not None
         if (isinstance(node, ast.Call) and _NO_OPTIMISER.search(last_name(node.func))) or (tables and sieves):
-            skipped |= {id(inner) for inner in ast.walk(node)}
-    calls = [node for node in ast.walk(parent.tree) if is_call(node, "parameters")]
+            skipped |= {id(inner) for inner in walk(node)}
+    calls = [node for node in walk(parent.tree) if is_call(node, "parameters")]
     if not any(id(call) not in skipped and _is_whole(call) for call in calls):
         raise MisfitError("the optimiser does not take all parameters")
 

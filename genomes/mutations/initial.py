@@ -13,7 +13,7 @@ from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.mutation import Place, Program, pick
 from genomes.mutations.network import depth, root
 from genomes.mutations.patterns import atom
-from genomes.nodes import is_operation, last_name, names_in
+from genomes.nodes import is_operation, last_name, names_in, walk
 from genomes.source import parse_expression
 
 _INIT = re.compile(r"init", re.IGNORECASE)
@@ -68,8 +68,8 @@ def _loop(place: Place) -> ast.AST:
     assert isinstance(call, ast.Call)
     owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func
     name = root(call.args[0] if last_name(owner) == "init" and call.args else owner)
-    loops = [node for node in ast.walk(place.function) if isinstance(node, ast.For) and last_name(node.target) == name]
-    return next((loop.iter for loop in reversed(loops) if call in ast.walk(loop)), call)
+    loops = [node for node in walk(place.function) if isinstance(node, ast.For) and last_name(node.target) == name]
+    return next((loop.iter for loop in reversed(loops) if call in walk(loop)), call)
 
 
 def _by_depth(draft: Draft, rng: random.Random) -> str:

@@ -9,7 +9,7 @@ from genomes.mutations.anatomy import Loop, counter, names_of, own_nodes, progre
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import atom, imported
-from genomes.nodes import is_call, is_operation, last_name
+from genomes.nodes import is_call, is_operation, last_name, walk
 
 
 def _average(draft: Draft, rng: random.Random) -> str:
@@ -18,7 +18,7 @@ def _average(draft: Draft, rng: random.Random) -> str:
     model, step = _saved(draft.parent), counter(place.function)
     if model not in names_of(place.function) or {"averages", "average", "weight"} & names_of(place.function):
         raise MisfitError("no model at hand, or names are taken")
-    if any(is_call(node, "save") for node in ast.walk(place.loop)) or imported(draft.parent, "torch"):
+    if any(is_call(node, "save") for node in walk(place.loop)) or imported(draft.parent, "torch"):
         raise MisfitError("it is saved within the loop, or torch has another name")
     share = rng.choice((0.01, 0.03, 0.1))
     draft.above(place.loop, f"averages = [weight.detach().float().clone() for weight in {model}.parameters()]")
@@ -35,7 +35,7 @@ def _average(draft: Draft, rng: random.Random) -> str:
 
 def _saved(parent: Program) -> str:
     """What the program calls the model that it saves."""
-    for node in ast.walk(parent.tree):
+    for node in walk(parent.tree):
         if is_call(node, "save") and len(node.args) == 1 and isinstance(node.args[0], ast.Name):
             return node.args[0].id
     raise MisfitError("no model is saved")

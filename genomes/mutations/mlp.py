@@ -11,7 +11,7 @@ from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.network import depth, known_in, linears, modules, remember, stack
 from genomes.mutations.sublayers import feed, layer_number, statement_of
-from genomes.nodes import is_call, is_operation, names_in
+from genomes.nodes import is_call, is_operation, names_in, walk
 from genomes.source import parse_expression
 
 _GATED = {
@@ -44,7 +44,7 @@ def _gated(draft: Draft, rng: random.Random) -> str:
 
 
 def _is_operand(draft: Draft, node: ast.expr) -> bool:
-    return any(isinstance(outer, ast.BinOp) and node in (outer.left, outer.right) for outer in ast.walk(draft.parent.tree))
+    return any(isinstance(outer, ast.BinOp) and node in (outer.left, outer.right) for outer in walk(draft.parent.tree))
 
 
 def _plain(draft: Draft, rng: random.Random) -> str:
@@ -56,7 +56,7 @@ def _plain(draft: Draft, rng: random.Random) -> str:
                 continue
             halves = names_in(split.targets[0])
             up = next((layers[name] for name in layers if f"self.{name}(" in draft.code(split.value)), None)
-            product = next((node for node in ast.walk(module.forward) if _is_gate(node, halves)), None)
+            product = next((node for node in walk(module.forward) if _is_gate(node, halves)), None)
             if up is None or product is None or not _doubles(up.args[1]) or not isinstance(split.value, ast.Call):
                 continue
             width = draft.code(up.args[1].right) if isinstance(up.args[1], ast.BinOp) else ""
@@ -108,7 +108,7 @@ def _by_depth(draft: Draft, rng: random.Random) -> str:
 def _made(draft: Draft, name: str) -> tuple[ast.Call, str]:
     """The one call that makes a module of that class, in a class that knows its layer, and what it calls the layer."""
     for module in modules(draft.parent):
-        for node in ast.walk(module.init):
+        for node in walk(module.init):
             if is_call(node, name):
                 return node, layer_number(module)
     raise MisfitError(f"{name} is made elsewhere")
@@ -138,7 +138,7 @@ def _shared(draft: Draft, rng: random.Random) -> str:
             target = statement.targets[0] if isinstance(statement, ast.Assign) else None
             value = statement.value if isinstance(statement, ast.Assign) else None
             if isinstance(target, ast.Attribute) and is_call(value, spot.module.name):
-                if any(isinstance(node, ast.Name) and node.id == "later" for node in ast.walk(found.module.init)):
+                if any(isinstance(node, ast.Name) and node.id == "later" for node in walk(found.module.init)):
                     raise MisfitError("shared already")
                 blocks = next((s for s in found.module.init.body if isinstance(s, ast.Assign) and _makes(s, found.blocks)), None)
                 if blocks is None:
@@ -160,7 +160,7 @@ def _makes(statement: ast.Assign, blocks: str) -> bool:
 def _hidden_gain(draft: Draft, rng: random.Random) -> str:
     """A learnt gain per hidden channel behind the activation."""
     spot = feed(draft.parent)
-    if any(isinstance(node, ast.Attribute) and node.attr == "hidden_gain" for node in ast.walk(spot.module.node)):
+    if any(isinstance(node, ast.Attribute) and node.attr == "hidden_gain" for node in walk(spot.module.node)):
         raise MisfitError("it has one")
     hidden = draft.code(spot.up.args[1])
     remember(draft, spot.module, "hidden_gain", f"self.hidden_gain = {alias(draft.parent, 'torch.nn')}.Parameter(torch.ones({hidden}))")

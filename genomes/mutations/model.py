@@ -30,7 +30,7 @@ from genomes.mutations.patterns import (
     uses_module,
     without,
 )
-from genomes.nodes import is_call, is_operation, names_in
+from genomes.nodes import is_call, is_operation, names_in, walk
 from genomes.source import Splice, parse_expression, splice
 
 _VITAL = re.compile(
@@ -108,10 +108,10 @@ def _drop_part(parent: Program, rng: random.Random) -> Rewrite | None:
 
 def _loses_the_data(place: Place, kept: ast.expr, lost: ast.expr) -> bool:
     """Would the expression no longer depend on what the function is given, be of another shape, or bound a range from one side only?"""
-    if isinstance(lost, ast.UnaryOp) or any(is_call(node, "uniform_") for node in ast.walk(place.statement)):
+    if isinstance(lost, ast.UnaryOp) or any(is_call(node, "uniform_") for node in walk(place.statement)):
         return True
-    if any(isinstance(node, ast.keyword) and node.arg == "keepdim" for node in ast.walk(kept)):
-        return not any(isinstance(node, ast.keyword) and node.arg == "keepdim" for node in ast.walk(lost))
+    if any(isinstance(node, ast.keyword) and node.arg == "keepdim" for node in walk(kept)):
+        return not any(isinstance(node, ast.keyword) and node.arg == "keepdim" for node in walk(lost))
     data = data_names(place.function)
     return bool(names_in(lost) & data) and not names_in(kept) & data
 

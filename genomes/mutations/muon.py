@@ -16,7 +16,7 @@ from genomes.mutations.anatomy import functions, one_line, own_nodes, statements
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one
-from genomes.nodes import is_call, is_operation, last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 from genomes.source import Splice
 
 # Rows (a, b, c) of polynomials a·s + b·s³ + c·s⁵ that send singular values towards 1, for five steps.
@@ -58,7 +58,7 @@ def orthogonaliser(parent: Program) -> tuple[ast.FunctionDef, ast.For]:
     for function in functions(parent):
         loops = [node for node in own_nodes(function) if isinstance(node, ast.For)]
         for loop in loops:
-            products = [n for n in ast.walk(loop) if is_operation(n, ast.MatMult)]
+            products = [n for n in walk(loop) if is_operation(n, ast.MatMult)]
             if any(re.search(r"\.m?T\b|transpose", ast.unparse(product.right)) for product in products):
                 return function, loop
     raise MisfitError("nothing is orthogonalised")
@@ -72,7 +72,7 @@ def muon_step(parent: Program) -> Update:
         if call is None or function.name == name:
             continue
         found = [statement for _, statement in statements(function)]
-        assigned = next((s for s in found if isinstance(s, ast.Assign) and call in ast.walk(s)), None)
+        assigned = next((s for s in found if isinstance(s, ast.Assign) and call in walk(s)), None)
         averages = [(s, c) for s in found if (c := _in_place(s, "lerp_")) is not None and len(c.args) == 2]
         applied = [(s, c) for s in found if (c := _in_place(s, "sub_")) is not None and s.lineno > call.lineno]
         if assigned is None or not isinstance(target := assigned.targets[0], ast.Name) or not averages or not applied:
@@ -152,7 +152,7 @@ def _write_table(draft: Draft, statement: ast.Assign, name: str, written: str) -
 
 
 def _rename(draft: Draft, old: str, new: str) -> None:
-    for node in ast.walk(draft.parent.tree):
+    for node in walk(draft.parent.tree):
         if isinstance(node, ast.Name) and node.id == old and isinstance(node.ctx, ast.Load):
             draft.replace(node, new)
 
@@ -232,9 +232,9 @@ def _serves_only(statement: ast.stmt, useless: list[ast.stmt], step: Update) -> 
     made = _owner(call) if call else ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else ""
     if not made or made == step.mean or made == step.update:
         return False
-    spared = {id(n) for s in [*useless, statement] for n in ast.walk(s)}
+    spared = {id(n) for s in [*useless, statement] for n in walk(s)}
     loads = [n for n in own_nodes(step.function) if isinstance(n, ast.Name | ast.Subscript) and isinstance(n.ctx, ast.Load)]
-    initial = {id(n) for s in ast.walk(step.function) if isinstance(s, ast.Assign) for t in s.targets for n in ast.walk(t)}
+    initial = {id(n) for s in walk(step.function) if isinstance(s, ast.Assign) for t in s.targets for n in walk(t)}
     return all(id(n) in spared | initial or ast.unparse(n) != made for n in loads)
 
 
@@ -255,7 +255,7 @@ def _cautious_decay(draft: Draft, rng: random.Random) -> str:
     """Weights decay only where the update shrinks them too; where that is so, they all decay."""
     step = muon_step(draft.parent)
     masks = [s for _, s in statements(step.function) if isinstance(s, ast.Assign) and _compares(s.value, step)]
-    for node in ast.walk(step.applied):
+    for node in walk(step.applied):
         if not is_operation(node, ast.Mult):
             continue
         if masks and last_name(node.right) == last_name(masks[0].targets[0]):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import calls_self
-from genomes.nodes import is_call, last_name, names_in, stored_in, targets_of
+from genomes.nodes import children, is_call, last_name, names_in, stored_in, targets_of, walk
 from genomes.source import parse_expression
 
 
@@ -62,7 +62,7 @@ def modules(parent: Program) -> list[Module]:
 def stack(parent: Program) -> Stack:
     """The stack of blocks."""
     for module in modules(parent):
-        for loop in (node for node in ast.walk(module.forward) if isinstance(node, ast.For)):
+        for loop in (node for node in walk(module.forward) if isinstance(node, ast.For)):
             blocks, index, block = _looped(loop)
             for step in loop.body:
                 if not isinstance(step, ast.Assign) or not isinstance(call := step.value, ast.Call) or not call.args or not block:
@@ -96,7 +96,7 @@ def linears(module: Module) -> dict[str, ast.Call]:
 
 def embedding(parent: Program) -> tuple[str, str]:
     """Number of tokens and width, as the stack's constructor writes them for its first embedding."""
-    for node in ast.walk(stack(parent).module.init):
+    for node in walk(stack(parent).module.init):
         if is_call(node, "Embedding") and len(node.args) == 2:
             return parent.source.code(node.args[0]), parent.source.code(node.args[1])
     raise MisfitError("no embedding")
@@ -125,7 +125,7 @@ def module_names(parent: Program) -> set[str]:
 def depth(parent: Program) -> str:
     """`range(DEPTH)` of the comprehension that makes the blocks."""
     found = stack(parent)
-    for node in ast.walk(found.module.init):
+    for node in walk(found.module.init):
         if is_call(node, "range") and len(node.args) == 1:
             return parent.source.code(node.args[0])
     raise MisfitError("no number of blocks")
@@ -145,7 +145,7 @@ def attributes(init: ast.FunctionDef, name: re.Pattern[str]) -> set[str]:
 
 def remember(draft: Draft, module: Module, name: str, *lines: str) -> None:
     """Lines in a module's constructor that make `self.name`, below its other attributes. Where it has one of that name, a MisfitError."""
-    if any(isinstance(node, ast.Attribute) and node.attr == name for node in ast.walk(module.node)):
+    if any(isinstance(node, ast.Attribute) and node.attr == name for node in walk(module.node)):
         raise MisfitError(f"{module.name} has {name}")
     last = next((statement for statement in reversed(module.init.body) if _sets_attribute(statement)), None)
     if last is None:
@@ -172,7 +172,7 @@ def unconditional(function: ast.FunctionDef) -> list[ast.AST]:
         node = open_ones.pop(0)
         nodes.append(node)
         if not isinstance(node, ast.If):
-            open_ones += ast.iter_child_nodes(node)
+            open_ones += children(node)
     return nodes
 
 
@@ -186,10 +186,10 @@ def root(node: ast.expr) -> str:
 def embedded(found: Stack) -> ast.Call:
     """The look-up of the tokens' embedding, in the forward pass of the stack."""
     tokens = found.module.x
-    for call in filter(calls_self, ast.walk(found.module.forward)):
+    for call in filter(calls_self, walk(found.module.forward)):
         if [last_name(argument) for argument in call.args] == [tokens] and isinstance(call.args[0], ast.Name):
             return call
-    for call in (node for node in ast.walk(found.module.forward) if isinstance(node, ast.Call)):
+    for call in (node for node in walk(found.module.forward) if isinstance(node, ast.Call)):
         if [ast.unparse(argument) for argument in call.args] == [tokens] and ast.unparse(call.func).startswith("self."):
             return call
     raise MisfitError("no look-up of tokens")
@@ -198,7 +198,7 @@ def embedded(found: Stack) -> ast.Call:
 def headed(found: Stack) -> ast.Call:
     """The call of the output layer: the one linear layer that the stack itself has."""
     layers = linears(found.module)
-    for call in filter(calls_self, ast.walk(found.module.forward)):
+    for call in filter(calls_self, walk(found.module.forward)):
         if last_name(call.func) in layers and len(call.args) == 1:
             return call
     raise MisfitError("no output layer")

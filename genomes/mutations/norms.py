@@ -25,7 +25,7 @@ from genomes.mutations.network import (
 )
 from genomes.mutations.patterns import atom, calls_self, is_norm, shown
 from genomes.mutations.sublayers import attention, branches
-from genomes.nodes import is_call, is_operation, last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 
 _KINDS = {"rms_norm": "layer_norm", "layer_norm": "rms_norm", "RMSNorm": "LayerNorm", "LayerNorm": "RMSNorm"}
 _NORM = re.compile(r"norm|ln", re.IGNORECASE)
@@ -104,7 +104,7 @@ def _with_first(draft: Draft, call: ast.Call, code: str) -> str:
 
 def _norm_kind(draft: Draft, rng: random.Random) -> str:
     """RMSNorm instead of LayerNorm, or the other way round, throughout."""
-    calls = [n for n in ast.walk(draft.parent.tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+    calls = [n for n in walk(draft.parent.tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
     kinds = sorted({call.func.attr for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in _KINDS})
     if not kinds:
         raise MisfitError("no norms of torch")
@@ -125,7 +125,7 @@ def _edge_norm(draft: Draft, rng: random.Random) -> str:
     first = rng.random() < 0.5
     what = "of the embedding" if first else "before the head"
     inner = embedded(found) if first else headed(found).args[0]
-    outer = next((n for n in ast.walk(found.module.forward) if is_norm(n) and (n is inner or n.args[0] is inner)), None)
+    outer = next((n for n in walk(found.module.forward) if is_norm(n) and (n is inner or n.args[0] is inner)), None)
     after = _norm_statement(found, before=first)
     if outer is None and after is None:
         if isinstance(inner, ast.Call) and _NORM.search(last_name(inner.func)):
@@ -141,7 +141,7 @@ def _edge_norm(draft: Draft, rng: random.Random) -> str:
 
 def _norm_statement(found: Stack, before: bool) -> ast.Assign | None:
     """`x = norm(x)` of the stream, before or after the loop."""
-    for statement in ast.walk(found.module.forward):
+    for statement in walk(found.module.forward):
         if isinstance(statement, ast.Assign) and is_norm(statement.value) and (statement.lineno < found.loop.lineno) == before:
             value = statement.value
             if isinstance(value, ast.Call) and ast.unparse(statement.targets[0]) == ast.unparse(value.args[0]) == found.x:
@@ -153,7 +153,7 @@ def _sub_norm(draft: Draft, rng: random.Random) -> str:
     """A norm in front of the last matrix of attention or MLP."""
     calls = []
     for module in modules(draft.parent):
-        for call in (node for node in ast.walk(module.forward) if is_call(node, *linears(module))):
+        for call in (node for node in walk(module.forward) if is_call(node, *linears(module))):
             inner = call.args[0] if len(call.args) == 1 else None
             if inner is not None and module.node is not stack(draft.parent).module.node and not is_norm(inner) and _is_last(draft, call):
                 calls.append((module, call, inner))
@@ -166,7 +166,7 @@ def _sub_norm(draft: Draft, rng: random.Random) -> str:
 
 def _is_last(draft: Draft, call: ast.Call) -> bool:
     """Whether the call is what a forward pass returns."""
-    return any(isinstance(node, ast.Return) and node.value is call for node in ast.walk(draft.parent.tree))
+    return any(isinstance(node, ast.Return) and node.value is call for node in walk(draft.parent.tree))
 
 
 def _norm_gain(draft: Draft, rng: random.Random) -> str:
@@ -186,14 +186,14 @@ def _qk_norm(draft: Draft, rng: random.Random) -> str:
     """Queries and keys lose their norms, or get them where they have none."""
     spot = attention(draft.parent)
     pair = {spot.query, spot.key}
-    norms = [node for node in ast.walk(spot.module.forward) if is_norm(node) and isinstance(node, ast.Call)]
+    norms = [node for node in walk(spot.module.forward) if is_norm(node) and isinstance(node, ast.Call)]
     norms = [call for call in norms if names_in(call.args[0]) & pair]
     if not norms:
         both = ", ".join(normed(draft, name) for name in (spot.query, spot.key))
         draft.above(spot.statement, f"{spot.query}, {spot.key} = {both}")
         return f"{spot.module.name}: norms of queries and keys"
     for statement in spot.module.forward.body:
-        inside = [call for call in norms if call in ast.walk(statement)]
+        inside = [call for call in norms if call in walk(statement)]
         if inside and _only_norms(statement, inside):
             draft.delete(statement)
         else:
@@ -220,7 +220,7 @@ def _elements(node: ast.expr) -> list[ast.expr]:
 def _value_norm(draft: Draft, rng: random.Random) -> str:
     """Values are normalised per head."""
     spot = attention(draft.parent)
-    if any(is_norm(node) and names_in(node) & {spot.value} for node in ast.walk(spot.module.forward)):
+    if any(is_norm(node) and names_in(node) & {spot.value} for node in walk(spot.module.forward)):
         raise MisfitError("normalised already")
     draft.above(spot.statement, f"{spot.value} = {normed(draft, spot.value)}")
     return f"{spot.module.name}: norm of the values"

@@ -14,7 +14,7 @@ from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_table
 from genomes.mutations.network import headed, linears, remember, stack
 from genomes.mutations.sublayers import statement_of
-from genomes.nodes import last_name, names_in
+from genomes.nodes import last_name, names_in, walk
 from genomes.source import Splice
 
 
@@ -63,7 +63,7 @@ def _ahead(draft: Draft, rng: random.Random) -> str:
     found, loss = stack(draft.parent), training_loss(draft.parent)
     forward, head = found.module.forward, headed(found)
     last = forward.body[-1]
-    returns = [node for node in ast.walk(forward) if isinstance(node, ast.Return)]
+    returns = [node for node in walk(forward) if isinstance(node, ast.Return)]
     if returns != [last] or not isinstance(last, ast.Return) or last.value is None or not isinstance(loss.targets, ast.Name):
         raise MisfitError("more than one way out, or targets without a name")
     if {"ahead", "later", "said"} & (names_in(forward) | {argument.arg for argument in forward.args.args} | names_of(loss.function)):

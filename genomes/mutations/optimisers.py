@@ -13,7 +13,7 @@ from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.muon import muon_step
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one, shown
-from genomes.nodes import is_call, is_operation, last_name
+from genomes.nodes import is_call, is_operation, last_name, walk
 from genomes.source import Splice
 
 _BETAS = ("(0.9, 0.95)", "(0.8, 0.99)", "(0.65, 0.95)", "(0.95, 0.99)")
@@ -134,7 +134,7 @@ def _other_adam(draft: Draft, rng: random.Random) -> str:
 def _lion(draft: Draft, rng: random.Random) -> str:
     """Lion in place of AdamW, for all of its groups."""
     function, call = _adam(draft, ("AdamW",))
-    top = next(s for s in draft.parent.tree.body if call in ast.walk(s))
+    top = next(s for s in draft.parent.tree.body if call in walk(s))
     if not isinstance(top, ast.FunctionDef | ast.ClassDef) or top.decorator_list or "Lion" in draft.source.text:
         raise MisfitError("no place for a class")
     _reduce(draft, call, tuple(word.arg for word in call.keywords if word.arg not in ("lr", "betas", "weight_decay") and word.arg))
@@ -211,7 +211,7 @@ def _bias_correction(draft: Draft, rng: random.Random) -> str:
     found = []
     for function in functions(draft.parent):
         for _, statement in statements(function):
-            for node in ast.walk(statement) if isinstance(statement, ast.Assign | ast.Expr) else ():
+            for node in walk(statement) if isinstance(statement, ast.Assign | ast.Expr) else ():
                 if is_operation(node, ast.Sub) and is_one(node.left) and _is_power(node.right):
                     found.append((function, node))
     chosen = pick(found, rng)

@@ -9,7 +9,7 @@ from typing import TypeGuard
 
 from genomes.literals import read_value
 from genomes.mutations.mutation import Place, Program, Rewrite, rewrite
-from genomes.nodes import is_operation, last_name, names_in, targets_of
+from genomes.nodes import is_operation, last_name, names_in, targets_of, walk
 from genomes.source import Source, Splice
 
 # Functions whose arithmetic is the recipe. Constructors and loops are left alone: shapes and bookkeeping live there.
@@ -68,14 +68,14 @@ def squares(node: ast.AST, call: ast.Call) -> bool:
 
 def uses_module(place: Place, node: ast.AST) -> bool:
     """Does the node call a submodule, itself or through a local name, or look weights up? Without it they would get no gradient."""
-    if any(_is_module_call(inner) or _is_weight(inner, place.function) for inner in ast.walk(node)):
+    if any(_is_module_call(inner) or _is_weight(inner, place.function) for inner in walk(node)):
         return True
     names = names_in(node)
-    for statement in ast.walk(place.function):
+    for statement in walk(place.function):
         if not isinstance(statement, ast.Assign) or statement is place.statement:
             continue
         bound = {name for target in statement.targets for name in names_in(target)}
-        if names & bound and any(_is_module_call(inner) for inner in ast.walk(statement.value)):
+        if names & bound and any(_is_module_call(inner) for inner in walk(statement.value)):
             return True
     return False
 
@@ -92,7 +92,7 @@ def data_names(function: ast.FunctionDef) -> set[str]:
     """The first argument but `self`, and what is computed from it. An expression without any of it no longer depends on the data."""
     arguments = [argument.arg for argument in function.args.args if argument.arg != "self"]
     found, before = set(arguments[:1]), set[str]()
-    assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None]
+    assigned = [node for node in walk(function) if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None]
     while found != before:
         before = set(found)
         for node in assigned:

@@ -28,7 +28,7 @@ from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.literal import is_rate
 from genomes.mutations.mutation import pick
 from genomes.mutations.patterns import atom, imported, is_one
-from genomes.nodes import is_call, is_operation, last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 from genomes.source import Splice
 
 _SCHEDULE = re.compile(r"schedule|rate|lr|multiplier|factor|warm|cool|decay|cosine|momentum|main|train", re.IGNORECASE)
@@ -101,7 +101,7 @@ def _from_the_start(draft: Draft, rng: random.Random) -> str:
 def _is_plateau(node: ast.If) -> bool:
     """`if t < 1 - share: return 1.0`."""
     only = node.body[0]
-    late = any(is_operation(inner, ast.Sub) and is_one(getattr(inner, "left", node)) for inner in ast.walk(node.test))
+    late = any(is_operation(inner, ast.Sub) and is_one(getattr(inner, "left", node)) for inner in walk(node.test))
     return len(node.body) == 1 and isinstance(only, ast.Return) and only.value is not None and is_one(only.value) and late
 
 
@@ -129,7 +129,7 @@ def _unbranch(draft: Draft, node: ast.If) -> None:
 def _add_warm_up(draft: Draft, rng: random.Random) -> str:
     """The first steps at lower rates."""
     write = written(draft.parent, "lr")
-    if any(is_call(node, "min") for node in ast.walk(write.value)):
+    if any(is_call(node, "min") for node in walk(write.value)):
         raise MisfitError("the rate has a ramp already")
     try:
         step = counter(write.function)
@@ -166,10 +166,10 @@ def _factors(node: ast.expr) -> Iterator[ast.expr]:
 
 def _names_a_rate(draft: Draft, value: ast.expr) -> bool:
     """Whether a learning rate goes into a value, by name, here or in a function that is called: it is then not a share of one."""
-    called = {last_name(node.func) for node in ast.walk(value) if isinstance(node, ast.Call)}
+    called = {last_name(node.func) for node in walk(value) if isinstance(node, ast.Call)}
     inside = [inner for function in functions(draft.parent) if function.name in called for inner in own_nodes(function)]
-    read = (n for top in (value, *inside) for n in ast.walk(top) if isinstance(n, ast.Name | ast.Attribute))
-    functions_named = {id(node.func) for node in ast.walk(value) if isinstance(node, ast.Call)}
+    read = (n for top in (value, *inside) for n in walk(top) if isinstance(n, ast.Name | ast.Attribute))
+    functions_named = {id(node.func) for node in walk(value) if isinstance(node, ast.Call)}
     return any(is_rate(last_name(node)) for node in read if id(node) not in functions_named)
 
 
@@ -181,7 +181,7 @@ def _group_schedule(draft: Draft, rng: random.Random) -> str:
         raise MisfitError("the rate is no product of a full rate and a factor")
     if _names_a_rate(draft, value.right):
         raise MisfitError("what the group is multiplied by is a rate")
-    if any(isinstance(node, ast.IfExp) for node in ast.walk(value)):
+    if any(isinstance(node, ast.IfExp) for node in walk(value)):
         raise MisfitError("groups differ already")
     test = _is_matrix_group(draft, write)
     power, what = rng.choice(((0.5, "fall late"), (2.0, "fall early"), (0.0, "stay")))
@@ -195,7 +195,7 @@ def _is_matrix_group(draft: Draft, write: Write) -> str:
     for node in own_nodes(write.function):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Compare) and re.search(r"momentum|kind", ast.unparse(node.test)):
             return one_line(draft.source, node.test)
-    if any(isinstance(n, ast.comprehension | ast.If) and "dim()" in ast.unparse(n) for n in ast.walk(draft.parent.tree)):
+    if any(isinstance(n, ast.comprehension | ast.If) and "dim()" in ast.unparse(n) for n in walk(draft.parent.tree)):
         return f'{write.group}["params"][0].dim() > 1'
     raise MisfitError("all groups are alike")
 
@@ -221,7 +221,7 @@ def _ramp(draft: Draft, rng: random.Random) -> tuple[ast.FunctionDef, ast.Call]:
     for function in functions(draft.parent):
         nodes = list(own_nodes(function))
         bent = {id(n.left) for n in nodes if is_operation(n, ast.Pow)}
-        bent |= {id(inner) for n in nodes if is_call(n, "cos") for inner in ast.walk(n)}
+        bent |= {id(inner) for n in nodes if is_call(n, "cos") for inner in walk(n)}
         for node in nodes:
             if is_call(node, "min") and len(node.args) == 2 and id(node) not in bent:
                 quotients = [a for a in node.args if is_operation(a, ast.Div)]

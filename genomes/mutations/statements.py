@@ -13,7 +13,7 @@ from genomes.mutations.anatomy import blocks, functions, own_nodes
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import is_touchable, neighbours, shown
-from genomes.nodes import is_operation, last_name, names_in
+from genomes.nodes import is_operation, last_name, names_in, walk
 
 _ENTRIES = ("build_model", "main")  # what the harness calls
 _RESHAPES = re.compile(r"\b(transpose|permute|chunk|split|unbind|flatten|unsqueeze|squeeze|stack|cat|einsum|view|reshape|T|mT)\b|@|\[")
@@ -60,7 +60,7 @@ def _changes(statement: ast.stmt) -> set[str]:
 
 def _delete(draft: Draft, rng: random.Random) -> str:
     """One definition or assignment that nothing uses, or a statement that is never reached."""
-    if any(isinstance(node, ast.Name) and node.id in _LOOKS_AT_NAMES for node in ast.walk(draft.parent.tree)):
+    if any(isinstance(node, ast.Name) and node.id in _LOOKS_AT_NAMES for node in walk(draft.parent.tree)):
         raise MisfitError("names may be used in ways that the text does not show")
     found = [*_unused_above(draft.parent), *_unused_inside(draft.parent), *_unreached(draft.parent)]
     chosen = pick(found, rng)
@@ -73,11 +73,11 @@ def _delete(draft: Draft, rng: random.Random) -> str:
 
 def _unused_above(parent: Program) -> Iterator[ast.stmt]:
     """Functions, classes and constants of the module that nothing but themselves mentions, not even a string."""
-    mentions = Counter(name for node in ast.walk(parent.tree) for name in _mentioned(node))
+    mentions = Counter(name for node in walk(parent.tree) for name in _mentioned(node))
     for statement in parent.tree.body:
         name = _defined(statement)
         if name and not name.startswith("__") and name not in _ENTRIES:
-            own = sum(name in _mentioned(node) for node in ast.walk(statement))
+            own = sum(name in _mentioned(node) for node in walk(statement))
             if mentions[name] == own:
                 yield statement
 
@@ -91,7 +91,7 @@ def _defined(statement: ast.stmt) -> str:
 def _assigned(statement: ast.stmt) -> str:
     """The one name that a statement gives a value without any effect beside it."""
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(target := statement.targets[0], ast.Name):
-        return "" if any(isinstance(node, _EFFECTS) for node in ast.walk(statement.value)) else target.id
+        return "" if any(isinstance(node, _EFFECTS) for node in walk(statement.value)) else target.id
     return ""
 
 
@@ -111,7 +111,7 @@ def _mentioned(node: ast.AST) -> tuple[str, ...]:
 def _unused_inside(parent: Program) -> Iterator[ast.stmt]:
     """Assignments to a local name that the function never reads, of values that have no effect."""
     for function in functions(parent):
-        read = {name for node in ast.walk(function) for name in _mentioned(node)}
+        read = {name for node in walk(function) for name in _mentioned(node)}
         grown = [node.target for node in own_nodes(function) if isinstance(node, ast.AugAssign)]
         augmented = {target.id for target in grown if isinstance(target, ast.Name)}
         for block in blocks(function):
@@ -125,7 +125,7 @@ def _unreached(parent: Program) -> Iterator[ast.stmt]:
     for function in functions(parent):
         for block in blocks(function):
             for before, statement in itertools.pairwise(block):
-                if isinstance(before, _LEAVES) and not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(statement)):
+                if isinstance(before, _LEAVES) and not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in walk(statement)):
                     yield statement
 
 

@@ -12,7 +12,7 @@ from genomes.mutations.network import Stack, embedding, remember, stack, width_i
 from genomes.mutations.norms import normed
 from genomes.mutations.patterns import atom, is_norm
 from genomes.mutations.sublayers import branches
-from genomes.nodes import is_call, is_operation, last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 
 
 def _layer_scale(draft: Draft, rng: random.Random) -> str:
@@ -36,8 +36,8 @@ def _factors(found: Stack) -> list[tuple[str, ast.BinOp, ast.BinOp | None]]:
     result = []
     for statement in found.loop.body:
         if isinstance(statement, ast.Assign) and statement is not found.step:
-            for product in (node for node in ast.walk(statement) if _is_factor(node, found.index)):
-                around = next((s for s in ast.walk(statement) if is_operation(s, ast.Add) and product in (s.left, s.right)), None)
+            for product in (node for node in walk(statement) if _is_factor(node, found.index)):
+                around = next((s for s in walk(statement) if is_operation(s, ast.Add) and product in (s.left, s.right)), None)
                 result.append((last_name(product.left), product, around))
     return result
 
@@ -72,7 +72,7 @@ def _channel_factors(draft: Draft, rng: random.Random) -> str:
     found = stack(draft.parent)
     options = []
     for name, product, _ in _factors(found):
-        for node in ast.walk(found.module.init):
+        for node in walk(found.module.init):
             made = isinstance(node, ast.Assign) and last_name(node.targets[0]) == name and isinstance(node.value, ast.Call)
             inner = node.value.args[0] if made and node.value.args else None  # type: ignore[attr-defined]
             if is_call(inner, "ones", "zeros") and len(inner.args) == 1:
@@ -156,7 +156,7 @@ def _convolution(draft: Draft, rng: random.Random) -> str:
     if not found:
         raise MisfitError("no residual branches")
     module, node, call = rng.choice(found)
-    statement = next((s for s in module.forward.body if node in ast.walk(s)), None)
+    statement = next((s for s in module.forward.body if node in walk(s)), None)
     if statement is None or not isinstance(node.left, ast.Name):
         raise MisfitError("the sum is not a statement of its own")
     x, count, width = node.left.id, rng.choice((3, 4)), width_in(draft.parent, module)

@@ -10,7 +10,7 @@ from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Module, linears, modules, root, stack, unconditional
 from genomes.mutations.patterns import ACTIVATIONS, calls_self, squares
-from genomes.nodes import is_call, is_operation, last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 
 _QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
 _LAYER = re.compile(r"layer(_?(idx|index|id|number))?|i|idx|index|depth_index")
@@ -46,7 +46,7 @@ def attention(parent: Program) -> Attention:
     """The first module with a call of three arguments that are named for queries, keys and values."""
     for module in modules(parent):
         for statement in module.forward.body:
-            for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call) and len(node.args) >= 3):
+            for call in (node for node in walk(statement) if isinstance(node, ast.Call) and len(node.args) >= 3):
                 q, k, v = (root(argument) for argument in call.args[:3])
                 if _QUERY.fullmatch(q) and _KEY.fullmatch(k) and _VALUE.fullmatch(v):
                     named = isinstance(statement, ast.Assign) and statement.value is call and isinstance(statement.targets[0], ast.Name)
@@ -62,13 +62,13 @@ def feed(parent: Program) -> Feed:
     """The first module with an activation of a linear layer, itself or through a name, and a linear layer of the same hidden width."""
     for module in modules(parent):
         layers = linears(module)
-        for call in (node for node in ast.walk(module.forward) if is_call(node, *ACTIVATIONS)):
+        for call in (node for node in walk(module.forward) if is_call(node, *ACTIVATIONS)):
             if not call.args:
                 continue
             up = next((layers[name] for name in _calls_behind(module, call.args[0]) if name in layers), None)
             down = next((layer for layer in layers.values() if up and layer is not up and _width(layer, 0) == _width(up, 1)), None)
             if up is not None and down is not None:
-                whole = next((outer for outer in ast.walk(module.forward) if squares(outer, call)), call)
+                whole = next((outer for outer in walk(module.forward) if squares(outer, call)), call)
                 return Feed(module, _expression(whole), call.args[0], statement_of(module.forward, call), up, down)
     raise MisfitError("no MLP")
 
@@ -81,8 +81,8 @@ def _expression(node: ast.AST) -> ast.expr:
 def _calls_behind(module: Module, node: ast.expr) -> list[str]:
     """Submodules that an expression calls, itself or through the names in it."""
     names = names_in(node)
-    assigned = [s.value for s in ast.walk(module.forward) if isinstance(s, ast.Assign) and names_in(s.targets[0]) & names]
-    return [last_name(call.func) for part in (node, *assigned) for call in ast.walk(part) if calls_self(call)]
+    assigned = [s.value for s in walk(module.forward) if isinstance(s, ast.Assign) and names_in(s.targets[0]) & names]
+    return [last_name(call.func) for part in (node, *assigned) for call in walk(part) if calls_self(call)]
 
 
 def _width(layer: ast.Call, position: int) -> str:
@@ -91,7 +91,7 @@ def _width(layer: ast.Call, position: int) -> str:
 
 def statement_of(function: ast.FunctionDef, node: ast.AST) -> ast.stmt:
     """The innermost statement around a node."""
-    around = [s for s in ast.walk(function) if isinstance(s, ast.stmt) and s is not function and node in ast.walk(s)]
+    around = [s for s in walk(function) if isinstance(s, ast.stmt) and s is not function and node in walk(s)]
     return max(around, key=lambda s: (s.lineno, s.col_offset, -(s.end_lineno or 0)))
 
 
@@ -108,7 +108,7 @@ def head_shape(parent: Program, spot: Attention) -> tuple[str, str]:
     for statement in spot.module.forward.body:
         if not isinstance(statement, ast.Assign) or spot.query not in {name for target in statement.targets for name in names_in(target)}:
             continue
-        for call in (node for node in ast.walk(statement) if is_call(node, "view", "reshape")):
+        for call in (node for node in walk(statement) if is_call(node, "view", "reshape")):
             if len(call.args) == 4:
                 return parent.source.code(call.args[2]), parent.source.code(call.args[3])
     raise MisfitError("no view of the queries")

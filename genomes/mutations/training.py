@@ -14,7 +14,7 @@ from genomes.mutations.anatomy import parameters
 from genomes.mutations.constants import layers_where
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
 from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, replaced, shown, without
-from genomes.nodes import is_call, is_operation, last_name, names_in
+from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 from genomes.source import Splice
 
 _INIT = re.compile(r"init", re.IGNORECASE)
@@ -134,7 +134,7 @@ def _normalises_queries(value: ast.AST, statement: ast.stmt) -> bool:
         target, whole = target.elts[whole.elts.index(value)], value
     if value is not whole or not isinstance(target, ast.Name) or target.id not in ("q", "query", "queries"):
         return False
-    return any(is_norm(node) and target.id in names_in(node) for node in ast.walk(value))
+    return any(is_norm(node) and target.id in names_in(node) for node in walk(value))
 
 
 def _drop_condition(parent: Program, rng: random.Random) -> Rewrite | None:

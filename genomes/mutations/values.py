@@ -12,7 +12,7 @@ from genomes.mutations.groups import train_in_blocks
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import attributes, depth, linears, modules, remember, stack, width_in
 from genomes.mutations.sublayers import attention
-from genomes.nodes import is_call, last_name, names_in
+from genomes.nodes import is_call, last_name, names_in, walk
 
 _ABOUT_VALUES = re.compile(r"value_emb|has_ve|value_lookup", re.IGNORECASE)
 
@@ -25,10 +25,7 @@ def _value_residual(draft: Draft, rng: random.Random) -> str:
         raise MisfitError("the name is taken")
     blocks = [module for module in modules(draft.parent) if attributes(module.init, re.compile(spot.module.name))]
     calls = [
-        call
-        for module in blocks
-        for call in ast.walk(module.forward)
-        if is_call(call, *attributes(module.init, re.compile(spot.module.name)))
+        call for module in blocks for call in walk(module.forward) if is_call(call, *attributes(module.init, re.compile(spot.module.name)))
     ]
     if len(blocks) != 1 or len(calls) != 1:
         raise MisfitError("attention is called elsewhere")
@@ -102,12 +99,12 @@ def _share(draft: Draft, rng: random.Random) -> str:
         raise MisfitError("one block at most has a table")
     for statement in module.init.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-        tables = next((n for n in ast.walk(statement) if isinstance(n, ast.DictComp) and last_name(n.value) == "Embedding"), None)
+        tables = next((n for n in walk(statement) if isinstance(n, ast.DictComp) and last_name(n.value) == "Embedding"), None)
         if not isinstance(target, ast.Attribute) or tables is None:
             continue
-        uses = [n for n in ast.walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == target.attr and n is not target]
-        lookups = [n for n in ast.walk(module.forward) if isinstance(n, ast.Subscript) and last_name(n.value) == target.attr]
-        tests = [n for n in ast.walk(module.forward) if isinstance(n, ast.Compare) and last_name(n.comparators[0]) == target.attr]
+        uses = [n for n in walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == target.attr and n is not target]
+        lookups = [n for n in walk(module.forward) if isinstance(n, ast.Subscript) and last_name(n.value) == target.attr]
+        tests = [n for n in walk(module.forward) if isinstance(n, ast.Compare) and last_name(n.comparators[0]) == target.attr]
         if not lookups or tests or any(last_name(lookup.slice) != "str" for lookup in lookups) or not uses:
             raise MisfitError("tables are looked up in another way")
         draft.replace(tables, f'{{"shared": {draft.code(tables.value)}}}')
@@ -122,10 +119,10 @@ def _wide_gate(draft: Draft, rng: random.Random) -> str:
     spot = attention(draft.parent)
     for statement in spot.module.init.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-        layers = [n for n in ast.walk(statement) if is_call(n, "Linear") and len(n.args) == 2]
+        layers = [n for n in walk(statement) if is_call(n, "Linear") and len(n.args) == 2]
         if not isinstance(target, ast.Attribute) or "gate" not in target.attr or len(layers) != 1 or target.attr in linears(spot.module):
             continue
-        for call in ast.walk(spot.module.forward):
+        for call in walk(spot.module.forward):
             if is_call(call, target.attr) and isinstance(part := call.args[0], ast.Subscript):
                 draft.replace(layers[0].args[0], width_in(draft.parent, spot.module))
                 draft.replace(part, draft.code(part.value))

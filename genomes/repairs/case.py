@@ -13,7 +13,7 @@ from genomes.checks.classes import Classes
 from genomes.checks.guards import constants_of
 from genomes.checks.outline import Outline, Scope, outline
 from genomes.literals import Value, read_value
-from genomes.nodes import Function
+from genomes.nodes import Function, walk
 from genomes.source import Source, Splice, parse, splice
 
 _Node = TypeVar("_Node", bound=ast.AST)
@@ -57,7 +57,7 @@ class Case:
     def innermost(self, kind: type[_Node]) -> list[_Node]:
         """Nodes of a kind on the innermost line of the failure that has any."""
         for line in reversed(self.failure.lines):
-            found = [node for node in ast.walk(self.source.tree) if isinstance(node, kind) and _on(node, line)]
+            found = [node for node in walk(self.source.tree) if isinstance(node, kind) and _on(node, line)]
             if found:
                 return found
         return []

@@ -11,7 +11,7 @@ from genomes.checks.arithmetic import Constants
 from genomes.checks.guards import constants_of, involved, refusals, running
 from genomes.checks.outline import CONSTITUTION
 from genomes.knobs import knobs, set_knobs
-from genomes.nodes import is_operation
+from genomes.nodes import is_operation, walk
 from genomes.repairs.case import Case, Repaired
 
 _BATCH = re.compile(r"(?i)^(?:(?:device|micro|per_device|local|train)_?)?(?:batch|bs|b)(?:_?size)?$")
@@ -124,7 +124,7 @@ def _divides(found: Case, name: str) -> bool:
     for scope in found.program.scopes.values():
         body = getattr(scope.node, "body", [])
         for statement in body if isinstance(body, list) else [body]:
-            for node in ast.walk(statement):
+            for node in walk(statement):
                 if is_operation(node, ast.FloorDiv, ast.Div) and name in involved(node.right, scope, found.constants):
                     return True
     return False
@@ -134,7 +134,7 @@ def _numbers(constants: Constants, stopped: Iterable[tuple[object, ast.stmt, ast
     """Whole numbers that the parts of the conditions come to."""
     found = set[int]()
     for scope, _, test in stopped:
-        for node in ast.walk(test):
+        for node in walk(test):
             value = constants.value(node, scope) if isinstance(node, ast.expr) else None  # type: ignore[arg-type]
             if type(value) is int and value > 0:
                 found.add(value)

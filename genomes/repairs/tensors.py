@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from genomes.checks.arithmetic import Constants
 from genomes.checks.outline import Scope, parts
-from genomes.nodes import Function, is_operation, last_name
+from genomes.nodes import Function, is_operation, last_name, walk
 from genomes.repairs.case import Case, Repaired
 from genomes.source import Splice
 from genomes.units import first_line
@@ -25,7 +25,7 @@ def view(found: Case) -> Iterator[Repaired]:
     calls = [call for call in found.innermost(ast.Call) if _is_view(call)]
     if not found.failure.lines:
         every = [call for call, _ in found.program.calls if _is_view(call)]
-        calls = [call for call in every if any(isinstance(n, ast.Attribute) and n.attr in _REORDERS for n in ast.walk(call.func))]
+        calls = [call for call in every if any(isinstance(n, ast.Attribute) and n.attr in _REORDERS for n in walk(call.func))]
     cuts = []
     for call in calls:
         _, end = found.source.span(call.func)
@@ -86,7 +86,7 @@ def swapped(found: Case, *sizes: str) -> Iterator[Repaired]:
             return  # one layer on the line widens what the other narrows, as it should be
         if ratio is not None and abs(ratio - wide / out) < 1e-9:
             fitting.append((call, name, made))
-    outer = [chosen for chosen in fitting if all(other in ast.walk(chosen[0]) for other, _, _ in fitting)]
+    outer = [chosen for chosen in fitting if all(other in walk(chosen[0]) for other, _, _ in fitting)]
     if len(outer) == 1:  # its input came out of the others, with the size that it was given
         _, name, made = outer[0]
         first, second = made.args[:2]
@@ -97,7 +97,7 @@ def swapped(found: Case, *sizes: str) -> Iterator[Repaired]:
 def in_place(found: Case) -> Iterator[Repaired]:
     """A function that writes into parameters, and has no gradients to take, runs without them."""
     for function, _ in found.functions():
-        backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(function))
+        backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in walk(function))
         if backward or "torch" not in found.program.imports or any("no_grad" in found.source.code(d) for d in function.decorator_list):
             return
         place = found.source.starts[first_line(function) - 1]

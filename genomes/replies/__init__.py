@@ -30,7 +30,7 @@ from itertools import pairwise
 from genomes.canonical import identity
 from genomes.contract import check, contract_of
 from genomes.errors import EditError, GenomeError, ParseError
-from genomes.nodes import Definition, names_in
+from genomes.nodes import Definition, names_in, walk
 from genomes.replies.blocks import FORMAT, blocks, cut_off
 from genomes.replies.defined import bound_in
 from genomes.replies.definitions import are_constants, definitions
@@ -332,8 +332,8 @@ def _is_program(code: Snippet, text: str) -> bool:
         return False
     there = {name for statement in parse(text).tree.body for name in bound_in(statement)}
     own = {name for statement in code.statements for name in bound_in(statement)}
-    own |= {inner.id for inner in ast.walk(code.source.tree) if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
-    own |= {inner.arg for inner in ast.walk(code.source.tree) if isinstance(inner, ast.arg)}
+    own |= {inner.id for inner in walk(code.source.tree) if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
+    own |= {inner.arg for inner in walk(code.source.tree) if isinstance(inner, ast.arg)}
     return not names_in(code.source.tree) & there - own
 
 
@@ -363,7 +363,7 @@ def _idle(text: str) -> int:
     """The number of expressions that stand as statements and do nothing."""
     return sum(
         isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call | ast.Await | ast.Yield | ast.YieldFrom | ast.Constant)
-        for node in ast.walk(parse(text).tree)
+        for node in walk(parse(text).tree)
     )
 
 

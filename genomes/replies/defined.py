@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from genomes.nodes import Definition, Function, imported_by, names_in, targets_of
+from genomes.nodes import Definition, Function, children, imported_by, names_in, targets_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def names_at_import(node: ast.AST) -> set[str]:
         if isinstance(inner, ast.Name):
             found.add(inner.id)
         skipped = set(map(id, inner.body)) if isinstance(inner, Function) else set()
-        waiting += [child for child in ast.iter_child_nodes(inner) if id(child) not in skipped]
+        waiting += [child for child in children(inner) if id(child) not in skipped]
     return found
 
 

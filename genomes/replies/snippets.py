@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from genomes.errors import EditError, ParseError
+from genomes.nodes import walk
 from genomes.replies.defined import head, member, members
 from genomes.replies.page import Page, shown
 from genomes.replies.parts import Part
@@ -183,9 +184,9 @@ def _at(line: str, own: str, indent: str) -> str:
 
 def _inside_strings(node: ast.stmt) -> set[int]:
     """Lines, from 1, that begin inside a string whose text is used."""
-    bare = {id(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Expr)}
+    bare = {id(inner.value) for inner in walk(node) if isinstance(inner, ast.Expr)}
     found = set[int]()
-    for inner in ast.walk(node):
+    for inner in walk(node):
         is_text = isinstance(inner, ast.JoinedStr) or (isinstance(inner, ast.Constant) and isinstance(inner.value, str | bytes))
         if is_text and id(inner) not in bare:
             line, end = getattr(inner, "lineno", 0), getattr(inner, "end_lineno", 0)
