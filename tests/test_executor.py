@@ -92,7 +92,7 @@ def make(kind: type[InlineExecutor | RayExecutor], run_dir: Path) -> Iterator[Ma
 def kept(kind: type[InlineExecutor | RayExecutor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Executor, Path]]:
     """Two slots on the instant lab, whose processes start once for all tests, and their run folder."""
     run_dir = folders(tmp_path_factory.mktemp("run"))
-    with contextlib.closing(kind(tuple(SlotSpec(f"slot{i}", LAB, str(run_dir), 1.0, 60.0) for i in range(SLOTS)))) as made:
+    with contextlib.closing(kind(tuple(SlotSpec(f"slot{i}", LAB, run_dir, 1.0, 60.0) for i in range(SLOTS)))) as made:
         yield made, run_dir
 
 
@@ -532,11 +532,7 @@ class Kills(Silent):
             self.gone = True
             cluster.remove_node(node, allow_graceful=False)
 
-<<<<<<< HEAD
-executor = evo.cluster.RayExecutor(tuple(SlotSpec(f"cpu{i}", Landscape(seconds=0.5), run_dir, 1.0, 8.0) for i in range(2)))
-=======
-executor = evo.cluster.RayExecutor(tuple(SlotSpec(f"cpu{i}", Landscape(seconds=0.2), str(run_dir), 1.0, 8.0) for i in range(2)))
->>>>>>> 33657a4 (A slot's process starts without the package of programs; tests of executors share slots)
+executor = evo.cluster.RayExecutor(tuple(SlotSpec(f"cpu{i}", Landscape(seconds=0.2), run_dir, 1.0, 8.0) for i in range(2)))
 driver = drive(run_dir, 6, executor, Kills())
 records = driver.search.standing.records
 slots = [{r.slot for r in records[:3]}, {r.slot for r in records[-9:]}, {r.slot for r in records}]

@@ -8,12 +8,13 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,11 +48,22 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_lab(tmp_path / "lab")
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a lab and a run that is complete."""
+    place = tmp_path_factory.mktemp("kept") / "place"
+    lab = make_lab(place / "lab")
+    with contextlib.chdir(place):
+        assert main(["done", "--lab", str(lab), "--evals", "6", *INSTANT]) == 0
+    return Path(shutil.copytree(place, place.with_name("copy")))
+
+
 @pytest.fixture
-def done(lab: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A run that is complete."""
-    assert main(["done", "--lab", str(lab), "--evals", "6", *INSTANT]) == 0
-    capsys.readouterr()
+def done(kept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that is complete, where it was made, whatever earlier tests have done to it; the test works beside it and its lab."""
+    place = kept.with_name("place")
+    shutil.rmtree(place)
+    monkeypatch.chdir(shutil.copytree(kept, place))
     return Path("done")
 
 
@@ -143,7 +155,7 @@ def given_records(run_dir: Path) -> list[Record]:
 
 def test_programs_that_people_hand_in_are_evaluated_and_become_parents(lab: Path) -> None:
     mine = [handed_in(Path(f"{depth}.py"), lab, DEPTH=str(depth)) for depth in (7, 9)]
-    assert main(["run", "--lab", str(lab), "--evals", "40", "--add", str(mine[0]), "--add", str(mine[1]), *INSTANT]) == 0
+    assert main(["run", "--lab", str(lab), "--evals", "20", "--add", str(mine[0]), "--add", str(mine[1]), *INSTANT]) == 0
     records, given = snapshot(Path("run")).records, given_records(Path("run"))
     assert [record.candidate.note for record in given] == ["7.py", "9.py"]
     assert all(isinstance(record.outcome, Scored) for record in given)
@@ -153,7 +165,8 @@ def test_programs_that_people_hand_in_are_evaluated_and_become_parents(lab: Path
     assert any(ours & {*record.candidate.proposal.parents} for record in records if record.operator in EXPLORATIONS)
 
 
-def test_a_program_enters_a_run_that_was_complete_and_only_once(done: Path, lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_program_enters_a_run_that_was_complete_and_only_once(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = Path("lab")
     mine = handed_in(Path("mine.py"), lab, DEPTH="7")
     assert main([str(done), "--add", str(mine), *INLINE]) == 0
     (record,) = given_records(done)
@@ -188,10 +201,10 @@ def test_programs_handed_in_do_not_count_for_the_limit(lab: Path) -> None:
 
 
 def test_the_best_of_one_run_is_compared_with_the_seed_in_another_and_nothing_is_explored(
-    done: Path, lab: Path, capsys: pytest.CaptureFixture[str]
+    done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = str(done / "best" / "train.py")
-    arguments = ["check", "--lab", str(lab), "--evals", "0", "--budget", "5", "--add", best, *INSTANT]
+    arguments = ["check", "--lab", "lab", "--evals", "0", "--budget", "5", "--add", best, *INSTANT]
     assert main(arguments) == 0
     operators = [record.operator for record in snapshot(Path("check")).records]
     assert {*operators} == {CALIBRATE, GIVEN, CONFIRM, FINAL}
@@ -225,7 +238,7 @@ def test_a_limit_that_no_longer_holds_is_named_and_the_next_command_has_both(lab
     [("def main(:\n", "line 1"), ("X = 1\n", "is not a program of this lab: line "), (None, "cannot read mine.py: No such file")],
 )
 def test_a_file_that_is_no_program_of_the_lab_is_refused(
-    text: str | None, words: str, done: Path, lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str | None, words: str, done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:
         Path("mine.py").write_text(text)
@@ -233,8 +246,8 @@ def test_a_file_that_is_no_program_of_the_lab_is_refused(
     assert words in refused([str(done), "--add", "mine.py", *INLINE], capsys)
 
 
-def test_a_run_goes_on_from_another_folder(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere = tmp_path / "elsewhere"
+def test_a_run_goes_on_from_another_folder(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = Path("elsewhere")
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     assert main([f"../{done}", "--evals", "7", *INLINE]) == 0
@@ -359,20 +372,24 @@ def test_a_second_signal_ends_a_run_whose_words_nobody_takes() -> None:
     os.close(full)
 
 
-def test_a_run_on_ray_is_stopped_cleanly_by_sigterm(lab: Path) -> None:
-    """Ray has a handler of its own, that ends the process on the spot."""
+def test_a_run_on_ray_is_stopped_cleanly_by_sigterm_and_takes_no_place_whose_name_is_too_long(lab: Path, tmp_path: Path) -> None:
+    """Ray has a handler of its own, that ends the process on the spot; and names of sockets have room for a short folder alone."""
+    long = tmp_path / ("t" * 60)
+    long.mkdir()
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT[:2], "--set", "instant.seconds=0.2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+    env = {**os.environ, "TMPDIR": str(long)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
         assert driver.stdout is not None
         next(line for line in driver.stdout if "index=5" in line)
         os.kill(driver.pid, signal.SIGTERM)
         rest = driver.stdout.read()
     assert driver.returncode == 130
     assert rest.splitlines()[-1] == "go on: python -m evo.run run"
+    assert list(long.iterdir()) == []
 
 
 def test_a_run_under_nohup_does_not_end_with_its_terminal(lab: Path) -> None:
-    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--evals", "30", "--set", "instant.seconds=0.05"]
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), *INSTANT, "--evals", "12", "--set", "instant.seconds=0.05"]
 
     def as_nohup_does() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -381,69 +398,76 @@ def test_a_run_under_nohup_does_not_end_with_its_terminal(lab: Path) -> None:
         assert driver.stdout is not None
         next(line for line in driver.stdout if "index=5" in line)
         os.kill(driver.pid, signal.SIGHUP)
-        assert "done: 30 new genomes" in driver.stdout.read()
+        assert "done: 12 new genomes" in driver.stdout.read()
     assert driver.returncode == 0
 
 
-def test_a_killed_driver_leaves_no_process_behind(lab: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A place for temporary files in which Ray finds room."""
+    with tempfile.TemporaryDirectory(prefix="e", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_killed_driver_leaves_no_process_and_no_folder_behind(lab: Path, short: Path) -> None:
     """Ray's helpers and the slots' processes, ten seconds after `kill -9`; then the run goes on."""
-    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--evals", "30", *INSTANT[:2]]
-    command += ["--set", "instant.seconds=0.2", "--slots", "2"]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--evals", "500", *INSTANT[:2]]
+    command += ["--set", "instant.seconds=0.1", "--slots", "2"]
+    env = {**os.environ, "TMPDIR": str(short)}
+    driver = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert driver.stdout is not None
     next(line for line in driver.stdout if "index=5" in line)
     started = descendants(driver.pid)
     assert len(started) >= 5
+    assert [path.name[:8] for path in short.iterdir()] == ["evo-ray-"]
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     deadline = time.monotonic() + 10
     while left := alive(started):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+    while left_files := list(short.iterdir()):
+        assert time.monotonic() < deadline + 10, left_files
+        time.sleep(0.1)
     kept = snapshot(Path("run")).records
-    assert main(["run", *INLINE]) == 0
+    assert main(["run", "--evals", "3", *INLINE]) == 0
     assert snapshot(Path("run")).records[: len(kept)] == kept
 
 
-def test_a_run_on_ray_leaves_no_folder_behind_and_takes_no_place_whose_name_is_too_long(lab: Path, tmp_path: Path) -> None:
-    """Neither Ray's nor those of slots, which hold a lock in one each; also after a kill."""
-    long = tmp_path / ("t" * 60)
-    long.mkdir()
-    with tempfile.TemporaryDirectory(prefix="e", dir="/tmp") as short:
-        for name, place, end in (("a", short, "0"), ("b", str(long), "0"), ("c", short, "-9")):
-            command = [sys.executable, "-m", "evo.run", name, "--lab", str(lab), "--evals", "3" if end == "0" else "500", *INSTANT[:2]]
-            with subprocess.Popen(command, env={**os.environ, "TMPDIR": place}, stdout=subprocess.PIPE, text=True) as driver:
-                assert driver.stdout is not None
-                if end == "-9":
-                    next(line for line in driver.stdout if line.startswith("elapsed="))
-                    assert [path.name[:8] for path in Path(place).iterdir()] == ["evo-ray-"]
-                    driver.kill()
-                driver.stdout.read()
-            assert str(driver.returncode) == end
-            deadline = time.monotonic() + 20
-            while left := list(Path(place).iterdir()):
-                assert end == "-9", left
-                assert time.monotonic() < deadline, left
-                time.sleep(0.1)
+ONE_AFTER_ANOTHER = """
+import runpy, sys
+for command in COMMANDS:
+    print(f"---- {command[0]}")
+    sys.argv = command
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        assert ended.code in (0, 2), (command, ended.code)
+"""
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_signs_that_a_terminal_lacks_end_no_command(lab: Path, encoding: str) -> None:
-    env = {**os.environ, "PYTHONIOENCODING": encoding}
-    run = ["evo.run", "run", "--lab", str(lab), "--evals", "6", "--set", "search.tune_share=1", *INSTANT]
-    for command in (
-        run,
+    """All of them in one process, which imports what they need once."""
+    commands = [
+        ["evo.run", "run", "--lab", str(lab), "--evals", "6", "--set", "search.tune_share=1", *INSTANT],
         ["evo.lineage", "run"],
         ["evo.lineage", "run", "best"],
         ["evo.lineage", "run", "show", "", "--json"],
         ["evo.views", "run"],
-    ):
-        ended = subprocess.run([sys.executable, "-m", *command], env=env, capture_output=True, text=True, encoding=encoding, check=False)
-        assert "Traceback" not in ended.stderr, ended.stderr
-        assert ended.returncode in (0, 2)
-        if encoding == "ascii" and command[-1] == "run":
-            assert "?" not in ended.stdout
-            assert ("+-" in ended.stdout) == (command[0] != "evo.views")
+    ]
+    script = f"COMMANDS = {commands!r}\n{ONE_AFTER_ANOTHER}"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, encoding=encoding, check=False)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert ended.returncode == 0
+    _, *said = ended.stdout.split("---- ")
+    assert [part.split()[0] for part in said] == [command[0] for command in commands]
+    if encoding == "ascii":
+        for part in (said[1], said[4]):  # the table, and where the views are
+            assert "?" not in part
+        assert "+-" in said[1]
+        assert "+-" not in said[4]
     assert snapshot(Path("run")).records
 
 
@@ -563,25 +587,25 @@ def test_what_contradicts_a_run_is_refused(done: Path, arguments: list[str], sai
     assert said.replace("RUN", str(done)) in refused([str(done), *arguments], capsys)
 
 
-def test_a_run_folder_of_another_lab_is_refused(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = make_lab(tmp_path / "other", PROGRAM.replace("0.04", "0.05"))
+def test_a_run_folder_of_another_lab_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab, other = Path("lab").absolute(), make_lab(Path("other").absolute(), PROGRAM.replace("0.04", "0.05"))
     said = refused([str(done), "--lab", str(other)], capsys)
-    assert f"done belongs to the lab {tmp_path / 'lab'}, not to {other}" in said
-    (tmp_path / "lab" / "train.py").write_text(PROGRAM.replace("DEPTH = 4", "DEPTH = 5"))
+    assert f"done belongs to the lab {lab}, not to {other}" in said
+    (lab / "train.py").write_text(PROGRAM.replace("DEPTH = 4", "DEPTH = 5"))
     said = refused([str(done)], capsys)
     assert "was started with another lab: train.py of " in said
 
 
-def test_a_comment_that_changes_in_the_lab_ends_no_run(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comment_that_changes_in_the_lab_ends_no_run(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The seed genome is what it was; the program goes on as it was stored."""
-    (tmp_path / "lab" / "train.py").write_text(PROGRAM.replace("# rate of the matrices", "# another word"))
+    Path("lab/train.py").write_text(PROGRAM.replace("# rate of the matrices", "# another word"))
     assert main([str(done), "--evals", "8", *INLINE]) == 0
     said = capsys.readouterr().out
     assert said.count("comments or layout of") == 1
     children = [p.read_text() for p in (done / "genomes").glob("*.py")]
     assert len(children) > 8
     assert not any("# another word" in text for text in children)
-    (tmp_path / "lab" / "prepare.py").write_text("TIME_BUDGET = 300  # another word\n")
+    Path("lab/prepare.py").write_text("TIME_BUDGET = 300  # another word\n")
     assert "prepare.py, train.py of" in refused([str(done)], capsys)
 
 
@@ -746,8 +770,9 @@ def test_unreadable_data_are_refused(lab: Path, capsys: pytest.CaptureFixture[st
 # ---- all of it, for real
 
 
-def test_a_real_run_on_ray_trains_scores_and_announces(small_lab: SmallLab, tmp_path: Path) -> None:
-    """Two slots on Ray, real training in the sandbox, real data: the command as a person types it."""
+def test_a_real_run_on_ray_trains_scores_announces_and_leaves_no_folder_behind(small_lab: SmallLab, tmp_path: Path, short: Path) -> None:
+    """Two slots on Ray, real training in the sandbox, real data: the command as a person types it. Neither Ray's folder is left nor those
+    of slots, which hold a lock in one each."""
     lab = make_lab(tmp_path / "lab", small_lab.genome, small_lab.prepare)
     profile = tmp_path / "small.toml"
     head = 'name = "small"\ndevice = "cpu"\nbudget_seconds = 0.3\nslots = "per_core"\nthreads_per_slot = 1\n'
@@ -755,7 +780,7 @@ def test_a_real_run_on_ray_trains_scores_and_announces(small_lab: SmallLab, tmp_
     texts = Path(small_lab.data).parent.parent / "texts"
     command = [sys.executable, "-m", "evo.run", "run", "--lab", str(lab), "--profile", str(profile), "--evals", "1"]
     command += ["--set", f"run.data={texts}", "--set", "search.final_draws=2"]
-    environment = {**os.environ, "EVO_DATA_DIR": str(Path(small_lab.data).parent), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "EVO_DATA_DIR": str(Path(small_lab.data).parent), "PYTHONPATH": str(ROOT), "TMPDIR": str(short)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     records = snapshot(tmp_path / "run").records
@@ -764,3 +789,4 @@ def test_a_real_run_on_ray_trains_scores_and_announces(small_lab: SmallLab, tmp_
     assert len({r.slot for r in scored}) == min(2, len(os.sched_getaffinity(0)))
     assert "python -m evo.lineage run" in done.stdout
     assert done.stdout.splitlines()[1].startswith("sandbox: ")
+    assert list(short.iterdir()) == []
