@@ -34,15 +34,16 @@ class _Inside(dict[type[ast.AST], tuple[str, ...]]):
 _INSIDE = _Inside()
 
 
-def children(node: ast.AST) -> list[ast.AST]:
+def children(*nodes: ast.AST) -> list[ast.AST]:
     """What `ast.iter_child_nodes` gives, without contexts (Load, Store, Del): they say what the node around them says itself."""
     found: list[ast.AST] = []
-    for name in _INSIDE[node.__class__]:
-        child = getattr(node, name, None)
-        if child.__class__ is list:
-            found.extend(filter(None, child))
-        elif isinstance(child, ast.AST):
-            found.append(child)
+    for node in nodes:
+        for name in _INSIDE[node.__class__]:
+            child = getattr(node, name, None)
+            if child.__class__ is list:
+                found.extend(filter(None, child))
+            elif isinstance(child, ast.AST):
+                found.append(child)
     return found
 
 

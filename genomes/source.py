@@ -135,7 +135,7 @@ def require_shallow(tree: ast.Module, most: int) -> None:
     """Raise ParseError where a tree has more levels than `most`."""
     level: list[ast.AST] = [tree]
     for _ in range(most):
-        level = [child for node in level for child in children(node)]
+        level = children(*level)
         if not level:
             return
     raise ParseError(f"it is nested more than {most} levels deep: write it flatter")

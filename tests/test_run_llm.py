@@ -33,8 +33,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_lab(tmp_path / "lab", program=TRAIN)
 
 
-def run(*arguments: str, evals: int = 12) -> int:
-    return main(["run", "--lab", "lab", "--evals", str(evals), "--slots", "4", *INSTANT, *arguments])
+def run(*arguments: str, evals: int = 8) -> int:
+    return main(["run", "--lab", "lab", "--evals", str(evals), "--slots", "4", "--set", "search.final_draws=2", *INSTANT, *arguments])
 
 
 def explored() -> list[Record]:
@@ -82,7 +82,7 @@ def test_the_key_is_in_no_file_and_no_line(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_run_whose_endpoint_is_gone_goes_on_without_it_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--llm", unreachable(), "--model", "x") == 0
-    assert len(explored()) == 12
+    assert len(explored()) == 8
     said = capsys.readouterr().out
     assert "cannot be reached" in said
     assert "built-in mutations meanwhile" in said
@@ -121,7 +121,7 @@ def test_a_model_that_is_too_slow_for_every_slot_and_for_its_time_counts_once_an
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ModelServer(BROKEN["hangs"]) as server:
-        assert run("--llm", server.url, "--model", "x", "--set", "llm.timeout_seconds=1.5") == 0
+        assert run("--llm", server.url, "--model", "x", "--set", "llm.timeout_seconds=1.5", evals=16) == 0
         said = capsys.readouterr().out
     (event, *_) = (line for line in said.splitlines() if line.startswith('model="endpoint failed"'))
     last = closing_line(said)

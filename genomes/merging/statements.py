@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from genomes.align import Keyed, Stage, stretches, versions, walk
-from genomes.merging.expressions import merge_lines
 from genomes.merging.ledger import Ledger
 from genomes.merging.relocation import IMPORTS, VALUES, Homes, core, relocated
 from genomes.merging.touches import independent
@@ -95,6 +94,8 @@ class _Blocks:
             a, b = self.ledger.allowed("a", where, base, a), self.ledger.allowed("b", where, base, b)
         if a == b or base in (a, b):
             return a if b == base else b
+        from genomes.merging.expressions import merge_lines  # here: its libcst takes as long to import as the rest of genomes
+
         before = len(self.ledger.conflicts)
         merged = merge_lines(base, a, b, lambda *texts: self.ledger.clash(where, *texts))
         if merged is not None:
