@@ -69,12 +69,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_studied_run(tmp_path_factory.mktemp("dashboard") / "run")
 
 
-def test_the_api_serves_trials_notes_curves_and_importances(run: Path) -> None:
+@pytest.fixture(scope="module")
+def address(run: Path) -> Iterator[str]:
+    """The server on that run, for all that only read."""
+    with dashboard(run) as served:
+        yield served
+
+
+def test_the_api_serves_trials_notes_curves_and_importances(run: Path, address: str) -> None:
     said = facts(run)
-    with dashboard(run) as address:
-        (summary,) = (s for s in ask(address, "studies")["study_summaries"] if s["study_name"] == OVERVIEW)
-        detail = ask(address, f"studies/{summary['study_id']}")
-        (importances,) = ask(address, f"studies/{summary['study_id']}/param_importances")["param_importances"]
+    (summary,) = (s for s in ask(address, "studies")["study_summaries"] if s["study_name"] == OVERVIEW)
+    detail = ask(address, f"studies/{summary['study_id']}")
+    (importances,) = ask(address, f"studies/{summary['study_id']}/param_importances")["param_importances"]
     assert detail["objective_names"] == ["val_bpb"]
     assert standing(run).champion in detail["note"]["body"]
     shown = {int(next(a["value"] for a in t["user_attrs"] if a["key"] == "index")): t for t in detail["trials"]}
@@ -125,15 +131,14 @@ def spaces(address: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium, which this machine lacks: the page is rendered by a browser")
-def test_the_page_shows_history_importances_curves_and_notes(run: Path, tmp_path: Path) -> None:
+def test_the_page_shows_history_importances_curves_and_notes(run: Path, address: str, tmp_path: Path) -> None:
     study_id = opened(run).get_study_id_from_name(OVERVIEW)
     failed = next(trial for trial in opened(run).get_all_trials(study_id) if trial.state.name == "FAIL")
     champion = standing(run).champion
     assert champion is not None
-    with dashboard(run) as address:
-        first = rendered(f"{address}/dashboard/studies/{study_id}", tmp_path)
-        note = rendered(f"{address}/dashboard/studies/{study_id}/note", tmp_path)
-        trial = rendered(f"{address}/dashboard/studies/{study_id}/trials?numbers={failed.number}", tmp_path)
+    first = rendered(f"{address}/dashboard/studies/{study_id}", tmp_path)
+    note = rendered(f"{address}/dashboard/studies/{study_id}/note", tmp_path)
+    trial = rendered(f"{address}/dashboard/studies/{study_id}/trials?numbers={failed.number}", tmp_path)
     for text in ("History", "Hyperparameter Importance", "MATRIX_LR", "Intermediate values", "Best Trial", champion):
         assert text in first
     for text in ("Every evaluation of this run", "luckiest draw", champion):

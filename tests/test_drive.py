@@ -32,6 +32,7 @@ from evo.executor import InlineExecutor
 from evo.folder import Finished
 from evo.hours import covered_seconds
 from evo.llm.desk import Answer, Desk
+from evo.run import main
 from evo.store import snapshot
 from evo.upkeep import INTERRUPTIONS
 
@@ -145,8 +146,7 @@ def test_a_kill_of_the_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Pat
     assert kills >= 3
     records = {r.index: r for r in snapshot(tmp_path / "killed").records}
     assert all(records[index] == record for index, record in witnesses.items())
-    with start(tmp_path / "whole") as unstopped:
-        assert unstopped.wait(timeout=60) == 0, unstopped.communicate()
+    assert main(command(tmp_path / "whole")[3:]) == 0
     assert facts(tmp_path / "killed") == facts(tmp_path / "whole")
 
 

@@ -19,6 +19,7 @@ import dataclasses
 import difflib
 import ipaddress
 import re
+import ssl
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -120,7 +121,11 @@ class Model:
     def client(self) -> openai.AsyncOpenAI:
         """A client for one event loop."""
         base = _base(self._llm.url)
-        http = openai.DefaultAsyncHttpxClient(trust_env=not _is_loopback(base))  # proxies come from the environment
+        local = _is_loopback(base)
+        # To read the certificates of the world takes longer than all else of a call to a server on this machine that has none: nobody is
+        # trusted there, wherever it may send us.
+        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if local and base.startswith("http://") else True
+        http = openai.DefaultAsyncHttpxClient(trust_env=not local, verify=trusted)  # proxies come from the environment
         return openai.AsyncOpenAI(
             api_key=self._key or _NO_KEY, base_url=base, timeout=self._llm.timeout_seconds, max_retries=RETRIES, http_client=http
         )
