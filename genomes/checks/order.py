@@ -95,15 +95,15 @@ class _Order:
             self.block(block)
 
     def read(self, node: ast.AST) -> None:
-        walrus = {inner.target.id for inner in walk(node) if isinstance(inner, ast.NamedExpr)}
         for inner in _now(node):
             if isinstance(inner, ast.AugAssign) and isinstance(inner.target, ast.Name):
-                self.check(inner.target, walrus)
+                self.check(inner.target, node)
             elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load):
-                self.check(inner, walrus)
+                self.check(inner, node)
 
-    def check(self, name: ast.Name, walrus: set[str]) -> None:
-        if name.id in self.open and name.id not in walrus:
+    def check(self, name: ast.Name, around: ast.AST) -> None:
+        """A name that is read in a part of a program, which may bind it by `:=` itself."""
+        if name.id in self.open and all(inner.target.id != name.id for inner in walk(around) if isinstance(inner, ast.NamedExpr)):
             self.open.discard(name.id)
             self.found.append(Problem(name.lineno, f"'{name.id}' is read before anything is assigned to it: move its assignment up"))
 
