@@ -18,7 +18,7 @@ from genomes.checks.arithmetic import Constants
 from genomes.checks.outline import Outline, Scope, outline
 from genomes.knobs import knobs, set_knobs
 from genomes.literals import Value, is_bare
-from genomes.nodes import Function, imported_by, words
+from genomes.nodes import Function, children, imported_by, walk, words
 from genomes.source import read
 
 _DIGITS = 16
@@ -179,7 +179,7 @@ class _Folding:
             self._all([*node.decorator_list, *node.bases, *node.keywords], scope)
             self._all(node.body, self._program.scopes[id(node)])
         else:
-            self._all(ast.iter_child_nodes(node), scope)
+            self._all(children(node), scope)
 
     def _all(self, nodes: Iterable[ast.AST], scope: Scope) -> None:
         for node in nodes:
@@ -189,9 +189,9 @@ class _Folding:
         """Leaves of a settled branch what is taken, and the names that the rest would bind: they are local all the same."""
         holds = self._constants.truth(node.test, scope)
         taken, dropped = (_list(part) for part in ((node.body, node.orelse) if holds else (node.orelse, node.body)))
-        below = [inner for part in dropped for inner in ast.walk(part)]
+        below = [inner for part in dropped for inner in walk(part)]
         if holds is None or any(isinstance(inner, _BINDS) for inner in below):
-            self._all(ast.iter_child_nodes(node), scope)
+            self._all(children(node), scope)
             return
         self._all(taken, scope)
         names = sorted(set(_bound(below)))
@@ -229,7 +229,7 @@ def _outside(node: Function | ast.Lambda) -> list[ast.expr]:
 def _pure(nodes: Iterable[ast.AST]) -> bool:
     """Whether to evaluate them does nothing; of attributes it is believed."""
     allowed = (*_PURE, ast.Attribute, ast.Subscript)
-    return all(isinstance(inner, allowed) for node in nodes for inner in ast.walk(node))
+    return all(isinstance(inner, allowed) for node in nodes for inner in walk(node))
 
 
 def _harmless(node: ast.ClassDef) -> bool:
@@ -242,7 +242,7 @@ def _harmless(node: ast.ClassDef) -> bool:
             if not plain or not _pure(_outside(statement)):
                 return False
         elif isinstance(statement, ast.Assign | ast.AnnAssign):
-            if not _pure(ast.iter_child_nodes(statement)):
+            if not _pure(children(statement)):
                 return False
         elif not isinstance(statement, ast.Pass) and not is_bare(statement):
             return False
