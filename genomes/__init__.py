@@ -10,6 +10,7 @@
     distance                   how different two programs are, in [0, 1]
     merge                      three-way merge on the tree
     patch, prose               what a model answers: its edits, applied; and what it says around them
+    without_reasoning          an answer without what its model thought before
     mutate, MUTATIONS          children without a model
     definitions                functions and methods, as text
     check                      parse, contract and certain mistakes: problems as values
@@ -36,7 +37,7 @@ from genomes.mutations import MUTATIONS, STRUCTURAL_MUTATIONS, Mutant, mutate
 from genomes.mutations.mutation import Mutation
 from genomes.readings import Reader, constants
 from genomes.repairs import Failure, Repaired, mend, repair
-from genomes.replies import patch, prose
+from genomes.replies import patch, prose, without_reasoning
 from genomes.units import definitions
 from genomes.wording import shortened
 
@@ -87,4 +88,5 @@ __all__ = [
     "shortened",
     "size",
     "species",
+    "without_reasoning",
 ]

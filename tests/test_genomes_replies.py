@@ -429,6 +429,7 @@ def test_reasoning_is_no_edit(name: str) -> None:
         assert patch(TRAIN, f"{opening}{draft}\n{closing}\n\n{final}") == wanted
     for opening, closing in (("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<seed:think>", "</seed:think>")):
         assert patch(TRAIN, f"{opening}What if\n{draft}\nNo.{closing}{final}") == wanted
+    assert patch(TRAIN, f"What if\n{draft}\nNo.</think>\n{final}") == wanted
     channels = "<|channel|>{}<|message|>What if\n{}<|end|><|start|>assistant<|channel|>final<|message|>{}"
     for end in ("", "<|end|>", "<|return|>"):
         assert patch(TRAIN, channels.format("analysis", draft, final) + end) == wanted

@@ -121,7 +121,8 @@ def test_why_there_is_no_text_is_told_where_the_server_says(message: dict[str, A
     ("said", "text"),
     [
         ("<think>a block?\n<<<<<<< SEARCH</think>Yes.", "Yes."),
-        ("only the end of a thought</think>Yes.", "Yes."),
+        ("only the end of a thought</think>\nYes.", "Yes."),
+        ("only the end\n</think>Yes.", "Yes."),
         ("<think>never done", ""),
         ("I <think> so", "I <think> so"),
         ("half \ud800 of a character", "half ? of a character"),
@@ -236,10 +237,6 @@ def test_an_answer_that_is_nested_deeply_is_one_error(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "said", "remedy"),
     [
-        (400, "This model's maximum context length is 16385 tokens.", "llm.prompt_bytes"),
-        (400, "the request exceeds the available context size", "llm.prompt_bytes"),
-        (413, "prompt is too long", "llm.prompt_bytes"),
-        (400, "Invalid max_tokens value, the valid range is [1, 4096]", "llm.max_tokens"),
         (404, "Not Found", "--llm"),
         (404, "The model `x` does not exist", "--model"),
         (400, "Invalid API token", ""),

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import genomes
 from evo.errors import ModelError, one_line
 
 BYTES_PER_TOKEN = 4  # where a server does not count
 _TEXT_PARTS = ("text", "output_text")
 _MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # most characters of an answer that an error quotes
 _CUT_OFF = ("length", "max_tokens", "model_length")  # finish reasons of OpenAI, of Anthropic behind a translator, of Mistral
-_TELLING = ("message", "error", "detail")  # where answers to failed requests say why, the first that is there
+_TELLING = ("message", "error", "detail", "msg")  # where answers to failed requests say why, the first that is there
 _LEAST_CONTEXT = 1024  # tokens: no server's context is shorter, so a smaller count is no sign of one
-_MOST_BYTES_PER_TOKEN = 6  # of English and Python, in any vocabulary
+MOST_BYTES_PER_TOKEN = 6  # of English and Python, in any vocabulary
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Reply:
     truncated: bool  # cut off at max_tokens
     silence: str = ""  # why there is no text, where the server says
     prompt_cut: bool = False  # it counts too few tokens to have read the whole prompt: Ollama drops what its context cannot hold
+    is_counted: bool = False  # the tokens of both are the server's count
 
 
 def decoded(body: str) -> dict[str, Any]:
@@ -63,15 +65,17 @@ def reply_of(data: Mapping[str, Any], prompt_bytes: int, seconds: float) -> Repl
     if choice.get("finish_reason") == "error":  # a router whose provider failed half-way
         raise ModelError(f"the endpoint broke off its answer: {short(reason(choice.get('error'))) or 'it does not say why'}")
     content = _text(message.get("content"))
-    prompt_tokens, reply_tokens = _spent(data.get("usage"), prompt_bytes, len(content.encode("utf-8", "replace")))
+    usage = data.get("usage")
+    prompt_tokens, reply_tokens = _spent(usage, prompt_bytes, len(content.encode("utf-8", "replace")))
     return Reply(
-        text=encodable(_spoken(content)),
+        text=encodable(genomes.without_reasoning(content)),
         prompt_tokens=prompt_tokens,
         reply_tokens=reply_tokens,
         seconds=seconds,
         truncated=choice.get("finish_reason") in _CUT_OFF,
         silence=_silence(choice, message) if not content.strip() else "",
-        prompt_cut=_LEAST_CONTEXT <= prompt_tokens < prompt_bytes / _MOST_BYTES_PER_TOKEN,
+        prompt_cut=_LEAST_CONTEXT <= prompt_tokens < prompt_bytes / MOST_BYTES_PER_TOKEN,
+        is_counted=isinstance(usage, dict) and all(type(usage.get(name)) is int for name in ("prompt_tokens", "completion_tokens")),
     )
 
 
@@ -99,14 +103,6 @@ def _text(content: object) -> str:
         parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS else part for part in content]
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
-
-
-def _spoken(content: str) -> str:
-    """An answer without the thoughts that some servers leave in front of it."""
-    before, closed, after = content.rpartition("</think>")
-    if closed:
-        return after
-    return "" if before.startswith("<think>") or after.lstrip().startswith("<think>") else content
 
 
 def encodable(text: str) -> str:

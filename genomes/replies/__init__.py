@@ -37,7 +37,7 @@ from genomes.replies.definitions import are_constants, definitions
 from genomes.replies.dialects import Reading, readings, respelt, unread
 from genomes.replies.hunks import has_signs, hunks, is_diff
 from genomes.replies.page import Cut, Page, Passage, shown
-from genomes.replies.parts import Part, answer, parts, says_no
+from genomes.replies.parts import Part, answer, parts, says_no, spoken
 from genomes.replies.snippets import MOST_DEPTH, Snippet, code_outside, defines, require_complete, snippet
 from genomes.replies.stubs import restored
 from genomes.source import Splice, parse, require_shallow, splice
@@ -172,7 +172,7 @@ def prose(reply: str) -> list[str]:
     """
     wrong: EditError | None = None
     lines = answer(reply)
-    for read in _spoken(lines):
+    for read in _ways(lines):
         try:
             return list(parts(blocks(read)[1])[0].lines)
         except EditError as error:
@@ -181,7 +181,12 @@ def prose(reply: str) -> list[str]:
     raise wrong
 
 
-def _spoken(lines: list[str]) -> Iterator[Sequence[str]]:
+def without_reasoning(reply: str) -> str:
+    """What a reply says, without what its model thought before."""
+    return "\n".join(spoken(reply))
+
+
+def _ways(lines: list[str]) -> Iterator[Sequence[str]]:
     yield lines
     yield from (reading.lines for reading in readings(lines))
     yield from respelt(lines)

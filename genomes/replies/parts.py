@@ -2,7 +2,8 @@
 
 Fences are those of CommonMark (three or more backticks or tildes; closed by at least as many of the same), wherever they are indented.
 Reasoning is what stands between `<think>` and `</think>`, or before a `</think>` that nothing opens; what follows an opening that is never
-closed is reasoning too. Tags count at the start of a line, so that a string of a program can hold them elsewhere. Servers that do not know
+closed is reasoning too. Tags count at the start of a line, and one that nothing opens also at the end, so that a string of a program can
+hold them elsewhere. Servers that do not know
 a model leave in the tags of its own: `[THINK]` (Magistral), `◁think▷` (Kimi), `<seed:think>`, and the channels of gpt-oss.
 """
 
@@ -19,9 +20,10 @@ MOST_CHARACTERS = 200_000  # most characters of a reply
 _FENCE_CHARACTERS = 200  # most characters of a fence's line, which bounds the time of the pattern
 _SAID = 2000  # characters of a line of prose that is read for what it says
 _FENCE = re.compile(r"([ \t]{0,40})(`{3,}|~{3,})[ \t]*([^`]*)$")
-_TAG = re.compile(
-    r"\s{0,40}(?:</?(?:(?:seed:)?think|thinking|thoughts?|reasoning|analysis|scratchpad)>|\[/?think\]|◁/?think▷)", re.IGNORECASE
-)
+_NAMES = "(?:(?:seed:)?think|thinking|thoughts?|reasoning|analysis|scratchpad)"
+_TAG = re.compile(rf"\s{{0,40}}(?:</?{_NAMES}>|\[/?think\]|◁/?think▷)", re.IGNORECASE)
+_LAST_TAG = re.compile(rf"(?:</{_NAMES}>|\[/think\]|◁/think▷)\s*$", re.IGNORECASE)
+_LAST_CHARACTERS = 40  # of a line whose end may be a tag
 _CHANNEL = re.compile(r"<\|channel\|>(\w{1,20})<\|message\|>")  # https://cookbook.openai.com/articles/openai-harmony
 NOTE = "NOTE:"  # what a model is asked to say beside its edits
 _PYTHON = ("py", "python", "python3")
@@ -85,6 +87,11 @@ def answer(reply: str) -> list[str]:
     """
     if len(reply) > MOST_CHARACTERS:
         raise EditError(f"the reply has {len(reply)} characters, at most {MOST_CHARACTERS} are read: send only what changes")
+    return spoken(reply)
+
+
+def spoken(reply: str) -> list[str]:
+    """The lines of a reply of any length, without their ends and without its reasoning."""
     kept, closing = list[str](), ""
     for line in (line.rstrip("\r\n") for line in split_lines(_final(reply))):
         tag = None if closing else _TAG.match(line)
@@ -94,6 +101,9 @@ def answer(reply: str) -> list[str]:
             line = line[tag.end() :]
         elif tag:  # nothing opened it: all that came before was reasoning
             kept, line = [], line[tag.end() :]
+        elif not closing and _LAST_TAG.search(line[-_LAST_CHARACTERS:]):
+            kept = []
+            continue
         if closing:
             _, closed, line = _partition(line, closing)
             if not closed:
