@@ -24,7 +24,7 @@ from evo import operators
 from evo.core.records import CALIBRATE, REPEATS, Candidate, Record
 from evo.core.stopping import Curves, latest
 from evo.core.words import counted
-from evo.errors import SeedFailsError
+from evo.errors import SeedFailsError, one_line
 from evo.executor import Executor
 from evo.folder import Finished
 from evo.given import Given
@@ -236,6 +236,7 @@ class Driver:
                 self.store.keep_exchange(f"{answer.proposal.index}.late", answer.exchange)
             if answer.endpoint_failed:  # why the model is not asked for a while
                 self._watcher.answered(answer, self)
+        self.notices += map(one_line, self.desk.news())
 
     def _take(self, event: Finished) -> None:
         candidate = self.candidates.pop(event.index)

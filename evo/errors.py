@@ -9,7 +9,8 @@ EvoError                print the one line and end
 ├── ClusterError        what runs the slots is gone: exit code 1; all that is finished is kept, the run can go on
 ├── StudyError          the study, a view, cannot be written: say so and go on, the run is not affected
 └── ModelError          the endpoint of a model gave no reply: built-in operators write, it is asked again later
-    └── KeyRefusedError   … for the key: set another, nothing else helps
+    ├── KeyRefusedError   … for the key: set another, nothing else helps
+    └── RequestTooLongError … for the length of the prompt: shorten it to what the server has room for, and ask again
 
 What a candidate does is never an error (evaluator/outcome.py). `folder.StoreError` is translated where the store is opened,
 `evaluate.HarnessError` where a slot reports it (it is raised once no slot is left), `genomes.GenomeError` where a lab is loaded.
@@ -74,6 +75,10 @@ class ModelError(EvoError):
 
 class KeyRefusedError(ModelError):
     """The endpoint refuses the key, or wants one; the message says where to set it."""
+
+
+class RequestTooLongError(ModelError):
+    """The endpoint refuses the prompt as too long; what it has room for is known better now."""
 
 
 def nearest(wanted: str, known: Iterable[str], section: str = "") -> str:

@@ -39,7 +39,7 @@ from evo.executor import Executor, InlineExecutor, await_orphans
 from evo.folder import DATABASE, StoreError
 from evo.given import Given
 from evo.llm import start
-from evo.llm.desk import Desk
+from evo.llm.desk import Aside, Desk
 from evo.session import Session
 from evo.store import Store
 from evo.table import LiveTable, PlainLines
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 GARBAGE_THRESHOLDS = (100_000, 20, 20)  # syntax trees are many small objects: at the defaults, writing spends a third of its time on them
 CURSOR_BACK = "\x1b[0m\x1b[?25h\n"  # undoes what a live table does to a terminal, and ends its line
 LAST_WORDS_SECONDS = 1.0  # a terminal that takes nothing does not keep a process alive that is to end
+DOUBT_SECONDS = 1.0  # longest wait for an endpoint's list of models at the start
 DRIVER_NICENESS = 5  # on CPU slots: the driver's own work must not slow a training
 
 
@@ -115,18 +116,19 @@ def run(now: Session, added: Sequence[Path] = ()) -> int:
             f"model: {one_line(model.name)} at {now.config.llm.url or 'OpenAI'} writes; "
             "built-in operators step in where it gives nothing usable"
         )
-        if named and (doubt := model.doubt()):  # else people would learn of it when the seed genome's repeats are done
-            say(f"model: {one_line(doubt)}")
+    doubt = Aside(model.doubt) if model is not None and named else None  # people should know before the seed genome's repeats are done
     assembled = assembly.build(planned, say)
+    if doubt is not None and (said := doubt.answer(DOUBT_SECONDS)):  # else the desk has it when it comes
+        say(f"model: {one_line(said)}")
     settings = session.settle(now, planned, assembled)
     lab_seed, assembled = assembled.rendered.seed, session.with_stored_seed(now, assembled)
     if assembled.rendered.seed != lab_seed:
         say(f"comments or layout of {assembled.lab.folder / 'train.py'} have changed since; the run goes on with the program as it was")
     with claimed(assembled.gpus, f"evo.run {now.run_dir}"):
-        return _work(settings, assembled, model, handed_in)
+        return _work(settings, assembled, model, doubt, handed_in)
 
 
-def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Sequence[Given]) -> int:
+def _work(now: Session, assembled: Assembly, model: Model | None, doubt: Aside | None, handed_in: Sequence[Given]) -> int:
     """The rest of `run`, once it has what it works with."""
     await_orphans(now.run_dir)
     before = session.present(now.run_dir)
@@ -136,7 +138,7 @@ def _work(now: Session, assembled: Assembly, model: Model | None, handed_in: Seq
             session.save_limits(now)
             for path in store.set_aside:
                 say(f"damaged: {path} cannot be read; that evaluation will run again")
-            with start.desk(now.config.llm, assembled, model, now.run_dir) as desk:
+            with start.desk(now.config.llm, assembled, model, doubt, now.run_dir) as desk:
                 return _drive(now, store, executor, assembled, desk, handed_in)
     except SeedFailsError as error:
         if not now.resumed:  # all that is new is the failure that is about to be reported

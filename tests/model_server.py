@@ -13,6 +13,7 @@ import ast
 import difflib
 import itertools
 import json
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -133,7 +134,10 @@ def listing(models: Sequence[str]) -> Answer:
     return Answer(body=json.dumps(data).encode())
 
 
-def completion(text: str | None, **choice: Any) -> Answer:
+COUNTED = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+
+
+def completion(text: str | None, usage: dict[str, int] | None = COUNTED, **choice: Any) -> Answer:
     """What a server answers in the good case."""
     message = {"role": "assistant", "content": text}
     data = {
@@ -141,7 +145,7 @@ def completion(text: str | None, **choice: Any) -> Answer:
         "object": "chat.completion",
         "model": "scripted",
         "choices": [{"index": 0, "message": message, "finish_reason": "stop", **choice}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+        "usage": usage,
     }
     return Answer(body=json.dumps(data).encode())
 
@@ -190,6 +194,69 @@ USELESS: dict[str, Behaviour] = {
 def second_try(right: Behaviour, wrong: Behaviour = USELESS["wrong search"]) -> Behaviour:
     """Right only after it was told what was wrong."""
     return lambda request: right(request) if request.is_second_try else wrong(request)
+
+
+# ---- servers whose context is too short
+
+TOKENS_PER_BYTE = 0.3
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a server takes a request that is too long for it."""
+
+    says: Callable[[int, int, int], str]  # context, tokens of the prompt, tokens asked for in the reply; "": it cuts the prompt silently
+    is_strict: bool = True  # it refuses what the longest reply would be too long for; else only prompts that fill the context
+    counts: bool = True  # it counts tokens in its answers
+
+
+def _vllm(context: int, prompt: int, asked: int) -> str:
+    if asked > context:
+        return f"max_tokens={asked} cannot be greater than max_model_len=max_total_tokens={context}. Please request fewer output tokens."
+    counted = min(prompt, context - asked + 1)  # it stops counting there
+    return (
+        f"This model's maximum context length is {context} tokens. However, you requested {asked} output tokens and your prompt contains "
+        f"at least {counted} input tokens, for a total of at least {counted + asked} tokens."
+    )
+
+
+DIALECTS: dict[str, Dialect] = {
+    "OpenAI": Dialect(
+        lambda context, prompt, asked: (
+            f"This model's maximum context length is {context} tokens. However, you requested {prompt + asked} tokens ({prompt} in the "
+            f"messages, {asked} in the completion). Please reduce the length of the messages or completion."
+        )
+    ),
+    "vLLM": Dialect(_vllm),
+    "llama.cpp": Dialect(
+        lambda context, prompt, _: f"request ({prompt} tokens) exceeds the available context size ({context} tokens), try increasing it",
+        is_strict=False,
+    ),
+    "without figures": Dialect(
+        lambda *_: "The number of tokens to keep from the initial prompt is greater than the context length.", is_strict=False
+    ),
+    "without any count": Dialect(lambda *_: "context length exceeded", counts=False),
+    "Ollama": Dialect(lambda *_: "", is_strict=False),
+}
+
+
+def short_of_context(context: int, dialect: Dialect, behaviour: Behaviour) -> Behaviour:
+    """A server that holds so many tokens of prompt and reply."""
+
+    def behave(request: Request) -> str | Answer:
+        prompt = math.ceil(TOKENS_PER_BYTE * sum(len(message["content"].encode()) for message in request.messages))
+        asked = request.body["max_tokens"]
+        if prompt >= context or (dialect.is_strict and prompt + asked > context):
+            if said := dialect.says(context, prompt, asked):
+                return Answer(400, json.dumps({"error": {"message": said}}).encode())
+            prompt = context // 2 + 2
+            said = "Which program?"
+        else:
+            said = str(behaviour(request))
+        usage = {"prompt_tokens": prompt, "completion_tokens": 10} if dialect.counts else None
+        return completion(said, usage=usage)
+
+    return behave
 
 
 # ---- the competent one

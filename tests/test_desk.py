@@ -16,7 +16,7 @@ from evo.core.belief import believe
 from evo.core.history import fold
 from evo.core.records import CROSSOVER, MUTATE, Proposal
 from evo.core.standing import Standing, assess
-from evo.llm.desk import PAUSE_SECONDS, Answer, Desk, NoDesk
+from evo.llm.desk import PAUSE_SECONDS, Answer, Aside, Desk, NoDesk
 from evo.operators import Library, describe_seed
 from evo.table import PlainLines
 
@@ -103,6 +103,38 @@ def test_nothing_is_waited_for_unless_asked() -> None:
     assert subject.busy == 1
     gate.set()
     assert len(taken(subject, 1)) == 1
+
+
+def test_what_people_should_know_is_told_once_whatever_became_of_the_answers() -> None:
+    subject = desk(lambda asked: replace(answer(asked.index), notice="model: too short" if asked.index < 4 else "model: longer"))
+    told: list[str] = []
+    for index in range(1, 6):
+        subject.start(proposal(index), LIBRARY, STANDING)
+        if index == 2:
+            subject.take_back()
+        while subject.answers(0.1) == [] and subject.busy:
+            pass
+        told += subject.news()
+    assert sorted(told) == ["model: longer", "model: too short"]
+
+
+def test_a_doubt_is_told_when_it_is_known_and_nobody_waits_for_it() -> None:
+    known = threading.Event()
+
+    def doubt() -> str:
+        known.wait(PATIENCE)
+        return "x is none of those"
+
+    aside = Aside(doubt)
+    assert aside.answer(wait_seconds=0.01) == ""
+    subject = Desk(lambda asked, *_: answer(asked.index), calls=2, doubt=aside)
+    assert subject.news() == []
+    known.set()
+    deadline = time.monotonic() + PATIENCE
+    while not (news := subject.news()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert news == ["model: x is none of those"]
+    assert subject.news() == []
 
 
 def test_a_failing_endpoint_is_left_alone_and_then_tried_with_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

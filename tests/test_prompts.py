@@ -16,8 +16,9 @@ from evaluator.outcome import CurvePoint, Duplicate, Failed, Phase, Reason, Scor
 from evo.core.records import CROSSOVER, MUTATE, Candidate, Proposal, Record
 from evo.core.standing import Standing, assess
 from evo.folder import read_text
-from evo.llm.brief import FOCUSES, Attempt, Brief, Figure, Measured, Partner, Result, Rivals, Setting, brief
-from evo.llm.prompts import NOTE_CHARACTERS, Message, TooLong, again, messages, told
+from evo.llm.brief import FOCUSES, Attempt, Brief, Change, Figure, Measured, Partner, Result, Rivals, Setting, brief
+from evo.llm.prompts import AGENDA, NOTE_CHARACTERS, OFFERS_HEADING, Message, TooLong, again, messages, told
+from evo.llm.prompts import size as size_of
 from evo.operators import Library, describe_seed
 from evo.store import known, snapshot
 
@@ -40,19 +41,24 @@ def a_brief(**changes: object) -> Brief:
         lost=(Attempt("narrower", "lost 0.0200 ± 0.0010 against its parent"),),
         failures=(Attempt("wider", "failed in train, out_of_memory: 90 GiB"),),
         under_way=("gates on the values",),
-        partner=None,
+        task=Change(),
     )
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def user(of: Brief, limit: int = PLENTY) -> str:
+    return whole(of, limit)[1].content
+
+
+def whole(of: Brief, limit: int = PLENTY) -> tuple[Message, ...]:
     found = messages(of, limit)
     assert not isinstance(found, TooLong)
-    return found[1].content
+    return found.messages
 
 
-def size(found: tuple[Message, ...]) -> int:
-    return sum(len(m.content.encode()) for m in found)
+def common(one: str, other: str) -> str:
+    """What both begin with."""
+    return one[: next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))]
 
 
 def outside_of_fences(prompt: str) -> str:
@@ -81,8 +87,8 @@ def test_a_mutation_prompt_has_all_that_is_known() -> None:
         "tried 4: gained 4",
         "2.6000 ± 0.0100, by a step that gained +0.0300 ± 0.0010 over its parent: note 3",
         "2.4000 ± 0.0100 [the program to edit], by",
-        "val_bpb of the seed program 2.6000",
-        "device cpu; CPU threads for one program: 1; at most 4 GiB",
+        "the seed program 2.6000 ± 0.0100, the noise of one score is 0.0020",
+        "device cpu; CPU threads for one program: 1; at most 4 GiB of the machine's memory; training budget 10 s",
         "812 steps, 831,488 tokens (83,149 a second), 1,234,567 parameters, peak memory 1.21 GiB",
         "training loss 5.510 at step 12, 3.200 at step 812",
         "narrower: lost 0.0200",
@@ -97,7 +103,7 @@ def test_a_mutation_prompt_has_all_that_is_known() -> None:
 def test_a_crossover_prompt_has_what_the_other_program_changed() -> None:
     rivals = (Rivals("GPT.forward", "x", "norm(x)", ""),)
     partner = Partner(None, "DEPTH 4 → 5", "-DEPTH = 4\n+DEPTH = 5", ("def helper():\n    return 1",), rivals)
-    prompt = user(a_brief(partner=partner))
+    prompt = user(a_brief(task=partner))
     clash = "GPT.forward: ancestor: x | program to edit: norm(x) | other program: (nothing)"
     for part in ("DEPTH 4 → 5", "+DEPTH = 5", "def helper():", "not known yet", clash):
         assert part in prompt
@@ -108,15 +114,14 @@ def test_answers_about_one_program_that_are_written_at_once_are_sent_different_w
     seed = run.library.founder.genome
     alone = brief(Proposal(900, MUTATE, (seed,), 1), run.library, run.standing, SETTING)
     assert "being written" not in user(alone)
-    told = {brief(Proposal(900 + k, MUTATE, (seed,), 1), run.library, run.standing, SETTING, beside=k).focus for k in range(1, 8)}
-    assert len(told) == 7
-    assert "3 other answers about it are being written" in user(dataclasses.replace(alone, beside=3, focus=FOCUSES[0]))
-    assert f"look first at {FOCUSES[0]}." in user(dataclasses.replace(alone, beside=1, focus=FOCUSES[0]))
+    told = {brief(Proposal(900 + k, MUTATE, (seed,), 1), run.library, run.standing, SETTING, beside=k).task for k in range(1, 8)}
+    assert len({task.focus for task in told if isinstance(task, Change)}) == 7
+    assert "3 other answers about it are being written" in user(dataclasses.replace(alone, task=Change(3, FOCUSES[0])))
+    assert f"look first at {FOCUSES[0]}." in user(dataclasses.replace(alone, task=Change(1, FOCUSES[0])))
 
 
 def test_the_system_message_states_the_contract_and_the_form() -> None:
-    found = messages(a_brief(), PLENTY)
-    assert not isinstance(found, TooLong)
+    found = whole(a_brief())
     for part in (
         "build_model",
         "main()",
@@ -133,8 +138,7 @@ def test_the_system_message_states_the_contract_and_the_form() -> None:
 
 
 def test_a_script_without_the_contract_is_not_asked_for_it() -> None:
-    found = messages(a_brief(contract=False), PLENTY)
-    assert not isinstance(found, TooLong)
+    found = whole(a_brief(contract=False))
     assert "build_model" not in found[0].content
     assert "val_bpb:" in found[0].content
 
@@ -147,31 +151,74 @@ ATTEMPTS = st.lists(st.builds(Attempt, st.text(max_size=300), st.text(max_size=3
 def test_a_prompt_is_within_its_limit_or_too_long(
     tried: tuple[Attempt, ...], failures: tuple[Attempt, ...], limit: int, crossover: bool, wild: str
 ) -> None:
-    partner = Partner(None, wild, wild, (f"def f():\n    {wild}", "def g():\n    pass")) if crossover else None
-    asked = a_brief(tried=tried, failures=failures, partner=partner)
+    task = Partner(None, wild, wild, (f"def f():\n    {wild}", "def g():\n    pass")) if crossover else Change()
+    asked = a_brief(tried=tried, failures=failures, task=task)
     found = messages(asked, limit)
     if isinstance(found, TooLong):
         assert found.needed_bytes > limit
-        bare = dataclasses.replace(asked, tried=(), best=(), lost=(), failures=(), setting=dataclasses.replace(asked.setting, offers=()))
+        nothing = dataclasses.replace(asked.setting, offers=(), agenda="")
+        bare = dataclasses.replace(asked, tried=(), best=(), lost=(), failures=(), setting=nothing)
         assert isinstance(messages(bare, limit), TooLong)  # nothing that may be left out is to blame
     else:
-        assert size(found) <= limit
-        assert PROGRAM.rstrip() in found[1].content
-        outside_of_fences(found[1].content)
+        assert size_of(found.messages) <= limit
+        assert PROGRAM.rstrip() in found.messages[1].content
+        outside_of_fences(found.messages[1].content)
     assert messages(asked, limit) == found
 
 
 def test_history_is_left_out_before_anything_else_and_the_last_of_it_first() -> None:
     plain = a_brief(lost=(), setting=dataclasses.replace(a_brief().setting, offers=()))
-    whole = messages(plain, PLENTY)
-    assert not isinstance(whole, TooLong)
-    kept = [user(plain, size(whole) - cut) for cut in (-10, 60, 320, 620)]
+    full = size_of(whole(plain))
+    kept = [user(plain, full - cut) for cut in (-10, 60, 320, 620)]
     assert "90 GiB" in kept[0]
     assert "90 GiB" not in kept[1]
     assert "note 0" in kept[1]
     assert "note 4" not in kept[2]
     assert "tried 0" in kept[2]
     assert all(PROGRAM.rstrip() in prompt and "# Agenda" in prompt for prompt in kept)
+
+
+def test_the_agenda_goes_last_from_its_end_on_and_what_is_missing_is_named() -> None:
+    plain = a_brief(setting=dataclasses.replace(a_brief().setting, agenda="# Goal\n\nLower it.\n\nIdeas: wider.\n"))
+    full = messages(plain, PLENTY)
+    assert not isinstance(full, TooLong)
+    assert full.left_out == ()
+    assert "# Goal\n\nLower it.\n\nIdeas: wider.\n\n# This run" in full.messages[1].content
+    needed = messages(plain, 0, PLENTY)
+    assert not isinstance(needed, TooLong)
+    assert "# Goal" not in needed.messages[1].content
+    assert PROGRAM.rstrip() in needed.messages[1].content
+    assert len(needed.left_out) == 7
+    head = "# Agenda of the people who run this search\n\n# Goal\n\nLower it.\n\n"
+    cut = messages(plain, size_of(needed.messages) + len(head))
+    assert not isinstance(cut, TooLong)
+    assert cut.messages[1].content.startswith(head + "# This run")
+    assert cut.left_out[0] == AGENDA
+
+
+def test_a_crossover_has_the_others_changes_as_a_diff_as_far_as_there_is_room() -> None:
+    unified = "--- ancestor\n+++ other\n@@ -1 +1 @@\n-a\n+b\n@@ -9 +9 @@\n-c\n+d"
+    plain = a_brief(task=Partner(None, "a → b", unified, ()), setting=Setting("", "cpu", 10.0))
+    assert unified in user(plain)
+    bare = messages(plain, 0, PLENTY)
+    assert not isinstance(bare, TooLong)
+    assert "+b" not in bare.messages[1].content
+    assert "a → b" in bare.messages[1].content
+    some = messages(plain, size_of(bare.messages) + 60)
+    assert not isinstance(some, TooLong)
+    assert "+b" in some.messages[1].content
+    assert "+d" not in some.messages[1].content
+
+
+def test_prompts_of_a_run_begin_alike_and_those_about_one_program_up_to_its_end() -> None:
+    """What changes from one prompt to the next stands behind what does not, so that a server need not read it anew."""
+    one, later = user(a_brief()), user(a_brief(noise_sd=0.1, seed_score=None, tried=(), best=(), score=Figure(2.0, 1.0), measured=None))
+    shared = common(one, later)
+    for part in ("Lower val_bpb.", OFFERS_HEADING, "seed() -> int", "10 s", PROGRAM.rstrip()):
+        assert part in shared
+    other = common(one, user(a_brief(text="x = 1\n", score=None, task=Partner(None, "", "", ()))))
+    for part in ("Lower val_bpb.", OFFERS_HEADING, "seed() -> int", "10 s"):
+        assert part in other
 
 
 def test_a_program_that_does_not_fit_is_told_with_both_sizes() -> None:
@@ -192,7 +239,7 @@ def test_what_programs_and_models_said_stands_in_fences_that_it_cannot_close() -
             best=(Result(Figure(0, 0), HOSTILE, None),),
             lost=evil,
             under_way=(HOSTILE,),
-            partner=partner,
+            task=partner,
             text=text,
         )
     )
@@ -223,11 +270,25 @@ def test_a_note_is_cut_between_its_parts_and_what_it_opens_is_closed() -> None:
 def test_asking_again_repeats_the_conversation_and_says_what_was_wrong() -> None:
     first = (Message("system", "s"), Message("user", "u"))
     found = again(first, "my answer", "block 1 matches nothing")
+    assert found is not None
     assert found[:2] == first
     assert found[2] == Message("assistant", "my answer")
     assert "block 1 matches nothing" in found[3].content
-    assert len(again(first, "y" * 10**6, "e")[2].content) < 30_000
-    assert again(first, "", "e")[2].content  # servers refuse empty turns
+    long, empty = again(first, "y" * 10**6, "e"), again(first, "", "e")
+    assert long is not None
+    assert empty is not None
+    assert len(long[2].content) < 30_000
+    assert empty[2].content  # servers refuse empty turns
+
+
+def test_asking_again_quotes_what_there_is_room_for_and_is_left_where_there_is_none() -> None:
+    first = (Message("system", "s" * 500), Message("user", "u"))
+    for reply in ("y" * 5000, "ÿ" * 5000, "y" * 300, "y"):
+        for most in range(300, 9000, 400):
+            found = again(first, reply, "it fits nowhere", most)
+            assert found is None or size_of(found) <= most
+        assert again(first, reply, "it fits nowhere", 600) is None
+        assert again(first, reply, "it fits nowhere", 1200) is not None
 
 
 # ---- briefs of a real run
@@ -389,10 +450,10 @@ def test_the_brief_of_a_crossover_has_the_others_edits_since_the_common_ancestor
     crossed = Candidate(Proposal(960, MUTATE, (seed,), 1), other, "s", 1, "")
     library = dataclasses.replace(run.library, texts=lambda id_: texts[id_], known={**run.library.known, other: crossed})
     found = brief(Proposal(961, CROSSOVER, (seed, other), 1), library, run.standing, SETTING)
-    assert found.partner is not None
-    assert "1.25" in found.partner.edits
-    assert "+    scale = 2.5" in found.partner.unified
-    assert [code.splitlines()[0] for code in found.partner.definitions] == ["def main():"]
+    assert isinstance(found.task, Partner)
+    assert "1.25" in found.task.edits
+    assert "+    scale = 2.5" in found.task.unified
+    assert [code.splitlines()[0] for code in found.task.definitions] == ["def main():"]
 
 
 def test_the_brief_of_a_crossover_has_what_a_merge_cannot_unite(run: Known) -> None:
@@ -403,8 +464,8 @@ def test_the_brief_of_a_crossover_has_what_a_merge_cannot_unite(run: Known) -> N
     children = {id_: Candidate(Proposal(960, MUTATE, (seed,), 1), id_, "s", 1, "") for id_ in (one, other)}
     library = dataclasses.replace(run.library, texts=lambda id_: texts[id_], known={**run.library.known, **children})
     found = brief(Proposal(961, CROSSOVER, (one, other), 1), library, run.standing, SETTING)
-    assert found.partner is not None
-    assert found.partner.rivals == (Rivals("main.scale", "1.25", "2.5", "3.5"),)
+    assert isinstance(found.task, Partner)
+    assert found.task.rivals == (Rivals("main.scale", "1.25", "2.5", "3.5"),)
 
 
 def test_a_brief_is_a_function_of_what_is_known(run: Known) -> None:

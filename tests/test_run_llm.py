@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from model_server import BROKEN, USELESS, ModelServer, competent, unreachable
+from model_server import BROKEN, DIALECTS, USELESS, Answer, ModelServer, competent, short_of_context, unreachable
 from tiny_lab import make_lab
 
 from evaluator.instant import true_bpb
@@ -115,6 +115,48 @@ def test_a_name_that_the_endpoint_does_not_have_is_said_before_anything_is_evalu
     assert said.count("model: coder is none of the 2 that are served there, such as coder:7b\n") == 1
     assert said.index("such as coder:7b") < said.index("elapsed=")
     assert "phi is none" not in said
+
+
+def test_a_start_does_not_wait_for_an_endpoint_that_hangs_and_what_it_has_to_say_comes_later(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evo.run.DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr("evo.llm.endpoint.LISTING_SECONDS", 1.0)
+    with ModelServer(competent(), models=Answer(hangs=True)) as server:
+        assert run("--llm", server.url, "--model", "scripted", evals=20) == 0
+    said = capsys.readouterr().out
+    assert said.count('notice="model: its models cannot be listed: ') == 1
+    assert said.index("elapsed=") < said.index('notice="model: its models cannot be listed: ')
+
+
+def test_a_context_that_is_too_short_is_said_once_and_the_model_writes_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """And once more in each session, which asks at full length again: its server may have been started anew."""
+    context = 9216
+    behave = lambda request: short_of_context(context, DIALECTS["OpenAI"], competent())(request)  # noqa: E731
+    with ModelServer(behave) as server:
+        assert run("--llm", server.url) == 0
+        said = capsys.readouterr().out
+        notices = [line for line in said.splitlines() if line.startswith("notice=")]
+        assert len(notices) == 1
+        assert "model: its server holds 9,216 tokens of prompt and reply together" in notices[0]
+        assert any(r.candidate.writer == "scripted" for r in explored())
+        assert "endpoint failed" not in said
+        assert any(json.loads(path.read_text())["left_out"] for path in Path("run/prompts").iterdir())
+        context, asked = 32_768, len(server.requests)
+        assert main(["run", "--evals", "20", "--slots", "4", "--set", "run.executor=inline"]) == 0
+        assert {request.body["max_tokens"] for request in server.requests[asked:]} == {8192}
+    assert "notice=" not in capsys.readouterr().out
+
+
+def test_where_a_context_is_too_short_for_the_program_the_run_says_what_to_set_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with ModelServer(short_of_context(4096, DIALECTS["llama.cpp"], competent())) as server:
+        assert run("--llm", server.url) == 0
+    said = capsys.readouterr().out
+    last = closing_line(said)
+    assert len(explored()) == 8
+    assert "its server holds 4,096 tokens" in last
+    assert "start it with a context of 16,384, better 32,768" in last
+    assert "notice=" not in said
 
 
 def test_a_model_that_is_too_slow_for_every_slot_and_for_its_time_counts_once_and_its_setting_is_named(

@@ -196,19 +196,6 @@ def test_people_read_that_answers_are_cut_off_and_which_setting_helps(text: str 
     assert "--set" not in told  # no business of the model
 
 
-def test_people_read_that_the_server_dropped_a_part_of_the_prompt_where_nothing_usable_came_of_it() -> None:
-    def behave(request: Request) -> Endpoint:
-        said = {"choices": [{"message": {"content": behaviour(request)}}], "usage": {"prompt_tokens": 2048, "completion_tokens": 9}}
-        return Endpoint(body=json.dumps(said).encode())
-
-    behaviour = USELESS["prose"]
-    answer, requests = ask(behave)
-    assert answer.why.endswith("give it a longer context (Ollama: OLLAMA_CONTEXT_LENGTH)")
-    assert "Ollama" not in requests[1].messages[-1]["content"]
-    behaviour = lambda _: DEEPER  # noqa: E731
-    assert ask(behave)[0].why == ""
-
-
 def test_a_refusal_is_told_in_its_words() -> None:
     said = {"choices": [{"message": {"content": None, "refusal": "I cannot help."}, "finish_reason": "stop"}]}
     answer, _ = ask(lambda _: Endpoint(body=json.dumps(said).encode()))

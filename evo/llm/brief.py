@@ -65,6 +65,15 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What a mutation is: one change, apart from those that other answers about the same program are about to make. (A crossover has no
+    others beside it: no pair of programs is crossed twice.)"""
+
+    beside: int = 0  # other answers that are being written
+    focus: str = ""  # what this one is to look at first; "" if it is alone
+
+
+@dataclass(frozen=True)
 class Rivals:
     """A place that both parents of a crossover changed, each in its own way; empty text means deleted."""
 
@@ -126,9 +135,7 @@ class Brief:
     lost: tuple[Attempt, ...]  # on programs near this one, latest first: what made them worse
     failures: tuple[Attempt, ...]  # of the run, latest first
     under_way: tuple[str, ...]  # notes of programs that are being evaluated and were not made of this one
-    partner: Partner | None  # set: a crossover
-    beside: int = 0  # other answers about the same parents that are being written
-    focus: str = ""  # what this one is to look at first
+    task: Change | Partner  # a mutation, or a crossover with another program
 
 
 def brief(proposal: Proposal, library: Library, standing: Standing, setting: Setting, beside: int = 0) -> Brief:
@@ -152,10 +159,14 @@ def brief(proposal: Proposal, library: Library, standing: Standing, setting: Set
         lost=tuple(islice(_lost(parent, library, standing), LOST)),
         failures=tuple(islice(_failures(parent, belief, standing), FAILURES)),
         under_way=tuple(islice((_note(c) for c in _under_way(library, standing) if parent not in c.proposal.parents), UNDER_WAY)),
-        partner=_partner(library, parent, proposal.parents[1]) if len(proposal.parents) > 1 else None,
-        beside=beside,
-        focus=FOCUSES[proposal.index % len(FOCUSES)] if beside else "",
+        task=_task(proposal, library, beside),
     )
+
+
+def _task(proposal: Proposal, library: Library, beside: int) -> Change | Partner:
+    if len(proposal.parents) > 1:
+        return _partner(library, *proposal.parents)
+    return Change(beside, FOCUSES[proposal.index % len(FOCUSES)] if beside else "")
 
 
 def _tried(parent: str, library: Library, standing: Standing) -> Iterator[Attempt]:

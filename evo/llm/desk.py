@@ -35,6 +35,7 @@ class Answer:
     endpoint_failed: bool  # the endpoint gave no reply, whatever the model is worth
     tokens: int
     exchange: str  # all that was said, as JSON for people and for the store; "" when nothing was
+    notice: str = ""  # what people should know once, whatever came of it
 
 
 Author = Callable[[Proposal, Library, Standing, int], Answer]
@@ -42,15 +43,31 @@ Author = Callable[[Proposal, Library, Standing, int], Answer]
 under way then. Called in threads; raises nothing that is not a bug."""
 
 
+class Aside:
+    """A question to an endpoint, asked in a thread, so that nobody waits for one that hangs."""
+
+    def __init__(self, question: Callable[[], str]) -> None:
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=lambda: self._answers.put(question()), name="question to an endpoint", daemon=True).start()
+
+    def answer(self, wait_seconds: float = 0.0) -> str:
+        """The answer, once; "" while it has not come, and where there is nothing to say."""
+        try:
+            return self._answers.get(timeout=wait_seconds) if wait_seconds else self._answers.get_nowait()
+        except queue.Empty:
+            return ""
+
+
 class Desk:
     """Calls under way, and how the endpoint is doing. Used by the driver's thread alone, apart from the threads that it starts itself."""
 
-    def __init__(self, author: Author, calls: int, token_limit: int | None = None, tokens: int = 0) -> None:
+    def __init__(self, author: Author, calls: int, token_limit: int | None = None, tokens: int = 0, doubt: Aside | None = None) -> None:
         """
         Args:
             calls: under way at once, at most.
             token_limit: of the run; beyond it nothing more is asked. Each call under way counts as much as the largest so far.
             tokens: spent before this session.
+            doubt: asks why the first call may fail.
         """
         self.tokens = tokens
         self.tokens_before = tokens
@@ -67,6 +84,8 @@ class Desk:
         self._too_late: list[Answer] = []
         self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._largest: int | None = None  # most tokens of an answer in this session; until there is one, no second call under a limit
+        self._doubt = doubt
+        self._told: dict[str, bool] = {}  # what people should know, and whether they do
         self._failures = 0  # of the endpoint, in a row
         self._closed_until = 0.0  # monotonic
 
@@ -156,6 +175,14 @@ class Desk:
         found, self._too_late = self._too_late, []
         return found
 
+    def news(self) -> list[str]:
+        """What people should know about the model and do not yet, in sentences; each is said once."""
+        if self._doubt is not None and (doubt := self._doubt.answer()):
+            self._told.setdefault(f"model: {doubt}", False)
+        found = [line for line, is_told in self._told.items() if not is_told]
+        self._told.update(dict.fromkeys(found, True))
+        return found
+
     def _note(self, answer: Answer, late: bool) -> None:
         self._busy.pop(answer.proposal.index, None)
         self._taken_back.discard(answer.proposal.index)
@@ -165,6 +192,8 @@ class Desk:
             self.failed += answer.endpoint_failed
             self.refused += answer.written is None and not answer.endpoint_failed
         self._why = answer.why
+        if answer.notice:
+            self._told.setdefault(answer.notice, False)
         now = time.monotonic()
         if not answer.endpoint_failed:
             self._failures, self._closed_until, self.remedy = 0, 0.0, ""

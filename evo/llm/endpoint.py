@@ -4,6 +4,8 @@ A call ends within `timeout_seconds`, whatever the server does: it is cancelled 
 a server that drips bytes or says nothing holds a thread no longer. (Time-outs of the client itself start anew with every byte.) Only the
 name look-up of a host cannot be cancelled.
 
+A request that is refused as too long teaches what the server has room for (room.py); its caller asks again, for less.
+
 Everything that an endpoint can do wrong is a `ModelError` with one line. The key comes from the environment (EVO_LLM_KEY, else
 OPENAI_API_KEY) and is sent to the endpoint and nowhere else: it is not a setting, and is cut out of replies and messages in case a server
 echoes it. A server on this machine is never asked through a proxy.
@@ -18,8 +20,8 @@ import contextlib
 import dataclasses
 import difflib
 import ipaddress
-import re
 import ssl
+import threading
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -28,9 +30,11 @@ from typing import Any
 import openai
 
 from evo.config import LlmConfig
-from evo.errors import KeyRefusedError, ModelError, UserError, one_line
-from evo.llm.prompts import Message
+from evo.errors import KeyRefusedError, ModelError, RequestTooLongError, UserError, one_line
+from evo.llm.prompts import Message, size
+from evo.llm.refusals import Refusal, refusal
 from evo.llm.replies import Reply, decoded, encodable, reason, reply_of, short
+from evo.llm.room import Room
 
 OPENAI = "https://api.openai.com/v1"
 KEYS = ("EVO_LLM_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set counts
@@ -40,9 +44,16 @@ LISTING_SECONDS = 20.0  # longest time to list the models
 SECRET_CHARACTERS = 8  # a key of fewer is not a secret
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
-_TOO_LONG = re.compile(r"\bcontext (?:length|size|window)|tokens|\btoo (?:long|large)\b", re.IGNORECASE)  # said of a request
 _CALL_PATH = "/chat/completions"
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
+
+
+class _RefusedError(RequestTooLongError):
+    """With what the server said."""
+
+    def __init__(self, message: str, said: Refusal) -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class Model:
@@ -55,17 +66,36 @@ class Model:
             key: "": none is needed.
         """
         self.name, self.max_tokens = llm.model, llm.max_tokens
+        self.room = Room()  # as the server has shown in this session
         self._llm = llm
         self._key = key
         # The name of a reply's limit: OpenAI's own reasoning models refuse max_tokens; most other servers know only that.
         self._limit = "max_completion_tokens" if _host(_base(llm.url)) == _host(OPENAI) else "max_tokens"
+        self._learning = threading.Lock()
 
     def complete(self, messages: Sequence[Message]) -> Reply:
-        """The model's answer.
+        """The model's answer, as long as the server has room for.
 
         Raises:
-            ModelError: none came, or none that can be read.
+            RequestTooLongError: the server refuses that much; what it has room for is known better now.
+            ModelError: no answer came, or none that can be read.
         """
+        prompt_bytes = size(messages)
+        tokens = self.room.reply_tokens(prompt_bytes, self.max_tokens)
+        try:
+            reply = self._complete(messages, tokens)
+        except _RefusedError as error:
+            self._learn(error.said, prompt_bytes, tokens)
+            raise
+        self._learn(reply, prompt_bytes, tokens)
+        return reply
+
+    def _learn(self, showed: Refusal | Reply, prompt_bytes: int, tokens: int) -> None:
+        with self._learning:
+            self.room = self.room.after(showed, prompt_bytes, tokens)
+
+    def _complete(self, messages: Sequence[Message], tokens: int) -> Reply:
+        """The answer, of at most so many tokens."""
         llm, began = self._llm, time.monotonic()
         asked: dict[str, Any] = {"model": llm.model, "messages": [dataclasses.asdict(message) for message in messages]}
         asked["stream"] = False  # a few servers stream unless they are told not to
@@ -75,19 +105,18 @@ class Model:
         async def ask(client: openai.AsyncOpenAI) -> str:
             create, limit = client.chat.completions.with_raw_response.create, self._limit
             try:
-                return str((await create(**{**asked, limit: llm.max_tokens})).text)
+                return str((await create(**{**asked, limit: tokens})).text)
             except openai.BadRequestError as error:
                 other = next(name for name in _LIMIT_NAMES if name != limit)
-                if other not in _told(error):  # "… is not supported, use …"
+                if other not in _told(error) or _refusal(error):  # "… is not supported, use …"
                     raise
-            said = str((await create(**{**asked, other: llm.max_tokens})).text)
+            said = str((await create(**{**asked, other: tokens})).text)
             self._limit = other
             return said
 
-        prompt_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
         with translated(_base(llm.url), llm.timeout_seconds, self._key, longer=f"--set llm.timeout_seconds={2 * llm.timeout_seconds:g}"):
             data = self._answer(ask, llm.timeout_seconds)
-            reply = reply_of(data, prompt_bytes, time.monotonic() - began)
+            reply = reply_of(data, size(messages), time.monotonic() - began)
         return dataclasses.replace(reply, text=_without(reply.text, self._key), silence=_without(reply.silence, self._key))
 
     def served(self) -> tuple[str, ...]:
@@ -218,8 +247,11 @@ def translated(endpoint: str, seconds: float, key: str, longer: str = "") -> Ite
     except (TimeoutError, openai.APITimeoutError):
         more = f"; if it needs longer: {longer}" if longer else ""
         raise ModelError(f"{endpoint} gave no complete answer within {seconds:g} s{more}") from None
-    except _FOREIGN as error:
-        raise ModelError(_without(f"{endpoint} {_why(error)}", key)) from None  # the request in the error holds the key
+    except _FOREIGN as error:  # the request in the error holds the key
+        why = _without(f"{endpoint} {_why(error)}", key)
+        if isinstance(error, openai.APIStatusError) and (said := _refusal(error)):
+            raise _RefusedError(why, said) from None
+        raise ModelError(why) from None
 
 
 def _why(error: Exception) -> str:
@@ -227,7 +259,7 @@ def _why(error: Exception) -> str:
         return f"cannot be reached: {short(str(error.__cause__ or error))}"
     if isinstance(error, openai.APIStatusError):
         said = short(_told(error)).rstrip(". ")
-        return f"answered {error.status_code}: {said or 'nothing'}{_remedy(error.status_code, said)}"
+        return f"answered {error.status_code}: {said or 'nothing'}{_remedy(error.status_code)}"
     return f"failed with {type(error).__name__}: {short(str(error))}"
 
 
@@ -236,12 +268,15 @@ def _told(error: openai.APIStatusError) -> str:
     return error.message.removeprefix(f"Error code: {error.status_code}").removeprefix(" - ") or reason(error.body)
 
 
-def _remedy(status: int, said: str) -> str:
+def _refusal(error: openai.APIStatusError) -> Refusal | None:
+    """What the server holds, if it refused the request as too long for it."""
+    return refusal(error.status_code, reason(error.body) or _told(error), error.body)
+
+
+def _remedy(status: int) -> str:
     """What people can do about a request that was refused; "" if what the endpoint said is all that is known."""
     if status == 404:
         return "; --llm is the root of its API, such as http://localhost:8000/v1, and --model a name that it serves"
-    if status in (400, 413, 422) and _TOO_LONG.search(said):
-        return "; lower llm.max_tokens or llm.prompt_bytes with --set, or give the server a longer context"
     return ""
 
 

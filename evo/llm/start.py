@@ -15,7 +15,7 @@ from evo.config import LlmConfig
 from evo.folder import tokens_spent
 from evo.lab import offers
 from evo.llm.brief import Setting
-from evo.llm.desk import Desk, NoDesk
+from evo.llm.desk import Aside, Desk, NoDesk
 from evo.llm.writer import ModelWriter, settings_of
 from evo.preflight import Preflight, for_slot, trouble
 
@@ -37,15 +37,19 @@ def connected(llm: LlmConfig) -> Model | None:
 
 
 @contextlib.contextmanager
-def desk(llm: LlmConfig, assembled: Assembly, model: Model | None, run_dir: Path) -> Iterator[Desk]:
-    """Where the model writes; a desk that is never open if there is none."""
+def desk(llm: LlmConfig, assembled: Assembly, model: Model | None, doubt: Aside | None, run_dir: Path) -> Iterator[Desk]:
+    """Where the model writes; a desk that is never open if there is none.
+
+    Args:
+        doubt: asks why the first call may fail.
+    """
     if model is None:
         yield NoDesk()
         return
     with preflight(llm, assembled) as dry_run:
         asked = settings_of(assembled.lab.folder, _setting(assembled))
         writer = ModelWriter(model, asked, llm.prompt_bytes, None if dry_run is None else lambda program: trouble(dry_run(program)))
-        yield Desk(writer, llm.calls or len(assembled.evaluators), llm.token_limit, tokens_spent(run_dir))
+        yield Desk(writer, llm.calls or len(assembled.evaluators), llm.token_limit, tokens_spent(run_dir), doubt)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
-"""A model writes a proposal: ask, translate the reply into edits, judge them, dry-run a new structure if wanted, ask once more with what
-was wrong.
+"""A model writes a proposal: ask (talk.py), translate the reply into edits, judge them, dry-run a new structure if wanted, ask once more
+with what was wrong.
 
 A `ModelWriter` is called in threads beside the driver (desk.py), so it holds nothing that changes, and is given snapshots: a library
 and a standing that nobody changes any more. What comes back is a value for the driver's thread to store: a candidate or the reason why
@@ -10,49 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import genomes
 from evaluator.outcome import Duplicate
 from evo import operators
 from evo.core.records import CROSSOVER, Proposal
 from evo.core.standing import Standing
-from evo.errors import ModelError, one_line
+from evo.errors import one_line
 from evo.llm import prompts
 from evo.llm.brief import Setting, brief
 from evo.llm.desk import Answer
-from evo.llm.prompts import Message, TooLong
+from evo.llm.prompts import Message
 from evo.llm.replies import Reply
+from evo.llm.talk import Silence, Speaker, Talk, Turn
 from evo.operators import Library, Written
 
 TURNS = 2  # an answer, and a second one after what was wrong with the first
 _EDITS_CHARACTERS = 100  # most of a note that tells the edits
 _NAME_CHARACTERS = 80
-
-
-class Speaker(Protocol):
-    """What answers: evo.llm.endpoint.Model."""
-
-    name: str
-    max_tokens: int  # limit of one reply
-
-    def complete(self, messages: Sequence[Message]) -> Reply:
-        """Raises ModelError where there is no answer."""
-        ...
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One answer of the model and what came of it."""
-
-    reply: str
-    prompt_tokens: int
-    reply_tokens: int
-    seconds: float
-    trouble: str  # why it could not be used; "" if it could
 
 
 @dataclass(frozen=True)
@@ -61,6 +39,7 @@ class Exchange:
 
     model: str
     messages: tuple[Message, ...]
+    left_out: tuple[str, ...]  # parts of the prompt that there was no room for
     turns: tuple[Turn, ...]
 
     @property
@@ -82,39 +61,25 @@ class ModelWriter:
 
     def __call__(self, proposal: Proposal, library: Library, standing: Standing, beside: int = 0) -> Answer:
         """One answer; `library` and `standing` must not change any more. `beside`: calls for the same parents that are under way."""
-        asked = prompts.messages(brief(proposal, library, standing, self.setting(), beside), self.prompt_bytes)
-        if isinstance(asked, TooLong):
-            return Answer(proposal, None, str(asked), endpoint_failed=False, tokens=0, exchange="")
-        conversation, turns = asked, list[Turn]()
+        talk = Talk(self.model, brief(proposal, library, standing, self.setting(), beside), self.prompt_bytes)
+        trouble = ""
         while True:
-            try:
-                reply = self.model.complete(conversation)
-            except ModelError as error:
-                return self._answer(proposal, asked, turns, str(error), endpoint_failed=True)
+            reply = talk.next_reply(trouble)
+            if isinstance(reply, Silence):
+                return self._answer(proposal, talk, reply.why, reply.endpoint_failed)
             result = self._judged(proposal, library, reply)
             trouble = result if isinstance(result, str) else ""
-            turns.append(Turn(reply.text, reply.prompt_tokens, reply.reply_tokens, reply.seconds, trouble))
+            talk.heard(reply, trouble)
             if not isinstance(result, str):
-                return dataclasses.replace(self._answer(proposal, asked, turns, ""), written=result)
-            if len(turns) == TURNS:
-                return self._answer(proposal, asked, turns, f"no usable edit in {TURNS} answers, the last: {self._told(reply, trouble)}")
-            conversation = prompts.again(conversation, reply.text, trouble)
+                return dataclasses.replace(self._answer(proposal, talk, ""), written=result)
+            if len(talk.turns) == TURNS:
+                why = f"no usable edit in {TURNS} answers, the last: {talk.told(reply, trouble)}"
+                return self._answer(proposal, talk, why, endpoint_failed=reply.prompt_cut)
 
-    def _answer(
-        self, proposal: Proposal, asked: tuple[Message, ...], turns: Sequence[Turn], why: str, endpoint_failed: bool = False
-    ) -> Answer:
-        exchange = Exchange(one_line(self.model.name), asked, tuple(turns))
-        return Answer(proposal, None, why, endpoint_failed, exchange.tokens, exchange.as_json() if turns else "")
-
-    def _told(self, reply: Reply, trouble: str) -> str:
-        """What was wrong with a reply, in words for people."""
-        if reply.truncated:
-            most = self.model.max_tokens
-            return f"cut off at {most} tokens, thoughts included; raise that with --set llm.max_tokens={2 * most}"
-        if reply.prompt_cut:
-            read = f"its server counts {reply.prompt_tokens} tokens in a prompt that has more, and so has dropped a part"
-            return f"{read}: give it a longer context (Ollama: OLLAMA_CONTEXT_LENGTH)"
-        return trouble.partition("\n")[0]  # what follows are frames, for the model
+    def _answer(self, proposal: Proposal, talk: Talk, why: str, endpoint_failed: bool = False) -> Answer:
+        exchange = Exchange(one_line(self.model.name), talk.prompt.messages, talk.prompt.left_out, tuple(talk.turns))
+        notice = "" if endpoint_failed else talk.notice
+        return Answer(proposal, None, why, endpoint_failed, exchange.tokens, exchange.as_json() if talk.turns else "", notice)
 
     def _judged(self, proposal: Proposal, library: Library, reply: Reply) -> Written | str:
         """The candidate that a reply makes, or why it makes none, in words for the model."""

@@ -1,0 +1,235 @@
+"""A server whose context is too short: what it says of itself is read, and prompts and replies are made to fit what it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from model_server import BLOCK, DIALECTS, USELESS, Answer, Behaviour, ModelServer, Request, completion, program_in, short_of_context
+from refused_requests import OTHERS, REFUSED
+from test_writer import DEEPER, FOUNDER, KEY, TRAIN, Shelf
+
+from evo.config import LlmConfig
+from evo.core.records import CROSSOVER, MUTATE, Proposal
+from evo.core.standing import assess
+from evo.llm import desk
+from evo.llm.brief import Setting
+from evo.llm.endpoint import Model
+from evo.llm.prompts import AGENDA, Message
+from evo.llm.refusals import Refusal, refusal
+from evo.llm.replies import reason
+from evo.llm.room import LEAST_REPLY
+from evo.llm.writer import ModelWriter
+
+AGENDA_TEXT = "Lower val_bpb.\n\n" + "\n\n".join(f"Idea {i}: {'make it wider or deeper, ' * 8}" for i in range(12))
+OFFERS = tuple(f"CONSTANT_{i} = {i}" for i in range(400))
+WRONG = BLOCK.format("    no such line", "    x = 1")
+
+
+class Writer:
+    """A model that writes children of the default program at a server."""
+
+    def __init__(self, url: str, max_tokens: int = 8192) -> None:
+        self.model = Model(LlmConfig(url=url, model="scripted", timeout_seconds=20.0, max_tokens=max_tokens), KEY)
+        self.shelf = Shelf()
+        self._write = ModelWriter(self.model, lambda: Setting(AGENDA_TEXT, "cpu", 10.0, offers=OFFERS), 120_000)
+
+    def write(self, index: int = 7, *parents: str) -> desk.Answer:
+        proposal = Proposal(index, CROSSOVER if len(parents) > 1 else MUTATE, parents or (FOUNDER.genome,), 1)
+        return self._write(proposal, self.shelf.library(), assess(()))
+
+
+def refused(requests: list[Request], context: int, is_strict: bool = True) -> int:
+    return sum(tokens(r) + (r.body["max_tokens"] if is_strict else 0) > context for r in requests)
+
+
+def tokens(request: Request) -> float:
+    return 0.3 * sum(len(message["content"].encode()) for message in request.messages)
+
+
+# ---- what servers say
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_server_says_when_a_request_is_too_long_is_read(name: str) -> None:
+    status, body, *figures = REFUSED[name]
+    said = body if isinstance(body, str) else reason(body)
+    assert refusal(status, said, body) == Refusal(*figures)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_refused_for_another_reason_is_not_taken_for_too_long(name: str) -> None:
+    status, body = OTHERS[name]
+    assert refusal(status, reason(body), body) is None
+
+
+# ---- what becomes of it
+
+
+@pytest.mark.parametrize("context", [32_768, 16_384, 12_288, 9216])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_prompt_shortens_itself_to_what_the_server_holds_and_no_call_after_that_is_refused(name: str, context: int) -> None:
+    dialect = DIALECTS[name]
+    with ModelServer(short_of_context(context, dialect, lambda _: DEEPER)) as server:
+        writer = Writer(server.url)
+        first = writer.write()
+        assert first.written is not None, first.why
+        begun = len(server.requests)
+        later = [writer.write(index) for index in range(8, 11)]
+    assert all(answer.written is not None for answer in later)
+    assert begun <= 6
+    assert len(server.requests) == begun + 3
+    assert refused(server.requests[begun - 1 :], context, dialect.is_strict) == 0
+    assert program_in(server.requests[-1]) == TRAIN
+    assert "build_model" in server.requests[-1].messages[0]["content"]
+
+
+def test_a_reply_may_be_as_long_as_what_the_prompt_leaves_and_the_whole_prompt_goes_where_it_has_room() -> None:
+    with ModelServer(short_of_context(16_384, DIALECTS["OpenAI"], lambda _: DEEPER)) as server:
+        answer = Writer(server.url).write()
+    first, second = server.requests
+    assert first.messages == second.messages
+    assert first.body["max_tokens"] == 8192
+    assert 5000 < second.body["max_tokens"] <= 16_384 - tokens(second)
+    assert "holds 16,384 tokens of prompt and reply together, so replies get what prompts leave" in answer.notice
+
+
+def test_what_is_not_needed_goes_first_and_a_part_of_the_agenda_last() -> None:
+    asked: dict[int, Request] = {}
+    for context in (16_384, 11_500, 9500):
+        with ModelServer(short_of_context(context, DIALECTS["OpenAI"], lambda _: DEEPER)) as server:
+            answer = Writer(server.url).write()
+            left_out = json.loads(answer.exchange)["left_out"]
+            assert (AGENDA in left_out) == (context == 9500)
+        asked[context] = server.requests[-1]
+    assert "CONSTANT_399" in asked[16_384].prompt
+    assert "CONSTANT_399" not in asked[11_500].prompt
+    assert "Idea 11" in asked[11_500].prompt
+    assert "Idea 11" not in asked[9500].prompt
+    assert all(program_in(request) == TRAIN for request in asked.values())
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_where_the_program_does_not_fit_people_read_what_to_set_and_it_is_tried_again_later(name: str) -> None:
+    """Later, since its server may have been started anew; then it works without another word."""
+    context = 4096
+    behave = lambda request: short_of_context(context, DIALECTS[name], lambda _: DEEPER)(request)  # noqa: E731
+    with ModelServer(behave) as server:
+        writer = Writer(server.url)
+        answers = [writer.write(index) for index in (7, 8)]
+        assert len(server.requests) <= 12
+        context = 32_768
+        mended = writer.write(9)
+    for answer in answers:
+        assert answer.written is None
+        assert answer.endpoint_failed
+        assert "start it with a context of 16,384, better 32,768" in answer.why
+        assert "OLLAMA_CONTEXT_LENGTH" in answer.why
+        assert ("holds 4,096 tokens" in answer.why) == (not name.startswith("without"))
+        assert answer.notice == ""
+    assert mended.written is not None, mended.why
+
+
+def test_a_program_that_is_too_long_where_others_fit_is_left_to_the_built_in_operators_without_a_call() -> None:
+    with ModelServer(short_of_context(9216, DIALECTS["OpenAI"], lambda _: DEEPER)) as server:
+        writer = Writer(server.url)
+        longer = writer.shelf.add(1, TRAIN + "".join(f"\n\ndef unused_{i}() -> None:\n    pass\n" for i in range(200)))
+        assert writer.write().written is not None
+        asked = len(server.requests)
+        answer = writer.write(8, longer)
+        assert len(server.requests) == asked
+        assert writer.write(9).written is not None
+    assert not answer.endpoint_failed
+    assert "start it with a context of" in answer.why
+
+
+def test_the_most_that_a_server_gives_in_a_reply_is_learned_once() -> None:
+    def behave(request: Request) -> str | Answer:
+        if request.body["max_tokens"] > 4096:
+            why = "max_tokens is too large: 8192. This model supports at most 4096 completion tokens, whereas you provided 8192."
+            return Answer(400, json.dumps({"error": {"message": why}}).encode())
+        return DEEPER
+
+    with ModelServer(behave) as server:
+        writer = Writer(server.url)
+        answers = [writer.write(index) for index in (7, 8)]
+    assert [request.body["max_tokens"] for request in server.requests] == [8192, 4096, 4096]
+    assert all(answer.written is not None for answer in answers)
+    assert answers[0].notice == "model: its server gives at most 4,096 tokens in a reply, so it is asked for no more"
+
+
+def test_a_second_try_quotes_less_where_the_context_is_short_and_is_left_where_it_has_no_room() -> None:
+    behaviour: Behaviour = lambda request: DEEPER if request.is_second_try else WRONG + "\n" + "# so\n" * 2000  # noqa: E731
+    with ModelServer(short_of_context(12_288, DIALECTS["OpenAI"], behaviour)) as server:
+        answer = Writer(server.url).write()
+        assert answer.written is not None, answer.why
+        assert "characters …]" in server.requests[-1].messages[2]["content"]
+    tight = 8192
+    with ModelServer(short_of_context(tight, DIALECTS["OpenAI"], behaviour)) as server:
+        answer = Writer(server.url).write()
+    assert answer.written is None
+    assert not answer.endpoint_failed
+    assert "no room to ask again" in answer.why
+    assert len(json.loads(answer.exchange)["turns"]) == 1
+
+
+def test_a_reply_that_the_context_cut_off_is_no_reason_to_allow_longer_ones() -> None:
+    """llama.cpp ends a reply where its context does, whatever was asked for."""
+
+    def behave(request: Request) -> Answer:
+        used = round(tokens(request))
+        return completion("Let me think.", {"prompt_tokens": used, "completion_tokens": 12_288 - used}, finish_reason="length")
+
+    with ModelServer(behave) as server:
+        answer = Writer(server.url).write()
+    assert "where its server's context of 12,288 ended: start it with a longer one" in answer.why
+    assert server.requests[0].body["max_tokens"] == 8192
+    assert server.requests[1].body["max_tokens"] < 4096
+
+
+def test_a_count_that_shows_more_than_a_server_said_lifts_the_limit() -> None:
+    generous: Callable[[Request], str | Answer] = lambda _: completion(DEEPER, {"prompt_tokens": 10_000, "completion_tokens": 9000})  # noqa: E731
+    behaviours = [short_of_context(16_384, DIALECTS["OpenAI"], lambda _: DEEPER)]
+    with ModelServer(lambda request: behaviours[0](request)) as server:
+        writer = Writer(server.url)
+        writer.write()
+        assert server.requests[-1].body["max_tokens"] < 8192
+        behaviours[0] = generous
+        writer.write(8)
+        writer.write(9)
+    assert server.requests[-1].body["max_tokens"] == 8192
+
+
+def test_whatever_is_refused_the_least_is_asked_for_and_calls_end() -> None:
+    always = Answer(400, b'{"error": {"message": "This model\'s maximum context length is 99 tokens."}}')
+    with ModelServer(lambda _: always) as server:
+        answer = Writer(server.url).write()
+    assert answer.endpoint_failed
+    assert len(server.requests) <= 6
+    assert server.requests[-1].body["max_tokens"] == LEAST_REPLY
+
+
+def test_a_refusal_that_nothing_helps_against_is_told_in_its_words() -> None:
+    always = Answer(400, b'{"error": {"message": "max_tokens is too large: this model supports at most 4096 completion tokens"}}')
+    with ModelServer(lambda _: always) as server:
+        answer = Writer(server.url).write()
+    assert answer.endpoint_failed
+    assert "at most 4096 completion tokens" in answer.why
+    assert "start it with" not in answer.why
+    assert len(server.requests) <= 6
+
+
+def test_the_second_turn_after_a_cut_prompt_is_the_prompt_made_shorter() -> None:
+    with ModelServer(short_of_context(10_240, DIALECTS["Ollama"], lambda _: DEEPER)) as server:
+        answer = Writer(server.url).write()
+    assert answer.written is not None, answer.why
+    assert [len(request.messages) for request in server.requests] == [2, 2]
+    assert answer.tokens > 10_240 // 2
+    assert "holds 10,240 tokens" in answer.notice
+
+
+def test_short_questions_are_not_touched() -> None:
+    with ModelServer(USELESS["prose"]) as server:
+        Model(LlmConfig(url=server.url, model="x"), KEY).complete([Message("user", "Hello?")])
+    assert server.requests[0].body["max_tokens"] == 8192
