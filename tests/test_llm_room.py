@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from model_server import BLOCK, DIALECTS, USELESS, Answer, Behaviour, ModelServer, Request, completion, program_in, short_of_context
@@ -85,6 +87,39 @@ def test_a_prompt_shortens_itself_to_what_the_server_holds_and_no_call_after_tha
     assert "build_model" in server.requests[-1].messages[0]["content"]
 
 
+@pytest.mark.parametrize("name", DIALECTS)
+def test_calls_that_begin_together_learn_the_same_and_agree(name: str) -> None:
+    """All of them begin at full length; what the slower ones are told is no news by then."""
+    together = threading.Barrier(6)
+
+    def behave(request: Request) -> str | Answer:
+        if request.body["max_tokens"] == 8192:
+            together.wait(20)
+        return limited(request)
+
+    limited = short_of_context(9216, DIALECTS[name], lambda _: DEEPER)
+    with ModelServer(behave) as server:
+        writer = Writer(server.url)
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(writer.write, range(7, 13)))
+        assert all(answer.written is not None for answer in answers), [answer.why for answer in answers]
+        begun = len(server.requests)
+        assert writer.write(20).written is not None
+    assert len(server.requests) == begun + 1
+    assert begun <= 6 * 4
+
+
+def test_a_reply_that_is_cut_off_at_the_most_that_a_server_gives_is_told_so() -> None:
+    def behave(request: Request) -> Answer:
+        if request.body["max_tokens"] > 4096:
+            return Answer(400, b'{"error": {"message": "Invalid max_tokens value, the valid range of max_tokens is [1, 4096]"}}')
+        return completion("Let me think.", {"prompt_tokens": 9000, "completion_tokens": 4096}, finish_reason="length")
+
+    with ModelServer(behave) as server:
+        answer = Writer(server.url).write()
+    assert answer.why.endswith("cut off at 4096 tokens, thoughts included, the most that its server gives")
+
+
 def test_a_reply_may_be_as_long_as_what_the_prompt_leaves_and_the_whole_prompt_goes_where_it_has_room() -> None:
     with ModelServer(short_of_context(16_384, DIALECTS["OpenAI"], lambda _: DEEPER)) as server:
         answer = Writer(server.url).write()
@@ -124,7 +159,7 @@ def test_where_the_program_does_not_fit_people_read_what_to_set_and_it_is_tried_
     for answer in answers:
         assert answer.written is None
         assert answer.endpoint_failed
-        assert "start it with a context of 16,384, better 32,768" in answer.why
+        assert "give it a context of 16,384, better 32,768" in answer.why
         assert "OLLAMA_CONTEXT_LENGTH" in answer.why
         assert ("holds 4,096 tokens" in answer.why) == (not name.startswith("without"))
         assert answer.notice == ""
@@ -141,7 +176,7 @@ def test_a_program_that_is_too_long_where_others_fit_is_left_to_the_built_in_ope
         assert len(server.requests) == asked
         assert writer.write(9).written is not None
     assert not answer.endpoint_failed
-    assert "start it with a context of" in answer.why
+    assert "give it a context of" in answer.why
 
 
 def test_the_most_that_a_server_gives_in_a_reply_is_learned_once() -> None:
@@ -183,7 +218,7 @@ def test_a_reply_that_the_context_cut_off_is_no_reason_to_allow_longer_ones() ->
 
     with ModelServer(behave) as server:
         answer = Writer(server.url).write()
-    assert "where its server's context of 12,288 ended: start it with a longer one" in answer.why
+    assert "where its server's context of 12,288 ended: give it a longer one" in answer.why
     assert server.requests[0].body["max_tokens"] == 8192
     assert server.requests[1].body["max_tokens"] < 4096
 
@@ -216,7 +251,7 @@ def test_a_refusal_that_nothing_helps_against_is_told_in_its_words() -> None:
         answer = Writer(server.url).write()
     assert answer.endpoint_failed
     assert "at most 4096 completion tokens" in answer.why
-    assert "start it with" not in answer.why
+    assert "give it" not in answer.why
     assert len(server.requests) <= 6
 
 

@@ -155,7 +155,7 @@ def test_where_a_context_is_too_short_for_the_program_the_run_says_what_to_set_a
     last = closing_line(said)
     assert len(explored()) == 8
     assert "its server holds 4,096 tokens" in last
-    assert "start it with a context of 16,384, better 32,768" in last
+    assert "give it a context of 16,384, better 32,768" in last
     assert "notice=" not in said
 
 

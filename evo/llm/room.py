@@ -26,7 +26,7 @@ _MORE = 1.25  # times as many tokens per byte where a prompt that should have fi
 _LESS = 0.97  # … where one did that should not have
 _STEP = 256  # contexts are multiples of it
 _LADDER = tuple(1024 * 2**k for k in range(11))  # contexts that are tried where a server does not say what it holds
-COMFORT = 32_768  # tokens: a context that has room for everything, with llm.max_tokens as it is
+_COMFORT = 24_576  # tokens that have room for a whole prompt, whatever the program becomes
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class Room:
         """Whether a prompt leaves room for a reply, as far as is known."""
         return prompt_bytes <= self.prompt_limits(max_tokens)[1]
 
+    def _fits(self, prompt_bytes: int, reply_tokens: int) -> bool:
+        """Whether a request was made to fit what is known. (One that was under way when that was learned was not.)"""
+        return self.context is None or self.tokens(prompt_bytes) + reply_tokens <= self.context
+
     def _bytes(self, tokens: int) -> int:
         return max(0, math.floor((tokens - MARGIN) / (self.tokens_per_byte or _GUESS)))
 
@@ -90,8 +94,8 @@ class Room:
             known = dataclasses.replace(known, context=said.context, is_said=True)
         elif said.reply is None:
             rung = max((rung for rung in _LADDER if rung < known.tokens(prompt_bytes) + reply_tokens), default=_LADDER[0])
-            known = dataclasses.replace(known, context=rung, is_said=False)
-        if known == self and counted is None:
+            known = dataclasses.replace(known, context=min(rung, self.context or rung), is_said=False)
+        if known == self and counted is None and self._fits(prompt_bytes, reply_tokens):
             return self._too_hopeful()
         return dataclasses.replace(known, is_proven=self.is_proven and known.context == self.context)
 
@@ -102,7 +106,7 @@ class Room:
             fitted = self.tokens(prompt_bytes) <= there
             return proven if fitted else dataclasses.replace(proven, tokens_per_byte=_LESS * there / prompt_bytes, is_counted=False)
         if reply.prompt_cut:
-            return self._after_cut(reply.prompt_tokens)
+            return self._after_cut(reply.prompt_tokens, self._fits(prompt_bytes, reply_tokens))
         if reply.prompt_tokens >= prompt_bytes / MOST_BYTES_PER_TOKEN:
             proven = proven._counting(reply.prompt_tokens / prompt_bytes)
         total = reply.prompt_tokens + reply.reply_tokens
@@ -113,12 +117,12 @@ class Room:
             return dataclasses.replace(proven, context=None if self.is_said else full)
         return proven
 
-    def _after_cut(self, read: int) -> Room:
+    def _after_cut(self, read: int, should_fit: bool) -> Room:
         """Ollama keeps the end of a prompt that is too long for its context: as much as fits, since 2025 half a context and a few tokens
         (https://github.com/ollama/ollama/issues/17427)."""
         context = read if read % _STEP == 0 else max(2 * read // _STEP * _STEP, _STEP)
         known = dataclasses.replace(self, context=context, is_said=True, is_proven=False)
-        return self._too_hopeful() if known == self else known
+        return self._too_hopeful() if known == self and should_fit else known
 
     def _counting(self, tokens_per_byte: float) -> Room:
         most = max(self.tokens_per_byte or 0.0, tokens_per_byte) if self.is_counted else tokens_per_byte
@@ -132,12 +136,12 @@ class Room:
 
     def words(self, max_tokens: int) -> str:
         """What is done to fit, in a sentence for people; "" if nothing is."""
-        said = []
-        if self.context is not None and self.context < COMFORT:
+        said, enough = [], _COMFORT + max_tokens
+        if self.context is not None and self.context < enough:
             holds = f"its server holds {'' if self.is_said else 'perhaps '}{self.context:,} tokens of prompt and reply together"
             said.append(
                 f"{holds}, so replies get what prompts leave, and where that is too little, prompts leave out what other programs showed, "
-                f"then the end of the agenda; a context of {COMFORT:,} has room for everything"
+                f"then the end of the agenda; a context of {enough:,} has room for everything"
             )
         if self.reply is not None and self.reply < max_tokens:
             said.append(f"its server gives at most {self.reply:,} tokens in a reply, so it is asked for no more")
@@ -145,11 +149,12 @@ class Room:
 
     def lacks(self, prompt_bytes: int, max_tokens: int) -> str:
         """What people have to do where the shortest prompt does not fit, in a clause."""
-        needed = self.tokens(prompt_bytes) + min(max_tokens, LEAST_REPLY) + MARGIN
-        enough = next((rung for rung in _LADDER if rung >= needed + min(max_tokens, LEAST_REPLY)), needed)
+        least = min(max_tokens, LEAST_REPLY)
+        needed = self.tokens(prompt_bytes) + least + MARGIN
+        enough, whole = next((rung for rung in _LADDER if rung >= needed + least), needed), _COMFORT + max_tokens
         holds = f"holds {self.context:,} tokens" if self.context is not None and self.is_said else "does not say how many tokens it holds"
-        better = f", better {COMFORT:,}" if enough < COMFORT else ""
+        better = f", better {whole:,}" if enough < whole else ""
         return (
-            f"its server {holds}, and the shortest prompt with a reply needs about {-(-needed // 100) * 100:,}: start it with a context of "
+            f"its server {holds}, and the shortest prompt with a reply needs about {-(-needed // 100) * 100:,}: give it a context of "
             f"{enough:,}{better} (llama.cpp: -c, Ollama: OLLAMA_CONTEXT_LENGTH, vLLM: --max-model-len, LM Studio: the model's settings)"
         )

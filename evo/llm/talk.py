@@ -97,15 +97,20 @@ class Talk:
 
     def told(self, reply: Reply, trouble: str) -> str:
         """What was wrong with a reply, in words for people."""
-        most, context = self._model.max_tokens, self._model.room.context
-        if reply.truncated and context is not None and reply.reply_tokens < most:
-            cut_off = f"cut off at {reply.reply_tokens} tokens, thoughts included, where its server's context of {context:,} ended"
-            return f"{cut_off}: start it with a longer one"
         if reply.truncated:
-            return f"cut off at {most} tokens, thoughts included; raise that with --set llm.max_tokens={2 * most}"
+            return self._cut_off(reply)
         if reply.prompt_cut:
-            return self._model.room.lacks(prompts.size(self.prompt.messages), most)
+            return self._model.room.lacks(prompts.size(self.prompt.messages), self._model.max_tokens)
         return trouble.partition("\n")[0]  # what follows are frames, for the model
+
+    def _cut_off(self, reply: Reply) -> str:
+        room, most = self._model.room, self._model.max_tokens
+        if room.context is not None and reply.reply_tokens < min(most, room.reply or most):
+            ended = f"where its server's context of {room.context:,} ended: give it a longer one"
+            return f"cut off at {reply.reply_tokens} tokens, thoughts included, {ended}"
+        if room.reply is not None and room.reply < most:
+            return f"cut off at {room.reply} tokens, thoughts included, the most that its server gives"
+        return f"cut off at {most} tokens, thoughts included; raise that with --set llm.max_tokens={2 * most}"
 
     # ---- what is asked
 
