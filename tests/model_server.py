@@ -331,6 +331,11 @@ def program_in(request: Request) -> str:
     return _fence_after(request.prompt, PROGRAM_HEADING, "python") + "\n"
 
 
+def shared_prefix(one: str, other: str) -> str:
+    """What both begin with."""
+    return one[: next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))]
+
+
 def partner_diff_in(request: Request) -> str:
     """The other program's changes as a unified diff; "" for a mutation."""
     return _fence_after(request.prompt, PARTNER_HEADING, "diff") if PARTNER_HEADING in request.prompt else ""

@@ -9,6 +9,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_server import shared_prefix
 from small_run import PROGRAM, make_run
 
 import genomes
@@ -54,11 +55,6 @@ def whole(of: Brief, limit: int = PLENTY) -> tuple[Message, ...]:
     found = messages(of, limit)
     assert not isinstance(found, TooLong)
     return found.messages
-
-
-def common(one: str, other: str) -> str:
-    """What both begin with."""
-    return one[: next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))]
 
 
 def outside_of_fences(prompt: str) -> str:
@@ -213,10 +209,10 @@ def test_a_crossover_has_the_others_changes_as_a_diff_as_far_as_there_is_room() 
 def test_prompts_of_a_run_begin_alike_and_those_about_one_program_up_to_its_end() -> None:
     """What changes from one prompt to the next stands behind what does not, so that a server need not read it anew."""
     one, later = user(a_brief()), user(a_brief(noise_sd=0.1, seed_score=None, tried=(), best=(), score=Figure(2.0, 1.0), measured=None))
-    shared = common(one, later)
+    shared = shared_prefix(one, later)
     for part in ("Lower val_bpb.", OFFERS_HEADING, "seed() -> int", "10 s", PROGRAM.rstrip()):
         assert part in shared
-    other = common(one, user(a_brief(text="x = 1\n", score=None, task=Partner(None, "", "", ()))))
+    other = shared_prefix(one, user(a_brief(text="x = 1\n", score=None, task=Partner(None, "", "", ()))))
     for part in ("Lower val_bpb.", OFFERS_HEADING, "seed() -> int", "10 s"):
         assert part in other
 

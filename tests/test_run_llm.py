@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from model_server import BROKEN, DIALECTS, USELESS, Answer, ModelServer, competent, short_of_context, unreachable
+from model_server import BROKEN, DIALECTS, USELESS, Answer, ModelServer, competent, shared_prefix, short_of_context, unreachable
 from tiny_lab import make_lab
 
 from evaluator.instant import true_bpb
@@ -67,6 +67,19 @@ def test_a_model_writes_and_lineage_shows_what_it_said(capsys: pytest.CaptureFix
     assert ">>>>>>> REPLACE" in shown
     assert lineage(["run", "show", by_model[0].candidate.genome, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["tokens"] == 110
+
+
+def test_prompts_begin_with_what_stays_and_with_a_program_that_was_there_before() -> None:
+    """Servers that keep what they have read of earlier prompts (vLLM, llama.cpp, OpenAI) read the rest alone."""
+    with ModelServer(competent(lambda text: true_bpb(text, 3))) as server:
+        assert run("--llm", server.url, evals=24) == 0
+    prompts = ["".join(message["content"] for message in request.messages) for request in server.requests]
+    agenda = (Path("lab") / "program.md").read_text()
+    stable = prompts[0].partition("## Program to edit")[0]
+    assert agenda in stable
+    assert all(prompt.startswith(stable) for prompt in prompts)
+    shared = [max(len(shared_prefix(earlier, prompt)) for earlier in prompts[:i]) for i, prompt in enumerate(prompts) if i]
+    assert sum(shared) > 0.6 * sum(map(len, prompts[1:]))
 
 
 def test_the_key_is_in_no_file_and_no_line(capsys: pytest.CaptureFixture[str]) -> None:
