@@ -76,7 +76,7 @@ class LlmConfig:
     max_tokens: int = 8192  # limit of one reply, thoughts included
     timeout_seconds: float = 180.0  # longest time that one call may take, retries included
     calls: int | None = None  # most under way at once; None: as many as there are slots
-    prompt_bytes: int = 120_000  # limit of one prompt; history is left out to keep it
+    prompt_bytes: int = 120_000  # limit of one prompt; what it can do without is left out to keep it
     token_limit: int | None = None  # limit of the whole run, prompts and replies; beyond it built-in operators write alone
     dry_run: str = "auto"  # whether what the model writes runs on the CPU before a slot gets it; "auto": where programs train on a GPU
 

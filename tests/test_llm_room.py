@@ -15,12 +15,12 @@ from test_writer import DEEPER, FOUNDER, KEY, TRAIN, Shelf
 from evo.config import LlmConfig
 from evo.core.records import CROSSOVER, MUTATE, Proposal
 from evo.core.standing import assess
+from evo.errors import ModelError
 from evo.llm import desk
 from evo.llm.brief import Setting
-from evo.llm.endpoint import Model
+from evo.llm.endpoint import Model, RefusedError
 from evo.llm.prompts import AGENDA, Message
-from evo.llm.refusals import Refusal, refusal
-from evo.llm.replies import reason
+from evo.llm.refusals import Refusal
 from evo.llm.room import LEAST_REPLY
 from evo.llm.writer import ModelWriter
 
@@ -54,16 +54,22 @@ def tokens(request: Request) -> float:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_a_server_says_when_a_request_is_too_long_is_read(name: str) -> None:
+def test_what_a_server_says_when_a_request_is_too_long_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
     status, body, *figures = REFUSED[name]
-    said = body if isinstance(body, str) else reason(body)
-    assert refusal(status, said, body) == Refusal(*figures)
+    sent = body if isinstance(body, str) else json.dumps(body)
+    with ModelServer(lambda _: Answer(status, sent.encode())) as server, pytest.raises(RefusedError) as raised:
+        Model(LlmConfig(url=server.url, model="x"), KEY).complete([Message("user", "Hello?")])
+    assert raised.value.said == Refusal(*figures)
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_refused_for_another_reason_is_not_taken_for_too_long(name: str) -> None:
+def test_what_is_refused_for_another_reason_is_not_taken_for_too_long(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
     status, body = OTHERS[name]
-    assert refusal(status, reason(body), body) is None
+    with ModelServer(lambda _: Answer(status, json.dumps(body).encode())) as server, pytest.raises(ModelError) as raised:
+        Model(LlmConfig(url=server.url, model="x"), KEY).complete([Message("user", "Hello?")])
+    assert not isinstance(raised.value, RefusedError)
 
 
 # ---- what becomes of it

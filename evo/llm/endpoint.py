@@ -48,8 +48,8 @@ _CALL_PATH = "/chat/completions"
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
 
 
-class _RefusedError(RequestTooLongError):
-    """With what the server said."""
+class RefusedError(RequestTooLongError):
+    """A request that is too long, and what the server said of itself."""
 
     def __init__(self, message: str, said: Refusal) -> None:
         super().__init__(message)
@@ -84,7 +84,7 @@ class Model:
         tokens = self.room.reply_tokens(prompt_bytes, self.max_tokens)
         try:
             reply = self._complete(messages, tokens)
-        except _RefusedError as error:
+        except RefusedError as error:
             self._learn(error.said, prompt_bytes, tokens)
             raise
         self._learn(reply, prompt_bytes, tokens)
@@ -250,7 +250,7 @@ def translated(endpoint: str, seconds: float, key: str, longer: str = "") -> Ite
     except _FOREIGN as error:  # the request in the error holds the key
         why = _without(f"{endpoint} {_why(error)}", key)
         if isinstance(error, openai.APIStatusError) and (said := _refusal(error)):
-            raise _RefusedError(why, said) from None
+            raise RefusedError(why, said) from None
         raise ModelError(why) from None
 
 
