@@ -19,11 +19,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import genomes
 from evaluator.outcome import CurvePoint, Evaluated, Failed, Interrupted, Scored
 from evaluator.plain import checked
 from evo.core.policies import POLICIES, SearchConfig
@@ -203,6 +204,20 @@ class Snapshot:
     meta: Mapping[str, Any]
     records: tuple[Record, ...]
     pending: tuple[Candidate, ...]
+
+    @contextmanager
+    def damage_named(self) -> Iterator[None]:
+        """Says which program is damaged if one does not read; only then, since to check all of a large run takes long.
+
+        Raises:
+            StoreError: one is damaged.
+        """
+        try:
+            yield
+        except genomes.GenomeError:
+            for id_ in {record.candidate.genome: None for record in self.records if record.candidate.genome}:
+                read_program(self.run_dir, id_)
+            raise
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -16,19 +16,17 @@ information, so this is on the wide side.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import genomes
 from evo.cli import Parser, entry, folded, tell, width_of
 from evo.errors import LineageError
-from evo.folder import StoreError, read_program, read_text
+from evo.folder import StoreError, read_text
 from evo.lineage.effects import effects, effects_lines
 from evo.lineage.operators import operators, operators_lines
 from evo.lineage.questions import Run, also_meant, best, path, read, resolve, show, tree
@@ -53,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         run = read(options.run)
-        with _named_damage(run):
+        with run.snapshot.damage_named():
             data, lines = _answer(run, options)
             if options.id and (said := also_meant(run, options.id)):
                 tell(f"evo.lineage: {said}", sys.stderr)
@@ -68,17 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _print(lines, CODE if options.what == "show" else ())
     return 0
-
-
-@contextlib.contextmanager
-def _named_damage(run: Run) -> Iterator[None]:
-    """Names the program that is damaged if one does not read; only then, since checking all programs takes long in a large run."""
-    try:
-        yield
-    except genomes.GenomeError:
-        for id_ in run.standing.history.genomes:
-            read_program(run.snapshot.run_dir, id_)
-        raise
 
 
 def _parser() -> Parser:

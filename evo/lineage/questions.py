@@ -48,7 +48,8 @@ def read(run_dir: Path) -> Run:
         goes_on = held(run_dir / LOCK)
     except OSError:  # read only: whoever writes here does so from another machine
         goes_on = False
-    standing = assess(found.records, found.search, Shelf(partial(read_text, run_dir)))
+    with found.damage_named():
+        standing = assess(found.records, found.search, Shelf(partial(read_text, run_dir)))
     return Run(found, standing, {r.index: r for r in found.records}, goes_on)
 
 

@@ -50,7 +50,8 @@ def rebuild(run_dir: Path) -> Standing:
         raise StoreError(f"{run_dir} is being written by process {(run_dir / LOCK).read_text()}: the run itself keeps its views current")
     with locked(run_dir):
         found = snapshot(run_dir)
-        standing = assess(found.records, found.search, Shelf(partial(read_text, run_dir)))
+        with found.damage_named():
+            standing = assess(found.records, found.search, Shelf(partial(read_text, run_dir)))
         results.write(run_dir, standing)
         for name in (STUDY, f"{STUDY}.lock"):  # the lock of a dashboard that was killed would hold up the next one's notes
             (run_dir / name).unlink(missing_ok=True)
