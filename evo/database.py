@@ -106,9 +106,10 @@ def reader(run_dir: Path) -> sqlite3.Connection:
     connection = _readable(path, "mode=ro")
     try:
         _version(connection)
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         connection.close()
-        if os.access(run_dir, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
+        shared = os.access(run_dir, os.W_OK) or path.with_name(f"{path.name}-wal").exists()
+        if shared or not isinstance(error, sqlite3.OperationalError):
             raise
         # A file in WAL mode is shared through two others beside it. If those cannot be made nobody writes, so nothing needs to be shared.
         return _readable(path, "immutable=1")
