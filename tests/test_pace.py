@@ -45,6 +45,15 @@ def test_where_pace_moves_no_score_none_is_claimed() -> None:
     assert sum(slope is not None for slope in claimed) <= 9
 
 
+def test_a_score_that_falls_faster_than_any_learning_curve_is_not_pace() -> None:
+    """Seeds that diverge lose a tenth where tokens differ by two thousandths: chance, or something that moved both."""
+    steep = [[Repeat(1.30 - 11 * p, round(1e7 * math.exp(p))) for p in (-0.003, -0.001, 0.0, 0.001, 0.003)] for _ in range(3)]
+    found = pace(steep)
+    assert found is not None
+    assert found.slope is None
+    assert found.rest_sd == found.noise_sd
+
+
 def test_more_tokens_that_go_with_higher_scores_are_not_pace() -> None:
     assert told(repeats(0, slope=0.25)).slope is None
 

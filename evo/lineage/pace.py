@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 LEAST_FREEDOM = 3  # degrees of freedom of the repeats; with fewer nothing is said
+STEEPEST = 1.0  # exponent of a power law of scores in tokens, beyond which something else has moved both: curves have less than a half
 Z = 2.33  # quantile of a normal, exceeded at one end by chance in 1 of 100 cases
 
 
@@ -35,7 +36,7 @@ class Pace:
 
     noise_sd: float  # of val_bpb
     tokens_sd: float  # of log tokens
-    slope: float | None  # val_bpb per unit of log tokens; None unless certainly below 0
+    slope: float | None  # val_bpb per unit of log tokens; None unless certainly below 0, and no steeper than learning can be
     rest_sd: float  # of val_bpb at equal tokens; the whole noise where there is no slope
 
 
@@ -54,7 +55,8 @@ def pace(repeats: Sequence[Sequence[Repeat]]) -> Pace | None:
     if not xx or not yy:
         return Pace(noise, tokens, None, noise)
     unexplained = max(yy - xy * xy / xx, 1e-12 * yy)
-    if xy >= 0 or _z(xy * xy / xx / unexplained, freedom - 1) < Z:
+    level = fmean(d.val_bpb for draws in repeats for d in draws)
+    if not 0 < -xy / xx <= STEEPEST * level or _z(xy * xy / xx / unexplained, freedom - 1) < Z:
         return Pace(noise, tokens, None, noise)
     return Pace(noise, tokens, xy / xx, math.sqrt(unexplained / (freedom - 1)))
 
