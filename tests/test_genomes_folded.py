@@ -73,7 +73,7 @@ def behaviour(text: str) -> list[object]:
     """What `main` gives, or how it fails, for some inputs."""
     found = dict[str, object]()
     try:
-        exec(compile(text, "program", "exec"), found)
+        exec(compile(text, "program", "exec", dont_inherit=True), found)
     except Exception as error:  # noqa: BLE001  how it fails is what is compared
         return [type(error)]
     said: list[object] = []
@@ -233,3 +233,114 @@ def test_a_program_that_may_read_its_own_text_is_compared_as_it_stands(reader: s
 )
 def test_what_the_text_does_not_fix_is_a_change(text: str, other: str) -> None:
     assert folded(text) != folded(other)
+
+
+# Pairs that were once taken for the same: each differs in what it does, or in whether it fails.
+DIFFERENT = {
+    "constant moved above its use (NameError repaired)": (
+        "def main(x):\n    return W\nY = print(main(0))\nW = 3\n",
+        "W = 3\ndef main(x):\n    return W\nY = print(main(0))\n",
+    ),
+    "local read before assigned": (
+        "def main(x):\n    y = n + x\n    n = 3\n    return y\n",
+        "def main(x):\n    y = 3 + x\n    n = 3\n    return y\n",
+    ),
+    "ifexp side effect": (
+        "LOG = []\nD = False\ndef main(x):\n    y = 1 if LOG.append(x) and D else 2\n    return y + len(LOG)\n",
+        "LOG = []\nD = False\ndef main(x):\n    y = 2\n    return y + len(LOG)\n",
+    ),
+    "list ifexp": (
+        "A = True\ndef main(x):\n    b = [1, 2] if A else [3, 4]\n    b[0] = x\n    return b[0]\n",
+        "A = True\ndef main(x):\n    b = [1, 2] if A else [3, 4]\n    b[0] = x\n    return 1\n",
+    ),
+    "list in tuple": (
+        "C = ([1, 2], 3)\ndef main(x):\n    C[0].append(x)\n    return len(C[0])\n",
+        "C = ([1, 2], 3)\ndef main(x):\n    C[0].append(x)\n    return 2\n",
+    ),
+    "set() grows": (
+        "S = set((1, 2))\ndef main(x):\n    S.add(x)\n    return len(S)\n",
+        "S = set((1, 2))\ndef main(x):\n    S.add(x)\n    return 2\n",
+    ),
+    "int * list": (
+        "def main(x):\n    s = 4 * [0]\n    s[0] = x\n    return s[0]\n",
+        "def main(x):\n    s = 4 * [0]\n    s[0] = x\n    return 0\n",
+    ),
+    "tuple == list": (
+        "A = (1, 2)\ndef main(x):\n    return 1 if A == [1, 2] else 2\n",
+        "A = (1, 2)\ndef main(x):\n    return 1\n",
+    ),
+    "set ==": (
+        "def main(x):\n    return {1, 2} == {2, 1}\n",
+        "def main(x):\n    return False\n",
+    ),
+    "len set": (
+        "def main(x):\n    return len({1, 1})\n",
+        "def main(x):\n    return 2\n",
+    ),
+    "tuple(set)": (
+        "def main(x):\n    return tuple({3, 1})[0]\n",
+        "def main(x):\n    return 3\n",
+    ),
+    "walrus after settled": (
+        "y = [5]\ndef main(x):\n    if False and (y := 1):\n        pass\n    return y\n",
+        "y = [5]\ndef main(x):\n    if False:\n        pass\n    return y\n",
+    ),
+    "yield folded away": (
+        "def main(x):\n    x = 0 and (yield)\n    return x\n",
+        "def main(x):\n    x = 0\n    return x\n",
+    ),
+    "init_subclass": (
+        "R = []\nclass B:\n    def __init_subclass__(cls):\n        R.append(1)\nclass A(B):\n    pass\ndef main(x):\n    return B, R\n",
+        "R = []\nclass B:\n    def __init_subclass__(cls):\n        R.append(1)\ndef main(x):\n    return B, R\n",
+    ),
+    "subclasses": (
+        "class B:\n    pass\nclass A(B):\n    pass\ndef main(x):\n    return len(B.__subclasses__())\n",
+        "class B:\n    pass\ndef main(x):\n    return len(B.__subclasses__())\n",
+    ),
+    "unread: undefined name": (
+        "X = undefined\ndef main(x):\n    return 1\n",
+        "def main(x):\n    return 1\n",
+    ),
+    "unread: hint": (
+        "def f(x: Tensr):\n    return x\ndef main(x):\n    return 1\n",
+        "def main(x):\n    return 1\n",
+    ),
+    "unread: base": (
+        "class A(Modul):\n    pass\ndef main(x):\n    return 1\n",
+        "def main(x):\n    return 1\n",
+    ),
+    "annotation of a constant": (
+        "X: Fnal = 3\ndef main(x):\n    return X\n",
+        "X: int = 3\ndef main(x):\n    return X\n",
+    ),
+    "1/0 unread": (
+        "X = 1 / 0\ndef main(x):\n    return 1\n",
+        "def main(x):\n    return 1\n",
+    ),
+    "private name in class": (
+        "__A = 3\nclass C:\n    def f(self):\n        return __A\ndef main(x):\n    return C().f()\n",
+        "__A = 3\nclass C:\n    def f(self):\n        return 3\ndef main(x):\n    return C().f()\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_programs_that_differ_have_hashes_that_differ(name: str) -> None:
+    one, other = DIFFERENT[name]
+    assert [str(said) for said in behaviour(one)] != [str(said) for said in behaviour(other)]
+    assert folded(one) != folded(other)
+
+
+def test_a_function_that_a_compiler_reads_is_compared_as_it_stands() -> None:
+    text = "import torch\nW = 3\n@torch.jit.script\ndef main(x):\n    return x * W\n"
+    assert folded(text) != folded(text.replace("x * W", "x * 3"))
+
+
+@pytest.mark.parametrize("value", ["9000000000 * (0,)", "9000000000 * 'ab'", "round(7, -9000000000)"])
+def test_no_value_takes_more_than_it_is_worth(value: str) -> None:
+    assert folded(f"X = {value}\ndef main():\n    return X\n") != folded("X = 1\ndef main():\n    return X\n")
+
+
+def test_a_text_that_is_too_deep_is_refused_as_by_its_identity() -> None:
+    with pytest.raises(genomes.ParseError):
+        folded("def main(x):\n    return " + "+".join(["x"] * 900) + "\n")

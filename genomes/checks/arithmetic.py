@@ -16,6 +16,7 @@ from genomes.checks.outline import CONSTITUTION, Outline, Scope
 
 _MOST = 1 << 64  # largest integer that is computed with
 _LONGEST = 4096  # longest string or tuple
+_MOST_DIGITS = 64  # that a number is rounded to
 _DEEPEST = 40  # longest chain of definitions that refer to each other
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -37,17 +38,27 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.In: lambda a, b: a in b,
     ast.NotIn: lambda a, b: a not in b,
 }
+
+
+class _List(tuple[Any, ...]):
+    """The value of a list: it may grow, and is no tuple."""
+
+
+def _rounded(value: Any, *digits: Any) -> Any:
+    return round(value, *digits) if all(abs(some) <= _MOST_DIGITS for some in digits) else None
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     "int": int,
     "float": float,
     "abs": abs,
     "min": min,
     "max": max,
-    "round": round,
+    "round": _rounded,
     "len": len,
     "bool": bool,
     "set": frozenset,
-    "tuple": tuple,
+    "tuple": lambda value: None if isinstance(value, frozenset) else tuple(value),  # in which order is not known
     "str": lambda value: None if isinstance(value, tuple | frozenset) else str(value),  # whether it was a list is not known
     "all": all,
     "any": any,
@@ -59,10 +70,12 @@ _FAILS = (ArithmeticError, TypeError, ValueError, LookupError)
 class Constants:
     """The constants of one program, evaluated when they are asked for."""
 
-    def __init__(self, program: Outline, prepare: Constants | None = None) -> None:
+    def __init__(self, program: Outline, prepare: Constants | None = None, *, in_order: bool = False) -> None:
         """
         Args:
             prepare: the constants of the lab's prepare.py, which the program imports.
+            in_order: leaves out names that code above their definition reads, which may come too early; and private ones, which mean
+                another name in a class.
         """
         self.program = program
         self._prepare = prepare
@@ -73,6 +86,8 @@ class Constants:
                 for name, value in _definitions(scope.node.body):
                     if scope.bound[name] == 1 and not isinstance(value, ast.List | ast.Set):  # which may grow
                         self._given[id(scope), name] = value
+        if in_order:
+            self._forget_early()
 
     def value(self, node: ast.expr, scope: Scope, depth: int = 0) -> Any:
         """The value of an expression in a scope; None where it is not fixed, or has none."""
@@ -82,10 +97,14 @@ class Constants:
             return None
 
     def truth(self, test: ast.expr, scope: Scope, depth: int = 0) -> bool | None:
-        """Whether a test holds; None where that is not fixed. One part of it may settle it while others are not fixed."""
+        """Whether a test holds; None where that is not fixed. What follows a part that settles it need not be: it never runs."""
         if isinstance(test, ast.BoolOp):
-            settles, truths = isinstance(test.op, ast.Or), [self.truth(part, scope, depth) for part in test.values]
-            return settles if settles in truths else None if None in truths else not settles
+            settles, holds = isinstance(test.op, ast.Or), None
+            for part in test.values:
+                holds = self.truth(part, scope, depth)
+                if holds is None or holds is settles:
+                    break
+            return holds
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             holds = self.truth(test.operand, scope, depth)
             return None if holds is None else not holds
@@ -101,7 +120,8 @@ class Constants:
         if key not in self._known:
             given = self._given.get(key)
             if given is not None:
-                self._known[key] = self.value(given, holder, depth + 1)
+                value = self.value(given, holder, depth + 1)
+                self._known[key] = None if _may_grow(value) else value
             else:
                 dotted = self.program.imports.get(name, "") if holder is self.program.module else ""
                 self._known[key] = self._offered(dotted)
@@ -119,6 +139,15 @@ class Constants:
     def offered(self, name: str) -> Any:
         """The value of a constant of prepare.py, or None."""
         return self._prepare.named(name, self._prepare.program.module) if self._prepare is not None else None
+
+    def _forget_early(self) -> None:
+        for node, scope in self.program.reads:
+            holder = scope.holder(node.id)
+            given = self._given.get((id(holder), node.id))
+            if given is not None and (
+                node.id.startswith("__") or (node.lineno, node.col_offset) < (given.end_lineno or 0, given.end_col_offset or 0)
+            ):
+                del self._given[id(holder), node.id]
 
     def _offered(self, dotted: str) -> Any:
         module, _, name = dotted.rpartition(".")
@@ -138,8 +167,9 @@ class Constants:
             case ast.BinOp() if type(node.op) in _BINARY:
                 return self._binary(node, scope, depth)
             case ast.Tuple() | ast.List() | ast.Set():
-                elements = tuple(self._value(element, scope, depth) for element in node.elts)
-                return None if None in elements else elements
+                elements = [self._value(element, scope, depth) for element in node.elts]
+                kind = tuple if isinstance(node, ast.Tuple) else _List if isinstance(node, ast.List) else frozenset
+                return None if None in elements else kind(elements)
             case ast.Subscript():
                 return self._part(node, scope, depth)
             case ast.Compare():
@@ -164,17 +194,19 @@ class Constants:
         given = (node.slice.lower, node.slice.upper, node.slice.step)
         ends = [self._value(end, scope, depth) if end is not None else None for end in given]
         known = all(end is None or value is not None for end, value in zip(given, ends, strict=True))
-        return whole[slice(*ends)] if known else None
+        return type(whole)(whole[slice(*ends)]) if known else None
 
     def _binary(self, node: ast.BinOp, scope: Scope, depth: int) -> Any:
         left, right = self._value(node.left, scope, depth), self._value(node.right, scope, depth)
-        if left is None or right is None or isinstance(left, str) or (isinstance(left, tuple) and not isinstance(node.op, ast.Add)):
-            return None
+        if isinstance(left, tuple) and type(left) is type(right) and isinstance(node.op, ast.Add):
+            return type(left)([*left, *right]) if len(left) + len(right) < _LONGEST else None
+        if not isinstance(left, bool | int | float) or not isinstance(right, bool | int | float):
+            return None  # nor are strings and tuples repeated: how often is not bounded
         if isinstance(node.op, ast.Pow | ast.LShift) and (abs(right) > 64 or abs(left) > 1 << 32):
             return None
         found = _BINARY[type(node.op)](left, right)
         bounded = isinstance(found, bool | int) and abs(found) < _MOST
-        return found if bounded or isinstance(found, float) or (isinstance(found, tuple) and len(found) < _LONGEST) else None
+        return found if bounded or isinstance(found, float) else None
 
     def _first_that_settles(self, node: ast.BoolOp, scope: Scope, depth: int) -> Any:
         """`A or B`: the first part that is true, else the last."""
@@ -189,6 +221,9 @@ class Constants:
         values = [self._value(part, scope, depth) for part in (node.left, *node.comparators)]
         if None in values or any(type(op) not in _COMPARE for op in node.ops):
             return None
+        elements = values if not isinstance(node.ops[-1], ast.In | ast.NotIn) else values[:-1]
+        if any(isinstance(value, tuple) for value in elements):
+            return None  # whether one is a list matters, at any depth
         return all(_COMPARE[type(op)](a, b) for op, a, b in zip(node.ops, values, values[1:], strict=False))
 
     def _call(self, node: ast.Call, scope: Scope, depth: int) -> Any:
@@ -212,7 +247,12 @@ class Constants:
             if element is None:
                 return None
             found.append(element)
-        return tuple(found)
+        return _List(found)
+
+
+def _may_grow(value: Any) -> bool:
+    """Whether it is a list or a set, or holds one."""
+    return isinstance(value, _List | frozenset) or (isinstance(value, tuple) and any(map(_may_grow, value)))
 
 
 class _Replace(ast.NodeTransformer):
