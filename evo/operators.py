@@ -5,6 +5,7 @@
                                 `tune`, a structural mutation; if none applies, what `tune` does
     tune                        values of the parent's knobs that a model of its species expects much of (evo/numeric/)
     optuna                      the same by Optuna (evo/tuner.py), for the baseline that goes by it alone
+    ablate, recombine           the parent without an edit, or with one of others, by what the run says they are worth (recombine.py)
     repair                      what genomes.repair mends of a genome that failed
     crossover                   three-way merge on the trees, the parents' lowest common ancestor as base; conflicts go to the fitter parent
 
@@ -18,15 +19,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from random import Random
 
 import genomes
 from evaluator.outcome import CurvePoint, Duplicate, Unwritten
-from evo import species, tuner
+from evo import recombine, species, tuner
 from evo.core.belief import Belief
 from evo.core.history import History
 from evo.core.population import lowest_common_ancestor
-from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, places
+from evo.core.records import (
+    ABLATE,
+    CALIBRATE,
+    CONFIRM,
+    CROSSOVER,
+    FINAL,
+    MUTATE,
+    OPTUNA,
+    RECOMBINE,
+    REPAIR,
+    REPEATS,
+    TUNE,
+    Candidate,
+    Proposal,
+    places,
+)
 from evo.errors import one_line
 from evo.numeric import propose as numeric
 from evo.numeric.lore import warmup_share
@@ -98,6 +115,20 @@ def _mutate(proposal: Proposal, library: Library, rng: Random) -> Written:
                 return _tune(proposal, library, rng)
             raise
         last = judge(proposal, library, mutant.text, f"{mutant.mutation}: {mutant.note}")
+        if last.outcome is None:
+            break
+    return last
+
+
+def _recombine(proposal: Proposal, library: Library, rng: Random) -> Written:
+    id_, shelf = proposal.parents[0], library.shelf or species.Shelf(library.texts)
+    known = recombine.known(shelf.edits(library.founder.genome), library.history, library.belief, rng)
+    if proposal.operator == ABLATE:
+        rewrites, last = recombine.ablations(id_, known, library.belief), unwritten(proposal, "every edit of it is worth something")
+    else:
+        rewrites, last = recombine.recombinations(id_, known), unwritten(proposal, "no edit that it lacks is worth anything")
+    for rewrite in islice(rewrites, ATTEMPTS):
+        last = judge(proposal, library, rewrite.text, rewrite.note)
         if last.outcome is None:
             break
     return last
@@ -223,4 +254,12 @@ def unwritten(proposal: Proposal, why: str) -> Written:
     return Written(Candidate(proposal, "", "", 0, ""), "", Unwritten(why))
 
 
-_MAKERS = {MUTATE: _mutate, CROSSOVER: _crossover, TUNE: _tune, OPTUNA: _tune, REPAIR: _repair}
+_MAKERS = {
+    MUTATE: _mutate,
+    CROSSOVER: _crossover,
+    RECOMBINE: _recombine,
+    ABLATE: _recombine,
+    TUNE: _tune,
+    OPTUNA: _tune,
+    REPAIR: _repair,
+}

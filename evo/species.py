@@ -16,6 +16,7 @@ from evo.core.belief import Belief
 from evo.core.history import Genome, History
 from evo.core.records import REPEATS, Candidate
 from evo.numeric.space import Sample
+from evo.traits import Edits
 
 SHELVED = 4096  # genomes whose values are remembered, some 5 kB each
 REFERENCES = 8  # programs by whose knobs others are read
@@ -25,7 +26,7 @@ BLOCK = 50  # up to so many more count, so that the set changes seldom and what 
 
 
 class Shelf:
-    """Knob values of stored programs, by genome: each is read once while it is among the latest asked for."""
+    """Knob values and edits of stored programs, by genome: each is read once while it is among the latest asked for."""
 
     def __init__(self, texts: Callable[[str], str]) -> None:
         """
@@ -36,6 +37,7 @@ class Shelf:
         self.knobs = lru_cache(maxsize=64)(self._knobs)
         self.values = lru_cache(maxsize=SHELVED)(self._values)
         self.matched = lru_cache(maxsize=REFERENCES)(self._matched)
+        self.edits = lru_cache(maxsize=1)(self._edits)
         self._reader = lru_cache(maxsize=REFERENCES)(self._new_reader)
 
     def _knobs(self, genome: str) -> tuple[genomes.Knob, ...]:
@@ -48,6 +50,10 @@ class Shelf:
     def _matched(self, reference: str, other: str) -> Mapping[str, str]:
         """Knob of the reference -> the one that stands in its place in the other."""
         return genomes.match(self._texts(reference), self._texts(other))
+
+    def _edits(self, founder: str) -> Edits:
+        """Programs as edits of the seed genome."""
+        return Edits(founder, self._texts)
 
     def _new_reader(self, reference: str) -> genomes.Reader:
         return genomes.Reader(self._texts(reference))

@@ -1,7 +1,7 @@
 """The search policies against one another and against Optuna's samplers, on a surrogate of real evaluations or on made-up landscapes.
 
     python scripts/bench_search.py --table ../shared/landscape/h200_300s.parquet [--evals 300] [--slots 8] [--seeds 24]
-                                   [--policy NAME …] [--landscape NAME …] [--json] [--jobs J] [--cache FILE]
+                                   [--policy NAME …] [--landscape NAME …] [--set NAME=NUMBER …] [--json] [--jobs J] [--cache FILE]
 
 The real core runs with real programs (Search, operators, species, tuner); only the evaluation is the surrogate's, with noise on it, on
 `--slots` slots in simulated time. At each mark the policy is asked for its best program, and what counts is that program's value without
@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median, quantiles
@@ -28,6 +29,8 @@ from searchbench.ours import Core, announced
 from searchbench.problem import Problem
 from searchbench.synthetic import LANDSCAPES
 
+from evo.search import SearchConfig
+
 OURS = ("evo", "greedy", "random", "tune-only")
 RIVALS = ("optuna-tpe", "optuna-tpe-narrow", "optuna-cmaes", "optuna-gp", "optuna-random")
 MARKS = (25, 50, 100, 200, 300)
@@ -35,24 +38,32 @@ EARLY = 30  # first evaluations, in which memory is still being learned
 _PROBLEM: list[Problem] = []  # in a worker process
 
 
-def one(policy: str, slots: int, marks: Sequence[int], oddity: Oddity, seed: int) -> Course:
+@dataclass(frozen=True)
+class Setup:
+    """What all runs have in common."""
+
+    slots: int
+    marks: Sequence[int]
+    oddity: Oddity
+    search: Mapping[str, float]  # settings of ours that are not the default ones
+
+
+def one(policy: str, setup: Setup, seed: int) -> Course:
     """One run of one policy."""
     problem = _PROBLEM[0]
     if policy in OURS:
-        proposer: course.Proposer = Core(problem, policy, seed, slots)
+        proposer: course.Proposer = Core(problem, policy, seed, setup.slots, **setup.search)
     else:
         from searchbench.rivals import rival
 
         proposer = rival(policy, problem, seed)
-    return course.run(proposer, problem, slots, marks, seed, oddity=oddity)
+    return course.run(proposer, problem, setup.slots, setup.marks, seed, oddity=setup.oddity)
 
 
-def measure(
-    problem: Problem, policies: Sequence[str], slots: int, marks: Sequence[int], oddity: Oddity, seeds: int, jobs: int
-) -> dict[str, list[Course]]:
+def measure(problem: Problem, policies: Sequence[str], setup: Setup, seeds: int, jobs: int) -> dict[str, list[Course]]:
     """Policy -> its runs, in the order of seeds."""
     _PROBLEM[:] = [problem]
-    tasks = [(policy, slots, marks, oddity, seed) for policy in policies for seed in range(seeds)]
+    tasks = [(policy, setup, seed) for policy in policies for seed in range(seeds)]
     if jobs == 1:
         done = [one(*task) for task in tasks]
     else:
@@ -110,6 +121,15 @@ def report(problem: Problem, results: dict[str, list[Course]]) -> str:
     return "\n".join(lines)
 
 
+def setting(text: str) -> tuple[str, float]:
+    """NAME=NUMBER of a setting that `SearchConfig` has."""
+    name, _, value = text.partition("=")
+    known = [field.name for field in fields(SearchConfig) if field.type in ("int", "float")]
+    if name not in known:
+        raise argparse.ArgumentTypeError(f"{name!r} is no setting of the search, known: {', '.join(known)}")
+    return name, float(value) if "." in value else int(value)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, help="Parquet file of evaluations")
@@ -122,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--uneven", type=float, default=0.0, metavar="SD", help="of what a slot adds to every score that it gives")
     parser.add_argument("--seed-noise", type=float, default=1.0, metavar="F", help="the seed program's scores scatter F times as much")
+    parser.add_argument("--set", type=setting, nargs="+", default=[], metavar="NAME=NUMBER", help="settings of our policies")
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--policy", nargs="+", choices=(*OURS, *RIVALS), default=["evo", "greedy", "random", "tune-only", *RIVALS])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -145,9 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps({"landscape": problem.name, "runs": options.announced, "announced": proven}), flush=True)
         return 0
     marks = sorted({*(m for m in MARKS if m <= options.evals), options.evals})
+    setup = Setup(options.slots, marks, oddity, dict(options.set))
     found = {}
     for problem in problems(options):
-        results = measure(problem, options.policy, options.slots, marks, oddity, options.seeds, options.jobs)
+        results = measure(problem, options.policy, setup, options.seeds, options.jobs)
         found[problem.name] = {policy: summary(runs) for policy, runs in results.items()}
         if not options.json:
             print(report(problem, results), flush=True)

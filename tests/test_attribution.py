@@ -9,8 +9,8 @@ import pytest
 
 import genomes
 from evo.core.history import Genome
-from evo.lineage.traits import Traits, traits
 from evo.numeric.attribution import Attribution, Observed, attribute, diverged
+from evo.traits import Edits, Traits, traits
 
 NOISE = 0.0003
 SEED = '''"""A program of the test."""
@@ -183,7 +183,7 @@ def carried(*texts: str) -> tuple[Traits, list[set[str]]]:
         )
         for id_, text in by_id.items()
     }
-    found = traits("0", history, by_id.__getitem__)
+    found = traits(Edits("0", by_id.__getitem__), history)
     return found, [set(row.edits) for row in found.observed]
 
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from simulated import scored
+from shelves import Shelf
 
 import genomes
 from evaluator.outcome import Duplicate, Failed, Phase, Reason, Unwritten
 from evo.core.belief import believe
 from evo.core.history import fold
 from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPAIR, TUNE, Candidate, Proposal, Record, lean
-from evo.operators import Library, Written, describe_seed, write
+from evo.operators import Library, describe_seed, write
 
 SEED_TEXT = '''"""A program of the test."""
 
@@ -56,53 +56,9 @@ def test_a_candidate_tells_its_warm_up_and_so_do_its_repeats() -> None:
     assert describe_seed(SEED_TEXT).warmup == 0
 
 
-class Shelf:
-    """Candidates and texts as a driver would keep them."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.founder = describe_seed(SEED_TEXT)
-        self.texts = {self.founder.genome: SEED_TEXT}
-        self.known = {self.founder.genome: Candidate(Proposal(0, CALIBRATE, (), 1), *self._rest(self.founder))}
-        self.seed = seed
-        self.records: list[Record] = []
-
-    def score(self, genome: str, val_bpb: float | None) -> None:
-        """The genome's own evaluation came to this; None: it failed."""
-        outcome = scored(val_bpb) if val_bpb is not None else Failed(Reason.CRASH, Phase.TRAIN, "boom")
-        self.records.append(Record(self.known[genome], outcome))
-
-    def fail(self, genome: str, failed: Failed) -> None:
-        self.records.append(Record(self.known[genome], failed))
-
-    def library(self) -> Library:
-        history = fold(self.records)
-        return Library(
-            founder=self.founder,
-            texts=self.texts.__getitem__,
-            known=self.known,
-            seed=self.seed,
-            history=history,
-            belief=believe(history.genomes),
-        )
-
-    def add(self, index: int, text: str, *parents: str) -> str:
-        id_ = genomes.identity(text)
-        self.texts[id_] = text
-        proposal = Proposal(index, MUTATE, parents or (self.founder.genome,), index)
-        self.known[id_] = Candidate(proposal, id_, genomes.species(text), genomes.size(text), "")
-        return id_
-
-    def write(self, index: int, operator: str, *parents: str) -> Written:
-        return write(Proposal(index, operator, parents, 7), self.library())
-
-    @staticmethod
-    def _rest(candidate: Candidate) -> tuple[str, str, int, str]:
-        return candidate.genome, candidate.species, candidate.size, candidate.note
-
-
 @pytest.fixture
 def shelf() -> Shelf:
-    return Shelf()
+    return Shelf(SEED_TEXT)
 
 
 def test_calibration_reuses_the_seed_text(shelf: Shelf) -> None:
@@ -134,7 +90,7 @@ def test_a_mutation_gives_a_new_sound_program_with_a_note(shelf: Shelf) -> None:
 
 def test_what_is_written_depends_on_run_seed_and_index_alone() -> None:
     def texts(seed: int) -> list[str]:
-        return [Shelf(seed).write(i, MUTATE, Shelf().founder.genome).text for i in range(1, 6)]
+        return [Shelf(SEED_TEXT, seed).write(i, MUTATE, describe_seed(SEED_TEXT).genome).text for i in range(1, 6)]
 
     assert texts(1) == texts(1)
     assert texts(1) != texts(2)

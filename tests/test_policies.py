@@ -9,8 +9,8 @@ import pytest
 
 from evo.core.belief import Belief, Estimate
 from evo.core.history import Genome, History
-from evo.core.policies import POLICIES, YOUNG_TRIES, SearchConfig, View, untuned
-from evo.core.records import TUNE
+from evo.core.policies import EDITS_FROM, POLICIES, YOUNG_TRIES, SearchConfig, View, untuned
+from evo.core.records import ABLATE, RECOMBINE, TUNE
 
 
 def view(members: dict[str, tuple[str, float]], tries: dict[str, int] | None = None, **config: float) -> View:
@@ -62,6 +62,31 @@ def test_only_what_goes_to_tuning_anyway_goes_to_a_new_structure() -> None:
     tuned = {move.parents: count for move, count in moves.items() if move.operator == TUNE}
     assert set(tuned) == {("new",)}
     assert sum(tuned.values()) == pytest.approx(200, abs=50)
+
+
+def parents_by_operator(structures: str) -> dict[str, set[str]]:
+    """Operator -> first parents, over many draws of a run whose genomes a, b, c … have these structures, the seed's first."""
+    members = {chr(ord("a") + i): (structure, 1.0 + i / 1e5) for i, structure in enumerate(structures)}
+    found: dict[str, set[str]] = {}
+    for seed in range(600):
+        move = POLICIES["evo"].explore(view(members, confirm_share=0.0, recombine_share=0.3, ablate_share=0.3), Random(seed))
+        found.setdefault(move.operator, set()).add(move.parents[0])
+    return found
+
+
+def test_edits_are_taken_out_of_genomes_that_have_some_and_brought_to_those_that_may_lack_some() -> None:
+    seeds = "s" * (EDITS_FROM - 2)
+    found = parents_by_operator(seeds + "tu")
+    assert found[ABLATE] == {"k", "l"}
+    assert found[RECOMBINE] >= {"a", "k", "l"}
+    found = parents_by_operator(seeds + "tt")
+    assert found[ABLATE] == {"k", "l"}
+    assert not found[RECOMBINE] & {"k", "l"}
+
+
+@pytest.mark.parametrize("structures", ["s" * (EDITS_FROM - 3) + "tu", "s" * EDITS_FROM])
+def test_nothing_goes_by_edits_where_too_little_is_known_of_them_or_there_are_none(structures: str) -> None:
+    assert not {ABLATE, RECOMBINE} & set(parents_by_operator(structures))
 
 
 @pytest.mark.parametrize("share", [1e-20, -0.1, 0.5])

@@ -12,7 +12,7 @@ from evo.core.belief import Belief, Estimate
 from evo.core.history import Genome
 from evo.core.yields import MOST, PATIENCE, STRUCTURAL, factors, reward, yields
 
-OPERATORS = ("mutate", "crossover", "tune")
+OPERATORS = ("mutate", "crossover", "recombine", "ablate", "tune")
 
 
 def run(children: Sequence[tuple[str, float | None, float]]) -> tuple[dict[str, Genome], Belief]:

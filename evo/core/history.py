@@ -12,9 +12,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluator.outcome import Evaluated, Failed, Outcome, Scored, Stopped
-from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, GIVEN, MUTATE, OPTUNA, REPAIR, REPEATS, TUNE, Candidate, Proposal, Record
+from evo.core.records import (
+    ABLATE,
+    CALIBRATE,
+    CONFIRM,
+    CROSSOVER,
+    FINAL,
+    GIVEN,
+    MUTATE,
+    OPTUNA,
+    RECOMBINE,
+    REPAIR,
+    REPEATS,
+    TUNE,
+    Candidate,
+    Proposal,
+    Record,
+)
 
-EXPLORATIONS = (MUTATE, CROSSOVER, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
+EXPLORATIONS = (MUTATE, CROSSOVER, RECOMBINE, ABLATE, TUNE, OPTUNA, REPAIR)  # operators that make new genomes
 SCORES_PER_FAILURE = 4  # at least, of a genome that may lead
 
 

@@ -1,7 +1,8 @@
 """Policies: what to explore next, and whom to present at the end. Pure; `search.policy` names one.
 
 evo        steady state: parents drawn from the survivors by belief and by how little they were tried; structure by mutate, and by
-           crossover of different structures; numbers by tune; each as often as it pays (yields.py). A new structure is tuned first,
+           crossover of different structures; by recombine and ablate, which go by what single edits have brought; numbers by tune; each
+           as often as it pays (yields.py). A new structure is tuned first,
            so that it is not judged by the numbers of another. Confirm where a repeat can change who leads. A genome whose failure a
            rule may mend is repaired first, once
 greedy     karpathy/autoresearch's chain: mutate the genome with the lowest observed score, keep the child if it scored lower;
@@ -23,11 +24,12 @@ from evaluator.outcome import Failed, Phase, Reason
 from evo.core.belief import Belief
 from evo.core.history import Genome, History
 from evo.core.population import ancestors, best, draw_parent
-from evo.core.records import CONFIRM, CROSSOVER, MUTATE, OPTUNA, REPAIR, TUNE
+from evo.core.records import ABLATE, CONFIRM, CROSSOVER, MUTATE, OPTUNA, RECOMBINE, REPAIR, TUNE
 from evo.core.yields import factors
 
 DECISIVE = 2.0  # sds of a lead above which a repeat would not change who leads
 YOUNG_TRIES = 4  # explorations from a structure until it counts as tuned
+EDITS_FROM = 12  # scored genomes from which edits are compared: fewer say nothing about single ones
 REPAIRS_IN_A_ROW = 2  # most repairs of repairs; what fails after them is left alone
 # Failures that genomes.repair has rules for, by reason or by message. Whether a rule applies to the program shows when it is written.
 MENDABLE = (Reason.OUT_OF_MEMORY, Reason.NOT_FINITE, Reason.NO_MODEL)
@@ -35,7 +37,7 @@ MENDABLE_WORDS = re.compile(
     r"is not defined|object has no attribute|unexpected keyword argument|no tokeniser of size|fused|view size is not compatible|same dtype"
     r"|on the same device|indices should be either on|shapes cannot be multiplied|leaf Variable|only for scalar outputs"
 )
-SHARED = (MUTATE, CROSSOVER, TUNE)  # operators that share explorations by what they bring (yields.py)
+SHARED = (MUTATE, CROSSOVER, RECOMBINE, ABLATE, TUNE)  # operators that share explorations by what they bring (yields.py)
 PARTNER_DRAWS = 8  # tries to find a partner that is neither ancestor nor descendant and was not crossed with before
 
 
@@ -49,6 +51,8 @@ class SearchConfig:
     calibrations: int = 4  # repeats of the seed genome before anything else; the driver raises it to the number of slots
     evals: int | None = None  # new genomes to evaluate; None: no limit
     crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors of different structure
+    recombine_share: float = 0.05  # of explorations, once others have edits of the structure that the parent lacks
+    ablate_share: float = 0.05  # of explorations, of parents with edits of the structure
     tune_share: float = 0.6  # of explorations other than crossover; a run that starts with a model has less (session.py)
     confirm_share: float = 0.05  # of evaluations, at most
     confirm_draws: int = 6  # scores of a genome after which it is settled and not repeated
@@ -65,7 +69,7 @@ class SearchConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"search.{name} is {getattr(self, name)}, must be at least {low}")
-        for name in ("crossover_share", "tune_share", "confirm_share", "species_share"):
+        for name in ("crossover_share", "recombine_share", "ablate_share", "tune_share", "confirm_share", "species_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"search.{name} is {getattr(self, name)}, must be between 0 and 1")
         if self.early_stopping and not 1e-9 <= self.early_stopping < 0.5:
@@ -131,13 +135,18 @@ def _evo(view: View, rng: Random) -> Move:
         return Move(CONFIRM, (contender,))
     candidates = view.survivors or (view.founder,)
     parent = draw_parent(candidates, view.belief, view.tries, rng)
-    crossover_share, tune_share = _shares(view)
-    if rng.random() < crossover_share:
+    shares, tune_share = _shares(view, parent)
+    drawn = rng.random()
+    if drawn < shares[CROSSOVER]:
         genomes = view.history.genomes  # within a structure only numbers differ, and those have a better way to meet
         others = tuple(c for c in candidates if genomes[c].species != genomes[parent].species) if parent in genomes else ()
         partner = _partner(view, parent, lambda: draw_parent(others, view.belief, view.tries, rng)) if others else None
         if partner is not None:
             return Move(CROSSOVER, (parent, partner))
+    elif drawn < shares[CROSSOVER] + shares[RECOMBINE]:
+        return Move(RECOMBINE, (parent,))
+    elif drawn < shares[CROSSOVER] + shares[RECOMBINE] + shares[ABLATE]:
+        return Move(ABLATE, (parent,))
     return Move(TUNE, (untuned(view) or parent,)) if rng.random() < tune_share else Move(MUTATE, (parent,))
 
 
@@ -156,13 +165,27 @@ def untuned(view: View) -> str | None:
     return None
 
 
-def _shares(view: View) -> tuple[float, float]:
-    """Share of crossover among explorations, and of tune among the others: as configured, moved by what each has brought."""
+def _shares(view: View, parent: str) -> tuple[dict[str, float], float]:
+    """Shares of crossover, recombine and ablate among explorations, and of tune among the others: as configured, moved by what each has
+    brought."""
     config, leader = view.config, view.survivors[0] if view.survivors else None
     factor = factors(view.history.genomes, view.belief, leader, SHARED)
-    crossover, tune = config.crossover_share * factor[CROSSOVER], config.tune_share * factor[TUNE]
-    mutate, others = (1 - config.tune_share) * factor[MUTATE], 1 - config.crossover_share
-    return crossover / (crossover + others * (tune + mutate)), tune / (tune + mutate)
+    lacked, had = _edited(view, parent)
+    configured = {CROSSOVER: config.crossover_share, RECOMBINE: lacked * config.recombine_share, ABLATE: had * config.ablate_share}
+    weights = {name: share * factor[name] for name, share in configured.items()}
+    tune, mutate = config.tune_share * factor[TUNE], (1 - config.tune_share) * factor[MUTATE]
+    total = sum(weights.values()) + max(0.0, 1 - sum(configured.values())) * (tune + mutate)
+    return {name: weight / total for name, weight in weights.items()}, tune / (tune + mutate)
+
+
+def _edited(view: View, parent: str) -> tuple[bool, bool]:
+    """Whether others have edits of the structure that the parent may lack, and whether it has any itself; no and no while too little is
+    known about edits."""
+    genomes = view.history.genomes
+    if len(view.belief.of) < EDITS_FROM or parent not in genomes or view.founder not in genomes:
+        return False, False
+    own = {genomes[parent].species, genomes[view.founder].species}
+    return any(genomes[id_].species not in own for id_ in view.belief.of), len(own) > 1
 
 
 def _greedy(view: View, rng: Random) -> Move:

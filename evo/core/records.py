@@ -12,6 +12,8 @@ from evaluator.plain import checked
 from evo.core.rule import Rule, rule_from_dict
 
 CALIBRATE, MUTATE, CROSSOVER, TUNE, CONFIRM, FINAL = "calibrate", "mutate", "crossover", "tune", "confirm", "final"
+ABLATE = "ablate"  # a genome without an edit that seems worth nothing
+RECOMBINE = "recombine"  # a genome with an edit that others have shown to be worth something
 REPAIR = "repair"  # a genome that failed, mended by a rule
 OPTUNA = "optuna"  # knobs as Optuna would move them: the policy tune-only
 GIVEN = "given"  # a program that people hand in, as a child of the seed genome
@@ -25,8 +27,8 @@ REPEATS = (CALIBRATE, CONFIRM, FINAL)  # operators that evaluate a known genome 
 class Proposal:
     """What the search wants tried next. `index` is unique in a run and orders everything.
 
-    `parents` are genome ids: none for the seed genome's calibration; one for mutate / tune / repair / confirm; two for crossover; two for
-    final, the genome that is drawn and the champion that the draws are about. `seed` is the evaluation's seed, owned by the harness.
+    `parents` are genome ids: none for the seed genome's calibration; two for crossover, and for final, the genome that is drawn and the
+    champion that the draws are about; one for all others. `seed` is the evaluation's seed, owned by the harness.
     `group` ties the final draws of one announcement together: the index of the first of them; -1 elsewhere.
     """
 

@@ -17,13 +17,13 @@ from itertools import islice
 
 from evo.core.belief import Belief
 from evo.core.history import EXPLORATIONS, Genome
-from evo.core.records import CROSSOVER, MUTATE
+from evo.core.records import ABLATE, CROSSOVER, MUTATE, RECOMBINE
 
 WINDOW = 200  # genomes
 PRIOR_CHILDREN = 10
 MOST = 3.0  # largest factor on a configured share; its inverse is the smallest
 PATIENCE = 48  # genomes
-STRUCTURAL = (MUTATE, CROSSOVER)
+STRUCTURAL = (MUTATE, CROSSOVER, RECOMBINE, ABLATE)
 
 
 @dataclass(frozen=True)

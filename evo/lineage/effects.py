@@ -10,8 +10,8 @@ from evaluator.outcome import SELF_REPORTED
 from evo.core.standing import Standing
 from evo.core.words import counted
 from evo.lineage.text import NOTE_WIDTH, Line, cut
-from evo.lineage.traits import traits
 from evo.numeric.attribution import Effect, Observed, attribute, diverged
+from evo.traits import Edits, traits
 
 FEW = 12  # scored genomes below which nobody should believe an estimate
 CLEAR = 2.0  # sds from zero
@@ -20,7 +20,7 @@ SHOWN_INTERACTIONS = 8
 
 def effects(standing: Standing, texts: Callable[[str], str]) -> dict[str, Any]:
     """All edits with their worth, best first, and the interactions, the clearest first. Negative is better: fewer bits per byte."""
-    found = traits(standing.founder or "", standing.history.genomes, texts)
+    found = traits(Edits(standing.founder or "", texts), standing.history.genomes)
     out = diverged(found.observed, standing.belief.noise_sd)
     result = attribute([row for row in found.observed if row.genome not in out], standing.belief.noise_sd, standing.champion)
     champion = next((row for row in found.observed if row.genome == standing.champion), None)

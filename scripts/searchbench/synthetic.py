@@ -4,6 +4,8 @@ interactions  ten numbers whose optimum lies along rotated axes, pairs of which 
 irrelevant    six numbers that matter among thirty-six
 deceptive     the seed lies in a wide basin; a better one is reached only by moving a batch size and three rates together
 structure     another activation is worth something, but only with another learning rate
+catalogue     the default program and all that mutations can make of it: every statement is worth something, and every number in it has an
+              optimum of its own (the instant lab)
 null          nothing matters: whatever is announced is noise
 planted       one knob, in a third of its range, gains three sds of the noise; nothing else matters
 """
@@ -13,11 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
-from searchbench.problem import Dial, Truth, Value, constants, seed_program
+import genomes
+from evaluator import instant
+from searchbench.problem import Dial, Problem, Truth, Value, constants, seed_program
 
 NOISE_SD = 0.0005
+CATALOGUE_NOISE_SD = 0.002  # about what one statement is worth
 MLP = """
 
 class MLP(nn.Module):
@@ -136,6 +142,33 @@ def structure() -> Synthetic:
     return Synthetic("structure", dials, value, head + body)
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """`Problem` of the default program on the instant lab. Its dials are its constants; the rest of it only our policies change."""
+
+    name: str
+    dials: Sequence[Dial]
+    text: str
+    noise_sd: float = CATALOGUE_NOISE_SD
+
+    def truth(self, text: str) -> Truth:
+        return Truth(instant.true_bpb(text))
+
+
+def catalogue() -> Catalogue:
+    text = (Path(__file__).parents[2] / "trainer" / "train.py").read_text(encoding="utf-8")
+    plain = {name for name, value in constants(text).items() if not isinstance(value, str | bool)}
+    return Catalogue("catalogue", [_dial(knob) for knob in genomes.knobs(text) if knob.tunable and knob.name in plain], text)
+
+
+def _dial(knob: genomes.Knob) -> Dial:
+    assert not isinstance(knob.value, str)
+    if knob.kind == "choice":
+        return Dial(knob.name, knob.value, kind="choice", options=knob.choices)
+    kind = {"power_of_two": "power"}.get(knob.kind, knob.kind)
+    return Dial(knob.name, knob.value, knob.low, knob.high, kind, knob.log)
+
+
 def null() -> Synthetic:
     dials = _numbers(8)
     return Synthetic("null", dials, lambda at, text: 1.0, seed_program(dials))
@@ -146,11 +179,12 @@ def planted() -> Synthetic:
     return Synthetic("planted", dials, lambda at, text: 1.0 - 3 * NOISE_SD * (at["NUMBER_3"] > 2 / 3), seed_program(dials))
 
 
-LANDSCAPES: dict[str, Callable[[], Synthetic]] = {
+LANDSCAPES: dict[str, Callable[[], Problem]] = {
     "interactions": interactions,
     "irrelevant": irrelevant,
     "deceptive": deceptive,
     "structure": structure,
+    "catalogue": catalogue,
     "null": null,
     "planted": planted,
 }

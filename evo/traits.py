@@ -16,14 +16,16 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import genomes
 from evo.core.history import Genome
 from evo.numeric.attribution import Observed
 from evo.numeric.space import CHOICE, Dimension, Space
 
+SPECIES = 512  # remembered, some 50 kB each
 _COMMENT = re.compile(r"#[^\n]*")
 _NUMBER = re.compile(r"(?<![\w.])\.?\d(?:[\w.]|(?<=[eE])[+-])*")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -37,29 +39,43 @@ class Traits:
     edits: Mapping[tuple[str, float], genomes.Edit]  # (name, amount) -> the edit as the first genome had it
 
 
-def traits(founder: str, history: Mapping[str, Genome], texts: Callable[[str], str]) -> Traits:
-    """The edits of all scored genomes.
+class Edits:
+    """Programs as edits of one seed genome. The species asked for last are remembered."""
 
-    Args:
-        founder: the seed genome.
-        texts: genome id -> program; read once per genome.
-    """
+    def __init__(self, founder: str, texts: Callable[[str], str]) -> None:
+        """
+        Args:
+            founder: the seed genome.
+            texts: genome id -> program.
+        """
+        self.founder = founder
+        self.texts = texts
+        self._member = lru_cache(maxsize=SPECIES)(lambda first: _Member(self._seed, texts(first)))
+
+    def of(self, genome: str, first: str) -> dict[tuple[str, float], genomes.Edit]:
+        """The edits of a genome by (name, amount). `first`: the member that its species is known by."""
+        return self._member(first).edits(self.texts(genome))
+
+    @cached_property
+    def _seed(self) -> _Seed:
+        return _Seed(self.texts(self.founder))
+
+
+def traits(edits: Edits, history: Mapping[str, Genome], among: Container[str] | None = None) -> Traits:
+    """The edits of all scored genomes, or of those among some."""
     scored = [g for g in history.values() if g.scores]
-    if not scored:
-        return Traits((), {})
-    seed = _Seed(texts(founder))
-    members: dict[str, _Member] = {}
-    edits: dict[tuple[str, float], genomes.Edit] = {}
+    firsts: dict[str, str] = {}  # species -> its first scored member
+    for genome in scored:
+        firsts.setdefault(genome.species, genome.id)
+    found: dict[tuple[str, float], genomes.Edit] = {}
     observed = []
     for genome in scored:
-        text = texts(genome.id)
-        if genome.species not in members:
-            members[genome.species] = _Member(seed, text)
-        own = members[genome.species].edits(text)
-        for key, edit in own.items():
-            edits.setdefault(key, edit)
-        observed.append(Observed(genome.id, genome.mean, len(genome.scores), dict(own.keys())))
-    return Traits(tuple(observed), edits)
+        if among is None or genome.id in among:
+            own = edits.of(genome.id, firsts[genome.species])
+            for key, edit in own.items():
+                found.setdefault(key, edit)
+            observed.append(Observed(genome.id, genome.mean, len(genome.scores), dict(own.keys())))
+    return Traits(tuple(observed), found)
 
 
 class _Seed:
@@ -79,7 +95,7 @@ class _Member:
         matched = genomes.match(seed.text, text)
         self._dimensions = {matched[name]: d for name, d in seed.dimensions.items() if matched.get(name) in self._reader.knobs}
         numbers = {d.knob.name for d in self._dimensions.values()}
-        self._structure = dict(_structural(e for e in genomes.diff(seed.text, text) if e.kind != "set" or e.where not in numbers))
+        self._structure = dict(structural(e for e in genomes.diff(seed.text, text) if e.kind != "set" or e.where not in numbers))
 
     def edits(self, text: str) -> dict[tuple[str, float], genomes.Edit]:
         """The edits of a member: (name, amount) -> edit."""
@@ -96,7 +112,7 @@ def _moved(dimension: Dimension, value: genomes.Value) -> tuple[tuple[str, float
     return ((knob.name, distance) if distance else (f"{knob.name} = {value}", 1.0)), edit
 
 
-def _structural(edits: Iterable[genomes.Edit]) -> Iterable[tuple[tuple[str, float], genomes.Edit]]:
+def structural(edits: Iterable[genomes.Edit]) -> Iterable[tuple[tuple[str, float], genomes.Edit]]:
     """Changes of the tree with their names, except those of comments or layout, imports or docstrings alone."""
     for edit in edits:
         if edit.kind != "set" and _is_silent(edit.old) and _is_silent(edit.new):
