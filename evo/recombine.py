@@ -25,7 +25,7 @@ from evo.core.population import TIE_BAND
 from evo.numeric.attribution import Effect, attribute, diverged
 from evo.traits import Edits, Traits, structural, traits
 
-MOST = 120  # genomes that the estimate rests on: so many of the best by belief, and as many of the latest
+MOST = 80  # genomes that the estimate rests on: so many of the best by belief, and as many of the latest
 
 
 @dataclass(frozen=True)

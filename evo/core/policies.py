@@ -52,7 +52,7 @@ class SearchConfig:
     evals: int | None = None  # new genomes to evaluate; None: no limit
     crossover_share: float = 0.15  # of explorations, once there are two unrelated survivors of different structure
     recombine_share: float = 0.05  # of explorations, once others have edits of the structure that the parent lacks
-    ablate_share: float = 0.05  # of explorations, of parents with edits of the structure
+    ablate_share: float = 0.02  # of explorations, of parents with edits of the structure
     tune_share: float = 0.6  # of explorations other than crossover; a run that starts with a model has less (session.py)
     confirm_share: float = 0.05  # of evaluations, at most
     confirm_draws: int = 6  # scores of a genome after which it is settled and not repeated
