@@ -19,9 +19,15 @@ _ABOUT = re.compile(
     r"|tokens exceed|input token count|n_ctx",
     re.IGNORECASE,
 )
-_N = r"(\d[\d,]{0,12})"
+_OTHERWISE = re.compile(  # the same words in what no shorter request helps against: time, quotas, memory, settings that are refused
+    r"took too long|too large to load|per (?:hour|day|month)|daily|monthly|quota|requests per|to allocate|out of memory|temperature"
+    r"|not a valid|not permitted|unknown (?:field|parameter|argument)",
+    re.IGNORECASE,
+)
+# A number of tokens: no part of another, such as the 8 of 8.192 or of 1e6, none in thousands (1000 or 1024 of them?) or of something else.
+_N = r"(\d[\d,]{0,12})(?![\d,.]*\d|e\d|\s?(?:k|m|[kmg]i?b|bytes?|char(?:acter)?s?|requests?|messages?|usd)\b)"
 _CONTEXT = (  # the first that is there counts
-    rf"n_ctx\W{{0,5}}{_N}",
+    rf"n_ctx[^\w-]{{0,5}}{_N}",
     rf"context limit: [\d,]+ \+ [\d,]+ > {_N}",
     rf"tokens > {_N} maximum",
     rf"max_model_len(?:=max_total_tokens)?={_N}",
@@ -32,7 +38,7 @@ _CONTEXT = (  # the first that is there counts
     rf"(?:configured limit of|token limit:|exceeds (?:the )?limit of) {_N}",
     rf"max_new_tokens. must be <= {_N}",
     rf"inputs. must have less than {_N}",
-    rf"limit {_N}, requested",
+    rf"tokens per min.{{0,20}}: limit {_N}, requested",
 )
 _PROMPT = (
     rf"n_prompt_tokens\W{{0,5}}{_N}",
@@ -72,7 +78,8 @@ def refusal(status: int, said: str, body: object = None) -> Refusal | None:
     """
     told = said[:_MOST_CHARACTERS]
     context, prompt, reply = (_figure(patterns, told) for patterns in (_CONTEXT, _PROMPT, _REPLY))
-    if status not in _STATUSES or not (context or reply or (status != _BUSY and _ABOUT.search(told))):
+    is_about_length = context or reply or (status != _BUSY and _ABOUT.search(told))
+    if status not in _STATUSES or not is_about_length or _OTHERWISE.search(told):
         return None
     fields = json.dumps(body, default=str)[:_MOST_CHARACTERS]  # not looked at before: some servers send the prompt back in there
     return Refusal(context or _figure(_CONTEXT[:1], fields), prompt or _figure(_PROMPT[:1], fields), reply)
