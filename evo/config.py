@@ -83,6 +83,8 @@ class LlmConfig:
     def __post_init__(self) -> None:
         if self.url:
             _endpoint("llm.url", self.url)
+        if any("\ud800" <= character <= "\udfff" for character in self.model):  # how Python reads bytes that are no UTF-8
+            raise ValueError(f"llm.model is {self.model!r}, must be a name in UTF-8")
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
             raise ValueError(f"llm.temperature is {self.temperature:g}, must not be negative or infinite")
         _one_of("llm.dry_run", self.dry_run, DRY_RUNS)

@@ -168,6 +168,8 @@ BROKEN: dict[str, Behaviour] = {
     "html": lambda _: Answer(body=b"<html><body>Welcome</body></html>", content_type="text/html"),
     "garbage": lambda _: Answer(body=b"\x00\xff{{{" * 1000),
     "list": lambda _: Answer(body=b"[]"),
+    "an encoding that is no text's": lambda _: Answer(body=b"Welcome", content_type="text/html; charset=hex"),
+    "an error in such an encoding": lambda _: Answer(400, b"Welcome", content_type="text/html; charset=idna"),
     "nothing": lambda _: Answer(),
     "empty choices": lambda _: Answer(body=b'{"choices": []}'),
     "no message": lambda _: Answer(body=b'{"choices": [{"message": null}]}'),

@@ -241,6 +241,7 @@ REFUSED: dict[str, Refused] = {
     "with points": (400, _error("The maximum context length is 8.192 tokens"), None, None, None),
     "without a limit": (400, _error("the prompt is too long for n_ctx = -1"), None, None, None),
     "bytes": (413, _error("Payload too large: the body exceeds the limit of 32768 bytes"), None, None, None),
+    "with status 200": (200, _error("This model's maximum context length is 4096 tokens", code=400), 4096, None, None),
     "another": (400, _error("Prompt has 300,000 tokens, but the configured context size is 131,072 tokens"), 131072, 300000, None),
     "a proxy": (413, "<html><head><title>413 Request Entity Too Large</title></head></html>", None, None, None),
 }

@@ -68,6 +68,21 @@ def test_a_server_that_does_not_count_is_estimated() -> None:
     assert (reply.prompt_tokens, reply.reply_tokens) == (4, 2)  # 15 and 8 bytes
 
 
+@pytest.mark.parametrize("count", [10**400, 10**10, -1, True, 1.5], ids=["absurd", "too many", "negative", "a truth", "a half"])
+def test_a_count_that_is_none_is_estimated(count: object) -> None:
+    said = {"choices": [{"message": {"content": "12345678"}}], "usage": {"prompt_tokens": count, "completion_tokens": count}}
+    with ModelServer(lambda _: Answer(body=json.dumps(said).encode())) as server:
+        reply = model(server.url).complete(ASKED)
+    assert (reply.prompt_tokens, reply.reply_tokens, reply.is_counted) == (4, 2, False)
+
+
+@pytest.mark.parametrize("said", ["utf-16", "hex", "latin-1", "nonsense"])
+def test_an_answer_is_read_as_utf_8_whatever_encoding_it_says(said: str) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "wärmer"}}]}, ensure_ascii=False).encode()
+    with ModelServer(lambda _: Answer(body=body, content_type=f"application/json; charset={said}")) as server:
+        assert model(server.url).complete(ASKED).text == "wärmer"
+
+
 @pytest.mark.parametrize(("usage", "spent"), [((7, 5, 12), (7, 5)), ((7, 5, 40), (7, 33)), ((7, 5, None), (7, 5)), ((7, 5, 3), (7, 5))])
 def test_thoughts_that_are_counted_in_the_total_alone_were_spent(usage: tuple[int, int, int | None], spent: tuple[int, int]) -> None:
     counted = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), usage, strict=True))
@@ -327,6 +342,23 @@ def test_the_key_is_sent_and_never_said_again() -> None:
     said = error_of(lambda request: Answer(500, f'{{"error": {{"message": "{parrot(request)}"}}}}'.encode()), KEY)
     assert "[key]" in said
     assert KEY not in said
+
+
+@pytest.mark.parametrize("before", range(0, 320, 7))
+def test_no_piece_of_a_key_is_left_where_a_message_is_cut(before: int) -> None:
+    said = "x" * before + KEY
+    refused = error_of(lambda _: Answer(400, json.dumps({"error": {"message": said}}).encode()), KEY)
+    assert KEY[:4] not in refused + error_of(lambda _: Answer(body=said.encode()), KEY)
+
+
+def test_models_are_listed_without_the_key_and_long_names_are_cut() -> None:
+    with ModelServer(lambda _: "", models=(KEY, "x" * 10_000)) as server:
+        assert model(server.url, KEY).served()[0] == "[key]"
+        assert len(model(server.url, KEY).doubt()) < 300
+        with pytest.raises(UserError) as raised:
+            connect(LlmConfig(url=server.url), {"EVO_LLM_KEY": KEY})
+    assert KEY not in str(raised.value)
+    assert len(str(raised.value)) < 300
 
 
 def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

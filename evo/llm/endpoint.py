@@ -45,6 +45,8 @@ SECRET_CHARACTERS = 8  # a key of fewer is not a secret
 _NO_KEY = "none"  # sent where no key is set: local servers want none, the client wants some
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 _CALL_PATH = "/chat/completions"
+_NAME_CHARACTERS = 80  # most of a model's name in a list
+_BAD_REQUEST = 400
 _FOREIGN = (openai.OpenAIError, openai.InvalidWebhookSignatureError, OSError)  # all that the client and its transport raise; time-outs too
 
 
@@ -114,8 +116,11 @@ class Model:
             self._limit = other
             return said
 
-        with translated(_base(llm.url), llm.timeout_seconds, self._key, longer=f"--set llm.timeout_seconds={2 * llm.timeout_seconds:g}"):
+        base = _base(llm.url)
+        with translated(base, llm.timeout_seconds, self._key, longer=f"--set llm.timeout_seconds={2 * llm.timeout_seconds:g}"):
             data = self._answer(ask, llm.timeout_seconds)
+            if not data.get("choices") and (said := refusal(_BAD_REQUEST, reason(data), data)):  # routers say it with status 200 as well
+                raise RefusedError(f"{base} answered: {short(_without(reason(data), self._key))}", said)
             reply = reply_of(data, size(messages), time.monotonic() - began)
         return dataclasses.replace(reply, text=_without(reply.text, self._key), silence=_without(reply.silence, self._key))
 
@@ -133,7 +138,8 @@ class Model:
         with translated(_base(self._llm.url), seconds, self._key):
             listed = self._answer(ask, seconds).get("data")
         entries = listed if isinstance(listed, list) else []
-        return tuple(encodable(entry["id"]) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
+        names = (entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
+        return tuple(_without(encodable(name), self._key) for name in names)
 
     def doubt(self) -> str:
         """Why the first call may fail, as far as the endpoint's list of models shows; "" if not at all. It may lack names that work."""
@@ -144,7 +150,7 @@ class Model:
         name = self.name
         if not names or any(served in (name, f"{name}:latest") or served.endswith(f"/{name}") for served in names):
             return ""
-        such = _without(_some(difflib.get_close_matches(name, names) or names), self._key)
+        such = _some(difflib.get_close_matches(name, names) or names)
         return f"{name} is none of the {len(names)} that are served there, such as {such}"
 
     def client(self) -> openai.AsyncOpenAI:
@@ -154,7 +160,8 @@ class Model:
         # To read the certificates of the world takes longer than all else of a call to a server on this machine that has none: nobody is
         # trusted there, wherever it may send us.
         trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if local and base.startswith("http://") else True
-        http = openai.DefaultAsyncHttpxClient(trust_env=not local, verify=trusted)  # proxies come from the environment
+        read_as = {"response": [_as_utf8]}
+        http = openai.DefaultAsyncHttpxClient(trust_env=not local, verify=trusted, event_hooks=read_as)  # proxies come from the environment
         return openai.AsyncOpenAI(
             api_key=self._key or _NO_KEY, base_url=base, timeout=self._llm.timeout_seconds, max_retries=RETRIES, http_client=http
         )
@@ -166,7 +173,7 @@ class Model:
             async with asyncio.timeout(seconds), self.client() as client:
                 return await ask(client)
 
-        return decoded(asyncio.run(within()))
+        return decoded(_without(asyncio.run(within()), self._key))  # before any of it is cut: a piece of a key is no longer found
 
 
 # ---- from settings to a model
@@ -207,7 +214,12 @@ def _only(model: Model, url: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(one_line(name) for name in names[:8]) + (", …" if len(names) > 8 else "")
+    return ", ".join(short(name, _NAME_CHARACTERS) for name in names[:8]) + (", …" if len(names) > 8 else "")
+
+
+async def _as_utf8(response: Any) -> None:
+    """JSON is UTF-8, whatever a server says of it: Python has encodings of other kinds by the names that it may say, which break off."""
+    response.encoding = "utf-8"
 
 
 def _base(url: str) -> str:
@@ -241,26 +253,28 @@ def translated(endpoint: str, seconds: float, key: str, longer: str = "") -> Ite
     try:
         yield
     except ModelError as error:
-        raise ModelError(_without(str(error), key)) from None
+        error.args = (_without(str(error), key),)
+        raise
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:  # 401 and 403
-        raise KeyRefusedError(_without(f"{endpoint} {_why(error)}; {_SET_KEY}", key)) from None
+        raise KeyRefusedError(f"{endpoint} {_why(error, key)}; {_SET_KEY}") from None
     except (TimeoutError, openai.APITimeoutError):
         more = f"; if it needs longer: {longer}" if longer else ""
         raise ModelError(f"{endpoint} gave no complete answer within {seconds:g} s{more}") from None
     except _FOREIGN as error:  # the request in the error holds the key
-        why = _without(f"{endpoint} {_why(error)}", key)
+        why = f"{endpoint} {_why(error, key)}"
         if isinstance(error, openai.APIStatusError) and (said := _refusal(error)):
             raise RefusedError(why, said) from None
         raise ModelError(why) from None
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, key: str) -> str:
+    """What went wrong, without the key, which is taken out before anything is cut: a piece of it is no longer found."""
     if isinstance(error, openai.APIConnectionError):
-        return f"cannot be reached: {short(str(error.__cause__ or error))}"
+        return f"cannot be reached: {short(_without(str(error.__cause__ or error), key))}"
     if isinstance(error, openai.APIStatusError):
-        said = short(_told(error)).rstrip(". ")
+        said = short(_without(_told(error), key)).rstrip(". ")
         return f"answered {error.status_code}: {said or 'nothing'}{_remedy(error.status_code)}"
-    return f"failed with {type(error).__name__}: {short(str(error))}"
+    return f"failed with {type(error).__name__}: {short(_without(str(error), key))}"
 
 
 def _told(error: openai.APIStatusError) -> str:

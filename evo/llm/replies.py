@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import genomes
 from evo.errors import ModelError, one_line
@@ -18,6 +18,7 @@ _TEXT_PARTS = ("text", "output_text")
 _MESSAGE_CHARACTERS, _BODY_CHARACTERS = 300, 100  # most characters of an answer that an error quotes
 _CUT_OFF = ("length", "max_tokens", "model_length")  # finish reasons of OpenAI, of Anthropic behind a translator, of Mistral
 _TELLING = ("message", "error", "detail", "msg")  # where answers to failed requests say why, the first that is there
+_MOST_TOKENS = 10**9  # no server has read or said so many in one call: what counts more counts something else
 _LEAST_CONTEXT = 1024  # tokens: no server's context is shorter, so a smaller count is no sign of one
 MOST_BYTES_PER_TOKEN = 6  # of English and Python, in any vocabulary
 
@@ -75,7 +76,7 @@ def reply_of(data: Mapping[str, Any], prompt_bytes: int, seconds: float) -> Repl
         truncated=choice.get("finish_reason") in _CUT_OFF,
         silence=_silence(choice, message) if not content.strip() else "",
         prompt_cut=_LEAST_CONTEXT <= prompt_tokens < prompt_bytes / MOST_BYTES_PER_TOKEN,
-        is_counted=isinstance(usage, dict) and all(type(usage.get(name)) is int for name in ("prompt_tokens", "completion_tokens")),
+        is_counted=isinstance(usage, dict) and all(_is_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")),
     )
 
 
@@ -111,7 +112,11 @@ def encodable(text: str) -> str:
 
 
 def _count(value: object, size: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else -(-size // BYTES_PER_TOKEN)
+    return value if _is_count(value) else -(-size // BYTES_PER_TOKEN)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
 
 
 def reason(body: object) -> str:
