@@ -8,7 +8,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from model_server import BLOCK, DIALECTS, USELESS, Answer, Behaviour, ModelServer, Request, completion, program_in, short_of_context
+from model_server import (
+    BLOCK,
+    DIALECTS,
+    USELESS,
+    Answer,
+    Behaviour,
+    ModelServer,
+    Request,
+    completion,
+    program_in,
+    shared_prefix,
+    short_of_context,
+)
 from refused_requests import OTHERS, REFUSED
 from test_writer import DEEPER, FOUNDER, KEY, TRAIN, Shelf
 
@@ -259,6 +271,47 @@ def test_a_refusal_that_nothing_helps_against_is_told_in_its_words() -> None:
     assert "at most 4096 completion tokens" in answer.why
     assert "give it" not in answer.why
     assert len(server.requests) <= 6
+
+
+def test_a_limit_that_a_refused_request_keeps_is_not_believed_and_not_asked_against_again() -> None:
+    """What refuses everything is told in its words at once, and nothing follows from it for the size of tokens."""
+    always = Answer(400, b'{"error": {"message": "This model\'s maximum context length is 131072 tokens."}}')
+    with ModelServer(lambda _: always) as server:
+        writer = Writer(server.url)
+        answers = [writer.write(index) for index in (7, 8, 9)]
+    assert all(answer.endpoint_failed for answer in answers)
+    assert all(answer.why.endswith("answered 400: This model's maximum context length is 131072 tokens") for answer in answers)
+    assert all("give it" not in answer.why for answer in answers)
+    assert len(server.requests) <= 4
+
+
+def test_what_a_server_said_stands_beside_what_it_was_taken_for() -> None:
+    with ModelServer(short_of_context(4096, DIALECTS["llama.cpp"], lambda _: DEEPER)) as server:
+        answer = Writer(server.url).write()
+    assert "holds 4,096 tokens" in answer.why
+    assert "answered 400: request (" in answer.why
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_a_server_that_counts_only_what_it_had_not_read_before_has_cut_nothing(is_warm: bool) -> None:
+    """Where it had read most of the first prompt too, as in a resumed run, one short prompt shows it."""
+    read: list[str] = []
+
+    def behave(request: Request) -> Answer:
+        text = "".join(message["content"] for message in request.messages)
+        known = max((len(shared_prefix(earlier, text)) for earlier in read), default=0)
+        read.append(text)
+        return completion(DEEPER, {"prompt_tokens": 1100 + round(0.3 * (len(text) - known)), "completion_tokens": 10})
+
+    with ModelServer(behave) as server:
+        if is_warm:
+            Writer(server.url).write(6)
+        writer = Writer(server.url)
+        answers = [writer.write(index) for index in range(7, 12)]
+    assert all(answer.written is not None for answer in answers)
+    asked = [request.body["max_tokens"] for request in server.requests[-5:]]
+    assert asked == ([8192, LEAST_REPLY, 8192, 8192, 8192] if is_warm else [8192] * 5)
+    assert all(answer.notice == "" for answer in answers[1:])
 
 
 def test_the_second_turn_after_a_cut_prompt_is_the_prompt_made_shorter() -> None:

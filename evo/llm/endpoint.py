@@ -89,6 +89,8 @@ class Model:
         except RefusedError as error:
             self._learn(error.said, prompt_bytes, tokens)
             raise
+        if reply.prompt_cut and not self.room.was_cut(reply.prompt_tokens):
+            reply = dataclasses.replace(reply, prompt_cut=False)
         self._learn(reply, prompt_bytes, tokens)
         return reply
 

@@ -23,6 +23,7 @@ MARGIN = 64  # tokens: what a chat template adds, and what the next prompt has m
 UNBOUNDED = 10**9  # bytes
 _GUESS = 0.36  # tokens per byte of programs and English where nothing was counted; most vocabularies have 0.25 to 0.33
 _MORE = 1.25  # times as many tokens per byte where a prompt that should have fitted did not
+_MOST_TOKENS_PER_BYTE = 1.0  # in any vocabulary
 _LESS = 0.97  # … where one did that should not have
 _STEP = 256  # contexts are multiples of it
 _LADDER = tuple(1024 * 2**k for k in range(11))  # contexts that are tried where a server does not say what it holds
@@ -39,6 +40,7 @@ class Room:
     is_counted: bool = False  # … the most that it has counted; else what follows from prompts that did, or did not, fit
     is_said: bool = True  # the context is the server's own figure, no guess
     is_proven: bool = False  # a whole prompt was answered
+    most_read: int = 0  # tokens of the longest prompt that it has counted whole
 
     def tokens(self, prompt_bytes: int) -> int:
         """About how many tokens a prompt has."""
@@ -68,6 +70,11 @@ class Room:
         """Whether a prompt leaves room for a reply, as far as is known."""
         return prompt_bytes <= self.prompt_limits(max_tokens)[1]
 
+    def was_cut(self, read: int) -> bool:
+        """Whether a prompt of which the server counts so few tokens may have been cut. Not if it has read a longer one than the context
+        that would follow from that: some servers count only what they had not read before."""
+        return _cut_to(read) >= self.most_read
+
     def _fits(self, prompt_bytes: int, reply_tokens: int) -> bool:
         """Whether a request was made to fit what is known. (One that was under way when that was learned was not.)"""
         return self.context is None or self.tokens(prompt_bytes) + reply_tokens <= self.context
@@ -96,7 +103,7 @@ class Room:
             rung = max((rung for rung in _LADDER if rung < known.tokens(prompt_bytes) + reply_tokens), default=_LADDER[0])
             known = dataclasses.replace(known, context=min(rung, self.context or rung), is_said=False)
         if known == self and counted is None and self._fits(prompt_bytes, reply_tokens):
-            return self._too_hopeful()
+            return self._too_hopeful(prompt_bytes, reply_tokens)
         return dataclasses.replace(known, is_proven=self.is_proven and known.context == self.context)
 
     def _after_reply(self, reply: Reply, prompt_bytes: int, reply_tokens: int) -> Room:
@@ -106,8 +113,9 @@ class Room:
             fitted = self.tokens(prompt_bytes) <= there
             return proven if fitted else dataclasses.replace(proven, tokens_per_byte=_LESS * there / prompt_bytes, is_counted=False)
         if reply.prompt_cut:
-            return self._after_cut(reply.prompt_tokens, self._fits(prompt_bytes, reply_tokens))
+            return self._after_cut(reply.prompt_tokens, prompt_bytes, reply_tokens)
         if reply.prompt_tokens >= prompt_bytes / MOST_BYTES_PER_TOKEN:
+            proven = dataclasses.replace(proven, most_read=max(self.most_read, reply.prompt_tokens))
             proven = proven._counting(reply.prompt_tokens / prompt_bytes)
         total = reply.prompt_tokens + reply.reply_tokens
         full = total + -total % _STEP
@@ -117,20 +125,21 @@ class Room:
             return dataclasses.replace(proven, context=None if self.is_said else full)
         return proven
 
-    def _after_cut(self, read: int, should_fit: bool) -> Room:
-        """Ollama keeps the end of a prompt that is too long for its context: as much as fits, since 2025 half a context and a few tokens
-        (https://github.com/ollama/ollama/issues/17427)."""
-        context = read if read % _STEP == 0 else max(2 * read // _STEP * _STEP, _STEP)
-        known = dataclasses.replace(self, context=context, is_said=True, is_proven=False)
-        return self._too_hopeful() if known == self and should_fit else known
+    def _after_cut(self, read: int, prompt_bytes: int, reply_tokens: int) -> Room:
+        known = dataclasses.replace(self, context=_cut_to(read), is_said=True, is_proven=False)
+        should_fit = known == self and self._fits(prompt_bytes, reply_tokens)
+        return self._too_hopeful(prompt_bytes, reply_tokens) if should_fit else known
 
     def _counting(self, tokens_per_byte: float) -> Room:
         most = max(self.tokens_per_byte or 0.0, tokens_per_byte) if self.is_counted else tokens_per_byte
         return dataclasses.replace(self, tokens_per_byte=most, is_counted=True)
 
-    def _too_hopeful(self) -> Room:
-        """A prompt did not fit that should have."""
-        return dataclasses.replace(self, tokens_per_byte=_MORE * (self.tokens_per_byte or _GUESS), is_counted=False)
+    def _too_hopeful(self, prompt_bytes: int, reply_tokens: int) -> Room:
+        """A prompt did not fit that should have: it has at least as many tokens as that takes. As it was, if those would be more than its
+        bytes: then it is not the length that is refused, whatever was said."""
+        taken = ((self.context or 0) - reply_tokens) / prompt_bytes
+        more = max(_MORE * (self.tokens_per_byte or _GUESS), taken)
+        return self if more > _MOST_TOKENS_PER_BYTE else dataclasses.replace(self, tokens_per_byte=more, is_counted=False)
 
     # ---- what it says
 
@@ -158,3 +167,9 @@ class Room:
             f"its server {holds}, and the shortest prompt with a reply needs about {-(-needed // 100) * 100:,}: give it a context of "
             f"{enough:,}{better} (llama.cpp: -c, Ollama: OLLAMA_CONTEXT_LENGTH, vLLM: --max-model-len, LM Studio: the model's settings)"
         )
+
+
+def _cut_to(read: int) -> int:
+    """The context of a server that has read so many tokens of a prompt that was too long for it. Ollama keeps the end of such a prompt: as
+    much as fits, since 2025 half a context and a few tokens (https://github.com/ollama/ollama/issues/17427)."""
+    return read if read % _STEP == 0 else max(2 * read // _STEP * _STEP, _STEP)

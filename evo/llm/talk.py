@@ -71,6 +71,7 @@ class Talk:
         self._prompt_bytes = prompt_bytes
         self._last: Reply | None = None
         self._refusals = 0
+        self._room = model.room  # what the prompt was made for
 
     def next_reply(self, trouble: str) -> Reply | Silence:
         """The model's first answer, or after what was wrong with that, its second."""
@@ -130,6 +131,7 @@ class Talk:
         partly a guess, and the server may have been started anew with more.
         """
         room, most = self._model.room, self._model.max_tokens
+        self._room = room
         wanted, needed = (min(self._prompt_bytes, limit) for limit in room.prompt_limits(most))
         found = prompts.messages(self._brief, wanted, needed)
         if isinstance(found, TooLong) and found.needed_bytes <= self._prompt_bytes:
@@ -143,17 +145,17 @@ class Talk:
 
     def _shorter(self, why: str) -> tuple[Message, ...] | Silence:
         """The prompt once more, as the server has room for it now; or if there is none, what people have to do."""
-        before = prompts.size(self.prompt.messages)
+        before, known = prompts.size(self.prompt.messages), self._room
         asked = self._first()
-        room, most = self._model.room, self._model.max_tokens
+        room, most = self._room, self._model.max_tokens
         self._refusals += 1
         is_less = isinstance(asked, Silence) or prompts.size(asked) < before or room.holds(before, most)
-        if is_less and self._refusals < REFUSALS:
+        if room != known and is_less and self._refusals < REFUSALS:  # else the same would be asked once more
             return asked
         if room.holds(before, most):
             return Silence(why, endpoint_failed=True)  # whatever it means, it is not that
         lacks = room.lacks(before, most)
-        return Silence(lacks if room.is_said or not why else f"{lacks}; {why}", endpoint_failed=True)
+        return Silence(f"{lacks}; {why}" if why else lacks, endpoint_failed=True)  # both: what was said may have been misread
 
     def _given_up(self, trouble: str) -> Silence:
         """There is no room for a second turn."""
