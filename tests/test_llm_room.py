@@ -285,6 +285,28 @@ def test_a_limit_that_a_refused_request_keeps_is_not_believed_and_not_asked_agai
     assert len(server.requests) <= 4
 
 
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("every", [3, 10])
+def test_a_busy_server_that_refuses_now_and_then_goes_on_being_asked_and_with_more_again(every: int, counts: bool) -> None:
+    """Calls to llama.cpp share a context: whether one is refused depends on the others, and no figure is told."""
+    calm = 0
+
+    def behave(request: Request) -> Answer:
+        if len(server.requests) % every == 0 and not calm:
+            return Answer(400, b'{"error": {"message": "Context size has been exceeded."}}')
+        return completion(DEEPER, {"prompt_tokens": round(tokens(request)), "completion_tokens": 300} if counts else None)
+
+    with ModelServer(behave) as server:
+        writer = Writer(server.url)
+        busy = [writer.write(index) for index in range(7, 27)]
+        calm = len(server.requests)
+        assert all(writer.write(index).written is not None for index in range(27, 75))
+    assert sum(answer.written is not None for answer in busy) >= 16
+    assert len(server.requests) == calm + 48
+    assert server.requests[-1].body["max_tokens"] > 7000
+    assert len(server.requests[-1].prompt) == len(server.requests[0].prompt)
+
+
 def test_what_a_server_said_stands_beside_what_it_was_taken_for() -> None:
     with ModelServer(short_of_context(4096, DIALECTS["llama.cpp"], lambda _: DEEPER)) as server:
         answer = Writer(server.url).write()

@@ -2,7 +2,8 @@
 
 To begin with nothing is known, and a prompt is as long as the settings allow. From the first request that is refused as too long, or whose
 prompt was cut, prompts and replies are sized by what that showed. Nothing of it is stored: a session asks at full length and learns it
-again from one answer, since servers are started anew with another context in between.
+again from one answer, since servers are started anew with another context in between. What is only guessed is never less than has been
+read, and is tried again with more now and then: some servers share a context between calls, and have less of it when they are busy.
 
 Servers count tokens, prompts are built in bytes: between the two stands the most tokens per byte that the server has counted in prompts of
 this run, or a guess on the safe side.
@@ -27,6 +28,7 @@ _MOST_TOKENS_PER_BYTE = 1.0  # in any vocabulary
 _LESS = 0.97  # … where one did that should not have
 _STEP = 256  # contexts are multiples of it
 _LADDER = tuple(1024 * 2**k for k in range(11))  # contexts that are tried where a server does not say what it holds
+_PATIENCE = 16  # answers after which more is tried than a guess allows
 _COMFORT = 24_576  # tokens that have room for a whole prompt, whatever the program becomes
 
 
@@ -41,6 +43,7 @@ class Room:
     is_said: bool = True  # the context is the server's own figure, no guess
     is_proven: bool = False  # a whole prompt was answered
     most_read: int = 0  # tokens of the longest prompt that it has counted whole
+    answers: int = 0  # since a guessed context was last tried with more
 
     def tokens(self, prompt_bytes: int) -> int:
         """About how many tokens a prompt has."""
@@ -101,13 +104,14 @@ class Room:
             known = dataclasses.replace(known, context=said.context, is_said=True)
         elif said.reply is None:
             rung = max((rung for rung in _LADDER if rung < known.tokens(prompt_bytes) + reply_tokens), default=_LADDER[0])
-            known = dataclasses.replace(known, context=min(rung, self.context or rung), is_said=False)
+            read = self.most_read + LEAST_REPLY + MARGIN if self.most_read else 0
+            known = dataclasses.replace(known, context=max(min(rung, self.context or rung), _whole_steps(read)), is_said=False)
         if known == self and counted is None and self._fits(prompt_bytes, reply_tokens):
             return self._too_hopeful(prompt_bytes, reply_tokens)
         return dataclasses.replace(known, is_proven=self.is_proven and known.context == self.context)
 
     def _after_reply(self, reply: Reply, prompt_bytes: int, reply_tokens: int) -> Room:
-        proven = dataclasses.replace(self, is_proven=True)
+        proven = dataclasses.replace(self._trying_more(), is_proven=True)
         if not reply.is_counted:
             there = math.inf if self.context is None else max(self.context - MARGIN - reply_tokens, 1)
             fitted = self.tokens(prompt_bytes) <= there
@@ -118,7 +122,7 @@ class Room:
             proven = dataclasses.replace(proven, most_read=max(self.most_read, reply.prompt_tokens))
             proven = proven._counting(reply.prompt_tokens / prompt_bytes)
         total = reply.prompt_tokens + reply.reply_tokens
-        full = total + -total % _STEP
+        full = _whole_steps(total)
         if reply.truncated and reply.reply_tokens < reply_tokens and full - total <= 1:  # the context ended the reply
             return dataclasses.replace(proven, context=full, is_said=True)
         if self.context is not None and total > self.context:  # it holds more than it said, or than before
@@ -129,6 +133,14 @@ class Room:
         known = dataclasses.replace(self, context=_cut_to(read), is_said=True, is_proven=False)
         should_fit = known == self and self._fits(prompt_bytes, reply_tokens)
         return self._too_hopeful(prompt_bytes, reply_tokens) if should_fit else known
+
+    def _trying_more(self) -> Room:
+        """One answer more; after some of them a guess allows more."""
+        if self.context is None or self.is_said:
+            return self
+        if self.answers + 1 < _PATIENCE:
+            return dataclasses.replace(self, answers=self.answers + 1)
+        return dataclasses.replace(self, context=2 * self.context, answers=0)
 
     def _counting(self, tokens_per_byte: float) -> Room:
         most = max(self.tokens_per_byte or 0.0, tokens_per_byte) if self.is_counted else tokens_per_byte
@@ -167,6 +179,10 @@ class Room:
             f"its server {holds}, and the shortest prompt with a reply needs about {-(-needed // 100) * 100:,}: give it a context of "
             f"{enough:,}{better} (llama.cpp: -c, Ollama: OLLAMA_CONTEXT_LENGTH, vLLM: --max-model-len, LM Studio: the model's settings)"
         )
+
+
+def _whole_steps(tokens: int) -> int:
+    return tokens + -tokens % _STEP
 
 
 def _cut_to(read: int) -> int:

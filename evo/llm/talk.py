@@ -127,15 +127,15 @@ class Talk:
     def _first(self) -> tuple[Message, ...] | Silence:
         """The prompt, as long as the server's room and the settings allow.
 
-        One that needs more than the server has room for is sent all the same as long as none was answered: what is known of the room is
-        partly a guess, and the server may have been started anew with more.
+        One that needs more than the server has room for is sent all the same where that room is a guess, and as long as none was answered:
+        the server may have been started anew with more.
         """
         room, most = self._model.room, self._model.max_tokens
         self._room = room
         wanted, needed = (min(self._prompt_bytes, limit) for limit in room.prompt_limits(most))
         found = prompts.messages(self._brief, wanted, needed)
         if isinstance(found, TooLong) and found.needed_bytes <= self._prompt_bytes:
-            if room.is_proven:
+            if room.is_proven and room.is_said:
                 return Silence(room.lacks(found.needed_bytes, most), endpoint_failed=False)
             found = prompts.messages(self._brief, found.needed_bytes)
         if isinstance(found, TooLong):
