@@ -241,6 +241,23 @@ def test_a_reply_that_the_context_cut_off_is_no_reason_to_allow_longer_ones() ->
     assert server.requests[1].body["max_tokens"] < 4096
 
 
+def test_a_reply_that_ended_by_chance_where_a_context_could_limits_later_ones_for_a_time() -> None:
+    """One in 128 of those that a server cuts off at a length of its own."""
+
+    def behave(_: Request) -> Answer:
+        if len(server.requests) > 1:
+            return completion(DEEPER, {"prompt_tokens": 9000, "completion_tokens": 300})
+        return completion(DEEPER, {"prompt_tokens": 9000, "completion_tokens": 4056}, finish_reason="length")
+
+    with ModelServer(behave) as server:
+        writer = Writer(server.url)
+        answers = [writer.write(index) for index in range(7, 27)]
+    asked = [request.body["max_tokens"] for request in server.requests]
+    assert "perhaps 13,056 tokens" in answers[0].notice
+    assert asked[0] == asked[-1] == 8192
+    assert max(asked[1:16]) < 4096
+
+
 def test_a_count_that_shows_more_than_a_server_said_lifts_the_limit() -> None:
     generous: Callable[[Request], str | Answer] = lambda _: completion(DEEPER, {"prompt_tokens": 10_000, "completion_tokens": 9000})  # noqa: E731
     behaviours = [short_of_context(16_384, DIALECTS["OpenAI"], lambda _: DEEPER)]

@@ -123,8 +123,8 @@ class Room:
             proven = proven._counting(reply.prompt_tokens / prompt_bytes)
         total = reply.prompt_tokens + reply.reply_tokens
         full = _whole_steps(total)
-        if reply.truncated and reply.reply_tokens < reply_tokens and full - total <= 1:  # the context ended the reply
-            return dataclasses.replace(proven, context=full, is_said=True)
+        if reply.truncated and reply.reply_tokens < reply_tokens and full - total <= 1:  # the context ended the reply, or chance
+            return dataclasses.replace(proven, context=full, is_said=False)
         if self.context is not None and total > self.context:  # it holds more than it said, or than before
             return dataclasses.replace(proven, context=None if self.is_said else full)
         return proven
