@@ -106,7 +106,9 @@ def test_nothing_is_waited_for_unless_asked() -> None:
 
 
 def test_what_people_should_know_is_told_once_whatever_became_of_the_answers() -> None:
-    subject = desk(lambda asked: replace(answer(asked.index), notice="model: too short" if asked.index < 4 else "model: longer"))
+    subject = desk(
+        lambda asked: replace(answer(asked.index), notice=f"model: holds {asked.index},000" if asked.index < 4 else "model: longer")
+    )
     told: list[str] = []
     for index in range(1, 6):
         subject.start(proposal(index), LIBRARY, STANDING)
@@ -115,7 +117,7 @@ def test_what_people_should_know_is_told_once_whatever_became_of_the_answers() -
         while subject.answers(0.1) == [] and subject.busy:
             pass
         told += subject.news()
-    assert sorted(told) == ["model: longer", "model: too short"]
+    assert sorted(told) == ["model: holds 1,000", "model: longer"]
 
 
 def test_a_doubt_is_told_when_it_is_known_and_nobody_waits_for_it() -> None:

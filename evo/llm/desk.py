@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from evo.core.standing import Standing
 from evo.operators import Library, Written
 
 WRITES = (MUTATE, CROSSOVER)  # operators that a model takes over
+_FIGURES = re.compile(r"\d[\d,]*")
 PAUSE_SECONDS, PAUSE_MOST_SECONDS = 5.0, 300.0
 
 
@@ -85,7 +87,8 @@ class Desk:
         self._arrived: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._largest: int | None = None  # most tokens of an answer in this session; until there is one, no second call under a limit
         self._doubt = doubt
-        self._told: dict[str, bool] = {}  # what people should know, and whether they do
+        self._said = set[str]()  # what people have been told, without figures
+        self._news: list[str] = []  # what they have not
         self._failures = 0  # of the endpoint, in a row
         self._closed_until = 0.0  # monotonic
 
@@ -176,12 +179,17 @@ class Desk:
         return found
 
     def news(self) -> list[str]:
-        """What people should know about the model and do not yet, in sentences; each is said once."""
+        """What people should know about the model and do not yet, in sentences; each is said once, also if its figures change."""
         if self._doubt is not None and (doubt := self._doubt.answer()):
-            self._told.setdefault(f"model: {doubt}", False)
-        found = [line for line, is_told in self._told.items() if not is_told]
-        self._told.update(dict.fromkeys(found, True))
+            self._say(f"model: {doubt}")
+        found, self._news = self._news, []
         return found
+
+    def _say(self, line: str) -> None:
+        kind = _FIGURES.sub("", line)
+        if kind not in self._said:
+            self._said.add(kind)
+            self._news.append(line)
 
     def _note(self, answer: Answer, late: bool) -> None:
         self._busy.pop(answer.proposal.index, None)
@@ -193,7 +201,7 @@ class Desk:
             self.refused += answer.written is None and not answer.endpoint_failed
         self._why = answer.why
         if answer.notice:
-            self._told.setdefault(answer.notice, False)
+            self._say(answer.notice)
         now = time.monotonic()
         if not answer.endpoint_failed:
             self._failures, self._closed_until, self.remedy = 0, 0.0, ""
