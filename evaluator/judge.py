@@ -221,7 +221,8 @@ class Scoring:
             raise Refused(Reason.NOT_CAUSAL, found)
 
     def _nats_of(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Any:
-        """(n, T) nats of these jobs. They are sent in chunks of one shape, each before the answer to the last is read.
+        """(n, T) nats of these jobs, 0 where their inputs are foreign. They are sent in chunks of one shape, each before the answer to the
+        last is read.
 
         Args:
             rows: (n,), their numbers.
@@ -234,11 +235,13 @@ class Scoring:
         size, under_way = self.task.chunk_rows, deque[tuple[int, int, Any]]()
         nats = torch.empty(len(rows), self.task.length, device=self.task.device)
         counted = self.data.counted[rows].to(self.task.device)
+        foreign = (torch.arange(self.task.length) >= cuts[:, None]).to(self.task.device)
 
         def read() -> None:
             place, begin, targets = under_way.popleft()
             part = nats[begin : begin + size]
             part.copy_(cross_entropy(forwarder.receive(size, place), targets)[: len(part)])
+            part.masked_fill_(foreign[begin : begin + size], 0.0)  # a row's own tokens may have no chance after foreign ones
             _finish(self.task.device)  # only now may the place be used again
             if begin == 0:
                 _refuse_infinite_loss(part, counted[: len(part)])  # a model that diverged is not worth a whole pass

@@ -40,7 +40,7 @@ class Reason(StrEnum):
     OVERRAN = "overran"  # weights arrived too late: it ignored the end of its batches
     NO_MODEL = "no_model"  # ended without saving: have it rewritten
     NOT_FINITE = "not_finite"  # weights or logits hold NaN or infinity, or predictions have diverged: lower a rate
-    BAD_LOGITS = "bad_logits"  # wrong shape or type of logits
+    BAD_LOGITS = "bad_logits"  # wrong shape or type of logits, or no chance for a token of the text: have it rewritten
     NOT_CAUSAL = "not_causal"  # a prediction changed with its future, its neighbours or the order of rows
     TAMPERED = "tampered"  # a file of the lab was changed while the program ran
     TOO_BIG = "too_big"  # weights or files over the limit

@@ -107,6 +107,44 @@ def test_a_chunk_s_tokens_and_its_logits_fit_into_its_place(task: Task, device: 
     assert sized.memory_bytes == PLACES * sized.place_bytes
 
 
+class Successors:
+    """A forwarder of a model that gives no chance to any token but the next number."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.sent: list[torch.Tensor] = []
+
+    def send(self, tokens: torch.Tensor, place: int) -> None:
+        self.sent.append(tokens)
+
+    def receive(self, rows: int, place: int) -> torch.Tensor:
+        self.times.append(0.0)
+        return torch.nn.functional.one_hot((self.sent.pop(0) + 1) % VOCAB, VOCAB).float().log()
+
+    def refuse_a_late_start(self, usual: float) -> None:
+        pass
+
+
+@pytest.fixture
+def counting(task: Task) -> Task:
+    """Rows in which each token is the next number."""
+    path = Path(task.rows_file)
+    ((np.arange(ROWS)[:, None] + np.arange(LENGTH + 1)) % VOCAB).astype("<u2").tofile(path)
+    return replace(task, rows_sha256=file(path).sha256)
+
+
+def test_a_model_may_hide_what_cannot_follow_though_after_foreign_tokens_a_row_s_own_cannot(counting: Task) -> None:
+    scoring = Scoring(counting)
+    assert scoring.score(Successors())["val_bpb"] == 0
+    scoring.check(Successors())
+
+
+def test_who_hides_a_token_that_comes_is_told_so_and_gets_no_score(task: Task) -> None:
+    with pytest.raises(Refused, match="no chance") as refused:
+        Scoring(task).score(Successors())
+    assert refused.value.reason is Reason.BAD_LOGITS
+
+
 def chosen(count: int = 64, length: int = 256, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Nats of a first pass and the cuts of its twins."""
     nats = torch.rand(count, length, generator=torch.Generator().manual_seed(seed)) * 5
