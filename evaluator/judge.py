@@ -37,7 +37,7 @@ from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task, Weights
 
 _FIRST_TIMES = 5.0  # chunk times by which the first may take longer: caches are cold
-_HIDDEN_NATS = 100.0  # in place of infinity where a target has no chance and does not count
+_UNCOUNTED_NATS = 100.0  # of each target that does not count: what is changed there costs nothing, so twins shall not see it
 VERSION = 10  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
 
@@ -258,7 +258,7 @@ class Scoring:
         while under_way:
             read()
         _refuse_infinite_loss(nats, counted)
-        return nats.nan_to_num_(posinf=_HIDDEN_NATS)
+        return nats.masked_fill_(~counted, _UNCOUNTED_NATS)
 
     def _tokens(self, rows: Any, cuts: Any) -> tuple[Any, Any]:
         """Inputs and targets, (n, T) each. From its cut on a row's inputs are those of another row, and the first of them is changed."""

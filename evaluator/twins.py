@@ -1,10 +1,11 @@
 """What the judge concludes from twins: rows that were scored, sent again to another process with foreign tokens from some position on.
 
-Predictions before that position must stand. Three rules say when they do. No row may differ by more than rounding explains. The last
+Predictions before that position must stand. Four rules say when they do. No row may differ by more than rounding explains. The last
 prediction before the foreign tokens, whose very target has been taken away, may not differ by more than those before it do: a look ahead
 gains at most what it changes. The size of a change counts, not its sign: a program may look ahead in ways that lose at some tokens, and
-let its losses hide its gains where it knows that it is watched. And predictions may not be worse in the mean: that difference is what
-learning while being scored gains.
+let its losses hide its gains where it knows that it is watched. But it may also change its other predictions as much, on purpose. So the
+last ones may not be worse in the mean either, where the cuts are random: that is what looking gains, and what learning while being scored
+does, however it is made up for where the next token is still to be seen. Nor may all be.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 SHARE, LEAST = 1 / 16, 160  # rows sent again: their share, and the fewest: all on the CPU profile, from 1024 tokens in the vocabulary on
 CANDIDATES = 16  # positions tried; in every other twin the foreign tokens follow the best predicted of them
 ROW_MEAN_NATS, ROW_MAX_NATS = 0.01, 0.25  # disagreement of a row that rounding in bfloat16 explains
-LAST_NATS, ALL_NATS = 0.003, 0.001  # means over twins: by how much more the last predictions may change than others, and all lose
-STANDARD_ERRORS = 4.0  # allowance on the former mean for rounding, judged by how other predictions change
+LAST_NATS, ALL_NATS = 0.0015, 0.001  # means over twins: by how much more the last predictions may change than others, or lose; all lose
+STANDARD_ERRORS = 4.0  # allowance on the former for rounding, judged by how other predictions change; at most as much again, since a
+# program can change them on purpose
 
 
 def choose_cuts(nats: Any, rng: random.Random) -> Any:
@@ -53,14 +55,19 @@ def finding(change: Any, cuts: Any) -> str:
                 f"predictions before position {cut} changed with later tokens, other rows, the order of rows or by chance: "
                 f"by {mean:.4f} nats on average, {most:.3f} at most"
             )
-    elsewhere, last = size[place < cuts[:, None] - 1], size.gather(1, cuts[:, None] - 1)[:, 0]
-    for twins in (last[::2], last[1::2]):  # cut at random, and behind a good prediction
-        more = float(twins.mean() - elsewhere.mean())
-        if more > LAST_NATS + STANDARD_ERRORS * float(elsewhere.std()) / len(twins) ** 0.5:
+    elsewhere, last = place < cuts[:, None] - 1, cuts[:, None] - 1
+    halves = [size.gather(1, last)[start::2, 0] for start in (0, 1)]  # cut at random, and behind a good prediction
+    chance = min(STANDARD_ERRORS * float(change[elsewhere].std()) / len(halves[1]) ** 0.5, LAST_NATS)
+    for twins in halves:
+        more = float(twins.mean() - size[elsewhere].mean())
+        if more > LAST_NATS + chance:
             return (
                 f"predictions changed by {more:.4f} nats more than others when the token that they predict was taken away: they look ahead"
             )
     lost = float(change.sum() / cuts.sum())
     if lost > ALL_NATS:
         return f"predictions were {lost:.4f} nats worse on average in another process: the model learns while it is scored, or looks ahead"
+    lost = float(change.gather(1, last)[::2].mean())
+    if lost > LAST_NATS + chance:
+        return f"predictions were {lost:.4f} nats worse when the token that they predict was taken away: they look ahead"
     return ""

@@ -97,6 +97,7 @@ WHILE_SCORED = {
     "i06_own_loss": (Reason.BAD_LOGITS, "gave shape ()"),
     "i07_dithered_look": (Reason.NOT_CAUSAL, "they look ahead"),
     "i07_first_positions": (Reason.NOT_CAUSAL, "changed with later tokens"),
+    "i07_look_by_dice": (Reason.NOT_CAUSAL, "they look ahead"),
     "i07_next_token": (Reason.NOT_CAUSAL, "changed with later tokens"),
     "i07_small_look": (Reason.NOT_CAUSAL, "they look ahead"),
     "i07_statistics_of_the_batch": (Reason.NOT_CAUSAL, "other rows"),

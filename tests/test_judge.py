@@ -107,10 +107,11 @@ def test_a_chunk_s_tokens_and_its_logits_fit_into_its_place(task: Task, device: 
     assert sized.memory_bytes == PLACES * sized.place_bytes
 
 
-class Successors:
-    """A forwarder of a model that gives no chance to any token but the next number."""
+class Scripted:
+    """A forwarder that predicts nothing in particular, and trusts a token that does not count by `shy` nats less."""
 
-    def __init__(self) -> None:
+    def __init__(self, shy: float = 0.0) -> None:
+        self.shy = shy
         self.times: list[float] = []
         self.sent: list[torch.Tensor] = []
 
@@ -119,10 +120,20 @@ class Successors:
 
     def receive(self, rows: int, place: int) -> torch.Tensor:
         self.times.append(0.0)
-        return torch.nn.functional.one_hot((self.sent.pop(0) + 1) % VOCAB, VOCAB).float().log()
+        return self.logits(self.sent.pop(0))
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([-100.0 - self.shy, 0.0, 0.0]).expand(*tokens.shape, VOCAB)
 
     def refuse_a_late_start(self, usual: float) -> None:
         pass
+
+
+class Successors(Scripted):
+    """One of a model that gives no chance to any token but the next number."""
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((tokens + 1) % VOCAB, VOCAB).float().log()
 
 
 @pytest.fixture
@@ -143,6 +154,12 @@ def test_who_hides_a_token_that_comes_is_told_so_and_gets_no_score(task: Task) -
     with pytest.raises(Refused, match="no chance") as refused:
         Scoring(task).score(Successors())
     assert refused.value.reason is Reason.BAD_LOGITS
+
+
+def test_a_change_where_targets_do_not_count_is_no_finding_since_it_could_hide_others_at_no_cost(task: Task) -> None:
+    scoring = Scoring(task)
+    scoring.score(Scripted())
+    scoring.check(Scripted(shy=50.0))
 
 
 def chosen(count: int = 64, length: int = 256, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -206,6 +223,19 @@ def test_a_look_that_loses_where_it_is_looked_at_to_gain_elsewhere_is_found(thre
         at = torch.arange(64), cuts - 1
         second[at] = honest[at]
         assert twins.finding(second - first, cuts)
+
+
+@pytest.mark.parametrize(("look", "size", "every"), [(0.02, 0.2, 30), (0.01, 0.2, 50), (0.0095, 0.0095, 1)])
+def test_a_look_is_found_however_much_other_predictions_are_changed_to_hide_it(look: float, size: float, every: int) -> None:
+    """They change by all that a row may, in the mean by nothing, and the more they vary the more chance would explain."""
+    for seed in range(10):
+        nats, cuts = chosen(count=160, seed=seed)
+        cuts = cuts.clamp(min=8)  # where a row is short its own rule finds the look
+        change = torch.zeros_like(nats)
+        change[:, every::every] = size
+        change[:, 2 * every :: 2 * every] *= -1
+        change[torch.arange(len(cuts)), cuts - 1] = look
+        assert "they look ahead" in twins.finding(change, cuts)
 
 
 def test_a_judge_that_nobody_asked_anything_ends_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
