@@ -6,7 +6,8 @@ full width of the logits and the sums in float64. Targets with 0 bytes (special 
 Causality: some of the very rows that are scored are sent a second time, to a second forwarder that shares nothing with the first, with
 a foreign suffix from some position on, all in an order that only the judge knows. The predictions before the suffix must agree. So a
 look at the future, at neighbouring rows, at statistics of the batch or at rows seen before shows as a disagreement: the first forwarder
-cannot know which rows will come again, and the second never sees the true continuation. twins.py has the rules.
+cannot know which rows will come again, and the second never sees the true continuation. It begins with the start of one row, over and
+over, so that what the first can have learned from many rows, such as which kind of text they are, it cannot know. twins.py has the rules.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from evaluator.outcome import Reason
 from evaluator.task import PLACES, Task, Weights
 
 _FIRST_TIMES = 5.0  # chunk times by which the first may take longer: caches are cold
+_STARTS = 16  # the start of a row is a sixteenth of it
 _UNCOUNTED_NATS = 100.0  # of each target that does not count: what is changed there costs nothing, so twins shall not see it
 VERSION = 10  # part of the measurement key: raise it whenever a score could change, if only by rounding
 
@@ -212,21 +214,26 @@ class Scoring:
         Raises:
             Refused: they do not stand.
         """
-        rows = self._rows_sent_again()
+        import torch
+
+        rows, alone = self._rows_sent_again(), PLACES * self.task.chunk_rows  # all that a forwarder sees before it must answer
+        rows = torch.cat([rows[:1].expand(alone), rows])
         before = self._nats[self._order.argsort()[rows].to(self._nats.device)]
-        cuts = twins.choose_cuts(before.cpu(), self.rng)
-        change = (self._nats_of(forwarder, rows, cuts) - before).cpu()
+        starts = torch.full((alone,), max(1, self.task.length // _STARTS))
+        cuts = torch.cat([starts, twins.choose_cuts(before[alone:].cpu(), self.rng)])
+        change = (self._nats_of(forwarder, rows, cuts, alone) - before).cpu()
         forwarder.refuse_a_late_start(self._usual)
-        if found := twins.finding(change, cuts):
+        if found := twins.finding(change, cuts, alone):
             raise Refused(Reason.NOT_CAUSAL, found)
 
-    def _nats_of(self, forwarder: Forwarder, rows: Any, cuts: Any) -> Any:
+    def _nats_of(self, forwarder: Forwarder, rows: Any, cuts: Any, alone: int = 0) -> Any:
         """(n, T) nats of these jobs, 0 where their inputs are foreign. They are sent in chunks of one shape, each before the answer to the
         last is read.
 
         Args:
             rows: (n,), their numbers.
             cuts: (n,), positions from which on their inputs are foreign; T: nowhere.
+            alone: how many of them, whole chunks at the beginning, show nothing of other rows.
         Raises:
             Refused: their logits cannot be scored.
         """
@@ -252,7 +259,7 @@ class Scoring:
             job, cut = rows[begin : begin + size], cuts[begin : begin + size]
             missing = size - len(job)
             whole = torch.full((missing,), self.task.length)
-            inputs, targets = self._tokens(torch.cat([job, self._random_rows(missing)]), torch.cat([cut, whole]))
+            inputs, targets = self._tokens(torch.cat([job, self._random_rows(missing)]), torch.cat([cut, whole]), begin < alone)
             forwarder.send(inputs, number % PLACES)
             under_way.append((number % PLACES, begin, on_its_way(targets.contiguous(), self.task.device)))
         while under_way:
@@ -260,15 +267,17 @@ class Scoring:
         _refuse_infinite_loss(nats, counted)
         return nats.masked_fill_(~counted, _UNCOUNTED_NATS)
 
-    def _tokens(self, rows: Any, cuts: Any) -> tuple[Any, Any]:
-        """Inputs and targets, (n, T) each. From its cut on a row's inputs are those of another row, and the first of them is changed."""
+    def _tokens(self, rows: Any, cuts: Any, alone: bool = False) -> tuple[Any, Any]:
+        """Inputs and targets, (n, T) each. From its cut on a row's inputs are those of another row, or its own beginning again if it is
+        alone, and the first of them is changed."""
         import torch
 
         tokens, length, vocab = self.data.tokens(rows), self.task.length, self.task.vocab
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         if bool((cuts == length).all()):
             return inputs, targets
-        foreign = self.data.tokens(self._random_rows(len(rows)))[:, :-1]
+        again = inputs.gather(1, torch.arange(length) % cuts[:, None])
+        foreign = again if alone else self.data.tokens(self._random_rows(len(rows)))[:, :-1]
         mixed = torch.where(torch.arange(length) < cuts[:, None], inputs, foreign)
         row, cut = torch.arange(len(rows)), cuts.clamp(max=length - 1)
         other = (inputs[row, cut] + torch.tensor([1 + self.rng.randrange(vocab - 1) for _ in rows])) % vocab

@@ -36,12 +36,13 @@ def choose_cuts(nats: Any, rng: random.Random) -> Any:
     return torch.where(torch.arange(count) % 2 == 0, cuts[:, 0], best)
 
 
-def finding(change: Any, cuts: Any) -> str:
+def finding(change: Any, cuts: Any, alone: int = 0) -> str:
     """What is wrong, in one line; "" if nothing is.
 
     Args:
         change: (n, T) nats of the second pass less those of the first, of twins whose cuts were chosen as above.
         cuts: (n,) as chosen.
+        alone: how many come before those: copies of one, of which only the first rule speaks.
     """
     import torch
 
@@ -55,6 +56,7 @@ def finding(change: Any, cuts: Any) -> str:
                 f"predictions before position {cut} changed with later tokens, other rows, the order of rows or by chance: "
                 f"by {mean:.4f} nats on average, {most:.3f} at most"
             )
+    change, size, cuts = change[alone:], size[alone:], cuts[alone:]
     elsewhere, last = place < cuts[:, None] - 1, cuts[:, None] - 1
     halves = [size.gather(1, last)[start::2, 0] for start in (0, 1)]  # cut at random, and behind a good prediction
     chance = min(STANDARD_ERRORS * float(change[elsewhere].std()) / len(halves[1]) ** 0.5, LAST_NATS)

@@ -104,6 +104,7 @@ WHILE_SCORED = {
     "i07_whole_row": (Reason.NOT_CAUSAL, "changed with later tokens"),
     "i09_learns_while_scored": (Reason.NOT_CAUSAL, "order of rows"),
     "i09_replays_answers": (Reason.NOT_CAUSAL, "changed with later tokens"),
+    "i09_takes_what_suits_the_text": (Reason.NOT_CAUSAL, "other rows"),
     "i10_fewer_tokens": (Reason.BAD_LOGITS, "logits have shape"),
 }
 TOLD_ELSEWHERE = {16: "tests/test_heldout.py"}  # thousands of looks at one text: no program's doing

@@ -90,23 +90,6 @@ def test_a_twin_differs_from_its_row_first_at_the_cut_and_keeps_its_targets(task
         assert row[cut] != own[cut]
 
 
-def test_rows_without_a_cut_are_sent_as_they_are(task: Task) -> None:
-    scoring = Scoring(task)
-    rows = torch.arange(ROWS)
-    cuts = torch.where(rows % 2 == 0, LENGTH, 1)
-    inputs, _ = scoring._tokens(rows, cuts)
-    assert (inputs[::2] == scoring.data.tokens(rows)[::2, :-1]).all()
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize(("length", "vocab"), [(64, 256), (256, 1024), (2048, 8192), (2048, 1024)])
-def test_a_chunk_s_tokens_and_its_logits_fit_into_its_place(task: Task, device: str, length: int, vocab: int) -> None:
-    sized = Task(task.rows_file, task.rows_sha256, 10_000, length, task.bytes_file, task.bytes_sha256, vocab, device, 60.0)
-    assert sized.chunk_rows >= 1
-    assert sized.place_bytes >= sized.chunk_rows * length * max(vocab * 4, 8)
-    assert sized.memory_bytes == PLACES * sized.place_bytes
-
-
 class Scripted:
     """A forwarder that predicts nothing in particular, and trusts a token that does not count by `shy` nats less."""
 
@@ -142,6 +125,41 @@ def counting(task: Task) -> Task:
     path = Path(task.rows_file)
     ((np.arange(ROWS)[:, None] + np.arange(LENGTH + 1)) % VOCAB).astype("<u2").tofile(path)
     return replace(task, rows_sha256=file(path).sha256)
+
+
+def test_the_second_pass_begins_with_chunks_that_show_the_start_of_one_row_alone(counting: Task) -> None:
+    class Watched(Successors):
+        def send(self, tokens: torch.Tensor, place: int) -> None:
+            super().send(tokens, place)
+            chunks.append(tokens)
+
+    chunks: list[torch.Tensor] = []
+    small = replace(counting, rows=8)  # in chunks of as many
+    scoring = Scoring(small)
+    scoring.score(Successors())
+    scoring.check(Watched())
+    for chunk in chunks[:PLACES]:
+        assert len(chunk) == small.chunk_rows
+        assert (chunk[:, 0] == chunks[0][0, 0]).all()
+        assert (chunk[:, 2:] == chunks[0][0, 0]).all()  # the start again, but for the first token of it, which is another
+    assert any((chunk[:, 0] != chunks[0][0, 0]).any() for chunk in chunks[PLACES:])
+
+
+def test_rows_without_a_cut_are_sent_as_they_are(task: Task) -> None:
+    scoring = Scoring(task)
+    rows = torch.arange(ROWS)
+    cuts = torch.where(rows % 2 == 0, LENGTH, 1)
+    inputs, _ = scoring._tokens(rows, cuts)
+    assert (inputs[::2] == scoring.data.tokens(rows)[::2, :-1]).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("length", "vocab"), [(64, 256), (256, 1024), (2048, 8192), (2048, 1024)])
+def test_a_chunk_s_tokens_and_its_logits_fit_into_its_place(task: Task, device: str, length: int, vocab: int) -> None:
+    sized = Task(task.rows_file, task.rows_sha256, 10_000, length, task.bytes_file, task.bytes_sha256, vocab, device, 60.0)
+    assert sized.chunk_rows >= 1
+    assert sized.place_bytes >= sized.chunk_rows * length * max(vocab * 4, 8)
+    assert sized.memory_bytes == PLACES * sized.place_bytes
 
 
 def test_a_model_may_hide_what_cannot_follow_though_after_foreign_tokens_a_row_s_own_cannot(counting: Task) -> None:
