@@ -257,9 +257,8 @@ class Scoring:
             if len(under_way) == PLACES:
                 read()
             job, cut = rows[begin : begin + size], cuts[begin : begin + size]
-            missing = size - len(job)
-            whole = torch.full((missing,), self.task.length)
-            inputs, targets = self._tokens(torch.cat([job, self._random_rows(missing)]), torch.cat([cut, whole]), begin < alone)
+            filled = torch.arange(size) % len(job)  # up to one shape, with no other row: a whole one would tell how it goes on
+            inputs, targets = self._tokens(job[filled], cut[filled], begin < alone)
             forwarder.send(inputs, number % PLACES)
             under_way.append((number % PLACES, begin, on_its_way(targets.contiguous(), self.task.device)))
         while under_way:
@@ -276,8 +275,10 @@ class Scoring:
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         if bool((cuts == length).all()):
             return inputs, targets
-        again = inputs.gather(1, torch.arange(length) % cuts[:, None])
-        foreign = again if alone else self.data.tokens(self._random_rows(len(rows)))[:, :-1]
+        if alone:
+            foreign = inputs.gather(1, torch.arange(length) % cuts[:, None])
+        else:
+            foreign = self.data.tokens(torch.tensor([self.rng.randrange(self.task.rows) for _ in rows]))[:, :-1]
         mixed = torch.where(torch.arange(length) < cuts[:, None], inputs, foreign)
         row, cut = torch.arange(len(rows)), cuts.clamp(max=length - 1)
         other = (inputs[row, cut] + torch.tensor([1 + self.rng.randrange(vocab - 1) for _ in rows])) % vocab
@@ -293,11 +294,6 @@ class Scoring:
         count = max(twins.LEAST, math.ceil(rows * twins.SHARE))
         rounds = [self.rng.sample(range(rows), rows) for _ in range(math.ceil(count / rows))]
         return torch.tensor(list(chain.from_iterable(rounds))[:count], dtype=torch.int64)
-
-    def _random_rows(self, count: int) -> Any:
-        import torch
-
-        return torch.tensor([self.rng.randrange(self.task.rows) for _ in range(count)], dtype=torch.int64)
 
 
 def _finish(device: str) -> None:

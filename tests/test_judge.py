@@ -127,22 +127,38 @@ def counting(task: Task) -> Task:
     return replace(task, rows_sha256=file(path).sha256)
 
 
-def test_the_second_pass_begins_with_chunks_that_show_the_start_of_one_row_alone(counting: Task) -> None:
-    class Watched(Successors):
-        def send(self, tokens: torch.Tensor, place: int) -> None:
-            super().send(tokens, place)
-            chunks.append(tokens)
+class Watched(Successors):
+    """One that keeps what it was sent."""
 
-    chunks: list[torch.Tensor] = []
-    small = replace(counting, rows=8)  # in chunks of as many
-    scoring = Scoring(small)
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: list[torch.Tensor] = []
+
+    def send(self, tokens: torch.Tensor, place: int) -> None:
+        super().send(tokens, place)
+        self.chunks.append(tokens)
+
+
+@pytest.fixture
+def second(counting: Task) -> Watched:
+    """What the second pass saw of rows that fill no whole number of chunks."""
+    scoring, watched = Scoring(replace(counting, rows=28)), Watched()
     scoring.score(Successors())
-    scoring.check(Watched())
-    for chunk in chunks[:PLACES]:
-        assert len(chunk) == small.chunk_rows
-        assert (chunk[:, 0] == chunks[0][0, 0]).all()
-        assert (chunk[:, 2:] == chunks[0][0, 0]).all()  # the start again, but for the first token of it, which is another
-    assert any((chunk[:, 0] != chunks[0][0, 0]).any() for chunk in chunks[PLACES:])
+    scoring.check(watched)
+    return watched
+
+
+def test_the_second_pass_begins_with_chunks_that_show_the_start_of_one_row_alone(second: Watched) -> None:
+    first = second.chunks[0][0, 0]
+    for chunk in second.chunks[:PLACES]:
+        assert (chunk[:, [0, 2, 3, 4, 5]] == first).all()  # the start again, but for the first token of it, which is another
+    assert any((chunk[:, 0] != first).any() for chunk in second.chunks[PLACES:])
+
+
+def test_the_second_pass_shows_no_row_whole(second: Watched) -> None:
+    for chunk in second.chunks:
+        assert len(chunk) == 28
+        assert (chunk.diff(dim=1) % VOCAB != 1).any(dim=1).all()
 
 
 def test_rows_without_a_cut_are_sent_as_they_are(task: Task) -> None:
