@@ -124,7 +124,7 @@ def _recombine(proposal: Proposal, library: Library, rng: Random) -> Written:
     id_, shelf = proposal.parents[0], library.shelf or species.Shelf(library.texts)
     known = recombine.known(shelf.edits(library.founder.genome), library.history, library.belief, rng)
     if proposal.operator == ABLATE:
-        rewrites, last = recombine.ablations(id_, known, library.belief), unwritten(proposal, "every edit of it is worth something")
+        rewrites, last = recombine.ablations(id_, known), unwritten(proposal, "every edit of it is worth something")
     else:
         rewrites, last = recombine.recombinations(id_, known), unwritten(proposal, "no edit that it lacks is worth anything")
     for rewrite in islice(rewrites, ATTEMPTS):

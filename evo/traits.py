@@ -63,10 +63,7 @@ class Edits:
 
 def traits(edits: Edits, history: Mapping[str, Genome], among: Container[str] | None = None) -> Traits:
     """The edits of all scored genomes, or of those among some."""
-    scored = [g for g in history.values() if g.scores]
-    firsts: dict[str, str] = {}  # species -> its first scored member
-    for genome in scored:
-        firsts.setdefault(genome.species, genome.id)
+    scored, firsts = [g for g in history.values() if g.scores], first_members(history)
     found: dict[tuple[str, float], genomes.Edit] = {}
     observed = []
     for genome in scored:
@@ -76,6 +73,15 @@ def traits(edits: Edits, history: Mapping[str, Genome], among: Container[str] | 
                 found.setdefault(key, edit)
             observed.append(Observed(genome.id, genome.mean, len(genome.scores), dict(own.keys())))
     return Traits(tuple(observed), found)
+
+
+def first_members(history: Mapping[str, Genome]) -> dict[str, str]:
+    """Species -> its first scored member."""
+    firsts: dict[str, str] = {}
+    for genome in history.values():
+        if genome.scores:
+            firsts.setdefault(genome.species, genome.id)
+    return firsts
 
 
 class _Seed:

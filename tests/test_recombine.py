@@ -112,6 +112,40 @@ def test_what_is_known_to_harm_is_never_brought() -> None:
         assert outcome == Unwritten("no edit that it lacks is worth anything")
 
 
+WEIGHT: Change = (  # a weight, and the list of weights that is for it
+    ("        self.down = nn.Linear(8, 8)\n", "        self.down = nn.Linear(8, 8)\n        self.share = nn.Parameter(torch.zeros(()))\n"),
+    ("return self.down(x)", "return self.share * self.down(x)"),
+)
+LIST: Change = (("rate = MATRIX_LR * DEPTH", "rate = [MATRIX_LR for p in model.parameters() if p.ndim]"),)
+
+
+def listed(worth: float) -> tuple[Shelf, str, str]:
+    """A run in which a weight came with its list, and another edit with the same list, which then seems to be worth this much.
+
+    Returns: the records, a genome without both, and the one with the weight.
+    """
+    shelf, ids = known_worths()
+    one = shelf.add(90, with_changes([WEIGHT, LIST], 0.05).replace("import torch.nn as nn", "import torch\nimport torch.nn as nn"))
+    shelf.score(one, 0.95)
+    shelf.score(shelf.add(91, with_changes([GOOD, LIST], 0.05)), 0.98 + worth)
+    return shelf, ids[frozenset(), 0.05], one
+
+
+def test_an_edit_comes_with_what_it_was_never_scored_without_although_others_have_that_too() -> None:
+    shelf, plain, _ = listed(0.0)
+    brought = [written.text for index in range(100, 140) if (written := shelf.write(index, RECOMBINE, plain)).text]
+    with_weight = [text for text in brought if "self.share" in text]
+    assert with_weight
+    assert all("if p.ndim" in text for text in with_weight)
+
+
+def test_what_an_edit_was_never_scored_without_goes_only_with_it() -> None:
+    shelf, _, one = listed(0.02)  # the list seems to do harm
+    for index in range(100, 140):
+        text = shelf.write(index, ABLATE, one).text
+        assert ("self.share" in text) <= ("if p.ndim" in text)
+
+
 def test_a_program_that_is_known_already_is_a_duplicate() -> None:
     shelf, ids = known_worths()
     without = ids[frozenset({GOOD}), 0.05]

@@ -10,11 +10,10 @@ from evaluator.outcome import SELF_REPORTED
 from evo.core.standing import Standing
 from evo.core.words import counted
 from evo.lineage.text import NOTE_WIDTH, Line, cut
-from evo.numeric.attribution import Effect, Observed, attribute, diverged
+from evo.numeric.attribution import CLEAR, Effect, Observed, attribute, diverged
 from evo.traits import Edits, traits
 
 FEW = 12  # scored genomes below which nobody should believe an estimate
-CLEAR = 2.0  # sds from zero
 SHOWN_INTERACTIONS = 8
 
 

@@ -43,6 +43,7 @@ DOUBT = 0.05  # sd of a ruinous score, as a share of what lies beyond the usual
 KNOTS = 4  # most knots of a knob's walk, on either side
 PAIR_SHARE = 0.7  # prior sd of an interaction, as a share of an effect's: at 0.5, a pair that did as much as an edit was denied
 BASE_SDS = 30.0  # prior sd of the base, in sds of the scores: as good as unknown
+CLEAR = 2.0  # sds from zero, beyond which a worth is more than doubt
 NEGLIGIBLE = 1e-4  # weight of a grid point, as a share of the likeliest one's
 
 
