@@ -24,7 +24,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -216,7 +216,8 @@ class Scoring:
         """
         import torch
 
-        rows, alone = self._rows_sent_again(), PLACES * self.task.chunk_rows  # all that a forwarder sees before it must answer
+        rows = twins.choose_rows(self.task.rows, self.rng)
+        alone = PLACES * self.task.chunk_rows  # all that a forwarder sees before it must answer
         rows = torch.cat([rows[:1].expand(alone), rows])
         before = self._nats[self._order.argsort()[rows].to(self._nats.device)]
         starts = torch.full((alone,), max(1, self.task.length // _STARTS))
@@ -285,15 +286,6 @@ class Scoring:
         same = (mixed[row, cut] == inputs[row, cut]) & (cuts < length)
         mixed[row, cut] = torch.where(same, other, mixed[row, cut])
         return mixed, targets
-
-    def _rows_sent_again(self) -> Any:
-        """All rows before any comes twice: a program may look ahead in a few of them alone."""
-        import torch
-
-        rows = self.task.rows
-        count = max(twins.LEAST, math.ceil(rows * twins.SHARE))
-        rounds = [self.rng.sample(range(rows), rows) for _ in range(math.ceil(count / rows))]
-        return torch.tensor(list(chain.from_iterable(rounds))[:count], dtype=torch.int64)
 
 
 def _finish(device: str) -> None:

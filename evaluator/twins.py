@@ -10,7 +10,9 @@ does, however it is made up for where the next token is still to be seen. Nor ma
 
 from __future__ import annotations
 
+import math
 import random
+from itertools import chain
 from typing import Any
 
 SHARE, LEAST = 1 / 16, 160  # rows sent again: their share, and the fewest: all on the CPU profile, from 1024 tokens in the vocabulary on
@@ -19,6 +21,15 @@ ROW_MEAN_NATS, ROW_MAX_NATS = 0.01, 0.25  # disagreement of a row that rounding 
 LAST_NATS, ALL_NATS = 0.0015, 0.001  # means over twins: by how much more the last predictions may change than others, or lose; all lose
 STANDARD_ERRORS = 4.0  # allowance on the former for rounding, judged by how other predictions change; at most as much again, since a
 # program can change them on purpose
+
+
+def choose_rows(rows: int, rng: random.Random) -> Any:
+    """(n,) numbers of the rows that are sent again: all before any comes twice, since a program may look ahead in a few of them alone."""
+    import torch
+
+    count = max(LEAST, math.ceil(rows * SHARE))
+    rounds = [rng.sample(range(rows), rows) for _ in range(math.ceil(count / rows))]
+    return torch.tensor(list(chain.from_iterable(rounds))[:count], dtype=torch.int64)
 
 
 def choose_cuts(nats: Any, rng: random.Random) -> Any:
