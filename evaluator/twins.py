@@ -19,8 +19,8 @@ SHARE, LEAST = 1 / 16, 160  # rows sent again: their share, and the fewest: all 
 CANDIDATES = 16  # positions tried; in every other twin the foreign tokens follow the best predicted of them
 ROW_MEAN_NATS, ROW_MAX_NATS = 0.01, 0.25  # disagreement of a row that rounding in bfloat16 explains
 LAST_NATS, ALL_NATS = 0.0015, 0.001  # means over twins: by how much more the last predictions may change than others, or lose; all lose
-STANDARD_ERRORS = 4.0  # allowance on the former for rounding, judged by how other predictions change; at most as much again, since a
-# program can change them on purpose
+# Allowance on the former for rounding, judged by how other predictions change; at most as much again: they can be changed on purpose.
+STANDARD_ERRORS = 4.0
 
 
 def choose_rows(rows: int, rng: random.Random) -> Any:

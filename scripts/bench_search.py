@@ -153,8 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options.table is None) == (not options.landscape):
         parser.error("give either --table PATH or --landscape NAME …")
     oddity = Oddity(options.uneven, options.seed_noise)
-    if oddity != Oddity() and (options.cost or options.announced):
-        parser.error("--uneven and --seed-noise are for runs that are compared, not for --cost or --announced")
+    if (oddity != Oddity() or options.set) and (options.cost or options.announced):
+        parser.error("--uneven, --seed-noise and --set are for runs that are compared, not for --cost or --announced")
     if options.cost:
         problem = next(problems(options))
         for count in options.cost:
