@@ -23,7 +23,7 @@ PROGRESS = [k / 20 for k in range(21)]
 
 
 def children(text: str, mutation: genomes.Mutation, count: int = 4) -> list[genomes.Mutant]:
-    return [genomes.mutate(text, random.Random(seed), [mutation.name]) for seed in range(count)]
+    return [genomes.mutate(text, random.Random(seed), [mutation.name], genomes.contract_of(text)) for seed in range(count)]
 
 
 @pytest.mark.parametrize("mutation", SCHEDULE_MUTATIONS, ids=lambda mutation: mutation.name)
@@ -33,7 +33,8 @@ def test_each_applies_to_some_program_and_its_children_are_genomes_of_another_sp
     for text in fitting:
         for child in children(text, mutation):
             assert genomes.species(child.text) != genomes.species(text), child.note
-            assert set(genomes.check(child.text)) <= set(genomes.check(text)), child.note
+            contract = genomes.contract_of(text)
+            assert set(genomes.check(child.text, contract)) <= set(genomes.check(text, contract)), child.note
 
 
 @pytest.fixture

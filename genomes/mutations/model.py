@@ -15,6 +15,7 @@ from genomes.mutations.anatomy import losses, torch_entropy
 from genomes.mutations.constants import block_count, layers_where
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
+from genomes.mutations.network import made_empty
 from genomes.mutations.patterns import (
     ACTIVATIONS,
     atom,
@@ -36,6 +37,8 @@ from genomes.source import Splice, parse_expression, splice
 _VITAL = re.compile(
     r"lr\b|rate|std|weights|update|loss|\bx\b|width|bound|ramp|momentum|\bcos\b|\bsin\b", re.IGNORECASE
 )  # nothing trains without
+_INIT = re.compile(r"init", re.IGNORECASE)
+_VALUES = ("fill_", "normal_", "uniform_", "trunc_normal_")  # what gives a tensor all its values
 _SHAPES = (
     "{f}.relu({x}).square()",
     "{f}.gelu({x})",
@@ -68,8 +71,9 @@ def _remove_norm(parent: Program, rng: random.Random) -> Rewrite | None:
 
 
 def _drop_statement(parent: Program, rng: random.Random) -> Rewrite | None:
-    """Ablate `x = x … ` or `x += …`, or a call that changes a tensor in place."""
+    """Ablate `x = x … ` or `x += …`, or a call that changes a tensor in place; never the only value that it gets."""
     found = [place for place in in_recipe(parent) if place.node is place.statement and _is_update(place.statement)]
+    found = [place for place in found if not _gives_values(place.statement) or (_INIT.search(place.name) and not made_empty(parent))]
     fit = [place for place in found if is_touchable(parent.source, place.statement) and not uses_module(place, place.statement)]
     return pick([without(parent, place, "ablated") for place in fit], rng)
 
@@ -80,8 +84,13 @@ def _is_update(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(target := statement.targets[0], ast.Name):
         return target.id in names_in(statement.value) and (isinstance(statement.value, ast.BinOp) or is_norm(statement.value))
     if isinstance(statement, ast.Expr) and isinstance(call := statement.value, ast.Call) and isinstance(call.func, ast.Attribute):
-        return call.func.attr in ("fill_", "normal_", "uniform_", "mul_", "clamp_", "trunc_normal_")
+        return call.func.attr in (*_VALUES, "mul_", "clamp_")
     return False
+
+
+def _gives_values(statement: ast.stmt) -> bool:
+    """`torch.nn.init.normal_(w)`, `self.rate.fill_(group["lr"])`."""
+    return isinstance(statement, ast.Expr) and is_call(statement.value, *_VALUES)
 
 
 def _drop_part(parent: Program, rng: random.Random) -> Rewrite | None:

@@ -143,6 +143,11 @@ def attributes(init: ast.FunctionDef, name: re.Pattern[str]) -> set[str]:
     return made
 
 
+def made_empty(parent: Program) -> bool:
+    """Whether the model comes from the meta device: then no weight has a value but by what is written to it afterwards."""
+    return any(is_call(node, "to_empty") for node in walk(parent.tree))
+
+
 def remember(draft: Draft, module: Module, name: str, *lines: str) -> None:
     """Lines in a module's constructor that make `self.name`, below its other attributes. Where it has one of that name, a MisfitError."""
     if any(isinstance(node, ast.Attribute) and node.attr == name for node in walk(module.node)):
