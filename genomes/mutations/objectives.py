@@ -9,7 +9,7 @@ import ast
 import random
 import re
 
-from genomes.mutations.anatomy import Loss, names_of, statements, torch_entropy, training_loss
+from genomes.mutations.anatomy import Loss, names_of, statements, title, torch_entropy, training_loss
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_table
 from genomes.mutations.network import headed, linears, remember, stack
@@ -27,25 +27,25 @@ def _smooth_labels(draft: Draft, rng: random.Random) -> str:
         raise MisfitError("labels are smoothed, or no place for an argument")
     share = rng.choice((0.005, 0.02, 0.05))
     draft.cuts.append(Splice(end, end, f"{'' if inside.rstrip().endswith(',') else ','} label_smoothing={share}"))
-    return f"{loss.function.name}: labels smoothed by {share:g}"
+    return f"{title(loss.scope)}: labels smoothed by {share:g}"
 
 
 def _z_loss(draft: Draft, rng: random.Random) -> str:
     """The logarithm of the softmax's normaliser is kept near 0, at a small price."""
     loss = training_loss(draft.parent)
-    if "logsumexp" in ast.unparse(loss.function):
+    if "logsumexp" in ast.unparse(loss.scope):
         raise MisfitError("there is one")
     logits = _named_logits(draft, loss)
     weight = rng.choice((1e-5, 1e-4, 1e-3))
     _add_to(draft, loss, f"{weight} * {logits}.logsumexp(-1).square().mean()")
-    return f"{loss.function.name}: + {weight:g} × the squared logarithm of the softmax's normaliser"
+    return f"{title(loss.scope)}: + {weight:g} × the squared logarithm of the softmax's normaliser"
 
 
 def _named_logits(draft: Draft, loss: Loss) -> str:
     """The name of the logits; where the call takes them straight from the model, they get one."""
     if isinstance(loss.logits, ast.Name):
         return loss.logits.id
-    if "logits" in names_of(loss.function):
+    if "logits" in names_of(loss.scope):
         raise MisfitError("the name is taken")
     draft.above(loss.statement, f"logits = {draft.code(loss.logits)}")
     draft.replace(loss.logits, "logits")
@@ -66,7 +66,7 @@ def _ahead(draft: Draft, rng: random.Random) -> str:
     returns = [node for node in walk(forward) if isinstance(node, ast.Return)]
     if returns != [last] or not isinstance(last, ast.Return) or last.value is None or not isinstance(loss.targets, ast.Name):
         raise MisfitError("more than one way out, or targets without a name")
-    if {"ahead", "later", "said"} & (names_in(forward) | {argument.arg for argument in forward.args.args} | names_of(loss.function)):
+    if {"ahead", "later", "said"} & (names_in(forward) | {argument.arg for argument in forward.args.args} | names_of(loss.scope)):
         raise MisfitError("names are taken")
     layer = linears(found.module)[last_name(head.func)]
     size = ", ".join(draft.code(argument) for argument in layer.args)
@@ -102,12 +102,12 @@ def _learn_ahead(draft: Draft, loss: Loss, rng: random.Random) -> str:
     share, entropy = rng.choice((0.1, 0.3, 0.5)), torch_entropy(draft.parent, loss)
     made = loss.logits
     if isinstance(made, ast.Name):
-        assigned = [s for _, s in statements(loss.function) if isinstance(s, ast.Assign) and last_name(s.targets[0]) == made.id]
+        assigned = [s for _, s in statements(loss.scope) if isinstance(s, ast.Assign) and last_name(s.targets[0]) == made.id]
         if len(assigned) != 1 or not _asks_the_model(assigned[0].value):
             raise MisfitError("the logits are not the model's")
         draft.argument(_call(assigned[0].value), "ahead=True")
         draft.replace(assigned[0].targets[0], f"{made.id}, later")
-    elif _asks_the_model(made) and "logits" not in names_of(loss.function):
+    elif _asks_the_model(made) and "logits" not in names_of(loss.scope):
         code = draft.code(made)
         draft.above(loss.statement, f"logits, later = {code[:-1]}, ahead=True)")
         draft.replace(made, "logits")
@@ -115,7 +115,7 @@ def _learn_ahead(draft: Draft, loss: Loss, rng: random.Random) -> str:
         raise MisfitError("the logits are not the model's")
     targets = ast.unparse(loss.targets)
     _add_to(draft, loss, f"{share} * {entropy}(later[:, :-1].flatten(0, 1), {targets}[:, 1:].flatten())")
-    return f"{loss.function.name}: the token after the next is learnt too, with weight {share:g}"
+    return f"{title(loss.scope)}: the token after the next is learnt too, with weight {share:g}"
 
 
 def _asks_the_model(node: ast.expr) -> bool:

@@ -8,7 +8,8 @@ import random
 import re
 from dataclasses import dataclass
 
-from genomes.mutations.anatomy import counter, functions, names_of, one_line, own_nodes, statements, training_loop
+from genomes.literals import read_value
+from genomes.mutations.anatomy import counter, functions, known_to, names_of, one_line, own_nodes, statements, title, training_loop
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.muon import muon_step
 from genomes.mutations.mutation import Program, pick
@@ -83,12 +84,17 @@ def _group_rate(draft: Draft, rng: random.Random) -> str:
 
 
 def _group_decay(draft: Draft, rng: random.Random) -> str:
-    """A little weight decay for one group that has none of its own."""
-    group = pick((g for g in groups(draft.parent) if "weight_decay" not in g.entries and "muon" not in ast.unparse(g.node).lower()), rng)
+    """A little weight decay for one group that has none of its own; where all say how they decay, for one that says 0."""
+    fit = [g for g in groups(draft.parent) if "muon" not in ast.unparse(g.node).lower()]
+    silent = [g for g in fit if "weight_decay" not in g.entries]
+    group = pick(silent or [g for g in fit if read_value(g.entries["weight_decay"]) == 0], rng)
     if group is None:
-        raise MisfitError("all groups say how they decay")
+        raise MisfitError("all groups decay")
     decay = rng.choice((0.001, 0.003, 0.01))
-    _enter(draft, group, "weight_decay", str(decay))
+    if silent:
+        _enter(draft, group, "weight_decay", str(decay))
+    else:
+        draft.replace(group.entries["weight_decay"], str(decay))
     return f"{group.function.name}: {group.name} decay at {decay:g}"
 
 
@@ -178,8 +184,8 @@ def _rest_adam(draft: Draft, rng: random.Random) -> str:
     step = place.step
     if not isinstance(step, ast.For) or not isinstance(step.iter, ast.Name) or "zero_grad" not in ast.unparse(step):
         raise MisfitError("no list of optimisers")
-    draft.wrap(step.iter, "", f"[{counter(place.function)} % 2 :]")
-    return f"{place.function.name}: the first optimiser rests every second step"
+    draft.wrap(step.iter, "", f"[{counter(place.scope)} % 2 :]")
+    return f"{title(place.scope)}: the first optimiser rests every second step"
 
 
 def _centralise(draft: Draft, rng: random.Random) -> str:
@@ -195,15 +201,15 @@ def _centralise(draft: Draft, rng: random.Random) -> str:
         except MisfitError:
             pass
     place = training_loop(draft.parent)
-    if "model" not in names_of(place.function):
-        raise MisfitError("no model at hand")
+    if "model" not in known_to(draft.parent, place.scope) or "parameter" in names_of(place.scope):
+        raise MisfitError("no model at hand, or a name is taken")
     draft.above(
         place.step,
         "for parameter in model.parameters():",
         "    if parameter.grad is not None and parameter.dim() > 1:",
         "        parameter.grad.sub_(parameter.grad.mean(dim=-1, keepdim=True))",
     )
-    return f"{place.function.name}: gradients without their mean over the inputs"
+    return f"{title(place.scope)}: gradients without their mean over the inputs"
 
 
 def _bias_correction(draft: Draft, rng: random.Random) -> str:

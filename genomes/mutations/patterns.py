@@ -130,10 +130,15 @@ def replaced(parent: Program, place: Place, text: str, what: str, *along: Splice
 
 def without(parent: Program, place: Place, what: str) -> Rewrite:
     """The program without a statement's lines; `pass` where it was alone."""
-    source, statement = parent.source, place.statement
+    return removed(parent, place.block, place.statement, f"{place.name}: {what}")
+
+
+def removed(parent: Program, block: list[ast.stmt], statement: ast.stmt, what: str) -> Rewrite:
+    """As `without`, for a statement of any scope and its block."""
+    source = parent.source
     start, end = source.span(statement)
-    note = f"{place.name}: {what}: {shown(source.text[start:end])}"
-    if len(place.block) == 1 or source.text[start - statement.col_offset : start].strip():
+    note = f"{what}: {shown(source.text[start:end])}"
+    if len(block) == 1 or source.text[start - statement.col_offset : start].strip():
         return rewrite(parent, [Splice(start, end, "pass")], note)
     stop = source.starts[statement.end_lineno or statement.lineno] if (statement.end_lineno or 0) < len(source.lines) else len(source.text)
     rest = source.text[end:stop].strip()

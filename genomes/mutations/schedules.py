@@ -1,7 +1,7 @@
 """Structural mutations of schedules: how rates, momentum and weight decay move over the budget.
 
 All of them work on the expression that is written into the parameter groups, or on the function that computes it. Time is what the program
-reads as such, a parameter `progress` or `prepare.progress()`, so that a rehearsal, whose progress is 0, leaves nothing behind.
+reads as such, a name `progress` or `prepare.progress()`, so that a rehearsal, whose progress is 0, leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -11,36 +11,28 @@ import random
 import re
 from collections.abc import Iterator
 
-from genomes.literals import read_value
 from genomes.mutations.anatomy import (
     Write,
     counter,
     functions,
+    meant,
     names_of,
     one_line,
     own_nodes,
     parameters,
     progress,
+    title,
     writes,
     written,
 )
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.literal import is_rate
-from genomes.mutations.mutation import pick
-from genomes.mutations.patterns import atom, imported, is_one
+from genomes.mutations.mutation import Program
+from genomes.mutations.patterns import atom, imported
+from genomes.mutations.shapes import fall_from_the_start, no_ramp, ramp_shape, reshape_cosine
 from genomes.nodes import is_call, is_operation, last_name, names_in, walk
-from genomes.source import Splice
 
-_SCHEDULE = re.compile(r"schedule|rate|lr|multiplier|factor|warm|cool|decay|cosine|momentum|main|train", re.IGNORECASE)
-_STEP = re.compile(r"step|iter|\bn\b|\bi\b|count", re.IGNORECASE)
-# Falls from 1 to 0 over a share `t` of the way.
-_FALLS = {
-    "a straight line": "(1.0 - {t})",
-    "1 − √": "(1.0 - {t} ** 0.5)",
-    "a square": "(1.0 - {t}) ** 2",
-    "a trapezoid": "min(1.0, (1.0 - {t}) / 0.5)",
-}
-_RISES = {"squared": "{x} ** 2", "as a root": "{x} ** 0.5", "as a half cosine": "(0.5 - 0.5 * math.cos(math.pi * {x}))"}
+_FLOOR = re.compile(r"final|floor|min_lr|decay_to|end_frac", re.IGNORECASE)
 _DECAYS = {
     "constant": "",
     "linear to 0": "(1 - {t})",
@@ -50,109 +42,45 @@ _DECAYS = {
 }
 
 
-def _reshape_cosine(draft: Draft, rng: random.Random) -> str:
-    """`1 + cos(π t)` or `0.5 + 0.5 * cos(π t)` becomes a line, a square, 1 − √ or a trapezoid."""
-    found = []
-    for function in functions(draft.parent):
-        if _SCHEDULE.search(function.name):
-            found += [(function, *match) for node in own_nodes(function) if (match := _cosine(node))]
-    chosen = pick(found, rng)
-    if chosen is None:
-        raise MisfitError("no half cosine")
-    function, node, height, t = chosen
-    shape = rng.choice(sorted(_FALLS))
-    draft.replace(node, f"{'' if height == 1.0 else f'{height} * '}{_FALLS[shape].format(t=atom(draft.source, t))}")
-    return f"{function.name}: {shape} instead of a cosine"
-
-
-def _cosine(node: ast.AST) -> tuple[ast.BinOp, float, ast.expr] | None:
-    """`h + h * cos(π * t)` with its full height, 2 h, and its `t`."""
-    if not is_operation(node, ast.Add):
-        return None
-    half, wave = read_value(node.left), node.right
-    if is_operation(wave, ast.Mult) and read_value(wave.left) == half:
-        wave = wave.right
-    elif half != 1:
-        return None
-    if not isinstance(half, int | float) or not is_call(wave, "cos"):
-        return None
-    angle = wave.args[0]
-    if is_operation(angle, ast.Mult) and last_name(angle.left) == "pi":
-        return node, 2.0 * half, angle.right
-    return None
-
-
-def _from_the_start(draft: Draft, rng: random.Random) -> str:
-    """A plateau and a fall, `if t < 1 - share: return 1` and `(1 - t) / share`, become one fall over the whole budget."""
-    for function in functions(draft.parent):
-        plateau = next((n for n in own_nodes(function) if isinstance(n, ast.If) and _is_plateau(n)), None)
-        fall = next((n for n in own_nodes(function) if _is_fall(n)), None)
-        if plateau is None or not isinstance(fall, ast.BinOp) or not isinstance(fall.left, ast.BinOp):
-            continue
-        t = atom(draft.source, fall.left.right)
-        _unbranch(draft, plateau)
-        cosine = rng.random() < 0.6
-        draft.replace(fall, f"0.5 + 0.5 * math.cos(math.pi * {t})" if cosine else draft.code(fall.left))
-        draft.cuts += imported(draft.parent, "math") if cosine else []
-        return f"{function.name}: {'a cosine' if cosine else 'a line'} over the whole budget instead of a plateau"
-    raise MisfitError("no plateau before a fall")
-
-
-def _is_plateau(node: ast.If) -> bool:
-    """`if t < 1 - share: return 1.0`."""
-    only = node.body[0]
-    late = any(is_operation(inner, ast.Sub) and is_one(getattr(inner, "left", node)) for inner in walk(node.test))
-    return len(node.body) == 1 and isinstance(only, ast.Return) and only.value is not None and is_one(only.value) and late
-
-
-def _is_fall(node: ast.AST) -> bool:
-    """`(1 - t) / share`."""
-    if not is_operation(node, ast.Div) or not is_operation(rest := node.left, ast.Sub):
-        return False
-    return is_one(rest.left) and last_name(rest.right) in ("progress", "t", "x", "frac")
-
-
-def _unbranch(draft: Draft, node: ast.If) -> None:
-    """Delete an `if` that returns: with its lines, or an `elif` up to what follows it."""
-    text, start = draft.source.text, draft.source.span(node)[0]
-    if not node.orelse:
-        if text.startswith("elif", start):
-            raise MisfitError("nothing would follow")
-        draft.delete(node)
-        return
-    following = text.index("el", draft.source.span(node.body[-1])[1])
-    if not text.startswith("elif", start):
-        raise MisfitError("an else would have no if")
-    draft.cuts.append(Splice(start, following, ""))
-
-
 def _add_warm_up(draft: Draft, rng: random.Random) -> str:
     """The first steps at lower rates."""
     write = written(draft.parent, "lr")
     if any(is_call(node, "min") for node in walk(write.value)):
         raise MisfitError("the rate has a ramp already")
     try:
-        step = counter(write.function)
+        step = counter(write.scope)
         ramp = f"min(1.0, ({step} + 1) / {rng.choice((5, 10, 20, 50))})"
     except MisfitError:
-        ramp = f"min(1.0, 0.02 + {progress(draft.parent, write.function)} / {rng.choice((0.01, 0.02, 0.05))})"
+        ramp = f"min(1.0, 0.02 + {progress(draft.parent, write.scope, write.statement)} / {rng.choice((0.01, 0.02, 0.05))})"
     draft.replace(write.value, f"{_factor(draft, write.value)} * {ramp}")
-    return f"{write.function.name}: rates rise first: × {ramp}"
+    return f"{title(write.scope)}: rates rise first: × {ramp}"
 
 
 def _rate_floor(draft: Draft, rng: random.Random) -> str:
     """Rates end at a share of their full value instead of 0."""
     write = written(draft.parent, "lr")
-    if re.search(r"final|floor|min_lr|decay_to|end_frac", draft.source.text, re.IGNORECASE):
+    if any(_FLOOR.search(name) for name in _named(draft.parent)):
         raise MisfitError("there is a knob for it")
     factors = list(_factors(write.value))
-    calls = [n for n in factors if isinstance(n, ast.Call) and len(n.args) == 1 and not is_call(n, "progress")]
-    calls = [call for call in calls if is_call(call.args[0], "progress") or isinstance(call.args[0], ast.Name)]
-    if not calls or len(factors) == 1 or _names_a_rate(draft, calls[0]):
+    shares = [node for node in factors if _is_of_progress(meant(write.scope, node))]
+    if not shares or len(factors) == 1 or _names_a_rate(draft, meant(write.scope, shares[0])):
         raise MisfitError("no factor of progress alone")
     floor = rng.choice((0.02, 0.05, 0.1))
-    draft.replace(calls[0], f"({floor} + {1 - floor:g} * {one_line(draft.source, calls[0])})")
-    return f"{write.function.name}: rates end at {floor:g} of their full value"
+    draft.replace(shares[0], f"({floor} + {1 - floor:g} * {one_line(draft.source, shares[0])})")
+    return f"{title(write.scope)}: rates end at {floor:g} of their full value"
+
+
+def _named(parent: Program) -> Iterator[str]:
+    """All names of a program; what its remarks and strings say is none."""
+    for node in walk(parent.tree):
+        yield from (name for field in ("id", "attr", "arg", "name") if isinstance(name := getattr(node, field, None), str))
+
+
+def _is_of_progress(node: ast.expr) -> bool:
+    """`rate_factor(progress)`."""
+    if not isinstance(node, ast.Call) or len(node.args) != 1 or is_call(node, "progress"):
+        return False
+    return is_call(node.args[0], "progress") or isinstance(node.args[0], ast.Name)
 
 
 def _factors(node: ast.expr) -> Iterator[ast.expr]:
@@ -179,7 +107,7 @@ def _group_schedule(draft: Draft, rng: random.Random) -> str:
     value = write.value
     if not is_operation(value, ast.Mult) or names_in(value.left) != {write.group}:
         raise MisfitError("the rate is no product of a full rate and a factor")
-    if _names_a_rate(draft, value.right):
+    if _names_a_rate(draft, meant(write.scope, value.right)):
         raise MisfitError("what the group is multiplied by is a rate")
     if any(isinstance(node, ast.IfExp) for node in walk(value)):
         raise MisfitError("groups differ already")
@@ -187,61 +115,29 @@ def _group_schedule(draft: Draft, rng: random.Random) -> str:
     power, what = rng.choice(((0.5, "fall late"), (2.0, "fall early"), (0.0, "stay")))
     factor = atom(draft.source, value.right)
     draft.replace(value.right, f"({factor} if {test} else {f'{factor} ** {power}' if power else 1.0})")
-    return f"{write.function.name}: rates of groups that are not `{test}` {what}"
+    return f"{title(write.scope)}: rates of groups that are not `{test}` {what}"
 
 
 def _is_matrix_group(draft: Draft, write: Write) -> str:
     """Code that tells the groups of matrices between two widths, or of matrices, from the others."""
-    for node in own_nodes(write.function):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Compare) and re.search(r"momentum|kind", ast.unparse(node.test)):
-            return one_line(draft.source, node.test)
+    for node in own_nodes(write.scope):
+        test = node.test if isinstance(node, ast.If) and isinstance(node.test, ast.Compare) else None
+        if test is not None and write.group in names_in(test) and re.search(r"momentum|kind", ast.unparse(test)):
+            return one_line(draft.source, test)
     if any(isinstance(n, ast.comprehension | ast.If) and "dim()" in ast.unparse(n) for n in walk(draft.parent.tree)):
         return f'{write.group}["params"][0].dim() > 1'
     raise MisfitError("all groups are alike")
 
 
-def _ramp_shape(draft: Draft, rng: random.Random) -> str:
-    """A ramp over steps, `min(1, step / n)`, in another shape."""
-    function, node = _ramp(draft, rng)
-    shape = rng.choice(sorted(_RISES))
-    draft.replace(node, _RISES[shape].format(x=one_line(draft.source, node)))
-    draft.cuts += imported(draft.parent, "math") if "cosine" in shape else []
-    return f"{function.name}: the ramp rises {shape}"
-
-
-def _no_ramp(draft: Draft, rng: random.Random) -> str:
-    """A ramp over steps, `min(1, step / n)`, that is over at once."""
-    function, node = _ramp(draft, rng)
-    draft.replace(node, "1.0")
-    return f"{function.name}: no ramp {draft.code(node)}"
-
-
-def _ramp(draft: Draft, rng: random.Random) -> tuple[ast.FunctionDef, ast.Call]:
-    found = []
-    for function in functions(draft.parent):
-        nodes = list(own_nodes(function))
-        bent = {id(n.left) for n in nodes if is_operation(n, ast.Pow)}
-        bent |= {id(inner) for n in nodes if is_call(n, "cos") for inner in walk(n)}
-        for node in nodes:
-            if is_call(node, "min") and len(node.args) == 2 and id(node) not in bent:
-                quotients = [a for a in node.args if is_operation(a, ast.Div)]
-                if quotients and any(is_one(a) for a in node.args) and _STEP.search(ast.unparse(quotients[0].left)):
-                    found.append((function, node))
-    chosen = pick(found, rng)
-    if chosen is None:
-        raise MisfitError("no ramp over steps")
-    return chosen
-
-
 def _momentum_cool_down(draft: Draft, rng: random.Random) -> str:
     """Momentum falls again at the end, as rates do."""
     write = written(draft.parent, "momentum")
-    time = progress(draft.parent, write.function)
-    if time in names_in(write.value) or "max" in names_in(write.value):
+    time = progress(draft.parent, write.scope, write.statement)
+    if {time, "max"} & (names_in(write.value) | names_in(meant(write.scope, write.value))):
         raise MisfitError("momentum depends on progress already")
     share, depth = rng.choice((0.1, 0.2, 0.4)), rng.choice((0.05, 0.1))
     draft.replace(write.value, f"{_term(draft, write.value)} - {depth} * max(0.0, 1.0 - (1.0 - {time}) / {share})")
-    return f"{write.function.name}: momentum falls by {depth:g} over the last {share:g}"
+    return f"{title(write.scope)}: momentum falls by {depth:g} over the last {share:g}"
 
 
 def _decay_schedule(draft: Draft, rng: random.Random) -> str:
@@ -250,7 +146,8 @@ def _decay_schedule(draft: Draft, rng: random.Random) -> str:
         write = written(draft.parent, "weight_decay")
     except MisfitError:
         return _schedule_decay(draft, rng)
-    time, value = progress(draft.parent, write.function), write.value
+    value = meant(write.scope, write.value)
+    time = progress(draft.parent, write.scope, value)
     if isinstance(value, ast.Call) and len(value.args) == 1:  # `get_weight_decay(progress)`
         value = _returned(draft, value)
         time = next(iter(names_in(value) & {"progress", "t", "frac"}), time)
@@ -267,7 +164,7 @@ def _decay_schedule(draft: Draft, rng: random.Random) -> str:
     what = rng.choice(sorted(name for name, code in options.items() if code or now))
     draft.replace(value, f"{full} * {options[what]}" if options[what] else full)
     draft.cuts += imported(draft.parent, "math") if "math" in options[what] else []
-    return f"{write.function.name}: weight decay {what}"
+    return f"{title(write.scope)}: weight decay {what}"
 
 
 def _returned(draft: Draft, call: ast.Call) -> ast.expr:
@@ -279,7 +176,7 @@ def _returned(draft: Draft, call: ast.Call) -> ast.expr:
 
 def _rate_call(draft: Draft, time: str, write: Write) -> str:
     """`rate_factor(progress)`, where it is written next to the decay."""
-    for node in own_nodes(write.function):
+    for node in own_nodes(write.scope):
         if isinstance(node, ast.Call) and [ast.unparse(a) for a in node.args] == [time] and re.search(r"rate|lr", last_name(node.func)):
             return "" if _names_a_rate(draft, node) or _is_the_rate(draft, node) else ast.unparse(node)
     return ""
@@ -290,7 +187,7 @@ def _is_the_rate(draft: Draft, call: ast.Call) -> bool:
     code = ast.unparse(call)
     for write in writes(draft.parent, "lr"):
         value = write.value
-        set_here = [n for n in own_nodes(write.function) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == ast.unparse(value)]
+        set_here = [n for n in own_nodes(write.scope) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == ast.unparse(value)]
         if code in (ast.unparse(value), *(ast.unparse(node.value) for node in set_here)):
             return True
     return False
@@ -301,25 +198,25 @@ def _schedule_decay(draft: Draft, rng: random.Random) -> str:
     if "weight_decay" not in draft.source.text:
         raise MisfitError("nothing decays")
     shape = rng.choice(sorted(name for name, code in _DECAYS.items() if code))
-    factor = _DECAYS[shape].format(t=progress(draft.parent, write.function))
+    factor = _DECAYS[shape].format(t=progress(draft.parent, write.scope, write.statement))
     full = f'{write.group}.setdefault("full_weight_decay", {write.group}["weight_decay"])'
     draft.below(write.statement, f'{write.group}["weight_decay"] = {full} * {factor}')
     draft.cuts += imported(draft.parent, "math") if "math" in factor else []
-    return f"{write.function.name}: weight decay {shape}"
+    return f"{title(write.scope)}: weight decay {shape}"
 
 
 def _beta_schedule(draft: Draft, rng: random.Random) -> str:
     """AdamW's memory of squares grows over the first steps, `1 - (step + 1) ** -0.8` at most its full length."""
     write = written(draft.parent, "lr")
-    if any(is_call(n, "setdefault") and "full_betas" in ast.unparse(n) for n in own_nodes(write.function)):
+    if any(is_call(n, "setdefault") and "full_betas" in ast.unparse(n) for n in own_nodes(write.scope)):
         raise MisfitError("it grows already")
-    if "step" not in parameters(write.function) | names_of(write.function) or "AdamW(" not in draft.source.text:
+    if "step" not in parameters(write.scope) | names_of(write.scope) or "AdamW(" not in draft.source.text:
         raise MisfitError("no count of steps, or no AdamW")
-    power, step = rng.choice((0.6, 0.8)), counter(write.function)
+    power, step = rng.choice((0.6, 0.8)), counter(write.scope)
     full = f'{write.group}.setdefault("full_betas", {write.group}["betas"])'
     grown = f'min({write.group}["full_betas"][1], 1.0 - ({step} + 2) ** -{power})'
     draft.below(write.statement, f'if "betas" in {write.group}:', f'    {write.group}["betas"] = {full}[0], {grown}')
-    return f"{write.function.name}: the second beta grows with the steps, power {power:g}"
+    return f"{title(write.scope)}: the second beta grows with the steps, power {power:g}"
 
 
 def _factor(draft: Draft, node: ast.expr) -> str:
@@ -342,14 +239,14 @@ SCHEDULE_MUTATIONS = (
         "a line, square, 1 − √ or trapezoid instead of a cosine",
         "Hägele et al. 2024, arXiv 2405.18392",
         6,
-        _reshape_cosine,
+        reshape_cosine,
     ),
     drafted(
         "fall-from-the-start",
         "a cosine or line over the whole budget, no plateau",
         "Loshchilov and Hutter 2017, arXiv 1608.03983",
         4,
-        _from_the_start,
+        fall_from_the_start,
     ),
     drafted("add-warm-up", "lower rates in the first steps", "Goyal et al. 2017, arXiv 1706.02677", 4, _add_warm_up),
     drafted("rate-floor", "rates end above 0", "Hoffmann et al. 2022, arXiv 2203.15556", 3, _rate_floor),
@@ -360,8 +257,8 @@ SCHEDULE_MUTATIONS = (
         4,
         _group_schedule,
     ),
-    drafted("ramp-shape", "another shape of a ramp over steps", "modded-nanogpt, momentum", 3, _ramp_shape),
-    drafted("no-ramp", "momentum at its full value from the first step", "Keller Jordan, Muon", 3, _no_ramp),
+    drafted("ramp-shape", "another shape of a ramp over steps", "modded-nanogpt, momentum", 3, ramp_shape),
+    drafted("no-ramp", "momentum at its full value from the first step", "Keller Jordan, Muon", 3, no_ramp),
     drafted("momentum-cool-down", "momentum falls at the end", "KellerJordan/modded-nanogpt, momentum", 5, _momentum_cool_down),
     drafted(
         "decay-schedule",

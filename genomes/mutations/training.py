@@ -10,11 +10,11 @@ import ast
 import random
 import re
 
-from genomes.mutations.anatomy import parameters
+from genomes.mutations.anatomy import known_to, scopes, statements, steps, title
 from genomes.mutations.constants import layers_where
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
-from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, replaced, shown, without
-from genomes.nodes import is_call, is_operation, last_name, names_in, walk
+from genomes.mutations.patterns import above, atom, imported, in_recipe, is_norm, is_one, removed, replaced, shown
+from genomes.nodes import is_call, is_operation, names_in, walk
 from genomes.source import Splice
 
 _INIT = re.compile(r"init", re.IGNORECASE)
@@ -22,6 +22,7 @@ _SCHEDULE = re.compile(r"schedule|rate|lr|multiplier|warm|cool|decay|momentum", 
 _SHARPER = (1.1, 1.2, 1.35)
 _CLIPS = (0.5, 1.0, 2.0)
 _SMALL = (0.002, 0.005, 0.02)
+_DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 # Shapes of a fall from 1 to 0, by the share that is left, `u`.
 _FALLS = {
     "cosine": "(0.5 - 0.5 * math.cos(math.pi * min(1.0, {u})))",
@@ -87,25 +88,17 @@ def _init_distribution(parent: Program, rng: random.Random) -> Rewrite | None:
 
 def _clip(parent: Program, rng: random.Random) -> Rewrite | None:
     """Clip the global gradient norm ahead of the optimiser's step; where it is clipped already, do not."""
-    clipping = [place for place in parent.places if place.node is place.statement and "clip_grad" in ast.unparse(place.statement)]
-    simple = [place for place in clipping if isinstance(place.statement, ast.Expr)]
+    everywhere = [(scope, block, statement) for scope in scopes(parent) for block, statement in statements(scope)]
+    clipping = [found for found in everywhere if "clip_grad" in ast.unparse(found[2]) and not isinstance(found[2], _DEFINITIONS)]
     if clipping:
-        place = pick(simple, rng)
-        return without(parent, place, "no gradient clipping") if place else None
-    for place in parent.places:
-        if place.node is place.statement and _steps(place.statement) and "model" in names_in(place.function) | parameters(place.function):
+        found = pick([found for found in clipping if isinstance(found[2], ast.Expr)], rng)
+        return removed(parent, found[1], found[2], f"{title(found[0])}: no gradient clipping") if found else None
+    for scope, _, statement in everywhere:
+        if steps(statement) and "model" in known_to(parent, scope):
             limit = rng.choice(_CLIPS)
             line = f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit})"
-            return rewrite(parent, [above(parent, place.statement, line)], f"{place.name}: gradients clipped at {limit:g}")
+            return rewrite(parent, [above(parent, statement, line)], f"{title(scope)}: gradients clipped at {limit:g}")
     return None
-
-
-def _steps(statement: ast.stmt) -> bool:
-    """`optimiser.step()`, or a loop over optimisers that does it."""
-    inner = statement.body if isinstance(statement, ast.For) else [statement]
-    calls = [line.value for line in inner if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)]
-    owners = [last_name(call.func.value) for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "step"]
-    return any(owner.startswith("opt") for owner in owners)
 
 
 def _no_nesterov(parent: Program, rng: random.Random) -> Rewrite | None:
