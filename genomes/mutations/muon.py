@@ -1,7 +1,6 @@
 """Structural mutations of Muon: how an update is orthogonalised, scaled, balanced and applied.
 
-Muon is recognised by its orthogonaliser, the function that multiplies a matrix by its transpose in a loop, and by the function that calls
-it. Whatever else is needed, the mean gradient, the update and the weights, is read off that function.
+updates.py says how it is found in a program.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 import ast
 import random
 import re
-from dataclasses import dataclass
 
 from genomes.literals import read_value
 from genomes.mutations.anatomy import functions, one_line, own_nodes, statements
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.mutation import Program, pick
-from genomes.mutations.patterns import atom, is_one
+from genomes.mutations.patterns import atom
+from genomes.mutations.updates import Update, in_place, inner_direction, muon_step, orthogonaliser, owner
 from genomes.nodes import is_call, is_operation, last_name, names_in, walk
-from genomes.source import Splice
+from genomes.source import Splice, parse_expression
 
 # Rows (a, b, c) of polynomials a·s + b·s³ + c·s⁵ that send singular values towards 1, for five steps.
 _TABLES = {
@@ -36,66 +35,6 @@ _TABLES = {
          "    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),", ")"],
     ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Update:
-    """One step of Muon: `mean.lerp_(grads, 1 - momentum)`, `update = orthogonalise(…)…`, `weights.sub_(…)`."""
-
-    function: ast.FunctionDef
-    call: ast.Call  # the call of the orthogonaliser
-    update: str  # the name of its result
-    averaged: ast.stmt
-    mean: str
-    grads: str
-    momentum: str
-    applied: ast.stmt
-    weights: str
-
-
-def orthogonaliser(parent: Program) -> tuple[ast.FunctionDef, ast.For]:
-    """The function and its loop: the product of a matrix with its transpose, several times."""
-    for function in functions(parent):
-        loops = [node for node in own_nodes(function) if isinstance(node, ast.For)]
-        for loop in loops:
-            products = [n for n in walk(loop) if is_operation(n, ast.MatMult)]
-            if any(re.search(r"\.m?T\b|transpose", ast.unparse(product.right)) for product in products):
-                return function, loop
-    raise MisfitError("nothing is orthogonalised")
-
-
-def muon_step(parent: Program) -> Update:
-    """Muon's update, if every part of it is found."""
-    name = orthogonaliser(parent)[0].name
-    for function in functions(parent):
-        call = next((n for n in own_nodes(function) if is_call(n, name)), None)
-        if call is None or function.name == name:
-            continue
-        found = [statement for _, statement in statements(function)]
-        assigned = next((s for s in found if isinstance(s, ast.Assign) and call in walk(s)), None)
-        averages = [(s, c) for s in found if (c := _in_place(s, "lerp_")) is not None and len(c.args) == 2]
-        applied = [(s, c) for s in found if (c := _in_place(s, "sub_")) is not None and s.lineno > call.lineno]
-        if assigned is None or not isinstance(target := assigned.targets[0], ast.Name) or not averages or not applied:
-            continue
-        (averaged, average), (last, change) = averages[0], applied[-1]
-        weight = average.args[1]
-        if not isinstance(weight, ast.BinOp) or not is_one(weight.left) or target.id not in names_in(last):
-            continue
-        return Update(
-            function, call, target.id, averaged, _owner(average), ast.unparse(average.args[0]), ast.unparse(weight.right),
-            last, _owner(change),
-        )  # fmt: skip
-    raise MisfitError("no update of Muon's shape")
-
-
-def _in_place(statement: ast.stmt, method: str) -> ast.Call | None:
-    """The call of `x.method(…)` as a statement."""
-    call = statement.value if isinstance(statement, ast.Expr) else None
-    return call if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == method and call.args else None
-
-
-def _owner(call: ast.Call) -> str:
-    return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
 
 
 def _coefficients(draft: Draft, rng: random.Random) -> str:
@@ -159,21 +98,22 @@ def _rename(draft: Draft, old: str, new: str) -> None:
 
 def _balance(draft: Draft, rng: random.Random) -> str:
     """Rows or columns of equal length, before the orthogonaliser sees them."""
-    name = orthogonaliser(draft.parent)[0].name
-    calls = [n for f in functions(draft.parent) for n in own_nodes(f) if is_call(n, name) and n.args]
-    if not calls or "normalize" in ast.unparse(calls[0]):
-        raise MisfitError("no unbalanced call")
+    name, inner = orthogonaliser(draft.parent)[0].name, inner_direction(draft.parent)
+    calls = [n.args[0] for f in functions(draft.parent) for n in own_nodes(f) if is_call(n, name) and n.args]
+    given = [inner] if inner is not None else calls
+    if not given or "normalize" in ast.unparse(given[0]):
+        raise MisfitError("nothing unbalanced goes in")
     what, dim = rng.choice((("rows", -1), ("columns", -2)))
-    draft.wrap(calls[0].args[0], f"{alias(draft.parent, 'torch.nn.functional')}.normalize(", f", dim={dim})")
+    draft.wrap(given[0], f"{alias(draft.parent, 'torch.nn.functional')}.normalize(", f", dim={dim})")
     return f"{name}: {what} of equal length first"
 
 
 def _nesterov(draft: Draft, rng: random.Random) -> str:
     """The mean gradient looks ahead: `orthogonalise(mean)` becomes `orthogonalise(grads.lerp(mean, momentum))`."""
     step = muon_step(draft.parent)
-    if ast.unparse(step.call.args[0]) != step.mean or not step.grads.isidentifier():
+    if ast.unparse(step.direction) != step.mean or not step.grads.isidentifier():
         raise MisfitError("no plain momentum")
-    draft.replace(step.call.args[0], f"{step.grads}.lerp({step.mean}, {step.momentum})")
+    draft.replace(step.direction, f"{step.grads}.lerp({step.mean}, {step.momentum})")
     return f"{step.function.name}: Nesterov momentum"
 
 
@@ -191,7 +131,8 @@ def _scale(draft: Draft, rng: random.Random) -> str:
         f"(max({rows}, {columns}) / 768) ** 0.5": "as √max(rows, columns), 1 at 768",
         f"max({rows} / {columns}, {columns} / {rows}) ** 0.5": "as √(longer / shorter)",
     }
-    text = rng.choice([option for option in options if option != one_line(draft.source, node)])
+    now = ast.unparse(node)
+    text = rng.choice([option for option in options if ast.unparse(parse_expression(option)) != now])
     draft.replace(node, text)
     return f"{function.name}: the update's size scales {options[text]}"
 
@@ -212,8 +153,8 @@ def _root_of_shape(node: ast.AST) -> ast.BinOp | None:
 def _no_variance(draft: Draft, rng: random.Random) -> str:
     """NorMuon without what makes it so: neurons keep the size that orthogonalisation gives them."""
     step = muon_step(draft.parent)
-    inside = [s for _, s in statements(step.function) if step.call.lineno < s.lineno < step.applied.lineno]
-    roots = {t for s in inside if isinstance(s, ast.Assign) and "rsqrt" in ast.unparse(s.value) for t in names_in(s.targets[0])}
+    inside = [s for _, s in statements(step.function) if step.made.lineno < s.lineno < step.applied.lineno]
+    roots = _roots(inside, step)
     scaled = [s for s in inside if isinstance(s, ast.Assign) and last_name(s.targets[0]) == step.update and names_in(s.value) & roots]
     if len(scaled) != 1:
         raise MisfitError("no variance per neuron")
@@ -226,10 +167,19 @@ def _no_variance(draft: Draft, rng: random.Random) -> str:
     return f"{step.function.name}: no variance per neuron"
 
 
+def _roots(inside: list[ast.stmt], step: Update) -> set[str]:
+    """Names of the reciprocal roots of variances, and of what is computed from them, but for the update."""
+    roots: set[str] = set()
+    for statement in inside:
+        if isinstance(statement, ast.Assign) and ("rsqrt" in ast.unparse(statement.value) or names_in(statement.value) & roots):
+            roots |= names_in(statement.targets[0]) - {step.update}
+    return roots
+
+
 def _serves_only(statement: ast.stmt, useless: list[ast.stmt], step: Update) -> bool:
     """Does what a statement makes go only into useless statements and itself?"""
-    call = _in_place(statement, "lerp_")
-    made = _owner(call) if call else ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else ""
+    call = in_place(statement, "lerp_")
+    made = owner(call) if call else ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else ""
     if not made or made == step.mean or made == step.update:
         return False
     spared = {id(n) for s in [*useless, statement] for n in walk(s)}
@@ -243,12 +193,21 @@ def _cautious_update(draft: Draft, rng: random.Random) -> str:
     step = muon_step(draft.parent)
     if not step.grads.isidentifier() or any(f"{step.update} * {step.grads} > 0" in ast.unparse(s) for _, s in statements(step.function)):
         raise MisfitError("it is cautious already")
+    _keep_gradients(draft, step)
     draft.above(
         step.applied,
         f"sure = ({step.update} * {step.grads} > 0).to({step.update}.dtype)",
         f"{step.update} = {step.update} * sure / sure.mean(dim=(-2, -1), keepdim=True).clamp_min(0.1)",
     )
     return f"{step.function.name}: no update against the current gradient"
+
+
+def _keep_gradients(draft: Draft, step: Update) -> None:
+    """`grads.lerp_(mean, momentum)` would leave the mean where the gradient was."""
+    ahead = step.direction
+    if is_call(ahead, "lerp_") and isinstance(ahead.func, ast.Attribute) and ast.unparse(ahead.func.value) == step.grads:
+        end = draft.source.span(ahead.func)[1]
+        draft.cuts.append(Splice(end - 1, end, ""))
 
 
 def _cautious_decay(draft: Draft, rng: random.Random) -> str:
@@ -265,7 +224,7 @@ def _cautious_decay(draft: Draft, rng: random.Random) -> str:
         if (
             not masks
             and ast.unparse(node.right) == step.weights
-            and "decay" in ast.unparse(node.left)
+            and re.search(r"decay|\bwd\b", ast.unparse(node.left))
             and ">=" not in draft.code(step.applied)
         ):
             draft.replace(node, f"{one_line(draft.source, node)} * ({step.update} * {step.weights} >= 0)")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from genomes.literals import read_value
 from genomes.mutations.anatomy import counter, functions, known_to, names_of, one_line, own_nodes, statements, title, training_loop
 from genomes.mutations.draft import Draft, MisfitError, drafted
-from genomes.mutations.muon import muon_step
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one, shown
+from genomes.mutations.updates import muon_step
 from genomes.nodes import is_call, is_operation, last_name, walk
 from genomes.source import Splice
 
