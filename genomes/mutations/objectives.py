@@ -1,6 +1,7 @@
 """Structural mutations of the training loss: smoothed labels, a penalty on the normaliser, the token after the next as a second target.
 
-What is scored stays the logits that `model(tokens)` returns; only what is minimised changes.
+What is scored stays the cross-entropy of the logits that `model(tokens)` returns; only what is minimised changes. Where a model computes
+its own loss and is scored by it, what is new is added in training only.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import ast
 import random
 import re
 
-from genomes.mutations.anatomy import Loss, names_of, statements, title, torch_entropy, training_loss
+from genomes.mutations.anatomy import Loss, known_to, names_of, one_line, own_nodes, statements, title, torch_entropy, training_loss
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_table
-from genomes.mutations.network import headed, linears, remember, stack
+from genomes.mutations.network import Stack, headed, linears, remember, stack
+from genomes.mutations.scored import training_only
 from genomes.mutations.sublayers import statement_of
 from genomes.nodes import last_name, names_in, walk
 from genomes.source import Splice
@@ -25,8 +27,9 @@ def _smooth_labels(draft: Draft, rng: random.Random) -> str:
     inside = draft.source.text[draft.source.span(loss.call.func)[1] : end]
     if "label_smoothing" in inside or "#" in inside or "\\" in inside:
         raise MisfitError("labels are smoothed, or no place for an argument")
-    share = rng.choice((0.005, 0.02, 0.05))
-    draft.cuts.append(Splice(end, end, f"{'' if inside.rstrip().endswith(',') else ','} label_smoothing={share}"))
+    share, when = rng.choice((0.005, 0.02, 0.05)), training_only(draft.parent, loss)
+    smoothing = f"label_smoothing={share} if {when} else 0.0" if when else f"label_smoothing={share}"
+    draft.cuts.append(Splice(end, end, f"{'' if inside.rstrip().endswith(',') else ','} {smoothing}"))
     return f"{title(loss.scope)}: labels smoothed by {share:g}"
 
 
@@ -35,9 +38,10 @@ def _z_loss(draft: Draft, rng: random.Random) -> str:
     loss = training_loss(draft.parent)
     if "logsumexp" in ast.unparse(loss.scope):
         raise MisfitError("there is one")
-    logits = _named_logits(draft, loss)
+    logits, when = _named_logits(draft, loss), training_only(draft.parent, loss)
     weight = rng.choice((1e-5, 1e-4, 1e-3))
-    _add_to(draft, loss, f"{weight} * {logits}.logsumexp(-1).square().mean()")
+    term = f"{weight} * {logits}.logsumexp(-1).square().mean()"
+    _add_to(draft, loss, f"({term} if {when} else 0.0)" if when else term)
     return f"{title(loss.scope)}: + {weight:g} × the squared logarithm of the softmax's normaliser"
 
 
@@ -45,7 +49,7 @@ def _named_logits(draft: Draft, loss: Loss) -> str:
     """The name of the logits; where the call takes them straight from the model, they get one."""
     if isinstance(loss.logits, ast.Name):
         return loss.logits.id
-    if "logits" in names_of(loss.scope):
+    if "logits" in known_to(draft.parent, loss.scope):
         raise MisfitError("the name is taken")
     draft.above(loss.statement, f"logits = {draft.code(loss.logits)}")
     draft.replace(loss.logits, "logits")
@@ -61,15 +65,22 @@ def _add_to(draft: Draft, loss: Loss, term: str) -> None:
 def _ahead(draft: Draft, rng: random.Random) -> str:
     """A second head predicts the token after the next from the same state, in training only; its loss is added in part."""
     found, loss = stack(draft.parent), training_loss(draft.parent)
-    forward, head = found.module.forward, headed(found)
-    last = forward.body[-1]
-    returns = [node for node in walk(forward) if isinstance(node, ast.Return)]
-    if returns != [last] or not isinstance(last, ast.Return) or last.value is None or not isinstance(loss.targets, ast.Name):
-        raise MisfitError("more than one way out, or targets without a name")
-    if {"ahead", "later", "said"} & (names_in(forward) | {argument.arg for argument in forward.args.args} | names_of(loss.scope)):
-        raise MisfitError("names are taken")
-    layer = linears(found.module)[last_name(head.func)]
-    size = ", ".join(draft.code(argument) for argument in layer.args)
+    if not isinstance(loss.targets, ast.Name):
+        raise MisfitError("targets without a name")
+    share, when = rng.choice((0.1, 0.3, 0.5)), training_only(draft.parent, loss)
+    if loss.scope is found.module.forward:
+        _learn_inside(draft, found, loss, share, when or "self.training")
+    else:
+        _return_later(draft, found, loss)
+        _learn_ahead(draft, loss, share)
+    _later_head(draft, found)
+    return f"{title(loss.scope)}: the token after the next is learnt too, with weight {share:g}"
+
+
+def _later_head(draft: Draft, found: Stack) -> None:
+    """The second head, zero at first, trained as the first is."""
+    head = last_name(headed(found).func)
+    size = ", ".join(draft.code(argument) for argument in linears(found.module)[head].args)
     nn = alias(draft.parent, "torch.nn")
     remember(
         draft,
@@ -78,13 +89,47 @@ def _ahead(draft: Draft, rng: random.Random) -> str:
         f"self.later_head = {nn}.Linear({size}, bias=False)  # for the token after the next, in training",
         f"{nn}.init.zeros_(self.later_head.weight)",
     )
+    train_table(draft, "later_head", head)
+
+
+def _learn_inside(draft: Draft, found: Stack, loss: Loss, share: float, when: str) -> None:
+    """A model that computes its loss adds that of the second head while it is trained."""
+    forward, head = found.module.forward, headed(found)
+    if "later" in known_to(draft.parent, forward) or any(_is_set_after(forward, name, head) for name in names_in(head.args[0])):
+        raise MisfitError("a name is taken, or means another state by then")
+    if not isinstance(loss.statement, ast.Assign) or ast.unparse(loss.statement.targets[0]) != last_name(loss.statement.targets[0]):
+        raise MisfitError("the loss has no name")
+    name, targets = last_name(loss.statement.targets[0]), ast.unparse(loss.targets)
+    ignored = "".join(f", ignore_index={draft.code(word.value)}" for word in loss.call.keywords if word.arg == "ignore_index")
+    entropy = torch_entropy(draft.parent, loss)
+    draft.below(
+        loss.statement,
+        f"if {when}:",
+        f"    later = self.later_head({one_line(draft.source, head.args[0])})[:, :-1].float()",
+        f"    {name} = {name} + {share} * {entropy}(later.flatten(0, 1), {targets}[:, 1:].flatten(){ignored})",
+    )
+
+
+def _is_set_after(function: ast.FunctionDef, name: str, node: ast.AST) -> bool:
+    line = getattr(node, "lineno", 0)
+    stored = (n for n in own_nodes(function) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store))
+    return any(other.lineno > line for other in stored)
+
+
+def _return_later(draft: Draft, found: Stack, loss: Loss) -> None:
+    """The forward pass returns a pair where it is asked to."""
+    forward, head = found.module.forward, headed(found)
+    last = forward.body[-1]
+    returns = [node for node in walk(forward) if isinstance(node, ast.Return)]
+    if returns != [last] or not isinstance(last, ast.Return) or last.value is None:
+        raise MisfitError("more than one way out")
+    if {"ahead", "later", "said"} & (names_in(forward) | {argument.arg for argument in forward.args.args} | names_of(loss.scope)):
+        raise MisfitError("names are taken")
     draft.parameter(forward, "ahead: bool = False")
     line = f"later = self.later_head({draft.code(head.args[0])}) if ahead else None"
     around = statement_of(forward, head)
     (draft.above if around is last else draft.below)(around, line)
     _return_both(draft, last, last.value)
-    train_table(draft, "later_head", last_name(head.func))
-    return _learn_ahead(draft, loss, rng)
 
 
 def _return_both(draft: Draft, last: ast.Return, value: ast.expr) -> None:
@@ -97,17 +142,16 @@ def _return_both(draft: Draft, last: ast.Return, value: ast.expr) -> None:
     draft.below(last, "return (said, later.float()) if ahead else said")
 
 
-def _learn_ahead(draft: Draft, loss: Loss, rng: random.Random) -> str:
+def _learn_ahead(draft: Draft, loss: Loss, share: float) -> None:
     """The loss of the second head, whose targets are one token further."""
-    share, entropy = rng.choice((0.1, 0.3, 0.5)), torch_entropy(draft.parent, loss)
-    made = loss.logits
+    entropy, made = torch_entropy(draft.parent, loss), loss.logits
     if isinstance(made, ast.Name):
         assigned = [s for _, s in statements(loss.scope) if isinstance(s, ast.Assign) and last_name(s.targets[0]) == made.id]
         if len(assigned) != 1 or not _asks_the_model(assigned[0].value):
             raise MisfitError("the logits are not the model's")
         draft.argument(_call(assigned[0].value), "ahead=True")
         draft.replace(assigned[0].targets[0], f"{made.id}, later")
-    elif _asks_the_model(made) and "logits" not in names_of(loss.scope):
+    elif _asks_the_model(made) and "logits" not in known_to(draft.parent, loss.scope):
         code = draft.code(made)
         draft.above(loss.statement, f"logits, later = {code[:-1]}, ahead=True)")
         draft.replace(made, "logits")
@@ -115,7 +159,6 @@ def _learn_ahead(draft: Draft, loss: Loss, rng: random.Random) -> str:
         raise MisfitError("the logits are not the model's")
     targets = ast.unparse(loss.targets)
     _add_to(draft, loss, f"{share} * {entropy}(later[:, :-1].flatten(0, 1), {targets}[:, 1:].flatten())")
-    return f"{title(loss.scope)}: the token after the next is learnt too, with weight {share:g}"
 
 
 def _asks_the_model(node: ast.expr) -> bool:
