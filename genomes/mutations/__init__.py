@@ -15,6 +15,7 @@ from genomes.mutations.initial import INITIAL_MUTATIONS
 from genomes.mutations.joint import JOINT_MUTATIONS
 from genomes.mutations.literal import LITERAL_MUTATIONS
 from genomes.mutations.loop import LOOP_MUTATIONS
+from genomes.mutations.measure import measure
 from genomes.mutations.mlp import MLP_MUTATIONS
 from genomes.mutations.model import MODEL_MUTATIONS
 from genomes.mutations.muon import MUON_MUTATIONS
@@ -68,7 +69,7 @@ STRUCTURAL_MUTATIONS = tuple(mutation.name for mutation in MUTATIONS if mutation
 def mutate(text: str, rng: random.Random, names: Iterable[str] | None = None, contract: Contract = Contract.LAB) -> Mutant:
     """One child of a program by a mutation drawn from the catalogue, or from the named part of it.
 
-    The child parses, has no problem with the contract that the parent lacks, and differs from it by identity.
+    The child parses, has no problem with the contract that the parent lacks, is scored by the same measure, and differs by identity.
 
     Raises:
         ParseError: the parent is no program.
@@ -112,5 +113,7 @@ def _draws(catalogue: tuple[Mutation, ...], rng: random.Random) -> Iterable[Muta
 def _is_sound(parent: Program, child: Rewrite, contract: Contract) -> bool:
     problems = {problem.message for problem in check(child.text, contract)}
     if problems - {problem.message for problem in check(parent.text, contract)}:
+        return False
+    if contract is Contract.SCRIPT and measure(child.text) != measure(parent.text):
         return False
     return identity(child.text) != identity(parent.text)

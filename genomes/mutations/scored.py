@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from genomes.contract import Contract, contract_of
 from genomes.mutations.anatomy import Loss, Scope, own_nodes, scopes, training_loop
@@ -35,21 +36,21 @@ def evaluation(parent: Program) -> Evaluation:
         Evaluation(scope, node, node.args[0].id)
         for scope in scopes(parent)
         for node in own_nodes(scope)
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Name) and _is_prepares(parent, node.func)
+        if is_evaluation(node, parent) and node.args and isinstance(node.args[0], ast.Name)
     ]
     if len(found) != 1:
         raise MisfitError(f"{len(found)} evaluations")
     return found[0]
 
 
-def _is_prepares(parent: Program, function: ast.expr) -> bool:
-    """Is it an evaluation by its name, and prepare.py's: `evaluate_bpb` as imported from there, or `prepare.evaluate_bpb`?"""
-    if not _EVALUATES.search(last_name(function)):
+def is_evaluation(node: ast.AST, parent: Program) -> TypeGuard[ast.Call]:
+    """A call of an evaluation by its name, and prepare.py's: `evaluate_bpb` as imported from there, or `prepare.evaluate_bpb`."""
+    if not isinstance(node, ast.Call) or not _EVALUATES.search(last_name(function := node.func)):
         return False
     if isinstance(function, ast.Attribute):
         return isinstance(function.value, ast.Name) and function.value.id == "prepare"
-    imports = (node for node in walk(parent.tree) if isinstance(node, ast.ImportFrom) and node.module == "prepare")
-    return any((alias.asname or alias.name) == last_name(function) for node in imports for alias in node.names)
+    imports = (other for other in walk(parent.tree) if isinstance(other, ast.ImportFrom) and other.module == "prepare")
+    return any((alias.asname or alias.name) == last_name(function) for other in imports for alias in other.names)
 
 
 def training_only(parent: Program, loss: Loss) -> str:
@@ -95,4 +96,4 @@ def _mentions(parent: Program, function: Scope) -> list[ast.AST]:
 
 def is_evaluated_in(parent: Program, loop: ast.For | ast.While) -> bool:
     """Whether a loop scores the model or saves it."""
-    return any(is_call(node, "save") or (isinstance(node, ast.Call) and _is_prepares(parent, node.func)) for node in walk(loop))
+    return any(is_call(node, "save") or is_evaluation(node, parent) for node in walk(loop))
