@@ -27,7 +27,6 @@ from genomes.mutations.anatomy import (
 )
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.literal import is_rate
-from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import atom, imported
 from genomes.mutations.shapes import fall_from_the_start, no_ramp, ramp_shape, reshape_cosine
 from genomes.nodes import is_call, is_operation, last_name, names_in, walk
@@ -59,21 +58,15 @@ def _add_warm_up(draft: Draft, rng: random.Random) -> str:
 def _rate_floor(draft: Draft, rng: random.Random) -> str:
     """Rates end at a share of their full value instead of 0."""
     write = written(draft.parent, "lr")
-    if any(_FLOOR.search(name) for name in _named(draft.parent)):
-        raise MisfitError("there is a knob for it")
     factors = list(_factors(write.value))
     shares = [node for node in factors if _is_of_progress(meant(write.scope, node))]
     if not shares or len(factors) == 1 or _names_a_rate(draft, meant(write.scope, shares[0])):
         raise MisfitError("no factor of progress alone")
+    if any(_FLOOR.search(name) for name in _read_for(draft, meant(write.scope, shares[0]))):
+        raise MisfitError("there is a knob for it")
     floor = rng.choice((0.02, 0.05, 0.1))
     draft.replace(shares[0], f"({floor} + {1 - floor:g} * {one_line(draft.source, shares[0])})")
     return f"{title(write.scope)}: rates end at {floor:g} of their full value"
-
-
-def _named(parent: Program) -> Iterator[str]:
-    """All names of a program; what its remarks and strings say is none."""
-    for node in walk(parent.tree):
-        yield from (name for field in ("id", "attr", "arg", "name") if isinstance(name := getattr(node, field, None), str))
 
 
 def _is_of_progress(node: ast.expr) -> bool:
@@ -93,12 +86,17 @@ def _factors(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _names_a_rate(draft: Draft, value: ast.expr) -> bool:
-    """Whether a learning rate goes into a value, by name, here or in a function that is called: it is then not a share of one."""
-    called = {last_name(node.func) for node in walk(value) if isinstance(node, ast.Call)}
+    """Whether a learning rate goes into a value, by name: it is then not a share of one."""
+    return any(is_rate(name) for name in _read_for(draft, value))
+
+
+def _read_for(draft: Draft, value: ast.expr) -> Iterator[str]:
+    """What a value is computed from, here or in a function that is called, by name; the functions' own names are left out."""
+    calls = [node for node in walk(value) if isinstance(node, ast.Call)]
+    called, themselves = {last_name(call.func) for call in calls}, {id(call.func) for call in calls}
     inside = [inner for function in functions(draft.parent) if function.name in called for inner in own_nodes(function)]
     read = (n for top in (value, *inside) for n in walk(top) if isinstance(n, ast.Name | ast.Attribute))
-    functions_named = {id(node.func) for node in walk(value) if isinstance(node, ast.Call)}
-    return any(is_rate(last_name(node)) for node in read if id(node) not in functions_named)
+    yield from (last_name(node) for node in read if id(node) not in themselves)
 
 
 def _group_schedule(draft: Draft, rng: random.Random) -> str:
