@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TypeGuard
 
 from genomes.contract import Contract, contract_of
 from genomes.literals import read_value
@@ -44,19 +45,24 @@ def _is_trainings_alone(parent: Program, loss: Loss) -> bool:
 
 def _following(tree: ast.AST, is_source: Callable[[ast.AST], bool]) -> Iterator[str]:
     """The statements that hold a source or what came of one, the conditions around them, and those that set what a source is given."""
-    found = sorted((node for node in walk(tree) if isinstance(node, ast.stmt)), key=lambda node: (node.lineno, node.col_offset))
-    sources = [node for node in walk(tree) if is_source(node)]
-    given = {name for node in sources if isinstance(node, ast.Call) for name in names_in(node)}
+    found = sorted((node for node in walk(tree) if _is_plain(node)), key=lambda node: (node.lineno, node.col_offset))
+    sources = {id(node): node for node in walk(tree) if is_source(node)}
+    given = {name for node in sources.values() for name in names_in(node)} if isinstance(tree, ast.FunctionDef) else set[str]()
     came: set[str] = set()
-    for statement in found:
-        holds = any(node in sources for node in walk(statement))
-        if isinstance(statement, ast.If) and holds:
-            yield f"if {ast.unparse(statement.test)}"
-        elif not hasattr(statement, "body") and (holds or names_in(statement) & came):
+    for statement in found if sources else ():
+        holds = any(id(node) in sources for node in walk(statement))
+        if isinstance(statement, ast.If):
+            yield from [f"if {ast.unparse(statement.test)}"] if holds else []
+        elif holds or names_in(statement) & came:
             yield ast.unparse(statement)
             came |= stored_in(statement)
-        elif not hasattr(statement, "body") and isinstance(tree, ast.FunctionDef) and stored_in(statement) & given:
+        elif stored_in(statement) & given:
             yield ast.unparse(statement)
+
+
+def _is_plain(node: ast.AST) -> TypeGuard[ast.stmt]:
+    """A condition, or a statement with no others inside."""
+    return isinstance(node, ast.If) or (isinstance(node, ast.stmt) and not hasattr(node, "body"))
 
 
 def _when_evaluated(function: ast.FunctionDef) -> ast.FunctionDef:
