@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import MisfitError, alias
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import is_one
-from genomes.nodes import children, imported_by, is_call, last_name, walk
+from genomes.nodes import children, imported_by, is_call, last_name, names_in, walk
 from genomes.source import Source
 
 Scope = ast.FunctionDef | ast.Module
@@ -137,6 +137,13 @@ def written(parent: Program, key: str) -> Write:
     if not found:
         raise MisfitError(f"no group's {key} is set step by step")
     return found[0]
+
+
+def told_apart(write: Write) -> ast.expr | None:
+    """What the scope of a write asks of a group to know it for one of Muon's: `group["kind"] == "muon"`, `"momentum" in group`."""
+    tests = (node.test for node in own_nodes(write.scope) if isinstance(node, ast.If) and isinstance(node.test, ast.Compare))
+    asks = (test for test in tests if write.group in names_in(test) and re.search(r"momentum|kind", ast.unparse(test)))
+    return next(asks, None)
 
 
 def _text(node: ast.AST) -> str:

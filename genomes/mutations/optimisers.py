@@ -9,10 +9,20 @@ import re
 from dataclasses import dataclass
 
 from genomes.literals import read_value
-from genomes.mutations.anatomy import counter, functions, known_to, names_of, one_line, own_nodes, statements, title, training_loop
+from genomes.mutations.anatomy import (
+    functions,
+    known_to,
+    names_of,
+    one_line,
+    own_nodes,
+    statements,
+    title,
+    training_loop,
+)
 from genomes.mutations.draft import Draft, MisfitError, drafted
 from genomes.mutations.mutation import Program, pick
 from genomes.mutations.patterns import atom, is_one, shown
+from genomes.mutations.resting import rest_adam
 from genomes.mutations.updates import muon_step
 from genomes.nodes import is_call, is_operation, last_name, walk
 from genomes.source import Splice
@@ -178,16 +188,6 @@ def _add_keyword(draft: Draft, call: ast.Call, text: str) -> None:
     draft.cuts.append(Splice(end, end, f", {text}"))
 
 
-def _rest_adam(draft: Draft, rng: random.Random) -> str:
-    """The first optimiser of a list steps every second time, on the sum of two gradients; the others always."""
-    place = training_loop(draft.parent)
-    step = place.step
-    if not isinstance(step, ast.For) or not isinstance(step.iter, ast.Name) or "zero_grad" not in ast.unparse(step):
-        raise MisfitError("no list of optimisers")
-    draft.wrap(step.iter, "", f"[{counter(place.scope)} % 2 :]")
-    return f"{title(place.scope)}: the first optimiser rests every second step"
-
-
 def _centralise(draft: Draft, rng: random.Random) -> str:
     """Gradients of matrices without their mean over the inputs: of all of them ahead of the step, or of Muon's."""
     if "grad.mean(dim=-1" in draft.source.text or "- grads.mean(dim=-1" in draft.source.text:
@@ -246,7 +246,7 @@ OPTIMISER_MUTATIONS = (
         "other-adam", "NAdam, RAdam or AMSGrad ↔ AdamW", "Dozat 2016; Liu et al. 2020, arXiv 1908.03265; Reddi et al. 2018", 3, _other_adam
     ),
     drafted("lion", "Lion instead of AdamW", "Chen et al. 2023, arXiv 2302.06675", 1.5, _lion),
-    drafted("rest-adam", "AdamW steps only every second time", "modded-nanogpt, Adam on odd steps", 4, _rest_adam),
+    drafted("rest-adam", "AdamW steps only every second time", "modded-nanogpt, Adam on odd steps", 4, rest_adam),
     drafted("centralise-gradients", "gradients without their mean", "arXiv 2004.01461", 3, _centralise),
     drafted("no-bias-correction", "Adam's first steps uncorrected", "arXiv 1412.6980", 2, _bias_correction),
 )

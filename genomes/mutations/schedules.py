@@ -22,6 +22,7 @@ from genomes.mutations.anatomy import (
     parameters,
     progress,
     title,
+    told_apart,
     writes,
     written,
 )
@@ -118,10 +119,8 @@ def _group_schedule(draft: Draft, rng: random.Random) -> str:
 
 def _is_matrix_group(draft: Draft, write: Write) -> str:
     """Code that tells the groups of matrices between two widths, or of matrices, from the others."""
-    for node in own_nodes(write.scope):
-        test = node.test if isinstance(node, ast.If) and isinstance(node.test, ast.Compare) else None
-        if test is not None and write.group in names_in(test) and re.search(r"momentum|kind", ast.unparse(test)):
-            return one_line(draft.source, test)
+    if (test := told_apart(write)) is not None:
+        return one_line(draft.source, test)
     if any(isinstance(n, ast.comprehension | ast.If) and "dim()" in ast.unparse(n) for n in walk(draft.parent.tree)):
         return f'{write.group}["params"][0].dim() > 1'
     raise MisfitError("all groups are alike")
