@@ -47,7 +47,8 @@ class Program:
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """Every expression and statement inside a function that may be changed."""
+        """Every expression and statement inside a function that may be changed. At module level a script times, prints and scores itself:
+        what may be changed there, anatomy.py finds by its part."""
         return tuple(_module_places(self.source.tree, ""))
 
     @property
