@@ -45,6 +45,14 @@ class Draft:
         start, end = self.source.span(node)
         self.cuts += [Splice(start, start, before), Splice(end, end, after)]
 
+    def keep(self, whole: ast.expr, part: ast.expr) -> None:
+        """Only a part of an expression, its first or its last. The part may itself be edited; what is cut must not split parentheses."""
+        (start, end), (first, last) = self.source.span(whole), self.source.span(part)
+        cut = self.source.text[last:end] if first == start else self.source.text[start:first]
+        if cut.count("(") != cut.count(")") or "#" in cut or (start != first and end != last):
+            raise MisfitError("parentheses or comments around a part")
+        self.cuts.append(Splice(last, end, "") if first == start else Splice(start, first, ""))
+
     def above(self, statement: ast.stmt, *lines: str) -> None:
         """Lines before a statement that begins its own line."""
         start = self.source.starts[statement.lineno - 1]
@@ -55,6 +63,11 @@ class Draft:
         start, end = self._whole_lines(statement)
         text = self._indented(statement, lines)
         self.cuts.append(Splice(end, end, text if self.source.text[start:end].endswith("\n") else f"\n{text.rstrip()}"))
+
+    def at_end(self, function: ast.FunctionDef, *lines: str) -> None:
+        """Lines at the end of a function, before it returns."""
+        last = function.body[-1]
+        (self.above if isinstance(last, ast.Return) else self.below)(last, *lines)
 
     def delete(self, statement: ast.stmt) -> None:
         """The lines of a statement that stands alone on them and is not all of its block."""

@@ -6,9 +6,10 @@ import ast
 import random
 
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
-from genomes.mutations.groups import group_of, train_in_stack, train_table
+from genomes.mutations.groups import drop_group, forget_count, group_of, train_in_stack, train_table
 from genomes.mutations.network import Stack, embedded, embedding, headed, module_names, remember, stack
 from genomes.mutations.patterns import atom, is_norm
+from genomes.mutations.weights import giver, made_empty
 from genomes.nodes import is_operation, last_name, names_in, walk
 from genomes.source import parse_expression
 
@@ -96,28 +97,39 @@ def _tie(draft: Draft, rng: random.Random) -> str:
     found = stack(draft.parent)
     head, table = headed(found), ast.unparse(embedded(found).func)
     name = last_name(head.func)
-    for statement in found.module.init.body:
+    for statement in walk(found.module.node):
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == f"self.{name}.weight":
             if group_of(draft, last_name(embedded(found).func)) is not None:
                 raise MisfitError("groups are listed, and the head has none")
             draft.delete(statement)
             return f"{found.module.name}: head and embedding are untied"
+    made = next(s for s in found.module.init.body if isinstance(s, ast.Assign) and last_name(s.targets[0]) == name)
+    _forget_head(draft, found, made.targets[0], head)
+    tied = f"self.{name}.weight = {table}.weight"
+    if made_empty(draft.parent):  # which makes two of them
+        draft.at_end(giver(draft.parent, found.module.node), tied)
+    else:
+        draft.below(made, tied)
+    draft.wrap(head.args[0], "", f" / {found.x}.size(-1)")
+    return f"{found.module.name}: the head is the embedding"
+
+
+def _forget_head(draft: Draft, found: Stack, made: ast.expr, call: ast.Call) -> None:
+    """Removes the group of the head's matrix, its initial values, and its part in counts of weights."""
+    name = last_name(made)
     group = group_of(draft, name)
     if group is None:
         raise MisfitError("the head has no group of its own")
-    draft.drop_element(group.display)
-    removed = 0
+    drop_group(draft, group)
+    gone: list[ast.AST] = [made, call, group.held]
     for statement in (node for node in walk(found.module.node) if isinstance(node, ast.Expr)):
         if f"self.{name}.weight" in draft.code(statement):
             draft.delete(statement)
-            removed += 1
-    mentions = [n for n in walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == name]
-    if len(mentions) != removed + 3:  # the definition, the call, the group
+            gone.append(statement)
+    known = {id(node) for part in gone for node in walk(part)}
+    mentions = [n for n in walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == name and id(n) not in known]
+    if not all(forget_count(draft, mention) for mention in mentions):
         raise MisfitError("the head is used elsewhere")
-    made = next(s for s in found.module.init.body if isinstance(s, ast.Assign) and last_name(s.targets[0]) == name)
-    draft.below(made, f"self.{name}.weight = {table}.weight")
-    draft.wrap(head.args[0], "", f" / {found.x}.size(-1)")
-    return f"{found.module.name}: the head is the embedding"
 
 
 EDGE_MUTATIONS = (

@@ -2,6 +2,7 @@
 
 In a list, a new parameter gets a group like that of the residual factors: the same optimiser and settings, other tensors. Where matrix
 optimisers such as Muon are given all parameters of the blocks, they keep the matrices, and one group more takes the vectors and scalars.
+Where groups are lists that have names, so is the new one; and where all parameters are counted, it is counted too.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import re
 from dataclasses import dataclass
 
 from genomes.mutations.anatomy import functions
+from genomes.mutations.counts import count_also, count_around, uncount
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import Stack, root, stack
-from genomes.nodes import entries, is_call, last_name, walk
+from genomes.nodes import entries, is_call, last_name, names_in, stored_in, walk
 
 _SCALARS = re.compile(r"resid", re.IGNORECASE)
 _HEAD = re.compile(r"head|unembed", re.IGNORECASE)
@@ -27,9 +29,15 @@ class Group:
     """One parameter group of a list."""
 
     display: ast.expr  # {"params": …, …} or dict(params=…, …)
-    params: ast.expr
+    params: ast.expr  # as the display says it, perhaps a name
+    named: ast.Assign | None  # what gives the name its value
     function: ast.FunctionDef
     model: str  # what the model is called there
+
+    @property
+    def held(self) -> ast.expr:
+        """What is in it: `[model.head.weight]`, `list(model.head.parameters())`."""
+        return self.named.value if self.named else self.params
 
 
 def train_in_blocks(draft: Draft) -> None:
@@ -53,7 +61,7 @@ def train_in_blocks(draft: Draft) -> None:
             call,
         )
         draft.replace(outer, f"[p for p in {draft.code(call)} if p.ndim == 2]")
-    _add(draft, _like_scalars(draft, listed), f"[p for p in {blocks}.parameters() if p.ndim != 2]")
+    _add(draft, _like_scalars(draft, listed), "vector_params", f"[p for p in {blocks}.parameters() if p.ndim != 2]")
 
 
 def train_in_stack(draft: Draft, attribute: str) -> None:
@@ -63,7 +71,7 @@ def train_in_stack(draft: Draft, attribute: str) -> None:
         _require_all(draft.parent)
         return
     template = _like_scalars(draft, listed)
-    _add(draft, template, f"[{template.model}.{attribute}]")
+    _add(draft, template, f"{attribute}_params", f"[{template.model}.{attribute}]")
 
 
 def train_table(draft: Draft, attribute: str, like: str) -> None:
@@ -72,10 +80,10 @@ def train_table(draft: Draft, attribute: str, like: str) -> None:
     if not listed:
         _require_all(draft.parent, tables=True)
         return
-    template = next((group for group in listed if like in {last_name(node) for node in walk(group.params)}), None)
+    template = next((group for group in listed if like in {last_name(node) for node in walk(group.held)}), None)
     if template is None:
         raise MisfitError(f"no group has {like}")
-    _add(draft, template, f"[{template.model}.{attribute}.weight]")
+    _add(draft, template, f"{attribute}_params", f"[{template.model}.{attribute}.weight]")
 
 
 def forget(draft: Draft, attribute: str) -> None:
@@ -95,18 +103,41 @@ def forget(draft: Draft, attribute: str) -> None:
                 draft.delete(statement)
                 known |= {id(node) for node in walk(statement)}
     for group in _groups(draft.parent):
-        if isinstance(group.params, ast.List) and [last_name(node) for node in group.params.elts] == [attribute]:
-            draft.drop_element(group.display)
-            known |= {id(node) for node in walk(group.params)}
+        if isinstance(group.held, ast.List) and [last_name(node) for node in group.held.elts] == [attribute]:
+            drop_group(draft, group)
+            known |= {id(node) for node in walk(group.held)}
+    known |= {id(use) for use in uses if id(use) not in known and forget_count(draft, use)}
     if not uses or any(id(node) not in known for node in uses):
         raise MisfitError(f"{attribute} is used elsewhere")
 
 
+def forget_count(draft: Draft, mention: ast.AST) -> bool:
+    """Whether weights are only counted where they are mentioned; then they are counted no more."""
+    count = count_around(draft.parent.tree, mention)
+    if count is not None:
+        uncount(draft, count)
+    return count is not None
+
+
+def drop_group(draft: Draft, group: Group) -> None:
+    """Removes a group from its list; its name too, and where its parameters are counted by it."""
+    draft.drop_element(group.display)
+    if group.named is None:
+        return
+    draft.delete(group.named)
+    for use in _loads(group.function, last_name(group.params)):
+        if use is not group.params and not forget_count(draft, use):
+            raise MisfitError("the group's list is used elsewhere")
+
+
 def group_of(draft: Draft, owner: str) -> Group | None:
-    """The group that holds nothing but `model.owner.weight`, where groups are listed."""
+    """The group that holds nothing but `model.owner.weight`, or `model.owner.parameters()`, where groups are listed."""
     for group in _groups(draft.parent):
-        only = group.params.elts[0] if isinstance(group.params, ast.List) and len(group.params.elts) == 1 else None
-        if isinstance(only, ast.Attribute) and only.attr == "weight" and last_name(only.value) == owner:
+        held = group.held
+        only = held.elts[0] if isinstance(held, ast.List) and len(held.elts) == 1 else None
+        if is_call(held, "list") and is_call(held.args[0], "parameters"):
+            only = held.args[0].func
+        if isinstance(only, ast.Attribute) and only.attr in ("weight", "parameters") and last_name(only.value) == owner:
             return group
     return None
 
@@ -117,9 +148,27 @@ def _groups(parent: Program) -> list[Group]:
     for function in functions(parent):
         for display in (item for node in walk(function) if isinstance(node, ast.List) for item in node.elts):
             params = dict(entries(display)).get("params")
-            if params is not None and (model := _model_of(params)):
-                result.append(Group(display, params, function, model))
+            if params is None:
+                continue
+            named = _named(function, params)
+            if model := _model_of(named.value if named else params):
+                result.append(Group(display, params, named, function, model))
     return [group for group in result if group.function is result[0].function]
+
+
+def _named(function: ast.FunctionDef, params: ast.expr) -> ast.Assign | None:
+    """`head_params = list(model.head.parameters())`: what a function says once of a name, if it is a part of the model."""
+    if not isinstance(params, ast.Name):
+        return None
+    stores = [node for node in walk(function) if isinstance(node, ast.Assign) and params.id in stored_in(node)]
+    if len(stores) != 1 or not isinstance(stores[0].targets[0], ast.Name) or not isinstance(stores[0].value, ast.List | ast.Call):
+        return None
+    whole = any(is_call(node, "parameters") and _is_whole(node) for node in walk(stores[0].value))
+    return None if whole else stores[0]
+
+
+def _loads(function: ast.FunctionDef, name: str) -> list[ast.Name]:
+    return [n for n in walk(function) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load)]
 
 
 def _model_of(params: ast.expr) -> str:
@@ -137,12 +186,19 @@ def _in_the_optimiser(model: str, found: Stack) -> str:
 def _like_scalars(draft: Draft, listed: list[Group]) -> Group:
     for pattern in (_SCALARS, _HEAD):
         for group in listed:
-            if isinstance(group.params, ast.List | ast.Call) and pattern.search(draft.code(group.params)):
+            if isinstance(group.held, ast.List | ast.Call) and pattern.search(draft.code(group.held)):
                 return group
     raise MisfitError("no group to go by")
 
 
-def _add(draft: Draft, template: Group, params: str) -> None:
+def _add(draft: Draft, template: Group, name: str, params: str) -> None:
+    """One group more, like another; under a name where that one has a name."""
+    if template.named is not None:
+        if name in names_in(template.function):
+            raise MisfitError(f"the name {name} is taken")
+        draft.below(template.named, f"{name} = {params}")
+        params = name
+    count_also(draft, template.function, template.model, params)
     start = draft.source.span(template.display)[0]
     first, last = (position - start for position in draft.source.span(template.params))
     whole = draft.code(template.display)

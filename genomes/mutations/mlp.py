@@ -9,7 +9,7 @@ from genomes.literals import read_value
 from genomes.mutations.constants import require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.network import depth, known_in, linears, modules, remember, stack
+from genomes.mutations.network import construct, depth, known_in, linears, modules, remember, stack
 from genomes.mutations.sublayers import feed, layer_number, statement_of
 from genomes.nodes import is_call, is_operation, names_in, walk
 from genomes.source import parse_expression
@@ -124,7 +124,7 @@ def _bias(draft: Draft, rng: random.Random) -> str:
     module, name, word = rng.choice(plain)
     draft.replace(word.value, "True")
     made = statement_of(module.init, word.value)
-    draft.below(made, f"{alias(draft.parent, 'torch.nn')}.init.zeros_(self.{name}.bias)")
+    construct(draft, module, made, f"{alias(draft.parent, 'torch.nn')}.init.zeros_(self.{name}.bias)")
     train_in_blocks(draft)
     return f"{module.name}: a bias in {name}"
 

@@ -15,7 +15,6 @@ from genomes.mutations.anatomy import losses, torch_entropy
 from genomes.mutations.constants import block_count, layers_where
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import STRUCTURAL, Mutation, Place, Program, Rewrite, pick, rewrite
-from genomes.mutations.network import made_empty
 from genomes.mutations.patterns import (
     ACTIVATIONS,
     atom,
@@ -31,6 +30,7 @@ from genomes.mutations.patterns import (
     uses_module,
     without,
 )
+from genomes.mutations.weights import made_empty
 from genomes.nodes import is_call, is_operation, names_in, walk
 from genomes.source import Splice, parse_expression, splice
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import calls_self
+from genomes.mutations.weights import give_again, gives_value, made_empty
 from genomes.nodes import children, is_call, last_name, names_in, stored_in, targets_of, walk
 from genomes.source import parse_expression
 
@@ -143,11 +144,6 @@ def attributes(init: ast.FunctionDef, name: re.Pattern[str]) -> set[str]:
     return made
 
 
-def made_empty(parent: Program) -> bool:
-    """Whether the model comes from the meta device: then no weight has a value but by what is written to it afterwards."""
-    return any(is_call(node, "to_empty") for node in walk(parent.tree))
-
-
 def remember(draft: Draft, module: Module, name: str, *lines: str) -> None:
     """Lines in a module's constructor that make `self.name`, below its other attributes. Where it has one of that name, a MisfitError."""
     if any(isinstance(node, ast.Attribute) and node.attr == name for node in walk(module.node)):
@@ -155,7 +151,16 @@ def remember(draft: Draft, module: Module, name: str, *lines: str) -> None:
     last = next((statement for statement in reversed(module.init.body) if _sets_attribute(statement)), None)
     if last is None:
         raise MisfitError("no attributes")
-    draft.below(last, *lines)
+    construct(draft, module, last, *lines)
+
+
+def construct(draft: Draft, module: Module, after: ast.stmt, *lines: str) -> None:
+    """New lines of a module's constructor. What gives weights their values goes where values are given, if a constructor's are lost."""
+    empty = made_empty(draft.parent)
+    if kept := [line for line in lines if not (empty and gives_value(line))]:
+        draft.below(after, *kept)
+    if empty:
+        give_again(draft, stack(draft.parent).module.node, module.node, lines)
 
 
 def _assigned(statement: ast.stmt) -> tuple[ast.expr | None, ast.expr | None]:
