@@ -9,9 +9,10 @@ import re
 from genomes.mutations.constants import block_count, head_count, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
+from genomes.mutations.meeting import Attention, attention, head_shape
 from genomes.mutations.network import depth, linears, remember, width_in
 from genomes.mutations.patterns import atom, calls_self
-from genomes.mutations.sublayers import Attention, attention, head_shape, layer_number
+from genomes.mutations.sublayers import layer_number
 from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 
 _ROTATION = re.compile(r"rot|rope", re.IGNORECASE)
@@ -63,6 +64,7 @@ def _grouped(draft: Draft, rng: random.Random) -> str:
     if (keyword := _head_keyword(draft)) is not None:
         heads = draft.code(keyword.value)
         draft.replace(keyword.value, f"{heads} // 2 if {heads} % 2 == 0 else {heads}")
+        _allow_groups(draft)
         return f"{keyword.arg}: half of {heads}"
     spot = attention(draft.parent)
     heads, _channels = head_shape(draft.parent, spot)
@@ -82,6 +84,16 @@ def _grouped(draft: Draft, rng: random.Random) -> str:
     repeat = f"(t.repeat_interleave(self.queries_per_key, dim=2) for t in ({spot.key}, {spot.value}))"
     draft.below(last, f"{spot.key}, {spot.value} = {repeat}")
     return f"{spot.module.name}: up to {shared} queries share a key and a value"
+
+
+def _allow_groups(draft: Draft) -> None:
+    """PyTorch's own attention has to be told that several queries may share a key."""
+    for call in walk(draft.parent.tree):
+        if is_call(call, "scaled_dot_product_attention") and "enable_gqa" not in {word.arg for word in call.keywords}:
+            if call.keywords:
+                draft.wrap(call.keywords[-1].value, "", ", enable_gqa=True")
+            else:
+                draft.argument(call, "enable_gqa=True")
 
 
 def _head_keyword(draft: Draft) -> ast.keyword | None:
@@ -199,8 +211,9 @@ def _output_gate(draft: Draft, rng: random.Random) -> str:
         f"{nn}.init.zeros_(self.output_gate.weight)",
     )
     gate = f"2 * torch.sigmoid(self.output_gate({x}))"
+    gate = f"({gate}).transpose(1, 2)" if spot.output_heads_first else f"({gate})"
     y = spot.output
-    draft.below(spot.statement, f"{y} = {y} * ({gate}).transpose(1, 2).unsqueeze(-1).to({y}.dtype)  # 1 at first")
+    draft.below(spot.statement, f"{y} = {y} * {gate}.unsqueeze(-1).to({y}.dtype)  # 1 at first")
     return f"{spot.module.name}: a gate on each head's output"
 
 
@@ -209,11 +222,26 @@ def _exclusive(draft: Draft, rng: random.Random) -> str:
     spot = attention(draft.parent)
     if not spot.output or "own" in names_in(spot.module.forward):
         raise MisfitError("no output, or done already")
-    value = draft.code(spot.call.args[2])
-    y = spot.output
-    functional = alias(draft.parent, "torch.nn.functional")
-    draft.below(spot.statement, f"own = {functional}.normalize({value}, dim=-1)", f"{y} = {y} - ({y} * own).sum(-1, keepdim=True) * own")
+    y, functional = spot.output, alias(draft.parent, "torch.nn.functional")
+    direct = isinstance(spot.statement, ast.Assign) and spot.statement.value is spot.call
+    value = draft.code(spot.call.args[2]) if direct else _as_output(spot)
+    own = f"own = {functional}.normalize({value}{_repeated(draft, spot)}, dim=-1)"
+    draft.below(spot.statement, *([own] if direct else []), f"{y} = {y} - ({y} * own).sum(-1, keepdim=True) * own")
+    if not direct:  # below, the values may have another layout
+        draft.above(spot.statement, own)
     return f"{spot.module.name}: outputs without their part along the token's own value"
+
+
+def _as_output(spot: Attention) -> str:
+    """The values above the statement, in the output's layout."""
+    return spot.value if spot.heads_first == spot.output_heads_first else f"{spot.value}.transpose(1, 2)"
+
+
+def _repeated(draft: Draft, spot: Attention) -> str:
+    """Values that several queries share stand once for each of these in the output."""
+    heads, own = (head_shape(draft.parent, spot, name)[0] for name in (spot.query, spot.value))
+    dimension = 1 if spot.output_heads_first else 2
+    return "" if own in (heads, "-1") else f".repeat_interleave({heads} // {own}, dim={dimension})"
 
 
 ATTENTION_MUTATIONS = (

@@ -13,9 +13,9 @@ from typing import Any
 
 from genomes.literals import read_value
 from genomes.mutations.draft import MisfitError
+from genomes.mutations.meeting import Attention, head_shape
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import depth, embedding, stack
-from genomes.mutations.sublayers import Attention, head_shape
 from genomes.nodes import last_name, stored_in, walk
 from genomes.source import parse_expression
 

@@ -6,10 +6,12 @@ import ast
 import random
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TypeGuard
 
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
+from genomes.mutations.meeting import attention
 from genomes.mutations.network import (
     Module,
     Stack,
@@ -24,7 +26,7 @@ from genomes.mutations.network import (
     width_in,
 )
 from genomes.mutations.patterns import atom, calls_self, is_norm, shown
-from genomes.mutations.sublayers import attention, branches
+from genomes.mutations.sublayers import branches
 from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 
 _KINDS = {"rms_norm": "layer_norm", "layer_norm": "rms_norm", "RMSNorm": "LayerNorm", "LayerNorm": "RMSNorm"}
@@ -165,8 +167,15 @@ def _sub_norm(draft: Draft, rng: random.Random) -> str:
 
 
 def _is_last(draft: Draft, call: ast.Call) -> bool:
-    """Whether the call is what a forward pass returns."""
-    return any(isinstance(node, ast.Return) and node.value is call for node in walk(draft.parent.tree))
+    """Whether the call is what a forward pass returns, itself or by a name: `x = self.down(x)`, `return x`."""
+    for node in walk(draft.parent.tree):
+        if isinstance(node, ast.Return) and node.value is call:
+            return True
+        for before, last in pairwise(node.body if isinstance(node, ast.FunctionDef) else []):
+            made = before.targets[0] if isinstance(before, ast.Assign) and before.value is call else None
+            if isinstance(made, ast.Name) and isinstance(last, ast.Return) and isinstance(last.value, ast.Name):
+                return made.id == last.value.id
+    return False
 
 
 def _norm_gain(draft: Draft, rng: random.Random) -> str:

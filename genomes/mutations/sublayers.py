@@ -1,4 +1,4 @@
-"""The sublayers of a network's blocks: attention, where queries, keys and values meet, MLPs, and the sums that they are added by."""
+"""The sublayers of a network's blocks: MLPs, and the sums that sublayers are added by."""
 
 from __future__ import annotations
 
@@ -8,26 +8,11 @@ from dataclasses import dataclass
 
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program
-from genomes.mutations.network import Module, linears, modules, root, stack, unconditional
+from genomes.mutations.network import Module, linears, modules, stack, unconditional
 from genomes.mutations.patterns import ACTIVATIONS, calls_self, squares
 from genomes.nodes import is_call, is_operation, last_name, names_in, walk
 
-_QUERY, _KEY, _VALUE = re.compile(r"q(uer(y|ies))?\d?"), re.compile(r"k(eys?)?\d?"), re.compile(r"v(alues?)?\d?")
 _LAYER = re.compile(r"layer(_?(idx|index|id|number))?|i|idx|index|depth_index")
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """Where queries, keys and values meet."""
-
-    module: Module
-    statement: ast.stmt  # around the call
-    call: ast.Call
-    query: str
-    key: str
-    value: str
-    heads_first: bool  # above the statement the three are (B, H, T, D), else (B, T, H, D)
-    output: str  # the name of the result, (B, H, T, D) like its arguments; "" where it has none
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +25,6 @@ class Feed:
     statement: ast.stmt
     up: ast.Call
     down: ast.Call
-
-
-def attention(parent: Program) -> Attention:
-    """The first module with a call of three arguments that are named for queries, keys and values."""
-    for module in modules(parent):
-        for statement in module.forward.body:
-            for call in (node for node in walk(statement) if isinstance(node, ast.Call) and len(node.args) >= 3):
-                q, k, v = (root(argument) for argument in call.args[:3])
-                if _QUERY.fullmatch(q) and _KEY.fullmatch(k) and _VALUE.fullmatch(v):
-                    named = isinstance(statement, ast.Assign) and statement.value is call and isinstance(statement.targets[0], ast.Name)
-                    output = last_name(statement.targets[0]) if named and isinstance(statement, ast.Assign) else ""
-                    turned = all(last_name(argument) == "transpose" for argument in call.args[:3])
-                    if "flash" in last_name(call.func):
-                        raise MisfitError("another layout")
-                    return Attention(module, statement, call, q, k, v, not turned, output)
-    raise MisfitError("no attention")
 
 
 def feed(parent: Program) -> Feed:
@@ -101,17 +70,6 @@ def layer_number(module: Module) -> str:
         if _LAYER.fullmatch(argument.arg):
             return argument.arg
     raise MisfitError("the module does not know its layer")
-
-
-def head_shape(parent: Program, spot: Attention) -> tuple[str, str]:
-    """Heads and channels of a head, from `view(B, T, heads, channels)` of the queries."""
-    for statement in spot.module.forward.body:
-        if not isinstance(statement, ast.Assign) or spot.query not in {name for target in statement.targets for name in names_in(target)}:
-            continue
-        for call in (node for node in walk(statement) if is_call(node, "view", "reshape")):
-            if len(call.args) == 4:
-                return parent.source.code(call.args[2]), parent.source.code(call.args[3])
-    raise MisfitError("no view of the queries")
 
 
 def branches(parent: Program) -> list[tuple[Module, ast.BinOp, ast.Call]]:

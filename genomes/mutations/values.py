@@ -9,10 +9,11 @@ import re
 from genomes.mutations.constants import block_count, layers_where, require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
+from genomes.mutations.meeting import attention
 from genomes.mutations.mutation import Program
 from genomes.mutations.network import attributes, depth, linears, modules, remember, stack, width_in
-from genomes.mutations.sublayers import attention
-from genomes.nodes import is_call, last_name, names_in, walk
+from genomes.nodes import is_call, last_name, names_in, stored_in, walk
+from genomes.source import parse_expression
 
 _ABOUT_VALUES = re.compile(r"value_emb|has_ve|value_lookup", re.IGNORECASE)
 
@@ -105,13 +106,30 @@ def _share(draft: Draft, rng: random.Random) -> str:
         uses = [n for n in walk(draft.parent.tree) if isinstance(n, ast.Attribute) and n.attr == target.attr and n is not target]
         lookups = [n for n in walk(module.forward) if isinstance(n, ast.Subscript) and last_name(n.value) == target.attr]
         tests = [n for n in walk(module.forward) if isinstance(n, ast.Compare) and last_name(n.comparators[0]) == target.attr]
-        if not lookups or tests or any(last_name(lookup.slice) != "str" for lookup in lookups) or not uses:
+        if not lookups or any(last_name(lookup.slice) != "str" for lookup in lookups) or not uses:
             raise MisfitError("tables are looked up in another way")
+        for test in tests:
+            draft.replace(test, _rule(draft, tables, test))
         draft.replace(tables, f'{{"shared": {draft.code(tables.value)}}}')
         for lookup in lookups:
             draft.replace(lookup.slice, '"shared"')
         return f"{module.name}: one table of value embeddings for all blocks"
     raise MisfitError("no tables")
+
+
+def _rule(draft: Draft, tables: ast.DictComp, test: ast.Compare) -> str:
+    """By which rule a block had a table: `str(i) in self.tables` becomes the condition that tables were made by, for the same block."""
+    found, loop = stack(draft.parent), tables.generators[0]
+    asks = isinstance(test.ops[0], ast.In) and ast.unparse(test.left) == f"str({found.index})"
+    if not asks or len(loop.ifs) != 1 or ast.unparse(tables.key) != f"str({last_name(loop.target)})":
+        raise MisfitError("tables are asked for in another way")
+    rule = re.sub(rf"\b{last_name(loop.target)}\b", found.index, draft.code(loop.ifs[0]))
+    own = {argument.arg for argument in found.module.init.args.args} | stored_in(found.module.init)
+    for name in names_in(parse_expression(rule)) & own - {found.index}:
+        if f"self.{name} = {name}\n" not in draft.code(found.module.init):
+            raise MisfitError(f"{name} is unknown in the forward pass")
+        rule = re.sub(rf"(?<![.\w]){name}\b", f"self.{name}", rule)
+    return rule
 
 
 def _wide_gate(draft: Draft, rng: random.Random) -> str:
