@@ -38,6 +38,8 @@ ONE_WAY = "        y = flash.flash_attn_func(q, k, v, causal=True, window_size=w
 LINEAGES = {
     "what is added": ("norm-gain", "smear", "bigram-embedding", "value-residual", "output-gate", "u-net", "token-shift"),
     "what goes, and what is added then": ("remove-factor", "remove-factor", "re-inject-embedding", "tie-weights"),
+    "hidden channels, whose number changes": ("hidden-gain", "mlp-width-by-depth"),
+    "hidden channels behind a gate": ("hidden-gain", "gated-mlp", "plain-mlp"),
     "keys that queries share": ("grouped-queries", "exclusive-attention", "query-gain", "output-gate"),
 }
 

@@ -135,8 +135,8 @@ def group_of(draft: Draft, owner: str) -> Group | None:
     for group in _groups(draft.parent):
         held = group.held
         only = held.elts[0] if isinstance(held, ast.List) and len(held.elts) == 1 else None
-        if is_call(held, "list") and is_call(held.args[0], "parameters"):
-            only = held.args[0].func
+        if is_call(held, "list") and len(held.args) == 1 and is_call(inner := held.args[0], "parameters"):
+            only = inner.func
         if isinstance(only, ast.Attribute) and only.attr in ("weight", "parameters") and last_name(only.value) == owner:
             return group
     return None

@@ -9,8 +9,8 @@ from genomes.literals import read_value
 from genomes.mutations.constants import require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
-from genomes.mutations.network import construct, depth, known_in, linears, modules, remember, stack
-from genomes.mutations.sublayers import feed, layer_number, statement_of
+from genomes.mutations.network import Module, construct, depth, known_in, linears, modules, remember, stack
+from genomes.mutations.sublayers import calls_behind, feed, layer_number, statement_of
 from genomes.nodes import is_call, is_operation, names_in, walk
 from genomes.source import parse_expression
 
@@ -35,12 +35,21 @@ def _gated(draft: Draft, rng: random.Random) -> str:
     kind = rng.choice(sorted(_GATED))
     made = statement_of(spot.module.init, spot.up)
     draft.above(made, f"hidden = 64 * max(1, round({hidden} / 96))  # gated: two thirds of the width for equal cost")
+    _follow(draft, spot.module, spot.up.args[1], "hidden")
     draft.replace(spot.up.args[1], "2 * hidden")
     draft.replace(spot.down.args[0], "hidden")
     draft.above(spot.statement, f"gate, value = {draft.code(spot.inner)}.chunk(2, dim=-1)")
     text = _GATED[kind].format(f=alias(draft.parent, "torch.nn.functional"))
     draft.replace(spot.activation, text if not _is_operand(draft, spot.activation) else f"({text})")
     return f"{spot.module.name}: {kind}, two thirds of the hidden width for each half"
+
+
+def _follow(draft: Draft, module: Module, width: ast.expr, other: str) -> None:
+    """Weights of each hidden channel become as many as there are hidden channels now."""
+    for made in (node for node in walk(module.init) if is_call(node, "Parameter")):
+        for node in walk(made):
+            if ast.dump(node) == ast.dump(width):
+                draft.replace(node, other)
 
 
 def _is_operand(draft: Draft, node: ast.expr) -> bool:
@@ -55,14 +64,16 @@ def _plain(draft: Draft, rng: random.Random) -> str:
             if not isinstance(split, ast.Assign) or not isinstance(split.targets[0], ast.Tuple) or not _halves(split.value):
                 continue
             halves = names_in(split.targets[0])
-            up = next((layers[name] for name in layers if f"self.{name}(" in draft.code(split.value)), None)
-            product = next((node for node in walk(module.forward) if _is_gate(node, halves)), None)
-            if up is None or product is None or not _doubles(up.args[1]) or not isinstance(split.value, ast.Call):
+            behind = (layers[name] for name in calls_behind(module, split.value) if name in layers)
+            up = next((layer for layer in behind if _doubles(layer.args[1])), None)
+            product = next((node for node in reversed([*walk(module.forward)]) if _is_gate(node, halves)), None)  # the innermost
+            if up is None or product is None or not isinstance(split.value, ast.Call):
                 continue
             width = draft.code(up.args[1].right) if isinstance(up.args[1], ast.BinOp) else ""
             down = next((layer for layer in layers.values() if draft.code(layer.args[0]) == width), None)
             if down is None or not isinstance(split.value.func, ast.Attribute):
                 continue
+            _follow(draft, module, down.args[0], f"{width} + {width} // 2")
             draft.replace(up.args[1], f"{width} + {width} // 2")
             draft.replace(down.args[0], f"{width} + {width} // 2")
             draft.delete(split)
@@ -100,6 +111,7 @@ def _by_depth(draft: Draft, rng: random.Random) -> str:
     share = f"(layer + 0.5) / {blocks}" if up else f"1.5 - (layer + 0.5) / {blocks}"
     factor = f"(0.5 + {share})" if up else f"({share})"
     draft.above(statement_of(spot.module.init, spot.up), f"hidden = 16 * max(1, round({hidden} * {factor} / 16))")
+    _follow(draft, spot.module, spot.up.args[1], "hidden")
     draft.replace(spot.up.args[1], "hidden")
     draft.replace(spot.down.args[0], "hidden")
     return f"{spot.module.name}: hidden width {'rises' if up else 'falls'} over the blocks of {found.blocks}"

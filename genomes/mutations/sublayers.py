@@ -34,7 +34,7 @@ def feed(parent: Program) -> Feed:
         for call in (node for node in walk(module.forward) if is_call(node, *ACTIVATIONS)):
             if not call.args:
                 continue
-            up = next((layers[name] for name in _calls_behind(module, call.args[0]) if name in layers), None)
+            up = next((layers[name] for name in calls_behind(module, call.args[0]) if name in layers), None)
             down = next((layer for layer in layers.values() if up and layer is not up and _width(layer, 0) == _width(up, 1)), None)
             if up is not None and down is not None:
                 whole = next((outer for outer in walk(module.forward) if squares(outer, call)), call)
@@ -47,7 +47,7 @@ def _expression(node: ast.AST) -> ast.expr:
     return node
 
 
-def _calls_behind(module: Module, node: ast.expr) -> list[str]:
+def calls_behind(module: Module, node: ast.expr) -> list[str]:
     """Submodules that an expression calls, itself or through the names in it."""
     names = names_in(node)
     assigned = [s.value for s in walk(module.forward) if isinstance(s, ast.Assign) and names_in(s.targets[0]) & names]
