@@ -27,6 +27,9 @@ from torch.nn import functional as F
 
 import genomes
 from genomes.mutations import STRUCTURAL_MUTATIONS
+from genomes.mutations.draft import Draft, MisfitError
+from genomes.mutations.mutation import program
+from genomes.mutations.network import remember, stack
 
 TEXT = (Path(__file__).parent / "programs" / "script.py").read_text(encoding="utf-8")
 CONTRACT = genomes.contract_of(TEXT)
@@ -179,6 +182,13 @@ def test_a_script_that_counts_its_weights_in_another_way_gets_no_new_ones() -> N
 def test_a_script_whose_values_come_from_elsewhere_gets_no_new_weights() -> None:
     text = TEXT.replace("model.init_weights()", "torch.manual_seed(1)")
     assert [name for name in ("smear", "norm-gain", "add-bias", "bigram-embedding", "output-gate") if child_of(name, text=text)] == []
+
+
+def test_a_new_layer_whose_value_nobody_says_is_refused() -> None:
+    draft = Draft(program(TEXT))
+    module = stack(draft.parent).module
+    with pytest.raises(MisfitError, match="no value"):
+        remember(draft, module, "probe", "self.probe = nn.Linear(8, 8)")
 
 
 @pytest.mark.parametrize(
