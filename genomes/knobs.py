@@ -1,7 +1,8 @@
 """Knobs: every literal of a program, addressable by name.
 
 Numbers, booleans and short categorical strings; also the ones inside calls and expressions: 12 of the 22 improvements of the flagship
-autoresearch run were such literals. `names` names them, `places` says which may be tuned, `ranges` how far, `remarks` what comments say.
+autoresearch run were such literals. `names` names them, `places` says which may be tuned, `idle` which do nothing, `ranges` how far they
+go, `remarks` what comments say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import lru_cache
 
 from genomes import places, ranges, remarks
 from genomes.errors import KnobError, nearest
+from genomes.idle import idle
 from genomes.literals import Literal, Step, Value, find
 from genomes.names import assign_names, own_label
 from genomes.nodes import is_operation
@@ -116,8 +118,10 @@ def inspect(source: Source) -> Survey:
     names = assign_names(literals)
     spans = [source.span(literal.node) for literal in literals.found]
     found = _remarks(source, literals.found, spans)
-    partners = _partners(literals.found)
-    return Survey(source, tuple(_spot(source, *parts) for parts in zip(literals.found, names, spans, found, partners, strict=True)))
+    partners, nothing = _partners(literals.found), idle(source.tree)
+    needed = [id(literal.node) not in nothing and all(id(step.node) not in nothing for step in literal.path) for literal in literals.found]
+    parts = zip(literals.found, names, spans, found, partners, needed, strict=True)
+    return Survey(source, tuple(_spot(source, *part) for part in parts))
 
 
 def _partners(literals: list[Literal]) -> list[tuple[bool, bool]]:
@@ -178,11 +182,13 @@ def _fits(value: Value, remark: remarks.Remark) -> bool:
     return True
 
 
-def _spot(source: Source, literal: Literal, name: str, span: tuple[int, int], remark: remarks.Remark, partners: tuple[bool, bool]) -> Spot:
+def _spot(
+    source: Source, literal: Literal, name: str, span: tuple[int, int], remark: remarks.Remark, partners: tuple[bool, bool], needed: bool
+) -> Spot:
     shape = ranges.infer(_meaning(literal), literal.value, remark, places.is_gain(literal))
     stated = bool(remark.options or remark.low is not None)
     open_choice = shape.kind != ranges.CHOICE or len(shape.choices) > 1
-    place = places.place_tunable(literal) and remark.tuned and open_choice and (partners[0] or stated)
+    place = needed and places.place_tunable(literal) and remark.tuned and open_choice and (partners[0] or stated)
     return Spot(
         knob=Knob(
             name=name,
