@@ -42,6 +42,7 @@ FASTER_WINDOWS = "`pip install 'nvidia-cudnn-frontend>=1.30'` makes the seed pro
 BROKEN_WINDOWS = "`pip uninstall nvidia-cudnn-frontend`: without it, the seed program uses FlexAttention"
 TOLD_APART = ("PRECISION", "ATTENTION", "COMPILE")  # knobs that say what a seed program uses of the device
 MEND_LAB = "fix it, or name another lab with --lab"
+INSTALL_LABS = "install what the lab needs into the environment that evo runs in; an autoresearch checkout lists it in its pyproject.toml"
 OTHER_LAB = "name the lab that the profile is for with --lab, or a profile for this lab with --profile"
 OWN_PROFILE = "copy configs/{}.toml, set {} = {} under [knobs] there and name the copy with --profile"
 
@@ -128,6 +129,8 @@ def lab_check(lab: Path, profile: profiles.Profile) -> tuple[Check, Settings]:
         rendered = labs.render(read, profile, profile.head.budget_seconds)
     except UserError as error:
         return Check("lab", STOP, str(error), remedy), {}
+    if lacking := labs.missing(read):
+        return Check("lab", STOP, f"{lab} imports {', '.join(lacking)}, not installed here", INSTALL_LABS), _assigned(rendered.seed)
     kind = "a script that scores itself" if read.compat else f"the profile sets {len(profile.knobs)} of its knobs"
     return Check("lab", OK, f"{lab}: {kind}"), _assigned(rendered.seed)
 

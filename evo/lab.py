@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -116,16 +117,29 @@ def _imported(lab: Lab) -> tuple[tuple[str, str], ...]:
     folders = (lab.folder,) if lab.compat else (lab.folder, DEFAULT)
     unread = [lab.prepare, *([lab.train] if lab.compat else [])]
     while unread:
-        tree = ast.parse(unread.pop())
-        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        for name in sorted(f"{module.split('.')[0]}.py" for module in modules):
+        for name in sorted(f"{module}.py" for module in _packages(ast.parse(unread.pop()))):
             path = next((folder / name for folder in folders if (folder / name).is_file()), lab.folder / name)
             if name not in (*FILES, *found) and path.is_file() and path.stat().st_size <= MODULE_BYTES:
                 found[name] = _read(path.parent, name, "imported by it")
                 _parsed(found[name], path)
                 unread.append(found[name])
     return tuple(sorted(found.items()))
+
+
+def _packages(tree: ast.AST) -> set[str]:
+    """What is imported anywhere in a program, up to the first dot."""
+    modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return {module.partition(".")[0] for module in modules} - {""}
+
+
+def missing(lab: Lab) -> list[str]:
+    """Packages that the lab's programs cannot do without, imported at top level, and that this machine lacks."""
+    own = {name.removesuffix(".py") for name in (*FILES, *(name for name, _ in lab.modules))}
+    texts = (lab.prepare, lab.train, *(text for _, text in lab.modules))
+    imports = [node for text in texts for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    wanted = {package for node in imports for package in _packages(node)}
+    return sorted(name for name in wanted - own if importlib.util.find_spec(name) is None)
 
 
 def render(lab: Lab, profile: Profile, budget_seconds: float) -> Rendered:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from script_lab import make_checkout
 from tiny_lab import make_lab
 
 from evo import doctor, machine, profiles
@@ -42,6 +43,19 @@ def test_without_torch_no_run_can_start_and_nothing_is_raised(tmp_path: Path) ->
     assert "Traceback" not in done.stdout + done.stderr
     assert "libcudart.so.12" in done.stdout
     assert "No run can start" in done.stdout
+
+
+def test_a_checkout_whose_packages_are_missing_is_told_which(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "checkout")
+    assert doctor.lab_check(checkout, CPU)[0].state == OK
+    train = (checkout / "train.py").read_text(encoding="utf-8")
+    optional = "try:\n    import no_such_kernels\nexcept ImportError:\n    pass\n"
+    (checkout / "train.py").write_text(optional + train, encoding="utf-8")
+    assert doctor.lab_check(checkout, CPU)[0].state == OK
+    (checkout / "train.py").write_text("import no_such_package.inner\n" + train, encoding="utf-8")
+    found = doctor.lab_check(checkout, CPU)[0]
+    assert found.state == STOP
+    assert "imports no_such_package, not installed" in found.found
 
 
 def test_a_profile_for_another_device_is_no_start() -> None:
