@@ -33,6 +33,11 @@ _SYSTEM_WORDS = words(
     is_causal causal training batch_first bidirectional bias affine elementwise_affine maxsize mean"""
 )
 _SEED = re.compile(r"(^|_)seeds?($|_)", re.IGNORECASE)
+# Constants about how a run is timed, scored, watched and kept: to turn them would be to cheat, or to let a card overheat.
+_ABOUT_THE_RUN = re.compile(
+    r"(^|_)(eval\w*|startup|excluded?|untimed|interval|every|sleep|timeout|vram|gpu|checkpoints?|gc|retries|mfu|patience)($|_)",
+    re.IGNORECASE,
+)
 _NO_STATEMENT = ast.Assert | ast.Raise | ast.Import | ast.ImportFrom | ast.Delete
 _INDEX_OPERATORS = ast.LShift | ast.RShift | ast.BitAnd | ast.BitOr | ast.BitXor
 _NEUTRAL_CALLS = frozenset({"max", "min", "clamp", "clip", "int", "float", "lerp"})
@@ -48,7 +53,10 @@ _HUGE = 1e8  # peak FLOPs, units of bytes and nanoseconds
 
 def place_tunable(literal: Literal) -> bool:
     """May a literal at this place be tuned, whatever its value? A string that names a kernel or a number format may not."""
-    if _SEED.search(own_label(literal)) or (isinstance(literal.value, str) and HARDWARE.fullmatch(literal.value)):
+    label = own_label(literal)
+    if _SEED.search(label) or (isinstance(literal.value, str) and HARDWARE.fullmatch(literal.value)):
+        return False
+    if is_constant(literal) and _ABOUT_THE_RUN.search(label):
         return False
     if _is_coefficient(literal.path):
         return False

@@ -153,6 +153,11 @@ def test_indices_axes_shifts_seeds_guards_and_flags_of_the_machine_are_never_tun
         "def f(x):\n    print(100 * x)": "f.print",
         "def f(x):\n    assert x == 2.5": "f.x",
         "@torch.compile(dynamic=False)\ndef f(x):\n    return x": "f.compile.dynamic",
+        "STARTUP_EXCLUDE_STEPS = 2": "STARTUP_EXCLUDE_STEPS",  # untimed steps
+        "FINAL_EVAL_BATCH_SIZE = 256": "FINAL_EVAL_BATCH_SIZE",
+        "GPU_TEMP_ABORT = 90": "GPU_TEMP_ABORT",
+        "VAL_INTERVAL = 50": "VAL_INTERVAL",
+        "COOLDOWN_SLEEP = 5": "COOLDOWN_SLEEP",
     }
     for text, name in fixed.items():
         found = named(text + "\n")
