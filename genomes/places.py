@@ -30,7 +30,7 @@ _SYSTEM_WORDS = words(
     """seed device dtype backend backends pin_memory non_blocking fullgraph dynamic fused foreach num_workers persistent requires_grad
     keepdim keepdims inplace flush end sep mode verbose debug capturable differentiable maximize set_to_none frozen slots init_step
     strict compile log_every print_every report_every eval_every persistent_workers precision dry_steps max_loss
-    is_causal causal training batch_first bidirectional bias affine elementwise_affine maxsize mean"""
+    recompile_limit cache_size_limit is_causal causal training batch_first bidirectional bias affine elementwise_affine maxsize mean"""
 )
 _SEED = re.compile(r"(^|_)seeds?($|_)", re.IGNORECASE)
 # Constants about how a run is timed, scored, watched and kept: to turn them would be to cheat, or to let a card overheat.

@@ -204,3 +204,16 @@ def test_a_script_that_attends_in_one_way_is_edited_like_the_one_with_two(name: 
         assert one.note == two.note
         added = [Counter(child.text.splitlines()) - Counter(parent.splitlines()) for child, parent in ((one, alone), (two, TEXT))]
         assert added[0] == added[1]
+
+
+def test_a_program_that_compiles_for_each_shape_is_allowed_more_of_them_with_a_new_weight_once(home: types.ModuleType) -> None:
+    first = child_of("smear")
+    assert first is not None
+    assert first.text.count("recompile_limit = ") == 1
+    assert not [knob.name for knob in genomes.knobs(first.text) if knob.tunable and "limit" in knob.name]
+    second = genomes.mutate(first.text, random.Random(1), ["u-net"], CONTRACT)
+    assert second.text.count("recompile_limit = ") == 1
+    before = torch._dynamo.config.recompile_limit
+    with torch._dynamo.config.patch(recompile_limit=before):
+        run(second.text)
+        assert torch._dynamo.config.recompile_limit == 64

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from genomes.mutations.anatomy import functions
+from genomes.mutations.compiled import allow_shapes
 from genomes.mutations.counts import count_also, count_around, uncount
 from genomes.mutations.draft import Draft, MisfitError
 from genomes.mutations.mutation import Program
@@ -199,6 +200,7 @@ def _add(draft: Draft, template: Group, name: str, params: str) -> None:
         draft.below(template.named, f"{name} = {params}")
         params = name
     count_also(draft, template.function, template.model, params)
+    allow_shapes(draft)
     start = draft.source.span(template.display)[0]
     first, last = (position - start for position in draft.source.span(template.params))
     whole = draft.code(template.display)

@@ -6,6 +6,7 @@ import ast
 import random
 
 from genomes.literals import read_value
+from genomes.mutations.compiled import allow_shapes
 from genomes.mutations.constants import require_blocks
 from genomes.mutations.draft import Draft, MisfitError, alias, drafted
 from genomes.mutations.groups import train_in_blocks
@@ -114,6 +115,7 @@ def _by_depth(draft: Draft, rng: random.Random) -> str:
     _follow(draft, spot.module, spot.up.args[1], "hidden")
     draft.replace(spot.up.args[1], "hidden")
     draft.replace(spot.down.args[0], "hidden")
+    allow_shapes(draft)
     return f"{spot.module.name}: hidden width {'rises' if up else 'falls'} over the blocks of {found.blocks}"
 
 
