@@ -34,6 +34,7 @@ from evo.core.records import (
     CONFIRM,
     CROSSOVER,
     FINAL,
+    GIVEN,
     MUTATE,
     OPTUNA,
     RECOMBINE,
@@ -212,7 +213,25 @@ def _parent_that_does_the_same(proposal: Proposal, library: Library, text: str) 
 def problems(proposal: Proposal, library: Library, text: str) -> tuple[genomes.Problem, ...]:
     """What breaks the contract in a text and not already in its parents."""
     inherited = _inherited(proposal, library)
-    return tuple(problem for problem in _check(library, text) if problem.message not in inherited)
+    found = tuple(problem for problem in _check(library, text) if problem.message not in inherited)
+    return found or _another_measure(proposal, library, text)
+
+
+def _another_measure(proposal: Proposal, library: Library, text: str) -> tuple[genomes.Problem, ...]:
+    """Scripts time and score themselves: a child that does it otherwise than its parents could be better by that alone.
+
+    What people hand in is theirs to answer for.
+    """
+    if library.contract is not genomes.Contract.SCRIPT or proposal.operator == GIVEN:
+        return ()
+    known = [genomes.measure(library.texts(parent)) for parent in proposal.parents]
+    mine = genomes.measure(text)
+    if not known or mine in known:
+        return ()
+    said = next((f"now has `{line}`" for line in mine if line not in known[0]), "")
+    said = said or next((f"no longer has `{line}`" for line in known[0] if line not in mine), "has the same lines in another order")
+    advice = "score and time are taken as before; a change of the loss acts `if self.training` only"
+    return (genomes.Problem(0, f"what makes its score or keeps its time {said}: {advice}"),)
 
 
 def mend(proposal: Proposal, library: Library, text: str) -> tuple[str, str]:

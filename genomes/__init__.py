@@ -2,6 +2,7 @@
 
     identity, species, size    a hash of the program; the same with its knobs blanked; how large it is
     loss_code                  equal for programs whose reported losses mean the same
+    measure                    what a script computes its own score with: equal for scripts whose scores mean the same
     folded, effective          a hash of what can run; which new values of knobs change it
     knobs, set_knobs           every literal by name
     Reader, constants          values of many programs that are alike, without parsing each
@@ -34,6 +35,7 @@ from genomes.match import match
 from genomes.merge import Merge, merge, prefer, seeded
 from genomes.merging.ledger import Conflict, Settle
 from genomes.mutations import MUTATIONS, STRUCTURAL_MUTATIONS, Mutant, mutate
+from genomes.mutations.measure import measure
 from genomes.mutations.mutation import Mutation
 from genomes.readings import Reader, constants
 from genomes.repairs import Failure, Repaired, mend, repair
@@ -76,6 +78,7 @@ __all__ = [
     "knobs",
     "loss_code",
     "match",
+    "measure",
     "mend",
     "merge",
     "mutate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,8 +13,8 @@ import genomes
 from evaluator.outcome import Duplicate, Failed, Phase, Reason, Unwritten
 from evo.core.belief import believe
 from evo.core.history import fold
-from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, MUTATE, REPAIR, TUNE, Candidate, Proposal, Record, lean
-from evo.operators import Library, describe_seed, write
+from evo.core.records import CALIBRATE, CONFIRM, CROSSOVER, FINAL, GIVEN, MUTATE, REPAIR, TUNE, Candidate, Proposal, Record, lean
+from evo.operators import Library, describe_seed, judge, write
 
 SEED_TEXT = '''"""A program of the test."""
 
@@ -372,3 +373,40 @@ def test_a_problem_of_the_parent_is_not_mended_in_passing(shelf: Shelf) -> None:
     written = shelf.write(2, MUTATE, odd)
     assert written.outcome is None
     assert "import math" not in written.text
+
+
+SCRIPT_TEXT = (Path(__file__).parent / "programs" / "script.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("    if step > 10:\n        total", "    if step > 40:\n        total", "total_training_time += dt if step > 40"),
+        ("    t1 = time.time()\n", "    t1 = t0\n", "now has `t1 = t0 after"),
+        ("    loss.backward()\n", "    loss.backward()\n        t0 = time.time()\n", "t0 = time.time() amidst the work"),
+        ("            return loss\n", "            return 0.99 * loss\n", "return 0.99 * loss"),
+        ("{val_bpb:.6f}", "{val_bpb - 0.01:.6f}", "val_bpb - 0.01"),
+        ("evaluate_bpb(model, tokenizer, DEVICE_BATCH_SIZE)", "evaluate_bpb(model, tokenizer, 1)", "tokenizer, 1)"),
+    ],
+)
+def test_a_script_that_takes_its_score_or_its_time_otherwise_than_its_parent_is_not_evaluated(old: str, new: str, said: str) -> None:
+    founder = describe_seed(SCRIPT_TEXT)
+    texts = {founder.genome: SCRIPT_TEXT}
+    library = Library(
+        founder=founder,
+        texts=texts.__getitem__,
+        known={founder.genome: founder},
+        seed=0,
+        history=fold([]),
+        belief=believe({}),
+        contract=genomes.Contract.SCRIPT,
+    )
+    child = SCRIPT_TEXT.replace(old, new)
+    assert child != SCRIPT_TEXT
+    mutated, handed_in = (Proposal(3, operator, (founder.genome,), 7) for operator in (MUTATE, GIVEN))
+    outcome = judge(mutated, library, child, "by a model").outcome
+    assert isinstance(outcome, Unwritten)
+    assert said in outcome.why
+    assert judge(handed_in, library, child, "a person's").outcome is None
+    fair = SCRIPT_TEXT.replace("softcap = 15", "softcap = 20").replace("s = 3**0.5", "s = 2**0.5")
+    assert judge(mutated, library, fair, "by a model").outcome is None

@@ -45,6 +45,8 @@ SCRIPT = """\
 Rules of a program:
 - It is a script. What it imports from prepare.py, its budget of time, its random seed and the summary that it prints at the end (the line
   `val_bpb:` above all) stay as they are; prepare.py itself cannot be changed. It opens no connection and starts no process.
+- Its clock and its evaluation stay as they are: where the loop takes its time, which steps count, how an evaluation's loss is computed.
+  What is to change the loss in training only acts `if self.training:`.
 - It imports only Python's standard library, torch, numpy and what it imports now; no other package is available.
 - A prediction depends on its own row up to its own position and on nothing else.
 """

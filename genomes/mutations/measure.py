@@ -2,7 +2,8 @@
 
 A script is its own judge, and mutations change it by construct: one of them might make the number better and the model not. What counts is
 how a function that may be scored computes a loss when it is not trained, all but the logits that go in, since any of them are scored
-fairly; and what is done with the value of an evaluation. The harness scores the lab's own programs, which have nothing of this to say.
+fairly; what is done with the value of an evaluation; and how the budget of time is kept (clock.py). The harness times and scores the lab's
+own programs, which have nothing of this to say.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TypeGuard
 from genomes.contract import Contract, contract_of
 from genomes.literals import read_value
 from genomes.mutations.anatomy import Loss, losses
+from genomes.mutations.clock import clock
 from genomes.mutations.draft import MisfitError
 from genomes.mutations.mutation import Program, program
 from genomes.mutations.scored import is_evaluation, training_only
@@ -25,7 +27,7 @@ _CACHED = 16
 
 @lru_cache(maxsize=_CACHED)
 def measure(text: str) -> tuple[str, ...]:
-    """The statements that make the score; nothing for a program that the harness scores."""
+    """The statements that make the score and keep the time; nothing for a program that the harness scores."""
     if contract_of(text) is Contract.LAB:
         return ()
     parent = program(text)
@@ -33,7 +35,7 @@ def measure(text: str) -> tuple[str, ...]:
     lines: list[str] = []
     for function in sorted(computing, key=lambda node: node.lineno):
         lines += _following(_when_evaluated(function), lambda node: is_call(node, "cross_entropy"))
-    return (*lines, *_following(parent.tree, lambda node: is_evaluation(node, parent)))
+    return (*lines, *_following(parent.tree, lambda node: is_evaluation(node, parent)), *clock(parent))
 
 
 def _is_trainings_alone(parent: Program, loss: Loss) -> bool:
