@@ -217,3 +217,10 @@ def test_a_program_that_compiles_for_each_shape_is_allowed_more_of_them_with_a_n
     with torch._dynamo.config.patch(recompile_limit=before):
         run(second.text)
         assert torch._dynamo.config.recompile_limit == 64
+
+
+def test_a_tensor_that_a_mutation_makes_is_where_the_others_of_its_function_are() -> None:
+    """On a GPU the two would not go together."""
+    child = child_of("partial-rotary")
+    assert child is not None
+    assert ".numel(), device=frequencies.device)" in child.text

@@ -149,7 +149,8 @@ def _partial_rotary(draft: Draft, rng: random.Random) -> str:
         if not isinstance(name, ast.Name) or place.node is place.statement or f"{name.id}.numel()" in ast.unparse(place.function):
             continue
         share = rng.choice((0.25, 0.5, 0.75))
-        draft.above(place.statement, f"{name.id} = {name.id} * (torch.arange({name.id}.numel()) < {share} * {name.id}.numel())")
+        device = f", device={name.id}.device" if "device=" in ast.unparse(place.function) else ""
+        draft.above(place.statement, f"{name.id} = {name.id} * (torch.arange({name.id}.numel(){device}) < {share} * {name.id}.numel())")
         return f"{place.name}: {share:.0%} of the channels rotate"
     raise MisfitError("no rotary frequencies")
 
