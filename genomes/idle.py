@@ -1,6 +1,6 @@
 """Literals that no score can depend on, as far as the tree shows: to tune them would cost an evaluation each and find noise.
 
-Four kinds, of which karpathy/autoresearch's train.py has forty, and a tidy program none:
+Four kinds, of which karpathy/autoresearch's train.py has thirty-three, and a tidy program none:
 
 - defaults that every call replaces: `n_layer: int = 12` of a configuration that is always made with `n_layer=depth`;
 - what is only shown: `pct_done = 100 * progress`, and `estimate_flops()` where all that comes of it is printed;
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from genomes.nodes import Definition, children, entries, last_name, parameters_of, targets_of, walk, words
+from genomes.nodes import Definition, children, entries, last_name, parameters_of, targets_of, text_of, walk, words
 
 _SHOWING = words("print info debug warning")
 _PURE = words(
@@ -218,12 +218,12 @@ def _own_arithmetic(node: ast.expr) -> Iterable[int]:
     """The literals' nodes of an expression that are not arguments of a call that may do more than compute."""
     open_ones: list[ast.AST] = [node]
     while open_ones:
-        node_ = open_ones.pop()
-        if isinstance(node_, ast.Call) and last_name(node_.func) not in _PURE:
+        inner = open_ones.pop()
+        if isinstance(inner, ast.Call) and last_name(inner.func) not in _PURE:
             continue
-        if isinstance(node_, ast.Constant):
-            yield id(node_)
-        open_ones += children(node_)
+        if isinstance(inner, ast.Constant):
+            yield id(inner)
+        open_ones += children(inner)
 
 
 # ---- tensors that are filled before use, entries that are written before each step
@@ -241,7 +241,7 @@ def _overwritten(program: _Program) -> Iterable[int]:
     for key, kind in _written(program):
         for display in program.displays:
             found = dict(entries(display))
-            if key in found and kind in (None, _text(found.get("kind"))):
+            if key in found and kind in (None, text_of(found.get("kind"))):
                 yield id(found[key])
 
 
@@ -250,7 +250,7 @@ def _written(program: _Program) -> set[tuple[str, str | None]]:
     read = set[str]()
     written = set[tuple[str, str | None]]()
     for node in program.subscripts:
-        if not (key := _text(node.slice)):
+        if not (key := text_of(node.slice)):
             continue
         if isinstance(node.ctx, ast.Load):
             if not _in_an_optimiser(program, node):
@@ -267,7 +267,7 @@ def _written(program: _Program) -> set[tuple[str, str | None]]:
 def _kind_asked(test: ast.expr) -> str:
     """`group["kind"] == "muon"` → muon."""
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq) and isinstance(test.left, ast.Subscript):
-        return _text(test.comparators[0]) if _text(test.left.slice) == "kind" else ""
+        return text_of(test.comparators[0]) if text_of(test.left.slice) == "kind" else ""
     return ""
 
 
@@ -277,7 +277,3 @@ def _in_an_optimiser(program: _Program, node: ast.AST) -> bool:
         if isinstance(node, ast.ClassDef):
             return any(last_name(base) == "Optimizer" for base in node.bases)
     return False
-
-
-def _text(node: ast.AST | None) -> str:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""

@@ -73,6 +73,11 @@ def last_name(node: ast.AST) -> str:
     return ""
 
 
+def text_of(node: ast.AST | None) -> str:
+    """A string as the program writes it; "" for anything else."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
 def is_call(node: object, *names: str) -> TypeGuard[ast.Call]:
     """`anything.name(…)` or `name(…)`."""
     return isinstance(node, ast.Call) and last_name(node.func) in names

@@ -354,13 +354,13 @@ def test_a_script_may_change_anything_at_module_level_but_its_import_and_seeding
     assert genomes.contract_of("x = 1\n") is genomes.contract_of("def (") is genomes.Contract.LAB
 
 
-def test_children_of_a_script_keep_its_contract_and_reach_what_stands_at_module_level() -> None:
+def test_children_of_a_script_keep_its_contract_and_reach_into_its_loop() -> None:
     script = genomes.Contract.SCRIPT
     children = {genomes.mutate(TRAIN, random.Random(seed), contract=script).text for seed in range(60)}
     assert all(genomes.check(child, script) == () and child.count("manual_seed(42)") == 2 for child in children)
     assert [knob.tunable for knob in genomes.knobs(TRAIN) if knob.name == "while"] == [False]
-    script_part = TRAIN[TRAIN.index("# Set-up") :]
-    assert any(script_part not in child for child in children)
+    loop = TRAIN[TRAIN.index("# Training loop") :]
+    assert any(loop not in child for child in children)
 
 
 # ---- whole commands

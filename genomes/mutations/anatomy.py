@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from genomes.mutations.draft import MisfitError, alias
 from genomes.mutations.mutation import Program
 from genomes.mutations.patterns import is_one
-from genomes.nodes import children, imported_by, is_call, last_name, names_in, walk
+from genomes.nodes import children, imported_by, is_call, last_name, names_in, text_of, walk
 from genomes.source import Source
 
 Scope = ast.FunctionDef | ast.Module
@@ -126,7 +126,7 @@ def writes(parent: Program, key: str) -> list[Write]:
             if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
                 continue
             target = statement.targets[0]
-            if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name) and _text(target.slice) == key:
+            if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name) and text_of(target.slice) == key:
                 found.append(Write(scope, statement, target.value.id, statement.value))
     return found
 
@@ -144,10 +144,6 @@ def told_apart(write: Write) -> ast.expr | None:
     tests = (node.test for node in own_nodes(write.scope) if isinstance(node, ast.If) and isinstance(node.test, ast.Compare))
     asks = (test for test in tests if write.group in names_in(test) and re.search(r"momentum|kind", ast.unparse(test)))
     return next(asks, None)
-
-
-def _text(node: ast.AST) -> str:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def meant(scope: Scope, node: ast.expr) -> ast.expr:
